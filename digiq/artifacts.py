@@ -1,0 +1,349 @@
+"""Artefacts: directories with a manifest, the one way stages meet.
+
+A stage opens its output with :func:`write`, puts files under ``w.path`` and calls ``w.complete(...)``. The manifest
+holds the stage, its version, the resolved config and the content digests of the inputs; those four make the
+``identity``. On the next call the same identity and ``complete`` means there is nothing to do, ``partial`` means
+resume, and another identity is refused with the fields that differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import fnmatch
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from digiq.config import to_dict
+from digiq.errors import ArtifactError, ArtifactMismatch
+
+MANIFEST = "manifest.json"
+_LOCK = ".lock"
+# Logs carry times of day, so they are neither checksummed nor part of the content that later stages depend on.
+_VOLATILE = ("logs/*", "metrics.jsonl", "*tfevents*", _LOCK, MANIFEST, "*.tmp", "*.tmp/*")
+_VERSIONED = ("digiq", "jax", "flax", "optax", "numpy", "torch", "transformers", "tensorstore", "pillow")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an artefact says of itself; see the module's text for ``identity``."""
+
+    stage: str
+    version: int
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    """Content digest of each input, by name."""
+    state: str
+    """``partial`` or ``complete``."""
+    counts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+    """SHA-256 of each file, by relative path (logs excluded)."""
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    environment: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Library versions, hardware and time spent: outside the identity."""
+
+    @property
+    def identity(self) -> str:
+        """Digest of what the artefact was asked to be."""
+        return _digest_json([self.stage, self.version, self.config, self.inputs])
+
+    @property
+    def digest(self) -> str:
+        """Content digest: what the artefact is, for the stages that read it."""
+        return _digest_json([self.stage, self.version, self.files])
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A finished artefact on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    def verify(self) -> None:
+        """Reads every file again and raises ArtifactError naming the first one that is missing or changed."""
+        for name, expected in self.manifest.files.items():
+            file = self.path / name
+            if not file.is_file():
+                raise ArtifactError(f"{file}: missing; run '{self.manifest.stage}' again with --overwrite.")
+            if _digest_file(file) != expected:
+                raise ArtifactError(
+                    f"{file}: checksum differs from {MANIFEST}; run '{self.manifest.stage}' again with --overwrite."
+                )
+
+
+class Writer:
+    """The open side of an artefact; made by :func:`write`."""
+
+    def __init__(self, path: Path, manifest: Manifest, started: float):
+        self.path = path
+        self.manifest = manifest
+        self._started = started
+
+    @property
+    def done(self) -> bool:
+        """True when the artefact was already complete: nothing needs doing."""
+        return self.manifest.state == "complete"
+
+    @property
+    def artifact(self) -> Artifact:
+        if not self.done:
+            raise ArtifactError(f"{self.path}: not complete yet.")
+        return Artifact(self.path, self.manifest)
+
+    def complete(
+        self, counts: Mapping[str, Any] | None = None, extra: Mapping[str, Any] | None = None
+    ) -> Artifact:
+        """Checksums the files and marks the artefact complete."""
+        files = {name: _digest_file(self.path / name) for name in _files_under(self.path)}
+        self.manifest = dataclasses.replace(
+            self.manifest, state="complete", counts=dict(counts or {}), extra=dict(extra or {}), files=files
+        )
+        self._save()
+        return self.artifact
+
+    def _save(self) -> None:
+        spent = self.manifest.environment.get("seconds", 0.0) + time.time() - self._started
+        self._started = time.time()
+        environment = {**self.manifest.environment, **_environment(), "seconds": round(spent, 2)}
+        self.manifest = dataclasses.replace(self.manifest, environment=environment)
+        atomic_write_json(self.path / MANIFEST, dataclasses.asdict(self.manifest))
+
+
+@contextlib.contextmanager
+def write(
+    path: str | Path,
+    *,
+    stage: str,
+    version: int,
+    config: Any,
+    inputs: Mapping[str, str | Path | None] | None = None,
+    overwrite: bool = False,
+) -> Iterator[Writer]:
+    """Opens ``path`` as the output of a stage, for one process at a time.
+
+    Args:
+      path: the artefact's directory; made when absent.
+      stage: the stage's command name, e.g. ``propose``.
+      version: the stage's format number; raise it when the same config would give other files.
+      config: a configclass, or a plain dict.
+      inputs: artefact directories (their content digest is taken) or any other file or directory; None is left out.
+      overwrite: throw away what is there, whatever it is.
+
+    Raises:
+      ArtifactMismatch: the directory holds another config's or other inputs' artefact.
+      ArtifactError: an input is missing or unfinished, the directory holds foreign files, or another process
+        is writing it.
+    """
+    path = Path(path)
+    wanted = Manifest(
+        stage=stage,
+        version=version,
+        config=config if isinstance(config, dict) else to_dict(config),
+        inputs={name: content_digest(p) for name, p in (inputs or {}).items() if p is not None},
+        state="partial",
+    )
+    path.mkdir(parents=True, exist_ok=True)
+    with _lock(path):
+        started = time.time()
+        if overwrite:
+            _clear(path)
+        found = _read_manifest(path)
+        if found is None:
+            foreign = [p.name for p in path.iterdir() if p.name != _LOCK and not p.name.endswith(".tmp")]
+            if foreign:
+                raise ArtifactError(
+                    f"{path}: holds files of no artefact ({', '.join(sorted(foreign)[:3])}); name an empty directory."
+                )
+            found = wanted
+        elif found.identity != wanted.identity:
+            raise ArtifactMismatch(
+                f"{path}: already holds another '{found.stage}': {_differences(found, wanted)}. "
+                "Use --overwrite, or another --name or directory."
+            )
+        writer = Writer(path, found, started)
+        if writer.done:
+            yield writer
+            return
+        writer._save()
+        try:
+            yield writer
+        finally:
+            if not writer.done:
+                writer._save()
+
+
+def open(path: str | Path, stage: str | None = None) -> Artifact:
+    """Opens a finished artefact.
+
+    Raises:
+      ArtifactError: no manifest, not complete, or made by another stage.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    expected = f"'{stage}'" if stage else "an"
+    if manifest is None:
+        raise ArtifactError(
+            f"{path}: no {MANIFEST}, so it is not {expected} artefact; run the stage that makes it."
+        )
+    if stage is not None and manifest.stage != stage:
+        raise ArtifactError(
+            f"{path}: was made by '{manifest.stage}', but a '{stage}' artefact is needed here."
+        )
+    if manifest.state != "complete":
+        raise ArtifactError(f"{path}: '{manifest.stage}' has not finished; run it again and it resumes.")
+    return Artifact(path, manifest)
+
+
+def content_digest(path: str | Path) -> str:
+    """Digest of an artefact's content, or of any other file or directory by its bytes."""
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        return open(path).manifest.digest
+    if path.is_file():
+        return _digest_file(path)
+    if path.is_dir():
+        return _digest_json({name: _digest_file(path / name) for name in _files_under(path)})
+    raise ArtifactError(f"{path}: no such file or directory.")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary sibling path (file or directory) that replaces ``path`` when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    _remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir() and path.exists():
+            _remove(path)
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def atomic_write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a file so that a reader sees the old bytes or the new ones, never a part."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """:func:`atomic_write_bytes` of UTF-8 text."""
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_json(path: str | Path, value: Any) -> None:
+    """:func:`atomic_write_bytes` of indented JSON, keys in the order given."""
+    atomic_write_text(path, json.dumps(value, indent=2, default=_json_default) + "\n")
+
+
+def _json_default(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not JSON-able")
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with (path / _LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtifactError(
+                f"{path}: another process is writing it; wait for it or name another directory."
+            ) from None
+        yield
+
+
+def _read_manifest(path: Path) -> Manifest | None:
+    file = path / MANIFEST
+    if not file.is_file():
+        return None
+    try:
+        return Manifest(**json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{file}: not a readable manifest ({error}); use --overwrite.") from None
+
+
+def _differences(found: Manifest, wanted: Manifest) -> str:
+    """The first few fields in which two manifests' identities differ, in words."""
+    pairs = [("stage", found.stage, wanted.stage), ("version", found.version, wanted.version)]
+    old, new = _flatten(found.config), _flatten(wanted.config)
+    pairs += [(f"config {key}", old.get(key), new.get(key)) for key in sorted({*old, *new})]
+    keys = sorted({*found.inputs, *wanted.inputs})
+    pairs += [
+        (f"input {key}", found.inputs.get(key, "")[:12], wanted.inputs.get(key, "")[:12]) for key in keys
+    ]
+    different = [f"{name} is {a!r} there and {b!r} here" for name, a, b in pairs if a != b]
+    shown = "; ".join(different[:4])
+    return shown + (f"; and {len(different) - 4} more" if len(different) > 4 else "")
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _files_under(path: Path) -> list[str]:
+    names = (p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+    return sorted(
+        n
+        for n in names
+        if not any(fnmatch.fnmatch(n, v) or fnmatch.fnmatch(Path(n).name, v) for v in _VOLATILE)
+    )
+
+
+def _digest_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_json_default).encode()).hexdigest()
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _clear(path: Path) -> None:
+    for child in path.iterdir():
+        if child.name != _LOCK:
+            _remove(child)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _environment() -> dict[str, Any]:
+    versions = {}
+    for name in _VERSIONED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,114 @@
+"""Typed configuration: frozen dataclasses validated by pydantic, read from YAML, refused with the nearest name.
+
+A configuration is declared next to what it configures::
+
+    @configclass
+    class CriticConfig:
+        gamma: Annotated[float, Field(ge=0, lt=1)] = 0.95
+        \"\"\"Discount per executed action.\"\"\"
+
+The string under a field is its documentation; ``--help`` shows it with the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import pydantic
+import yaml
+from pydantic.dataclasses import dataclass as _pydantic_dataclass
+
+from digiq.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def configclass(cls: type[T]) -> type[T]:
+    """A frozen, keyword-only dataclass whose values pydantic checks and whose unknown keys are errors."""
+    config = pydantic.ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    return _pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+
+
+def load(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "config") -> T:
+    """Builds ``cls`` from a nested mapping.
+
+    Args:
+      cls: a :func:`configclass`.
+      mapping: keys and values as YAML gives them; ``None`` means no keys.
+      where: what to call the source in errors, usually a file name.
+
+    Raises:
+      ConfigError: an unknown key (the nearest known one is named) or a value that does not fit its field.
+    """
+    mapping = {} if mapping is None else mapping
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(
+            f"{where}: expected a mapping of {cls.__name__} fields, got {type(mapping).__name__}."
+        )
+    _refuse_unknown(cls, mapping, where, prefix="")
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(dict(mapping))
+    except pydantic.ValidationError as error:
+        raise ConfigError(describe_validation_error(error, where)) from None
+
+
+def load_yaml(cls: type[T], path: str | Path) -> T:
+    """Reads one YAML file into ``cls``; see :func:`load`."""
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+        raise ConfigError(f"{path}: no such config file.{hint}")
+    try:
+        mapping = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    return load(cls, mapping, where=str(path))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as JSON-able nested dicts, every default included."""
+    return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def describe_validation_error(error: pydantic.ValidationError, where: str) -> str:
+    """One line per wrong field: where it is, what it holds, what it must be."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        lines.append(f"{where}: {key} = {item['input']!r}: {_lower_first(item['msg'])}.")
+    return "\n".join(lines)
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _refuse_unknown(cls: type, mapping: Mapping[str, Any], where: str, prefix: str) -> None:
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    for key, value in mapping.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known keys: {', '.join(names)}."
+            raise ConfigError(f"{where}: unknown key '{prefix}{key}'; {hint}")
+        nested = _config_type(hints[key])
+        if nested is not None and isinstance(value, Mapping):
+            _refuse_unknown(nested, value, where, prefix=f"{prefix}{key}.")
+
+
+def _config_type(hint: Any) -> type | None:
+    """The config dataclass inside ``X`` or ``X | None``, else None."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return _config_type(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        found = [t for t in map(_config_type, typing.get_args(hint)) if t is not None]
+        return found[0] if len(found) == 1 else None
+    return hint if dataclasses.is_dataclass(hint) and isinstance(hint, type) else None
