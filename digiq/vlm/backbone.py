@@ -1,0 +1,180 @@
+"""Loads a Hugging Face image-text-to-text model and feeds it screenshots and prompts.
+
+Any directory that ``AutoModelForImageTextToText`` and ``AutoProcessor`` open will do (LLaVA, Qwen-VL, SmolVLM, ...).
+Only the layers up to the highest wanted one are kept: the rest is cut off the language model's layer list and the
+final norm becomes the identity, so the last hidden state is that layer's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from digiq.errors import DigiQError
+from digiq.vlm.prompts import Prompt
+
+TINY_VLM_PATH = Path(__file__).parent / "tiny" / "weights"
+"""The embedded tiny LLaVA."""
+
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+class BackboneError(DigiQError):
+    """A directory that cannot be opened as a vision-language model, or a prompt that does not fit it."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model in evaluation mode with its processor.
+
+    ``num_layers`` counts the language model's layers that are left, ``hidden_size`` is their width.
+    """
+
+    model: Any
+    processor: Any
+    path: Path
+    num_layers: int
+    hidden_size: int
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model inputs and, by span name, which positions to pool: bool [B, T]."""
+
+    inputs: dict[str, torch.Tensor]
+    spans: dict[str, torch.Tensor]
+
+
+def load_backbone(
+    path: str | Path, *, device: str = "cpu", dtype: str = "bfloat16", num_layers: int | None = None
+) -> Backbone:
+    """Opens a model directory.
+
+    Args:
+      path: a directory with a config, weights and a processor.
+      device: where torch should put it.
+      dtype: torch's name of the weights' and activations' type.
+      num_layers: language layers to keep; None keeps all and the final norm.
+
+    Raises:
+      BackboneError: no such directory, no processor, not an image-text-to-text model, or fewer layers than asked.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise BackboneError(f"{path}: no config.json, so it is not a Hugging Face model directory.")
+    if not any((path / name).is_file() for name in _PROCESSOR_FILES):
+        raise BackboneError(
+            f"{path}: has a model but no processor (preprocessor_config.json or processor_config.json); "
+            "save one beside it with processor.save_pretrained."
+        )
+    try:
+        processor = AutoProcessor.from_pretrained(path)
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BackboneError(f"{path}: does not open as an image-text-to-text model: {reason}") from error
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise BackboneError(f"{path}: its processor is {type(processor).__name__}, which takes no images.")
+    model.to(device).eval()
+    language_model = find_language_model(model)
+    if num_layers is not None:
+        _truncate(language_model, num_layers, path)
+    return Backbone(
+        model=model,
+        processor=processor,
+        path=path,
+        num_layers=len(language_model.layers),
+        hidden_size=model.config.get_text_config().hidden_size,
+    )
+
+
+def find_language_model(model: nn.Module) -> Any:
+    """The decoder inside an image-text-to-text model: the module that holds ``layers`` and the final ``norm``."""
+    for name, module in model.named_modules():
+        if "vision" not in name and hasattr(module, "layers") and hasattr(module, "norm"):
+            return module
+    raise BackboneError(f"{type(model).__name__} has no decoder with 'layers' and 'norm'.")
+
+
+def _truncate(language_model: Any, num_layers: int, path: Path) -> None:
+    have = len(language_model.layers)
+    if not 1 <= num_layers <= have:
+        raise BackboneError(f"{path}: num_layers is {num_layers}, but the model has layers 1 to {have}.")
+    if num_layers < have:
+        language_model.layers = language_model.layers[:num_layers]
+        language_model.norm = nn.Identity()
+        language_model.config.num_hidden_layers = num_layers
+
+
+def render_prompt(backbone: Backbone, prompt: Prompt) -> tuple[str, int]:
+    """The whole text for the processor, and where ``prompt.text`` begins in it.
+
+    With a chat template the prompt is one user turn after the image, followed by the assistant's header; without one
+    it is the image token and the text.
+    """
+    processor = backbone.processor
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}, {"type": "text", "text": prompt.text}]
+        whole = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        start = whole.rfind(prompt.text)
+        if start < 0:
+            raise BackboneError(f"{backbone.path}: its chat template rewrites the prompt, so spans are lost.")
+        return whole, start
+    return processor.image_token + prompt.text, len(processor.image_token)
+
+
+def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> Batch:
+    """Model inputs for one prompt on each screenshot, and the positions of the prompts' spans.
+
+    Args:
+      screenshots: uint8 [H, W, 3] each, cursors already drawn.
+      prompts: as many; each with the same span names. Adds the span ``answer``, the last position.
+    """
+    texts, starts = zip(*(render_prompt(backbone, prompt) for prompt in prompts), strict=True)
+    inputs = backbone.processor(
+        images=[Image.fromarray(s) for s in screenshots],
+        text=list(texts),
+        padding=True,
+        return_tensors="pt",
+        return_offsets_mapping=True,
+    )
+    offsets = inputs.pop("offset_mapping")
+    real = inputs["attention_mask"].bool()
+    # The image placeholder grows in the processor, so distances are taken from the text's end, which stays put.
+    ends = (offsets[..., 1] * real).amax(dim=1)
+    spans = {}
+    for name in prompts[0].spans:
+        rows = []
+        for row, prompt in enumerate(prompts):
+            shift = int(ends[row]) - len(texts[row]) + starts[row]
+            first, last = (shift + edge for edge in prompt.spans[name])
+            rows.append((offsets[row, :, 0] < last) & (offsets[row, :, 1] > first) & real[row])
+        spans[name] = torch.stack(rows)
+    positions = torch.arange(real.shape[1])
+    last_position = (positions * real).amax(dim=1, keepdim=True)
+    spans["answer"] = positions == last_position
+    moved = {k: v.to(backbone.device) for k, v in inputs.items() if isinstance(v, torch.Tensor)}
+    for name, value in moved.items():
+        if value.is_floating_point():
+            moved[name] = value.to(backbone.dtype)
+    return Batch(moved, {name: mask.to(backbone.device) for name, mask in spans.items()})

@@ -1,0 +1,224 @@
+"""Size, tokeniser and processor of the tiny LLaVA: real Hugging Face classes, 5.5 million parameters.
+
+A 320×192 screenshot is squashed to 192×192 (text keeps its width, 7 to 8 pixels a letter) and cut into 144 patches, two
+letters wide each. The tokeniser spells: every character is a token, and only the fixed phrases of prompts, the common
+verbs of goals and the answers are whole ones. So a name that no training screen showed is read like any other.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from pathlib import Path
+
+from digiq.vlm.prompts import OBSERVATION_QUESTIONS, PAIR_QUESTIONS
+
+IMAGE_SIZE = 192
+PATCH_SIZE = 16
+GRID = IMAGE_SIZE // PATCH_SIZE
+"""Patches along a side; their embeddings are row-major."""
+
+CHARACTERS = string.ascii_lowercase + string.digits + " .,:;!?'\"-_/()&+*%$#@=<>[]|~^{}\\`\n€£"
+
+KINDS: dict[str, str] = {
+    "launcher_icon": "app icon",
+    "url_bar": "address bar",
+    "search_box": "search box",
+    "text_field": "text field",
+    "button": "button",
+    "icon_button": "icon button",
+    "link": "link",
+    "list_row": "list row",
+    "result_row": "result",
+    "product_row": "product",
+    "sponsored_row": "sponsored product",
+    "toggle": "switch",
+    "checkbox": "tick box",
+    "tab": "tab",
+    "banner": "banner",
+    "dialog_button": "dialog button",
+    "keyboard_key": "key",
+    "nav_button": "navigation key",
+    "label": "label",
+    "heading": "heading",
+    "image": "picture",
+    "message": "message",
+    "keyboard": "keyboard",
+    "toast": "notice",
+    "dialog": "dialog",
+    "popup": "popup",
+    "sheet": "sheet",
+    "loading": "spinner",
+    "": "nothing",
+}
+"""What each role of a screen's vocabulary is called in answers."""
+
+ANSWERS: tuple[str, ...] = (
+    *KINDS.values(),
+    *("yes", "no", "none", "other", "empty"),
+    *("place", "query", "first entry", "way"),
+    *("launcher", "browser", "web results", "site home", "search page", "product list", "details"),
+    *("settings", "list", "form", "chat", "page"),
+)
+"""Every single-token answer. Each is written with a leading ``=`` so that it never swallows part of a name."""
+
+_GOAL_VERBS = (
+    *(
+        "go to ",
+        "open ",
+        "open the ",
+        "search for ",
+        "find ",
+        "show ",
+        "turn on ",
+        "turn off ",
+        "tap ",
+        "select ",
+    ),
+    *("visit ", "look up ", "enable ", "disable ", "set ", "set a ", "start ", "read ", "check ", "delete "),
+    *("type ", "write ", "send ", "view ", "add ", "what is ", "look for ", "press ", "install ", "create "),
+)
+PHRASES: tuple[str, ...] = (
+    *(f"goal: {verb}" for verb in _GOAL_VERBS),
+    "goal: ",
+    *(f"{joint}{verb}" for joint in (", ", " and ", ", and ", " then ", ", then ") for verb in _GOAL_VERBS),
+    *(f"{joint}select the first entry" for joint in (", ", " and ", ", and ", ", then ")),
+    "select the first entry",
+    "the first entry",
+    ".com",
+    "\naction: ",
+    "tap at the cursor",
+    "tap at ",
+    'type "',
+    *(f"swipe {way}" for way in ("up", "down", "left", "right")),
+    *("press back", "press home", "press enter", "declare the task complete", "declare the task impossible"),
+    *(f"\n{question.lower()}" for question in (*PAIR_QUESTIONS.values(), *OBSERVATION_QUESTIONS.values())),
+    *(f" {question.lower()}" for question in (*PAIR_QUESTIONS.values(), *OBSERVATION_QUESTIONS.values())),
+    *("what is at ", "the cursor?", "what does the field say?"),
+    *(f"({n:02d}, " for n in range(100)),
+    *(f"{n:02d})" for n in range(100)),
+)
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
+
+
+def answer_token(answer: str) -> str:
+    """The token that stands for ``answer``; Yes and No are plain words, since tuning generates them."""
+    return {"yes": "Yes", "no": "No"}.get(answer, f"={answer}")
+
+
+def build_tokenizer():
+    """Lower-cases, splits into known phrases and else single characters: a real ``PreTrainedTokenizerFast``."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = tuple(answer_token(answer) for answer in ANSWERS)
+    phrases = list(dict.fromkeys((*PHRASES, *words)))
+    # Yes and No are tokens at the very end only, so that in a name they stay spelled.
+    lowercase = normalizers.Sequence(
+        [normalizers.Replace(Regex(c), c.lower()) for c in string.ascii_uppercase if c not in "YN"]
+        + [normalizers.Replace(Regex("Y(?!es$)"), "y"), normalizers.Replace(Regex("N(?!o$)"), "n")]
+    )
+    vocabulary = {token: index for index, token in enumerate((*SPECIAL, *CHARACTERS, *phrases))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = lowercase
+    pattern = "Yes$|No$|" + "|".join(
+        re.escape(p).replace("\\\n", "\\n") for p in sorted({*phrases} - {"Yes", "No"}, key=len, reverse=True)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(f"{pattern}|[\\s\\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=["<image>"],
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_processor():
+    """Tokeniser and image processor as one ``LlavaProcessor``."""
+    from transformers import LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    image_processor = CLIPImageProcessorPil(
+        size=size,
+        do_resize=True,
+        do_center_crop=False,
+        crop_size=size,
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=build_tokenizer(),
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+
+
+def build_config(tokenizer, *, hidden_size: int = 192, vision_layers: int = 6, text_layers: int = 5):
+    """The ``LlavaConfig``; attention heads are 64 wide, which CPUs handle far better than 32."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+    heads = hidden_size // 64
+    vision = CLIPVisionConfig(
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=vision_layers,
+        num_attention_heads=heads,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_SIZE,
+        projection_dim=hidden_size,
+        hidden_act="gelu_pytorch_tanh",
+    )
+    text = LlamaConfig(
+        hidden_size=hidden_size,
+        intermediate_size=3 * hidden_size,
+        num_hidden_layers=text_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=64,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=GRID * GRID,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def build_model(tokenizer, **sizes: int):
+    """A randomly initialised tiny LLaVA in float32; ``sizes`` as :func:`build_config` takes them."""
+    from transformers import LlavaForConditionalGeneration
+
+    return LlavaForConditionalGeneration(build_config(tokenizer, **sizes))
+
+
+def save(model, processor, path: Path) -> None:
+    """Writes a bfloat16 checkpoint that ``AutoModelForImageTextToText`` and ``AutoProcessor`` open."""
+    import torch
+
+    config = model.config
+    state = {k: v.detach().to(torch.bfloat16).contiguous() for k, v in model.state_dict().items()}
+    copy = type(model)(config).to(torch.bfloat16)
+    copy.load_state_dict(state)
+    copy.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    copy.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    copy.save_pretrained(path)
+    processor.save_pretrained(path)
