@@ -53,7 +53,22 @@ ROLES: tuple[str, ...] = (*TAP_ROLES, *INERT_ROLES)
 PANEL_ROLES = frozenset({"dialog", "popup", "sheet"})
 FIELD_ROLES = frozenset({"url_bar", "search_box", "text_field"})
 FLAGS = frozenset(
-    "focused on off selected primary disabled error success muted bold price own ordered password".split()
+    (
+        "focused",
+        "on",
+        "off",
+        "selected",
+        "primary",
+        "disabled",
+        "error",
+        "success",
+        "muted",
+        "bold",
+        "price",
+        "own",
+        "ordered",
+        "password",
+    )
 )
 """Words allowed in `Element.state`. `ordered` keeps a row where it stands in the sequence (see `renderer.layout`)."""
 
