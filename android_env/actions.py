@@ -1,39 +1,45 @@
-"""The action space of Android in the Wild (AitW), its text form, and AitW's matching of two actions.
+"""The action space of Android in the Wild (AitW), its text form, and its rule for when two actions are the same.
 
-Points are (y, x) in [0, 1]. A tap and a swipe are both a DUAL_POINT: the finger goes down at ``touch_yx`` and up at
-``lift_yx``. Ids from 100 up are extensions that only some devices have.
-
-Source: google-research/android_in_the_wild, ``action_type.py`` and ``action_matching.py``.
+Ids, thresholds and matching are those of google-research/android_in_the_wild (`action_type.py`, `action_matching.py`).
+All points are (y, x), fractions of the screen's height and width in [0, 1].
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import json
 import math
 import re
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from enum import IntEnum
+from json.decoder import scanstring
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from android_env.errors import ActionError
 
 Point = tuple[float, float]
-UNUSED: Final[Point] = (-1.0, -1.0)
-TAP_DISTANCE: Final = 0.04
-"""A DUAL_POINT whose ends are at most so far apart is a tap (AitW ``_SWIPE_DISTANCE_THRESHOLD``)."""
-MATCH_DISTANCE: Final = 0.14
-"""Taps at most so far apart match (AitW ``_TAP_DISTANCE_THRESHOLD``)."""
-BOX_ENLARGEMENT: Final = 1.4
-"""Boxes grow by this fraction of their size, so to 2.4 times it (AitW ``ANNOTATION_*_AUGMENT_FRACTION``)."""
+"""(y, x), fractions of the screen; (-1, -1) where an action has none."""
+
+Direction = Literal["up", "down", "left", "right"]
+
+NO_POINT: Point = (-1.0, -1.0)
+SWIPE_DISTANCE = 0.04
+"""A DUAL_POINT moving at most this far (fraction of the screen) is a tap (`_SWIPE_DISTANCE_THRESHOLD`)."""
+TAP_MATCH_DISTANCE = 0.14
+"""Taps at most this far apart match (`_TAP_DISTANCE_THRESHOLD`)."""
+BOX_AUGMENT = 1.4
+"""Boxes grow by this fraction of their size, so to 2.4 times it (`ANNOTATION_*_AUGMENT_FRACTION`)."""
 
 
-class ActionType(enum.IntEnum):
-    """AitW's ids, then extensions."""
+class ActionType(IntEnum):
+    """AitW ids; extensions, for devices that have them, from 100 up."""
 
     TYPE = 3
+    """Sends text to the focused field; never presses enter."""
     DUAL_POINT = 4
+    """A tap or a swipe."""
     PRESS_BACK = 5
     PRESS_HOME = 6
     PRESS_ENTER = 7
@@ -45,62 +51,64 @@ class ActionType(enum.IntEnum):
     ANSWER = 103
 
 
-AITW_TYPES: Final = tuple(t for t in ActionType if t < 100)
-_TOUCHING = (ActionType.DUAL_POINT, ActionType.LONG_PRESS)
-_WORDED = (ActionType.TYPE, ActionType.OPEN_APP, ActionType.ANSWER)
-# Where a swipe starts and ends: the finger moves half a screen through the middle.
-_SWIPES: Final[dict[str, tuple[Point, Point]]] = {
-    "up": ((0.75, 0.5), (0.25, 0.5)),
-    "down": ((0.25, 0.5), (0.75, 0.5)),
-    "left": ((0.5, 0.75), (0.5, 0.25)),
-    "right": ((0.5, 0.25), (0.5, 0.75)),
+TOUCH_TYPES = frozenset({ActionType.DUAL_POINT, ActionType.LONG_PRESS})
+TEXT_TYPES = frozenset({ActionType.TYPE, ActionType.OPEN_APP, ActionType.ANSWER})
+
+# Finger direction → where it touches and where it lifts, (y, x).
+_SWIPES: dict[str, tuple[Point, Point]] = {
+    "up": ((0.8, 0.5), (0.2, 0.5)),
+    "down": ((0.2, 0.5), (0.8, 0.5)),
+    "left": ((0.5, 0.8), (0.5, 0.2)),
+    "right": ((0.5, 0.2), (0.5, 0.8)),
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Action:
-    """One action; build it with the constructors below.
+    """One action of an agent.
 
-    ``touch_yx`` and ``lift_yx`` are float32 values in [0, 1], or (-1, -1) where the type has no point. ``text`` is
-    what TYPE types (it never presses ENTER), OPEN_APP opens or ANSWER answers.
+    Coordinates are rounded to float32, and fields that the type does not use are reset to their defaults, so that
+    equal actions compare and hash equal and survive storage. A LONG_PRESS lifts where it touches.
 
     Raises:
-      ValueError: a point outside the screen, or a point or text where the type has none.
+        ActionError: the type is unknown, or a used point is not in [0, 1] × [0, 1].
     """
 
     type: ActionType
-    touch_yx: Point = UNUSED
-    lift_yx: Point = UNUSED
+    touch_yx: Point = NO_POINT
+    lift_yx: Point = NO_POINT
     text: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "type", ActionType(self.type))
-        for name in ("touch_yx", "lift_yx"):
-            y, x = (float(np.float32(v)) for v in getattr(self, name))
-            object.__setattr__(self, name, (y, x))
-            inside = 0.0 <= y <= 1.0 and 0.0 <= x <= 1.0
-            if self.type in _TOUCHING and not inside:
-                raise ValueError(f"{self.type.name}: {name} = {(y, x)} is outside the screen; use [0, 1].")
-            if self.type not in _TOUCHING and (y, x) != UNUSED:
-                raise ValueError(f"{self.type.name} has no point, but {name} = {(y, x)}.")
-        if self.text and self.type not in _WORDED:
-            raise ValueError(f"{self.type.name} has no text, but text = {self.text!r}.")
+        try:
+            kind = ActionType(self.type)
+        except ValueError:
+            known = ", ".join(f"{t.value} {t.name}" for t in ActionType)
+            raise ActionError(f"action type {self.type!r} is unknown; use one of: {known}.") from None
+        touch = lift = NO_POINT
+        if kind in TOUCH_TYPES:
+            touch = _screen_point(self.touch_yx, "touch_yx")
+            lift = _screen_point(self.lift_yx, "lift_yx") if kind is ActionType.DUAL_POINT else touch
+        object.__setattr__(self, "type", kind)
+        object.__setattr__(self, "touch_yx", touch)
+        object.__setattr__(self, "lift_yx", lift)
+        object.__setattr__(self, "text", str(self.text) if kind in TEXT_TYPES else "")
 
     @classmethod
     def tap(cls, y: float, x: float) -> Action:
-        """A tap at (y, x)."""
+        """A tap at (y, x), fractions of the screen."""
         return cls(ActionType.DUAL_POINT, (y, x), (y, x))
 
     @classmethod
-    def swipe(cls, direction: str) -> Action:
-        """The finger moves ``up``, ``down``, ``left`` or ``right`` (so ``up`` scrolls a list forward)."""
+    def swipe(cls, direction: Direction) -> Action:
+        """A swipe through the middle of the screen; `direction` is the finger's (up shows what lies below)."""
         if direction not in _SWIPES:
-            raise ValueError(f"swipe direction {direction!r} is unknown; use one of {', '.join(_SWIPES)}.")
+            raise ActionError(f"swipe direction {direction!r} is unknown; use one of: {', '.join(_SWIPES)}.")
         return cls(ActionType.DUAL_POINT, *_SWIPES[direction])
 
     @classmethod
     def type_text(cls, text: str) -> Action:
-        """Types ``text`` into the focused field."""
+        """Types into the focused field."""
         return cls(ActionType.TYPE, text=text)
 
     @classmethod
@@ -117,124 +125,212 @@ class Action:
 
     @classmethod
     def complete(cls) -> Action:
+        """Declares the task done; ends the episode."""
         return cls(ActionType.STATUS_TASK_COMPLETE)
 
     @classmethod
     def impossible(cls) -> Action:
+        """Declares the task impossible; ends the episode."""
         return cls(ActionType.STATUS_TASK_IMPOSSIBLE)
 
     @property
     def is_tap(self) -> bool:
-        """A DUAL_POINT whose ends are within ``TAP_DISTANCE``."""
-        return self.type is ActionType.DUAL_POINT and math.dist(self.touch_yx, self.lift_yx) <= TAP_DISTANCE
+        """A DUAL_POINT whose ends lie at most `SWIPE_DISTANCE` apart."""
+        return self.type is ActionType.DUAL_POINT and _distance(self.touch_yx, self.lift_yx) <= np.float32(
+            SWIPE_DISTANCE
+        )
 
     @property
     def is_swipe(self) -> bool:
-        """A DUAL_POINT that is no tap."""
+        """A DUAL_POINT that is not a tap."""
         return self.type is ActionType.DUAL_POINT and not self.is_tap
 
     @property
-    def swipe_direction(self) -> str:
-        """The main axis and sense of a swipe: ``up``, ``down``, ``left`` or ``right``.
-
-        Raises:
-          ValueError: the action is no swipe.
-        """
+    def swipe_direction(self) -> Direction | None:
+        """The finger's direction along the main axis; None if this is no swipe."""
         if not self.is_swipe:
-            raise ValueError(f"{format_action(self)} is not a swipe, so it has no direction.")
-        dy, dx = self.lift_yx[0] - self.touch_yx[0], self.lift_yx[1] - self.touch_yx[1]
-        if abs(dy) > abs(dx):
+            return None
+        dy, dx = _deltas(self.touch_yx, self.lift_yx)
+        if abs(dy) >= abs(dx):
             return "up" if dy < 0 else "down"
         return "left" if dx < 0 else "right"
 
+    @property
+    def ends_episode(self) -> bool:
+        """Whether this declares the task complete or impossible."""
+        return self.type in (ActionType.STATUS_TASK_COMPLETE, ActionType.STATUS_TASK_IMPOSSIBLE)
 
-@dataclasses.dataclass(frozen=True)
+    def __str__(self) -> str:
+        return format_action(self)
+
+
+@dataclass(frozen=True, slots=True)
 class ParseError:
-    """Why a string is no action. A value, because an agent's bad output is data."""
+    """A string that is no action: an agent's error, not an exception."""
 
-    text: str
+    string: str
     reason: str
+    """What is wrong with it, in words."""
 
 
 def format_action(action: Action) -> str:
-    """The text of an action, e.g. ``DUAL_POINT touch=(0.5, 0.25) lift=(0.5, 0.25)`` or ``TYPE "cheap, red"``."""
-    if action.type in _TOUCHING:
-        (ty, tx), (ly, lx) = action.touch_yx, action.lift_yx
-        return f"{action.type.name} touch=({_number(ty)}, {_number(tx)}) lift=({_number(ly)}, {_number(lx)})"
-    if action.type in _WORDED:
-        return f"{action.type.name} {json.dumps(action.text)}"
-    return action.type.name
+    """The action as text, in the notation of Auto-UI and DigiRL.
+
+    For example `"action_type": "DUAL_POINT", "touch_point": "[0.5, 0.25]", "lift_point": "[0.5, 0.25]",
+    "typed_text": ""`. Texts are escaped as in JSON; coordinates have the fewest digits that give the same float32.
+    """
+    return (
+        f'"action_type": "{action.type.name}", '
+        f'"touch_point": "{_format_point(action.touch_yx)}", '
+        f'"lift_point": "{_format_point(action.lift_yx)}", '
+        f'"typed_text": {json.dumps(action.text, ensure_ascii=False)}'
+    )
 
 
-_NUMBER = r"([0-9.eE+-]+)"
-_POINTS = re.compile(rf"touch=\({_NUMBER}, *{_NUMBER}\) +lift=\({_NUMBER}, *{_NUMBER}\)")
+def parse_action(string: str) -> Action | ParseError:
+    """Reads what `format_action` writes, and what upstream models write in the same notation.
 
-
-def parse_action(text: str) -> Action | ParseError:
-    """Reads what :func:`format_action` writes; anything else gives a :class:`ParseError` that says why."""
-    name, _, rest = text.strip().partition(" ")
-    rest = rest.strip()
-    if name not in ActionType.__members__:
-        return ParseError(
-            text, f"{name[:40]!r} is not an action type; known: {', '.join(ActionType.__members__)}"
-        )
-    kind = ActionType[name]
+    Also read: text before `Action Decision:`, fields in any order, points as lists instead of strings, a surrounding
+    pair of braces, lower-case type names, points left out where the type needs none, and a final `typed_text` whose
+    quotes are not escaped. Nothing is evaluated, and no string raises.
+    """
+    rest = string.strip()
+    if not rest.startswith(('"', "{")):
+        _, decision, after = rest.partition("Action Decision:")
+        if not decision:
+            return ParseError(string, 'it does not start with "action_type" or hold "Action Decision:"')
+        rest = after.strip()
+    if rest.startswith("{") and rest.endswith("}"):
+        rest = rest[1:-1].strip()
+    fields = _parse_fields(rest)
+    if isinstance(fields, str):
+        return ParseError(string, fields)
+    name = fields.get("action_type")
+    if name is None:
+        return ParseError(string, 'the field "action_type" is missing')
+    if not isinstance(name, str) or name.upper() not in ActionType.__members__:
+        return ParseError(string, f"the action type {name!r} is unknown")
+    kind = ActionType[name.upper()]
+    points = {}
+    for key in ("touch_point", "lift_point"):
+        value = fields.get(key, NO_POINT)
+        point = _read_point(value) if isinstance(value, str) else value
+        if point is None:
+            return ParseError(string, f'"{key}" is not of the form "[y, x]"')
+        points[key] = point
+    text = fields.get("typed_text", "")
+    if not isinstance(text, str):
+        return ParseError(string, '"typed_text" is not a string')
+    if kind in TOUCH_TYPES and "lift_point" not in fields:
+        points["lift_point"] = points["touch_point"]
     try:
-        if kind in _TOUCHING:
-            match = _POINTS.fullmatch(rest)
-            if match is None:
-                return ParseError(text, f"{name} needs 'touch=(y, x) lift=(y, x)', got {rest[:60]!r}")
-            ty, tx, ly, lx = map(float, match.groups())
-            return Action(kind, (ty, tx), (ly, lx))
-        if kind in _WORDED:
-            value = json.loads(rest) if rest else None
-            if not isinstance(value, str):
-                return ParseError(text, f'{name} needs a quoted text, e.g. {name} "hello", got {rest[:60]!r}')
-            return Action(kind, text=value)
-    except (ValueError, OverflowError, RecursionError) as error:
-        return ParseError(text, f"{name}: {error}")
-    return Action(kind) if not rest else ParseError(text, f"{name} takes nothing, got {rest[:60]!r}")
+        return Action(kind, points["touch_point"], points["lift_point"], text)
+    except ActionError as error:
+        return ParseError(string, str(error))
 
 
-def actions_match(a: Action, b: Action, boxes_yxhw: npt.ArrayLike | Sequence[Sequence[float]] = ()) -> bool:
-    """AitW's ``check_actions_match``: whether two actions count as the same.
+def actions_match(a: Action, b: Action, boxes_yxhw: Sequence[Sequence[float]] | np.ndarray = ()) -> bool:
+    """Whether two actions count as the same on one screen (`action_matching.check_actions_match` of AitW).
 
-    Other types match on the type alone. Two taps match when they are within 0.14 of each other, or when both lie in
-    one UI box enlarged to 2.4 times its size. Two swipes match when their main axes (touch to lift) agree.
+    If either is no DUAL_POINT their types decide, texts are not compared. Two taps match within
+    `TAP_MATCH_DISTANCE`, or both inside one box grown to 2.4 times its size; two swipes match on their main axis,
+    whichever way they go; a tap never matches a swipe.
 
     Args:
-      a, b: the actions.
-      boxes_yxhw: UI boxes [N, 4] as (y, x, height, width), normalised.
+        a: one action.
+        b: the other; the relation is symmetric.
+        boxes_yxhw: [n, 4], boxes of the screen's elements as (top, left, height, width), fractions of the screen.
     """
-    if a.type is not b.type:
-        return False
-    if a.type not in _TOUCHING:
-        return True
-    if a.is_swipe != b.is_swipe:
+    if a.type is not ActionType.DUAL_POINT or b.type is not ActionType.DUAL_POINT:
+        return a.type == b.type
+    if a.is_tap != b.is_tap:
         return False
     if a.is_swipe:
         return _main_axis(a) == _main_axis(b)
-    if math.dist(a.touch_yx, b.touch_yx) <= MATCH_DISTANCE:
+    if _distance(a.touch_yx, b.touch_yx) <= np.float32(TAP_MATCH_DISTANCE):
         return True
-    boxes = np.asarray(boxes_yxhw, np.float64).reshape(-1, 4)
-    top = np.maximum(0, boxes[:, 0] - boxes[:, 2] * BOX_ENLARGEMENT / 2)
-    left = np.maximum(0, boxes[:, 1] - boxes[:, 3] * BOX_ENLARGEMENT / 2)
-    bottom = np.minimum(1, top + boxes[:, 2] * (1 + BOX_ENLARGEMENT))
-    right = np.minimum(1, left + boxes[:, 3] * (1 + BOX_ENLARGEMENT))
-
-    def inside(point: Point) -> npt.NDArray[np.bool_]:
-        y, x = point
-        return (top <= y) & (y <= bottom) & (left <= x) & (x <= right)
-
-    return bool(np.any(inside(a.touch_yx) & inside(b.touch_yx)))
+    boxes = np.asarray(boxes_yxhw, np.float32).reshape(-1, 4)
+    grown = np.float32(BOX_AUGMENT) * boxes[:, 2:]
+    start = np.maximum(0, boxes[:, :2] - grown / 2)
+    # As upstream has it: the size, not the far edge, is cut at 1.
+    end = start + np.minimum(1, boxes[:, 2:] + grown)
+    inside = [np.all((start <= p) & (p <= end), axis=1) for p in np.float32([a.touch_yx, b.touch_yx])]
+    return bool(np.any(inside[0] & inside[1]))
 
 
-def _main_axis(action: Action) -> str:
-    dy = abs(action.lift_yx[0] - action.touch_yx[0])
-    dx = abs(action.lift_yx[1] - action.touch_yx[1])
-    return "vertical" if dy > dx else "horizontal"
+def _screen_point(point: Sequence[float], name: str) -> Point:
+    values = tuple(float(np.float32(p)) + 0.0 for p in point)  # + 0.0 turns -0.0 into 0.0
+    if len(values) != 2 or not all(0.0 <= v <= 1.0 for v in values):
+        raise ActionError(f"{name} {tuple(point)} is not (y, x) with both in [0, 1].")
+    return values
 
 
-def _number(value: float) -> str:
-    # Nine significant digits give every float32 back.
-    return f"{value:.9g}"
+def _deltas(a: Point, b: Point) -> tuple[np.float32, np.float32]:
+    # float32 as upstream computes it, so that thresholds and ties fall the same way.
+    return np.float32(b[0]) - np.float32(a[0]), np.float32(b[1]) - np.float32(a[1])
+
+
+def _distance(a: Point, b: Point) -> np.float32:
+    dy, dx = _deltas(a, b)
+    return np.sqrt(dy * dy + dx * dx)
+
+
+def _main_axis(action: Action) -> int:
+    dy, dx = _deltas(action.touch_yx, action.lift_yx)
+    return int(abs(dx) > abs(dy))
+
+
+def _format_point(point: Point) -> str:
+    y, x = (np.format_float_positional(np.float32(v), unique=True, trim="0") for v in point)
+    return f"[{y}, {x}]"
+
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_POINT = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]", re.ASCII)
+_KEY = re.compile(r'\s*"(action_type|touch_point|lift_point|typed_text)"\s*:\s*')
+_SEPARATOR = re.compile(r"\s*(,|$)")
+
+
+def _read_point(text: str) -> Point | None:
+    match = _POINT.fullmatch(text.strip())
+    return _point(match) if match else None
+
+
+def _point(match: re.Match[str]) -> Point | None:
+    y, x = float(match[1]), float(match[2])
+    return (y, x) if math.isfinite(y) and math.isfinite(x) else None
+
+
+def _parse_fields(text: str) -> dict[str, str | Point] | str:
+    """The fields of `"key": value, ...`; a string says what is wrong."""
+    fields: dict[str, str | Point] = {}
+    at = 0
+    while at < len(text):
+        key = _KEY.match(text, at)
+        if not key:
+            return f"expected one of the four field names at {text[at : at + 20]!r}"
+        if key[1] in fields:
+            return f'the field "{key[1]}" comes twice'
+        value, at = _parse_value(text, key.end())
+        separator = _SEPARATOR.match(text, at) if value is not None else None
+        if separator is None and key[1] == "typed_text" and text[key.end() : key.end() + 1] == '"':
+            # Upstream models do not escape; the last field then ends at the string's last quote.
+            end = text.rfind('"')
+            if end > key.end() and not text[end + 1 :].strip():
+                fields["typed_text"] = text[key.end() + 1 : end]
+                return fields
+        if value is None or separator is None:
+            return f'the value of "{key[1]}" cannot be read'
+        fields[key[1]], at = value, separator.end()
+    return fields
+
+
+def _parse_value(text: str, at: int) -> tuple[str | Point | None, int]:
+    """The string or point that starts at `at` and where it ends; None if there is none."""
+    if text[at : at + 1] == '"':
+        try:
+            return scanstring(text, at + 1, False)
+        except ValueError:
+            return None, at
+    match = _POINT.match(text, at)
+    return (_point(match), match.end()) if match else (None, at)

@@ -1,9 +1,23 @@
-"""Errors of devices and tasks."""
+"""What can go wrong with a device, a task or an action; the message says what to mend."""
+
+from __future__ import annotations
 
 
 class AndroidEnvError(Exception):
-    """A device or task fault; the message names what failed and the mend."""
+    """Base of all errors of this package."""
 
 
-class TaskError(AndroidEnvError):
-    """A task file or task set that cannot be used."""
+class ActionError(AndroidEnvError, ValueError):
+    """An action that cannot exist: an unknown type, a point outside the screen."""
+
+
+class TaskError(AndroidEnvError, ValueError):
+    """A task, task file or task set that cannot be used: empty, damaged, or leaking test tasks into training."""
+
+
+class EpisodeError(AndroidEnvError, RuntimeError):
+    """A call out of order: `step` before `reset`, or after the episode has ended."""
+
+
+class DeviceFault(AndroidEnvError, RuntimeError):
+    """The device itself failed; the episode says nothing about the agent."""

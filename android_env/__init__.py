@@ -1,0 +1,1 @@
+"""Phones as environments: actions, devices, tasks, evaluators. Knows nothing of learning."""

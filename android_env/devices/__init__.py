@@ -1,0 +1,60 @@
+"""What every device offers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from android_env.actions import Action
+from android_env.tasks import Task
+
+Verdict = Literal["success", "failure"]
+"""How an episode ends for a reason of its own; running out of steps is neither."""
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What can be seen of a device at one moment."""
+
+    screenshot: np.ndarray
+    """uint8[H, W, 3]."""
+    goal: str
+    activity: str
+    """Foreground app and screen, as the device names it. Learned agents never read it."""
+    ui_elements: str
+    """JSON list of the elements on the screen. Learned agents never read it."""
+
+
+class Device(Protocol):
+    """A phone, real or simulated. Any method may raise `android_env.errors.DeviceFault`."""
+
+    name: str
+    screen_hw: tuple[int, int]
+    """Height and width of the screenshots, pixels."""
+
+    def reset(self, task: Task, *, seed: int) -> Observation:
+        """Brings the device into the task's first state; equal seeds give equal episodes where the device can."""
+        ...
+
+    def execute(self, action: Action) -> None:
+        """Executes one action and waits until the device has settled."""
+        ...
+
+    def observe(self) -> Observation:
+        """What the device shows now; changes nothing."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what the device holds; it cannot be used after that."""
+        ...
+
+
+@runtime_checkable
+class JudgesItself(Protocol):
+    """A device that knows the truth about its tasks."""
+
+    def verdict(self) -> Verdict | None:
+        """Whether the episode has ended, and how; None while it runs."""
+        ...
