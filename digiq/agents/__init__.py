@@ -1,0 +1,1 @@
+"""Agents: propose, score, choose; batched roll-outs; collection of episodes."""

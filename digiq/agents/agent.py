@@ -1,0 +1,140 @@
+"""An agent proposes actions with a policy and, given a scorer, takes the best of several at test time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from android_env.actions import Action, ParseError
+from digiq.critics.scorer import Scorer
+from digiq.policies.base import Candidate, Policy, PolicyInput
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """What one running episode asks an actor."""
+
+    observation: PolicyInput
+    rng: np.random.Generator
+    """The episode's own generator, so that a choice never depends on which other episodes run beside it."""
+    device: Any = None
+    """The episode's device. Only scripted and oracle actors look at it; a learned one sees the observation."""
+    step: int = 0
+    """Actions executed so far."""
+    max_steps: int = 0
+    """Budget of actions of the episode."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What an actor answers, with the candidates it weighed."""
+
+    action: Action | ParseError
+    """A ParseError is the agent's own error: it ends the episode as a failure and is not re-run."""
+    log_prob: float = math.nan
+    """Log-probability of the action under the policy that drew it; NaN where unknown (a re-ranked action)."""
+    candidates: tuple[Action, ...] = ()
+    q: tuple[float, ...] = ()
+    """The scorer's Q of each candidate; empty without a scorer."""
+    v: float = math.nan
+
+
+class Actor(Protocol):
+    """Anything a roll-out can run."""
+
+    name: str
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        """One decision a turn, in order; each depends on its own turn alone."""
+        ...
+
+
+class TurnScorer(Protocol):
+    """Scores the candidates of a whole batch of turns (one VLM batch, or one look at the simulator's state)."""
+
+    def score_turns(
+        self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
+    ) -> list[tuple[np.ndarray, float]]:
+        """For each turn Q of its candidates, float32[N], and V of its observation."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EachTurn:
+    """Lets a plain :class:`~digiq.critics.scorer.Scorer` score a batch, one turn at a time."""
+
+    scorer: Scorer
+
+    def score_turns(
+        self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
+    ) -> list[tuple[np.ndarray, float]]:
+        pairs = zip(turns, candidates, strict=True)
+        return [self.scorer.score(turn.observation, actions) for turn, actions in pairs]
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """A policy, and optionally a scorer that re-ranks its candidates.
+
+    Without a scorer the agent plays one sample of the policy. With one it draws ``num_candidates`` samples and plays
+    the distinct candidate of highest Q; given a ``threshold`` it does so only where that Q exceeds V by more than
+    the threshold, and plays its first sample elsewhere.
+    """
+
+    policy: Policy
+    scorer: TurnScorer | None = None
+    num_candidates: int = 8
+    """Samples to draw a turn; used with a scorer only."""
+    temperature: float = 1.0
+    """Of the policy's sampling."""
+    threshold: float | None = None
+    """Least advantage Q - V at which the scorer overrules the policy, in units of return."""
+    name: str = "policy"
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        """One decision a turn; the policy sees all turns as one batch."""
+        count = self.num_candidates if self.scorer else 1
+        drawn = self.policy.sample(
+            [turn.observation for turn in turns], count, [turn.rng for turn in turns], self.temperature
+        )
+        if self.scorer is None:
+            return [Decision(row[0].action, row[0].log_prob, (row[0].action,)) for row in drawn]
+        distinct = [_distinct(row) for row in drawn]
+        scores = self.scorer.score_turns(turns, [[c.action for c in row] for row in distinct])
+        return [self._choose(row, q, v) for row, (q, v) in zip(distinct, scores, strict=True)]
+
+    def _choose(self, row: list[Candidate], q: np.ndarray, v: float) -> Decision:
+        best = int(np.argmax(q))
+        overruled = self.threshold is None or q[best] - v > self.threshold
+        chosen = best if overruled else 0
+        # Best-of-N's own probability is not the policy's, so it is left unknown.
+        log_prob = math.nan if overruled else row[chosen].log_prob
+        actions = tuple(c.action for c in row)
+        return Decision(actions[chosen], log_prob, actions, tuple(map(float, q)), float(v))
+
+
+def _distinct(row: Sequence[Candidate]) -> list[Candidate]:
+    """The first sample of each action, in the order drawn."""
+    first: dict[Action, Candidate] = {}
+    for candidate in row:
+        first.setdefault(candidate.action, candidate)
+    return list(first.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class ScriptedAgent:
+    """An actor that reads the device's own state: the collector, the oracle, known-fail policies.
+
+    ``choose(device, rng)`` returns the action and its log-probability.
+    """
+
+    choose: Callable[[Any, np.random.Generator], tuple[Action, float]]
+    name: str
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        """One decision a turn."""
+        return [Decision(*self.choose(turn.device, turn.rng)) for turn in turns]

@@ -1,0 +1,218 @@
+"""Episodes as strips of screenshots with actions drawn on them: view models for the report's templates."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from android_env.actions import Action
+from digiq.data.schema import Episode
+
+MAX_HEIGHT = 480  # pixels kept of a screenshot; a strip shows it at 320
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """Something drawn on a screenshot: a tap (``x2`` is None) or a swipe's arrow; pixels of a ``width`` wide frame."""
+
+    x: float
+    y: float
+    x2: float | None
+    y2: float | None
+    label: str
+    chosen: bool
+    logged: bool
+    strength: float
+    """0 for the least candidate of the state, 1 for the best."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CandidateLine:
+    """A distinct candidate in the list under a screenshot, best first."""
+
+    rank: int
+    text: str
+    copies: int
+    """How many of the N candidates are this action."""
+    q: float
+    strength: float
+    chosen: bool
+    logged: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One observation of a strip."""
+
+    number: int
+    image: str
+    """Data URI."""
+    width: int
+    height: int
+    marks: tuple[Mark, ...]
+    candidates: tuple[CandidateLine, ...]
+    v: float | None
+    advantage: float | None
+    kept: bool | None
+    """True where the advantage passes the extraction's threshold; None without one."""
+    caption: str
+    """The executed action, in words; empty at the last observation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Strip:
+    """An episode ready to be shown."""
+
+    title: str
+    goal: str
+    outcome: str
+    frames: tuple[Frame, ...]
+
+    @property
+    def scored(self) -> bool:
+        """True where the frames carry candidates and their Q."""
+        return any(frame.candidates for frame in self.frames)
+
+
+def candidate_strip(
+    episode: Episode,
+    candidates: Sequence[Sequence[Action | None]],
+    q: np.ndarray,
+    v: np.ndarray,
+    *,
+    title: str,
+    threshold: float | None = None,
+) -> Strip:
+    """An episode with the stored candidates of each of its states, their Q, V and the one of highest Q.
+
+    Args:
+      episode: T actions and T + 1 observations.
+      candidates: for each non-terminal observation N actions, None where invalid; column 0 is the logged one.
+      q: float[rows, N].
+      v: float[rows], the baseline the extraction compares with.
+      title: over the strip.
+      threshold: least Q - V at which extraction keeps a state.
+    """
+    frames = []
+    for number, step in enumerate(episode.steps):
+        if number >= len(candidates):
+            frames.append(_frame(step.screenshot, step.action, number))
+            continue
+        lines, marks = _rank(candidates[number], q[number], step.screenshot)
+        advantage = lines[0].q - float(v[number]) if lines else None
+        kept = None if threshold is None or advantage is None else advantage > threshold
+        frames.append(
+            _frame(step.screenshot, step.action, number, lines, marks, float(v[number]), advantage, kept)
+        )
+    return Strip(title, episode.goal, episode.outcome, tuple(frames))
+
+
+def plain_strip(
+    screens: Sequence[bytes], actions: Sequence[Action | None], *, goal: str, outcome: str, title: str
+) -> Strip:
+    """Screenshots with only the executed actions drawn.
+
+    Args:
+      screens: PNG bytes.
+      actions: what followed each screen; None, or missing at the end, where nothing did.
+      goal: of the episode.
+      outcome: of the episode.
+      title: over the strip.
+    """
+    frames = []
+    for number, screen in enumerate(screens):
+        action = actions[number] if number < len(actions) else None
+        mark = _mark(screen, action, "", chosen=True, logged=False, strength=1.0)
+        frames.append(_frame(screen, action, number, marks=(mark,) if mark else ()))
+    return Strip(title, goal, outcome, tuple(frames))
+
+
+def _rank(
+    candidates: Sequence[Action | None], q: np.ndarray, screen: bytes
+) -> tuple[tuple[CandidateLine, ...], tuple[Mark, ...]]:
+    """Distinct candidates by falling Q, and what of them can be drawn (best last, so that it lies on top)."""
+    best: dict[Action, float] = {}
+    copies: dict[Action, int] = {}
+    for action, value in zip(candidates, q, strict=True):
+        if action is not None:
+            best[action] = float(value)
+            copies[action] = copies.get(action, 0) + 1
+    ordered = sorted(best, key=lambda action: -best[action])
+    values = [best[action] for action in ordered]
+    span = (values[0] - values[-1]) or 1.0 if values else 1.0
+    lines, marks = [], []
+    for position, action in enumerate(ordered):
+        strength = (values[position] - values[-1]) / span if len(values) > 1 else 1.0
+        chosen, logged = position == 0, action == candidates[0]
+        lines.append(
+            CandidateLine(
+                position + 1, describe(action), copies[action], values[position], strength, chosen, logged
+            )
+        )
+        mark = _mark(screen, action, str(position + 1), chosen=chosen, logged=logged, strength=strength)
+        if mark is not None:
+            marks.append(mark)
+    return tuple(lines), tuple(reversed(marks))
+
+
+def describe(action: Action) -> str:
+    """A short line for people: ``tap 0.42, 0.10``, ``swipe up``, ``type "tea"``, ``back``."""
+    if action.is_tap:
+        return f"tap y {action.touch_yx[0]:.2f} x {action.touch_yx[1]:.2f}"
+    if action.swipe_direction:
+        return f"swipe {action.swipe_direction}"
+    if action.text:
+        return f"type “{action.text}”"
+    return action.type.name.lower().removeprefix("press_").removeprefix("status_").replace("_", " ")
+
+
+def _mark(
+    screen: bytes, action: Action | None, label: str, *, chosen: bool, logged: bool, strength: float
+) -> Mark | None:
+    if action is None or not (action.is_tap or action.is_swipe):
+        return None
+    height, width = _shown_size(screen)
+    (y, x), (y2, x2) = action.touch_yx, action.lift_yx
+    lift = (x2 * width, y2 * height) if action.is_swipe else (None, None)
+    return Mark(x * width, y * height, *lift, label, chosen, logged, strength)
+
+
+def _frame(
+    screen: bytes,
+    action: Action | None,
+    number: int,
+    lines: tuple[CandidateLine, ...] = (),
+    marks: tuple[Mark, ...] = (),
+    v: float | None = None,
+    advantage: float | None = None,
+    kept: bool | None = None,
+) -> Frame:
+    height, width = _shown_size(screen)
+    caption = describe(action) if action is not None else ""
+    if v is not None and math.isnan(v):
+        v = advantage = kept = None
+    return Frame(number, image_uri(screen), width, height, marks, lines, v, advantage, kept, caption)
+
+
+def _shown_size(screen: bytes) -> tuple[int, int]:
+    """Height and width of the frame a screenshot is drawn in: 320 high, its own shape."""
+    with Image.open(io.BytesIO(screen)) as image:
+        return 320, max(1, round(320 * image.width / image.height))
+
+
+def image_uri(png: bytes) -> str:
+    """A screenshot as a data URI; a large one is scaled down and stored as JPEG."""
+    with Image.open(io.BytesIO(png)) as image:
+        if image.height <= MAX_HEIGHT:
+            return "data:image/png;base64," + base64.b64encode(png).decode()
+        size = (max(1, round(image.width * MAX_HEIGHT / image.height)), MAX_HEIGHT)
+        small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,95 @@
+"""The end of a run: ``summary.json`` and the table that the command line prints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from digiq import artifacts
+
+ARM_TITLES = {"behavior": "Behaviour policy", "filtered_bc": "Filtered BC", "digiq": "Digi-Q"}
+SPLIT_TITLES = {
+    "pooled": "test, pooled",
+    "test_query": "unseen query",
+    "test_combination": "unseen combination",
+    "test_site": "unseen site",
+}
+
+
+def arm_title(arm: str) -> str:
+    """How an arm is called in tables and figures."""
+    return ARM_TITLES.get(arm, arm)
+
+
+def split_title(split: str) -> str:
+    """How a split is called in tables and figures."""
+    return SPLIT_TITLES.get(split, split)
+
+
+def write_summary(evaluations: Mapping[str, Path], seconds: Mapping[str, float], out: Path) -> dict[str, Any]:
+    """Gathers finished evaluations into one JSON file.
+
+    Args:
+      evaluations: arm name to its ``evaluate`` artefact, in the order of the table.
+      seconds: stage name to wall seconds.
+      out: the file to write, e.g. ``runs/quickstart/summary.json``.
+
+    Returns:
+      ``{"arms": {arm: {"success", "low", "high", "episodes", "mean_steps", "outcomes", ..., "splits": {split: the
+      same}}}, "seconds": {stage: s}}``; rates are fractions, intervals Wilson 95 %.
+
+    Raises:
+      ArtifactError: an evaluation is missing or unfinished.
+    """
+    arms = {}
+    for arm, path in evaluations.items():
+        table = json.loads((artifacts.open(path, stage="evaluate").path / "table.json").read_text())
+        arms[arm] = {**table["pooled"], "splits": table["splits"]}
+    summary = {"arms": arms, "seconds": {stage: round(s, 1) for stage, s in seconds.items()}}
+    artifacts.atomic_write_json(out, summary)
+    return summary
+
+
+def print_summary(
+    summary: Mapping[str, Any], report: Path | None = None, console: Console | None = None
+) -> None:
+    """Prints the success table of :func:`write_summary`'s result, and where the report is."""
+    console = console or Console()
+    splits = list(dict.fromkeys(split for arm in summary["arms"].values() for split in arm["splits"]))
+    table = Table(title="Success on held-out test tasks, % (Wilson 95 % interval)", title_justify="left")
+    table.add_column("arm")
+    table.add_column(split_title("pooled"), justify="right")
+    for split in splits:
+        table.add_column(split_title(split), justify="right")
+    table.add_column("episodes", justify="right")
+    table.add_column("mean steps", justify="right")
+    best = max((row["success"] for row in summary["arms"].values()), default=math.nan)
+    for arm, row in summary["arms"].items():
+        cells = [_rate(row), *(_rate(row["splits"][s]) if s in row["splits"] else "–" for s in splits)]
+        style = "bold" if row["success"] == best else ""
+        table.add_row(arm_title(arm), *cells, str(row["episodes"]), _number(row["mean_steps"]), style=style)
+    console.print(table)
+    faults = {a: row.get("faults", 0) for a, row in summary["arms"].items()}
+    if any(faults.values()):
+        text = ", ".join(f"{arm_title(a)} {n}" for a, n in faults.items())
+        console.print(f"Device or judge faults, counted as no success: {text}.")
+    total = sum(summary["seconds"].values())
+    if total:
+        console.print(f"Stages took {total / 60:.1f} min in all.")
+    if report is not None:
+        console.print(Text(f"Report: {report}"))
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['success']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.1f}"

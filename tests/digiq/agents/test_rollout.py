@@ -1,0 +1,195 @@
+"""Roll-outs: episodes do not depend on what runs beside them, faults are counted, budgets are exact."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from android_env.actions import Action, ParseError, parse_action
+from android_env.errors import DeviceFault
+from android_env.tasks import Task
+from digiq.agents.agent import Agent, Decision
+from digiq.agents.rollout import plan_episodes, rollout
+from digiq.policies.base import Candidate
+
+GOOD, BAD = Action.tap(0.25, 0.25), Action.tap(0.75, 0.75)
+
+
+def make_task(number: int, split: str = "train", max_steps: int = 6) -> Task:
+    return Task(
+        task_id=f"{split}/{number}", goal=f"goal {number}", family="toy", level=1, split=split, params={},
+        max_steps=max_steps,
+    )  # fmt: skip
+
+
+class ToyEnv:
+    """Three good taps succeed, COMPLETE fails; each step's noise comes from the episode seed and shows on screen."""
+
+    made = 0
+
+    def __init__(self, faults: dict[str, int] | None = None):
+        type(self).made += 1
+        self.faults = faults if faults is not None else {}
+        self.closed = False
+
+    @property
+    def unwrapped(self):
+        return self
+
+    @property
+    def device(self):
+        return dataclasses.make_dataclass("Device", ["name", "screen_hw"])("toy", (4, 4))
+
+    def reset(self, *, seed, options):
+        self.task, self.noise = options["task"], np.random.default_rng(seed)
+        self.good = self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        if self.faults.get(self.task.task_id, 0):
+            self.faults[self.task.task_id] -= 1
+            raise DeviceFault("the cable fell out")
+        self.steps += 1
+        self.good += action == GOOD and self.noise.random() > 0.2
+        won, quit_ = self.good == 3, action == Action.complete()
+        outcome = "success" if won else "failure" if quit_ else ""
+        truncated = not (won or quit_) and self.steps == self.task.max_steps
+        return self._observe(), float(won), won or quit_, truncated, {"outcome": outcome}
+
+    def _observe(self):
+        pixels = self.noise.integers(256, size=(4, 4, 3), dtype=np.uint8)
+        return {"screenshot": pixels, "goal": self.task.goal, "activity": "", "ui_elements": "[]"}
+
+    def close(self):
+        self.closed = True
+
+
+class ToyPolicy:
+    """Draws GOOD, BAD or COMPLETE from each turn's own generator."""
+
+    def sample(self, inputs, n, rng, temperature=1.0):
+        rows = []
+        for item, generator in zip(inputs, rng, strict=True):
+            p_good = 0.4 + 0.4 * (item.screenshot[0, 0, 0] / 255)
+            actions, p = [GOOD, BAD, Action.complete()], [p_good, 0.95 - p_good, 0.05]
+            drawn = generator.choice(3, size=n, p=p)
+            rows.append([Candidate(actions[i], math.log(p[i])) for i in drawn])
+        return rows
+
+
+def summarise(run):
+    return run.spec.episode_id, run.outcome, run.steps, [(d.action, d.log_prob) for d in run.decisions]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_episodes_do_not_depend_on_the_batch(batch_size):
+    specs = plan_episodes([make_task(i) for i in range(5)], 12, seed=3)
+    reference = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv, batch_size=5)]
+    found = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv, batch_size=batch_size)]
+    assert found == reference
+    assert len({outcome for _, outcome, _, _ in reference}) > 1
+    # Resuming with the second half alone gives the same second half.
+    rest = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs[6:], ToyEnv, batch_size=batch_size)]
+    assert rest == reference[6:]
+
+
+def test_another_seed_gives_other_episodes():
+    tasks = [make_task(i) for i in range(5)]
+    runs = [
+        [summarise(r)[1:] for r in rollout(Agent(ToyPolicy()), plan_episodes(tasks, 10, seed), ToyEnv)]
+        for seed in (0, 1)
+    ]
+    assert runs[0] != runs[1]
+
+
+def test_no_more_envs_than_the_batch_and_all_are_closed():
+    envs = []
+
+    def make():
+        envs.append(ToyEnv())
+        return envs[-1]
+
+    specs = plan_episodes([make_task(i) for i in range(5)], 11, seed=0)
+    assert len(list(rollout(Agent(ToyPolicy()), specs, make, batch_size=4))) == 11
+    assert len(envs) == 4 and all(env.closed for env in envs)
+
+
+def test_recorded_episode_has_one_observation_more_than_actions():
+    specs = plan_episodes([make_task(i) for i in range(4)], 8, seed=1)
+    for run in rollout(Agent(ToyPolicy()), specs, ToyEnv):
+        episode = run.episode
+        assert episode is not None and episode.outcome == run.outcome
+        assert len(episode.steps) == run.steps + 1
+        assert [s.action for s in episode.steps] == [*(d.action for d in run.decisions), None]
+        assert [s.is_first for s in episode.steps] == [True] + [False] * run.steps
+        assert [s.is_last for s in episode.steps] == [False] * run.steps + [True]
+        assert episode.steps[-1].is_terminal == (run.outcome != "truncated")
+        assert sum(s.reward for s in episode.steps[:-1]) == (run.outcome == "success")
+        terminated = run.outcome != "truncated"
+        assert episode.steps[-2].discount == (0.0 if terminated else 1.0)
+        assert all(s.behavior_log_prob < 0 for s in episode.steps[:-1])
+
+
+def test_a_budget_of_n_is_n_executed_actions():
+    class Idle(ToyPolicy):
+        def sample(self, inputs, n, rng, temperature=1.0):
+            return [[Candidate(BAD, 0.0)]] * len(inputs)
+
+    (run,) = rollout(Agent(Idle()), plan_episodes([make_task(0, max_steps=6)], 1, 0), ToyEnv)
+    assert (run.outcome, run.steps, len(run.episode.steps)) == ("truncated", 6, 7)
+
+
+def test_a_faulted_episode_runs_again_under_its_seed_and_gives_up_at_the_cap():
+    specs = plan_episodes([make_task(i) for i in range(3)], 3, seed=5)
+    clean = {r.spec.episode_id: summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv)}
+    flaky, broken = specs[0].task.task_id, specs[1].task.task_id
+    faults = {flaky: 2, broken: 3}
+    runs = list(rollout(Agent(ToyPolicy()), specs, lambda: ToyEnv(faults), infra_retries=2))
+    assert summarise(runs[0]) == clean[runs[0].spec.episode_id]
+    assert runs[1].outcome == "infra_error" and "the cable fell out" in runs[1].error
+    assert runs[1].episode is None
+    assert summarise(runs[2]) == clean[runs[2].spec.episode_id]
+
+
+def test_an_unparsable_answer_is_a_failure_and_is_not_run_again():
+    class Babbler:
+        name = "babbler"
+
+        def __init__(self):
+            self.calls = 0
+
+        def act(self, turns):
+            self.calls += 1
+            error = parse_action("CLICK somewhere nice")
+            assert isinstance(error, ParseError)
+            return [Decision(error if turn.step == 1 else BAD) for turn in turns]
+
+    babbler = Babbler()
+    (run,) = rollout(babbler, plan_episodes([make_task(0)], 1, 0), ToyEnv)
+    assert (run.outcome, run.steps, babbler.calls) == ("failure", 1, 2)
+    assert run.error and len(run.episode.steps) == 2
+
+
+def test_a_bug_in_the_agent_is_not_an_episode_outcome():
+    class Broken(ToyPolicy):
+        def sample(self, *args, **kwargs):
+            raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        list(rollout(Agent(Broken()), plan_episodes([make_task(0)], 1, 0), ToyEnv))
+
+
+def test_plan_spreads_over_splits_then_tasks_and_is_a_prefix_of_longer_plans():
+    tasks = [make_task(i, "test_site") for i in range(2)] + [make_task(i, "test_query") for i in range(5)]
+    plan = plan_episodes(tasks, 12, seed=2)
+    assert [s.task.split for s in plan].count("test_site") == 6
+    site = [s for s in plan if s.task.split == "test_site"]
+    assert sorted(s.task.task_id for s in site[:2]) == ["test_site/0", "test_site/1"]
+    assert [s.index for s in site] == [0, 0, 1, 1, 2, 2]
+    assert plan == plan_episodes(tasks, 30, seed=2)[:12]
+    assert len({s.episode_id for s in plan}) == len({s.seed for s in plan}) == 12
+    with pytest.raises(ValueError, match="empty"):
+        plan_episodes([], 3, seed=0)
