@@ -1,0 +1,236 @@
+"""Android in the Wild: from its TFRecords to episodes.
+
+Schema: google-research/android_in_the_wild. A record is one step; the steps of an episode are contiguous; the
+screenshot is raw uint8 H*W*C, not PNG.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from android_env.actions import Action, ActionType
+from digiq.data.schema import Episode, Step, encode_png
+from digiq.data.tfrecord import Feature, TFRecordError, parse_example, read_records
+from digiq.errors import DigiQError
+
+_TERMINAL = {ActionType.STATUS_TASK_COMPLETE: 1.0, ActionType.STATUS_TASK_IMPOSSIBLE: 0.0}
+
+
+class BadEpisode(DigiQError):
+    """A step or an episode of a TFRecord that cannot be used; the message names file, episode and field."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RawStep:
+    """One record, checked."""
+
+    episode_id: str
+    step_id: int
+    episode_length: int
+    goal: str
+    activity: str
+    device: str
+    screenshot: npt.NDArray[np.uint8]
+    """[H, W, 3]."""
+    action: Action
+    ui_elements: list[dict[str, Any]]
+
+
+def read_episodes(
+    path: Path, *, split: str, task_id: str, max_side: int, on_bad: Callable[[DigiQError], None]
+) -> Iterator[tuple[Episode, bool]]:
+    """Yields (episode, whether its last transition was dropped) from one TFRecord file.
+
+    After STATUS_TASK_COMPLETE or STATUS_TASK_IMPOSSIBLE a terminal step is appended, with reward 1 or 0. An episode
+    that ends otherwise loses its last transition, whose outcome was never seen, and counts as truncated.
+
+    Args:
+      path: the file.
+      split, task_id: written into the episodes.
+      max_side: longest side of the stored screenshots, in pixels.
+      on_bad: called for a bad episode, which is then left out; may raise instead. A damaged file ends the reading.
+    """
+    steps: list[RawStep] = []
+    skipping: str | None = None
+
+    def finished() -> Iterator[tuple[Episode, bool]]:
+        if not steps:
+            return
+        try:
+            yield _build(steps, path, split, task_id, max_side)
+        except BadEpisode as error:
+            on_bad(error)
+
+    try:
+        for number, payload in enumerate(read_records(path)):
+            try:
+                features = parse_example(payload)
+                episode_id = _text(_one(features, "episode_id", bytes))
+            except (ValueError, UnicodeDecodeError) as error:
+                raise TFRecordError(
+                    f"{path}: record {number} is no tf.train.Example step ({error})."
+                ) from None
+            if steps and steps[0].episode_id != episode_id:
+                yield from finished()
+                steps = []
+            if skipping == episode_id:
+                continue
+            try:
+                steps.append(parse_step(features))
+            except ValueError as error:
+                on_bad(BadEpisode(f"{path}: record {number}, episode {episode_id}: {error}"))
+                skipping, steps = episode_id, []
+    except TFRecordError as error:
+        # What was read of the last episode is unfinished, so it goes with the rest of the file.
+        on_bad(BadEpisode(str(error)))
+        return
+    yield from finished()
+
+
+def parse_step(features: dict[str, Feature]) -> RawStep:
+    """One record's features as a step.
+
+    Raises:
+      ValueError: a field is missing, or the image does not have H*W*C bytes, or the action is unknown.
+    """
+    height, width, channels = (
+        int(_one(features, f"image/{k}", int)) for k in ("height", "width", "channels")
+    )
+    data = _one(features, "image/encoded", bytes)
+    if len(data) != height * width * channels:
+        raise ValueError(
+            f"image/encoded has {len(data)} bytes, but height x width x channels is {height} x {width} x {channels}."
+        )
+    if channels != 3:
+        raise ValueError(f"image/channels is {channels}; only 3 (RGB) is known.")
+    return RawStep(
+        episode_id=_text(_one(features, "episode_id", bytes)),
+        step_id=int(_one(features, "step_id", int)),
+        episode_length=int(_one(features, "episode_length", int)),
+        goal=_text(_one(features, "goal_info", bytes)),
+        activity=_text(_one(features, "current_activity", bytes)),
+        device=_text(_one(features, "device_type", bytes)),
+        screenshot=np.frombuffer(data, np.uint8).reshape(height, width, channels),
+        action=_action(features),
+        ui_elements=_ui_elements(features),
+    )
+
+
+def _action(features: dict[str, Feature]) -> Action:
+    number = int(_one(features, "results/action_type", int))
+    try:
+        kind = ActionType(number)
+    except ValueError:
+        raise ValueError(f"results/action_type {number} is no action of AitW.") from None
+    if kind is ActionType.TYPE:
+        return Action.type_text(_text(_one(features, "results/type_action", bytes)))
+    if kind is not ActionType.DUAL_POINT:
+        return Action(kind)
+    points = []
+    for name in ("results/yx_touch", "results/yx_lift"):
+        values = features.get(name, [])
+        if len(values) != 2:
+            raise ValueError(f"{name} has {len(values)} values; a DUAL_POINT needs 2.")
+        points.append((float(values[0]), float(values[1])))
+    return Action(kind, points[0], points[1])
+
+
+def _ui_elements(features: dict[str, Feature]) -> list[dict[str, Any]]:
+    texts, kinds = (features.get(f"image/ui_annotations_{k}", []) for k in ("text", "ui_types"))
+    boxes = np.array(features.get("image/ui_annotations_positions", []), np.float32)
+    if boxes.size % 4:
+        raise ValueError(
+            f"image/ui_annotations_positions has {boxes.size} values, which is no multiple of 4."
+        )
+    # A final step carries one empty text and no position, so the positions decide how many there are.
+    return [
+        {
+            "text": _text(texts[i]) if i < len(texts) else "",
+            "role": _text(kinds[i]) if i < len(kinds) else "",
+            "yxhw": [round(float(v), 5) for v in box],
+        }
+        for i, box in enumerate(boxes.reshape(-1, 4))
+    ]
+
+
+def _build(raw: list[RawStep], path: Path, split: str, task_id: str, max_side: int) -> tuple[Episode, bool]:
+    first = raw[0]
+    ids = [step.step_id for step in raw]
+    expected = list(range(first.episode_length))
+    if ids != expected:
+        missing = sorted(set(expected) - set(ids))
+        what = f"step {missing[0]} is missing" if missing else f"steps come as {ids[:6]}, not 0, 1, 2, ..."
+        raise BadEpisode(
+            f"{path}: episode {first.episode_id}: {what} (episode_length {first.episode_length}); "
+            "mend the file or use --episodes.on-bad skip."
+        )
+    ending = raw[-1].action.type
+    terminated = ending in _TERMINAL
+    if not terminated and len(raw) < 2:
+        raise BadEpisode(f"{path}: episode {first.episode_id}: its only action has no known outcome.")
+    steps = [
+        Step(
+            screenshot=_png(step.screenshot, max_side),
+            goal=first.goal,
+            activity=step.activity,
+            ui_elements=json.dumps(step.ui_elements, ensure_ascii=False),
+            action=step.action,
+            is_first=t == 0,
+        )
+        for t, step in enumerate(raw)
+    ]
+    if terminated:
+        reward = _TERMINAL[ActionType(ending)]
+        end = dataclasses.replace(
+            steps[-1], action=None, is_first=False, is_last=True, is_terminal=True, discount=0.0
+        )
+        steps[-1] = dataclasses.replace(steps[-1], reward=reward, discount=0.0)
+        steps.append(end)
+        outcome = "success" if reward else "failure"
+    else:
+        steps[-1] = dataclasses.replace(steps[-1], action=None, is_last=True, discount=0.0)
+        outcome = "truncated"
+    with_size = _resized(first.screenshot, max_side)
+    episode = Episode(
+        episode_id=first.episode_id,
+        task_id=task_id,
+        split=split,
+        outcome=outcome,
+        policy="logged",
+        device=first.device,
+        screen_hw=(with_size.height, with_size.width),
+        steps=tuple(steps),
+    )
+    return episode, not terminated
+
+
+def _png(screenshot: npt.NDArray[np.uint8], max_side: int) -> bytes:
+    return encode_png(np.asarray(_resized(screenshot, max_side)))
+
+
+def _resized(screenshot: npt.NDArray[np.uint8], max_side: int) -> Image.Image:
+    image = Image.fromarray(screenshot)
+    scale = max_side / max(image.size)
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.BICUBIC)
+
+
+def _one(features: dict[str, Feature], name: str, kind: type) -> Any:
+    values = features.get(name, [])
+    if len(values) != 1 or not isinstance(values[0], kind):
+        raise ValueError(f"{name} must hold one {kind.__name__}, got {len(values)} values.")
+    return values[0]
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

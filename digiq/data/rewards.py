@@ -1,0 +1,96 @@
+"""Rewards kept apart from episodes: one screen recording can be labelled in several ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from digiq import artifacts
+from digiq.data.schema import Episode, Step
+from digiq.data.store import EpisodeStore
+from digiq.errors import ArtifactError
+
+REWARDS = "rewards.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Label:
+    """The rewards of one episode, or of a copy of it under another goal."""
+
+    episode_id: str
+    source_id: str
+    """The recorded episode; differs from ``episode_id`` for a relabelled copy."""
+    goal: str | None
+    """The copy's goal; None keeps the recorded one."""
+    rewards: tuple[float, ...]
+    """One an executed action."""
+    provenance: str
+    """What said so: ``recorded``, ``other_goals``."""
+
+
+def write_labels(path: Path, labels: Sequence[Label]) -> None:
+    """Writes one JSON line a label, atomically."""
+    lines = [json.dumps(dataclasses.asdict(label), ensure_ascii=False) for label in labels]
+    artifacts.atomic_write_text(path / REWARDS, "\n".join(lines) + "\n")
+
+
+def read_labels(path: str | Path) -> list[Label]:
+    """Reads a ``label`` artefact.
+
+    Raises:
+      ArtifactError: it is not finished or not a ``label`` artefact.
+    """
+    path = artifacts.open(path, stage="label").path
+    rows: list[dict[str, Any]] = [json.loads(line) for line in (path / REWARDS).read_text().splitlines()]
+    return [Label(**{**row, "rewards": tuple(row["rewards"])}) for row in rows]
+
+
+class LabelledEpisodes(Sequence[Episode]):
+    """What every later stage iterates: episodes with the rewards, and the goals, of a ``label`` artefact.
+
+    Without one, episodes come as recorded. Relabelled copies have ids ``<source>~g<k>``.
+
+    Raises:
+      ArtifactError: a label names an episode that is not there, or has another number of rewards than actions.
+    """
+
+    def __init__(self, episodes: str | Path, rewards: str | Path | None = None):
+        self._store = EpisodeStore(episodes)
+        self._labels = None if rewards is None else read_labels(rewards)
+        if self._labels is not None:
+            self._position = {name: i for i, name in enumerate(self._store.episode_ids)}
+            for label in self._labels:
+                if label.source_id not in self._position:
+                    raise ArtifactError(
+                        f"{rewards}: labels episode {label.source_id}, which {episodes} lacks; run 'label' again."
+                    )
+
+    def __len__(self) -> int:
+        return len(self._store) if self._labels is None else len(self._labels)
+
+    def __getitem__(self, index: int) -> Episode:  # type: ignore[override]
+        if self._labels is None:
+            return self._store[index]
+        label = self._labels[index]
+        return relabel(self._store[self._position[label.source_id]], label)
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[i] for i in range(len(self)))
+
+
+def relabel(episode: Episode, label: Label) -> Episode:
+    """The episode under a label's goal and rewards."""
+    if len(label.rewards) != episode.num_actions:
+        raise ArtifactError(
+            f"label {label.episode_id}: {len(label.rewards)} rewards for {episode.num_actions} actions; run 'label' again."
+        )
+    rewards = (*label.rewards, 0.0)
+    goal = {} if label.goal is None else {"goal": label.goal}
+    steps: tuple[Step, ...] = tuple(
+        dataclasses.replace(step, reward=r, **goal) for step, r in zip(episode.steps, rewards, strict=True)
+    )
+    outcome = "success" if sum(label.rewards) > 0 else "failure"
+    return dataclasses.replace(episode, episode_id=label.episode_id, steps=steps, outcome=outcome)

@@ -1,0 +1,113 @@
+"""Episodes in memory: RLDS steps with the screenshot as PNG bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from android_env.actions import Action
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """One RLDS step: an observation, and the action that answers it with what follows.
+
+    ``reward`` and ``discount`` follow ``action``. At ``is_last`` there is no action and both are 0.
+    """
+
+    screenshot: bytes
+    """PNG."""
+    goal: str
+    activity: str = ""
+    """Foreground activity or page; for people, never for learned agents."""
+    ui_elements: str = "[]"
+    """JSON list of the screen's elements; for matching and people, never for learned agents."""
+    action: Action | None
+    """None at the last step."""
+    behavior_log_prob: float = math.nan
+    """Log-probability of ``action`` under the behaviour policy; NaN where unknown."""
+    reward: float = 0.0
+    discount: float = 1.0
+    is_first: bool = False
+    is_last: bool = False
+    is_terminal: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Episode:
+    """T actions as T + 1 steps.
+
+    Raises:
+      ValueError: the steps are not an RLDS episode (order of flags, a missing action, a non-finite reward).
+    """
+
+    episode_id: str
+    task_id: str = ""
+    split: str = "train"
+    outcome: str = ""
+    """``success``, ``failure``, ``truncated``, ..."""
+    policy: str = ""
+    """Who acted."""
+    device: str = ""
+    screen_hw: tuple[int, int]
+    """Height and width of the stored screenshots, in pixels."""
+    seed: int = 0
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise ValueError(f"episode {self.episode_id}: has no steps.")
+        last = len(self.steps) - 1
+        for t, step in enumerate(self.steps):
+            if step.is_first != (t == 0) or step.is_last != (t == last):
+                raise ValueError(
+                    f"episode {self.episode_id}: step {t} of {last} has wrong is_first or is_last."
+                )
+            if (step.action is None) != (t == last):
+                raise ValueError(
+                    f"episode {self.episode_id}: step {t}: every step but the last has an action."
+                )
+            if step.is_terminal and t != last:
+                raise ValueError(f"episode {self.episode_id}: step {t} is terminal but not last.")
+            if not math.isfinite(step.reward):
+                raise ValueError(f"episode {self.episode_id}: step {t}: reward is {step.reward}.")
+            if not 0.0 <= step.discount <= 1.0:
+                raise ValueError(
+                    f"episode {self.episode_id}: step {t}: discount {step.discount} outside [0, 1]."
+                )
+
+    @property
+    def num_actions(self) -> int:
+        """T, the executed actions."""
+        return len(self.steps) - 1
+
+    @property
+    def goal(self) -> str:
+        return self.steps[0].goal
+
+    @property
+    def is_terminated(self) -> bool:
+        """The last observation is terminal; otherwise the episode was truncated."""
+        return self.steps[-1].is_terminal
+
+    @property
+    def total_reward(self) -> float:
+        return sum(step.reward for step in self.steps[:-1])
+
+
+def encode_png(screenshot: npt.NDArray[np.uint8]) -> bytes:
+    """PNG bytes of a uint8 [H, W, 3] array; fast compression, because episodes are many and read often."""
+    buffer = io.BytesIO()
+    Image.fromarray(screenshot).save(buffer, format="PNG", compress_level=2)
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> npt.NDArray[np.uint8]:
+    """The uint8 [H, W, 3] array of PNG bytes."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))

@@ -1,0 +1,295 @@
+"""Episodes on disk: an RLDS-shaped TFDS dataset in ArrayRecord shards, without TensorFlow.
+
+``tfds.builder_from_directory(path).as_data_source()`` reads it anywhere. Each shard is written whole and renamed, so a
+killed writer loses at most the episodes since the last shard and the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from android_env.actions import Action, ActionType
+from digiq import artifacts
+from digiq.data.schema import Episode, Step
+from digiq.errors import ArtifactError
+
+NAME, VERSION = "episodes", "1.0.0"
+SPLIT = "train"  # of TFDS, which wants one; an episode's own split is its field ``split``
+_UNFINISHED = "episodes-{:05d}.unfinished"
+_NO_ACTION = -1
+
+
+def _features() -> Any:
+    """The TFDS features; ``Text`` holds raw PNG bytes because ``Image`` needs TensorFlow inside a ``Dataset``."""
+    from tensorflow_datasets import features as f
+
+    def pair(dtype: Any) -> Any:
+        return f.Tensor(shape=(2,), dtype=dtype)
+
+    step = {
+        "observation": {
+            "screenshot": f.Text(),
+            "goal": f.Text(),
+            "activity": f.Text(),
+            "ui_elements": f.Text(),
+        },
+        "action": {
+            "type": np.int32,
+            "touch_yx": pair(np.float32),
+            "lift_yx": pair(np.float32),
+            "text": f.Text(),
+        },
+        "behavior_log_prob": np.float32,
+        "reward": np.float32,
+        "discount": np.float32,
+        "is_first": np.bool_,
+        "is_last": np.bool_,
+        "is_terminal": np.bool_,
+    }
+    return f.FeaturesDict(
+        {
+            "steps": f.Dataset(step),
+            "episode_id": f.Text(),
+            "task_id": f.Text(),
+            "split": f.Text(),
+            "outcome": f.Text(),
+            "policy": f.Text(),
+            "device": f.Text(),
+            "screen_hw": pair(np.int32),
+            "seed": np.int64,
+        }
+    )
+
+
+class EpisodeWriter:
+    """Writes episodes into a directory, going on where an interrupted writer stopped.
+
+    Use it as a context manager; leaving the block without an exception finishes the dataset. ``written`` holds the
+    ids that need no writing again.
+    """
+
+    def __init__(self, path: str | Path, *, episodes_per_shard: int = 32):
+        self._path = Path(path)
+        self._path.mkdir(parents=True, exist_ok=True)
+        self._per_shard = episodes_per_shard
+        self._features = _features()
+        self._pending: list[bytes] = []
+        self._shards = sorted(self._path.glob("episodes-*.unfinished"))
+        self.written: set[str] = set()
+        for shard in self._shards:
+            for record in _read_records(shard):
+                self.written.add(_text(self._features.deserialize_example_np(record)["episode_id"]))
+
+    def write(self, episode: Episode) -> None:
+        """Appends an episode.
+
+        Raises:
+          ValueError: its id was written before.
+        """
+        if episode.episode_id in self.written:
+            raise ValueError(f"{self._path}: episode {episode.episode_id} is already there.")
+        example = self._features.encode_example(_to_example(episode))
+        self._pending.append(self._features.serialize_example(example))
+        self.written.add(episode.episode_id)
+        if len(self._pending) >= self._per_shard:
+            self.flush()
+
+    def flush(self) -> None:
+        """Puts what is pending into a shard of its own."""
+        if self._pending:
+            shard = self._path / _UNFINISHED.format(len(self._shards))
+            _write_records(shard, self._pending)
+            self._shards.append(shard)
+            self._pending = []
+
+    def finish(self) -> None:
+        """Names the shards as TFDS does and writes its metadata.
+
+        Raises:
+          ArtifactError: no episode was written.
+        """
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core import dataset_info
+
+        self.flush()
+        if not self._shards:
+            raise ArtifactError(f"{self._path}: no episode was written; an empty dataset is of no use.")
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=self._path, dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
+        )
+        lengths, num_bytes = [], 0
+        for shard in self._shards:
+            records = _read_records(shard)
+            lengths.append(len(records))
+            num_bytes += sum(map(len, records))
+        split = tfds.core.SplitInfo(
+            name=SPLIT, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template
+        )
+        identity = dataset_info.DatasetIdentity(
+            name=NAME, version=tfds.core.Version(VERSION), data_dir=str(self._path), module_name="digiq.data"
+        )
+        info = dataset_info.DatasetInfo(builder=identity, features=self._features)
+        info.set_splits(tfds.core.splits.SplitDict([split]))
+        info.set_file_format("array_record", override=True)
+        info.write_to_directory(str(self._path))
+        for index, shard in enumerate(self._shards):
+            shard.rename(template.sharded_filepath(shard_index=index, num_shards=len(self._shards)))
+
+    def __enter__(self) -> EpisodeWriter:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.flush()
+
+
+class EpisodeStore(Sequence[Episode]):
+    """Random access to written episodes.
+
+    Raises:
+      ArtifactError: the directory holds no finished episodes.
+    """
+
+    def __init__(self, path: str | Path):
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self.path = Path(path)
+        shards = sorted(self.path.glob(f"{NAME}-{SPLIT}.array_record-*"))
+        expected = int(m[1]) if shards and (m := re.search(r"-of-(\d+)$", shards[0].name)) else 0
+        if not (self.path / "features.json").is_file() or not shards:
+            raise ArtifactError(
+                f"{self.path}: holds no finished episodes; run the stage that writes them again."
+            )
+        if len(shards) != expected:
+            missing = sorted(set(range(expected)) - {int(s.name.split("-of-")[0][-5:]) for s in shards})
+            raise ArtifactError(
+                f"{self.path}: shard {missing[0]} of {expected} is missing; run the stage with --overwrite."
+            )
+        self._features = _features()
+        self._source = ArrayRecordDataSource([str(s) for s in shards])
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Episode:  # type: ignore[override]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return _from_example(self._features.deserialize_example_np(self._source[index % len(self)]))
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def episode_ids(self) -> list[str]:
+        return [episode.episode_id for episode in self]
+
+
+def _to_example(episode: Episode) -> dict[str, Any]:
+    return {
+        "steps": [_step_example(step) for step in episode.steps],
+        "episode_id": episode.episode_id,
+        "task_id": episode.task_id,
+        "split": episode.split,
+        "outcome": episode.outcome,
+        "policy": episode.policy,
+        "device": episode.device,
+        "screen_hw": np.array(episode.screen_hw, np.int32),
+        "seed": episode.seed,
+    }
+
+
+def _step_example(step: Step) -> dict[str, Any]:
+    action = step.action
+    unused = np.full(2, -1, np.float32)
+    return {
+        "observation": {
+            "screenshot": step.screenshot,
+            "goal": step.goal,
+            "activity": step.activity,
+            "ui_elements": step.ui_elements,
+        },
+        "action": {
+            "type": _NO_ACTION if action is None else int(action.type),
+            "touch_yx": unused if action is None else np.array(action.touch_yx, np.float32),
+            "lift_yx": unused if action is None else np.array(action.lift_yx, np.float32),
+            "text": "" if action is None else action.text,
+        },
+        "behavior_log_prob": step.behavior_log_prob,
+        "reward": step.reward,
+        "discount": step.discount,
+        "is_first": step.is_first,
+        "is_last": step.is_last,
+        "is_terminal": step.is_terminal,
+    }
+
+
+def _from_example(example: dict[str, Any]) -> Episode:
+    return Episode(
+        episode_id=_text(example["episode_id"]),
+        task_id=_text(example["task_id"]),
+        split=_text(example["split"]),
+        outcome=_text(example["outcome"]),
+        policy=_text(example["policy"]),
+        device=_text(example["device"]),
+        screen_hw=(int(example["screen_hw"][0]), int(example["screen_hw"][1])),
+        seed=int(example["seed"]),
+        steps=tuple(_from_step(step) for step in example["steps"]),
+    )
+
+
+def _from_step(step: dict[str, Any]) -> Step:
+    seen, act = step["observation"], step["action"]
+    action = None
+    if int(act["type"]) != _NO_ACTION:
+        touch, lift = act["touch_yx"], act["lift_yx"]
+        action = Action(
+            ActionType(int(act["type"])),
+            (float(touch[0]), float(touch[1])),
+            (float(lift[0]), float(lift[1])),
+            _text(act["text"]),
+        )
+    return Step(
+        screenshot=seen["screenshot"],
+        goal=_text(seen["goal"]),
+        activity=_text(seen["activity"]),
+        ui_elements=_text(seen["ui_elements"]),
+        action=action,
+        behavior_log_prob=float(step["behavior_log_prob"]),
+        reward=float(step["reward"]),
+        discount=float(step["discount"]),
+        is_first=bool(step["is_first"]),
+        is_last=bool(step["is_last"]),
+        is_terminal=bool(step["is_terminal"]),
+    )
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _write_records(path: Path, records: Sequence[bytes]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    with artifacts.atomic_path(path) as temporary:
+        # group_size 1: an episode is read without decompressing its neighbours.
+        writer = ArrayRecordWriter(str(temporary), "group_size:1")
+        for record in records:
+            writer.write(record)
+        writer.close()
+
+
+def _read_records(path: Path) -> list[bytes]:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(str(path))
+    try:
+        return reader.read_all()
+    finally:
+        reader.close()

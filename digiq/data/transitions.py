@@ -1,0 +1,105 @@
+"""Transitions: the rows that a critic learns from, rebuilt in seconds from episodes and rewards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from digiq.data.schema import Episode
+
+Timeout = Literal["terminal", "bootstrap"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Transitions:
+    """K transitions over S observations, one row an executed action, episode-major.
+
+    All arrays have length K. Observations are counted as :func:`observation_index` counts them. The row of the
+    logged action's features is ``candidate_row[obs, 0]`` of the features.
+    """
+
+    obs: npt.NDArray[np.int32]
+    """Row of the observation that was acted on."""
+    next_obs: npt.NDArray[np.int32]
+    """Row of the observation that followed; -1 when ``terminated``."""
+    reward: npt.NDArray[np.float32]
+    terminated: npt.NDArray[np.bool_]
+    """No value follows: the episode ended here, or ran out of steps under ``timeout="terminal"``."""
+    truncated: npt.NDArray[np.bool_]
+    """The episode was cut off after this action."""
+    episode: npt.NDArray[np.int32]
+    """Which episode, in the order given."""
+    step: npt.NDArray[np.int32]
+    """Which action of the episode, from 0."""
+    discount: npt.NDArray[np.float32]
+    """Step discount in [0, 1], multiplied with the critic's gamma; 0 where terminated."""
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+
+def observation_index(episodes: Iterable[Episode]) -> npt.NDArray[np.int32]:
+    """Every non-terminal observation as (episode, step), int32 [S, 2], episode-major.
+
+    The final observation of a truncated episode counts: candidates can be valued there, though no action was logged.
+    """
+    rows = [
+        (e, t)
+        for e, episode in enumerate(episodes)
+        for t, step in enumerate(episode.steps)
+        if not step.is_terminal
+    ]
+    return np.array(rows, np.int32).reshape(-1, 2)
+
+
+def build_transitions(episodes: Iterable[Episode], *, timeout: Timeout = "terminal") -> Transitions:
+    """The transitions of the episodes.
+
+    Args:
+      episodes: with rewards in place, see :class:`digiq.data.rewards.LabelledEpisodes`.
+      timeout: how running out of steps is learned from: as an end without further value (upstream and the paper's
+        recipes), or by bootstrapping from the last observation.
+    """
+    columns: list[tuple[int, int, float, bool, bool, int, int, float]] = []
+    row = 0
+    for e, episode in enumerate(episodes):
+        last = episode.num_actions - 1
+        for t in range(episode.num_actions):
+            step = episode.steps[t]
+            ends = t == last and episode.is_terminated
+            truncated = t == last and not episode.is_terminated
+            terminated = ends or (truncated and timeout == "terminal")
+            discount = 0.0 if terminated else step.discount
+            columns.append(
+                (row, -1 if terminated else row + 1, step.reward, terminated, truncated, e, t, discount)
+            )
+            row += 1
+        # A truncated episode's final observation takes a row of its own.
+        row += not episode.is_terminated
+    obs, next_obs, reward, terminated, truncated, episode_row, step_row, discount = (
+        zip(*columns, strict=True) if columns else ((),) * 8
+    )
+    return Transitions(
+        obs=np.array(obs, np.int32),
+        next_obs=np.array(next_obs, np.int32),
+        reward=np.array(reward, np.float32),
+        terminated=np.array(terminated, bool),
+        truncated=np.array(truncated, bool),
+        episode=np.array(episode_row, np.int32),
+        step=np.array(step_row, np.int32),
+        discount=np.array(discount, np.float32),
+    )
+
+
+def returns(transitions: Transitions, gamma: float) -> npt.NDArray[np.float32]:
+    """Discounted Monte-Carlo return from each transition on, float32 [K]; nothing is added after a truncation."""
+    out = np.zeros(len(transitions), np.float64)
+    for k in reversed(range(len(transitions))):
+        follows = k + 1 < len(out) and transitions.episode[k + 1] == transitions.episode[k]
+        after = gamma * transitions.discount[k] * out[k + 1] if follows else 0.0
+        out[k] = transitions.reward[k] + after
+    return out.astype(np.float32)
