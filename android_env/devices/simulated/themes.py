@@ -68,6 +68,11 @@ def shade(hue: float, saturation: float, lightness: float) -> Color:
     return round(r * 255), round(g * 255), round(b * 255)
 
 
+def _scaled(color: Color, factor: float) -> Color:
+    r, g, b = (round(c * factor) for c in color)
+    return r, g, b
+
+
 def make_theme(
     name: str,
     hue: float,
@@ -96,9 +101,11 @@ def make_theme(
         surface = shade(hue, 0.3, 0.95) if paper > 0.985 else (255, 255, 255)
         text, muted, border = shade(hue, 0.3, 0.07), shade(hue, 0.15, 0.34), shade(hue, 0.2, 0.66)
         primary = shade(hue, 0.75, 0.38)
-        while contrast(primary, (255, 255, 255)) < 4.6:  # yellows and greens are light at any lightness
-            primary = tuple(round(c * 0.93) for c in primary)
+        while contrast(primary, background) < 4.6:  # yellows and greens are light at any lightness
+            primary = _scaled(primary, 0.93)
     accent = shade(accent_hue, 0.85, 0.5)
+    while contrast(readable_on(accent), accent) < 4.6:
+        accent = _scaled(accent, 0.93)
     bars = {"plain": background, "tinted": primary, "dark": shade(hue, 0.35, 0.16)}
     return Theme(
         name=name,
