@@ -1,0 +1,354 @@
+"""Training data of a critic as arrays: checked on the host, gathered on the device.
+
+Features are stored once; a transition holds indices into them. Everything the learner reads is one pytree,
+:class:`CriticData`, that is an *argument* of the jitted epoch, never a constant inside it.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from digiq.errors import DigiQError
+
+_CHUNK = 8192  # rows whose statistics are taken at once, so that float64 copies stay small
+
+
+class Standardizer(NamedTuple):
+    """Mean and inverse scale of each input dimension, over the training split."""
+
+    observation_mean: Float[Array, "Do"]
+    observation_inverse_scale: Float[Array, "Do"]
+    pair_mean: Float[Array, "Dp"]
+    pair_inverse_scale: Float[Array, "Dp"]
+
+    def observation(self, x: Any) -> Float[Array, "*batch Do"]:
+        """Standardised float32 observation features."""
+        return (x.astype(np.float32) - self.observation_mean) * self.observation_inverse_scale
+
+    def pair(self, x: Any) -> Float[Array, "*batch Dp"]:
+        """Standardised float32 pair features."""
+        return (x.astype(np.float32) - self.pair_mean) * self.pair_inverse_scale
+
+
+class Table(NamedTuple):
+    """One row a transition, episodes contiguous and in order."""
+
+    obs: Int[Array, "T"]
+    next_obs: Int[Array, "T"]
+    """0 where ``discount`` is 0: it is read, and multiplied by 0."""
+    reward: Float[Array, "T"]
+    discount: Float[Array, "T"]
+    """γ times the environment's step discount; 0 where the value does not continue."""
+    returns: Float[Array, "T"]
+    """Discounted sum of rewards from this transition to the end of its episode."""
+    end: Int[Array, "T"]
+    """Row of the last transition of the same episode."""
+
+
+class CriticData(NamedTuple):
+    """All that an epoch reads."""
+
+    observation: Any
+    """[S, Do] in the dtype they are stored in; converted to float32 after the gather."""
+    pair: Any
+    """[M, Dp]."""
+    candidate_row: Int[Array, "S N"]
+    """Row of ``pair`` of each candidate, -1 where there is none; column 0 is the logged action."""
+    table: Table
+    standardizer: Standardizer
+    train_rows: Int[Array, "Tt"]
+    """Rows of ``table`` that are trained on."""
+    heldout_rows: Int[Array, "Th"]
+    """Rows of ``table`` of the held-out episodes."""
+
+
+class Needs(NamedTuple):
+    """What an objective reads of a batch beyond the single transition."""
+
+    candidates: bool = False
+    """Every stored candidate of the observation."""
+    steps: int = 1
+    """Length of the window of consecutive transitions."""
+    every_step: bool = False
+    """The observation after each step of the window, not only after the last."""
+
+
+class Batch(NamedTuple):
+    """B sampled transitions with their standardised features."""
+
+    observation: Float[Array, "B Do"]
+    pair: Float[Array, "B Dp"]
+    """Of the logged action."""
+    reward: Float[Array, "B n"]
+    """Of this and the following transitions of the episode; 0 after its end."""
+    discount: Float[Array, "B n"]
+    """As in :class:`Table`; 1 after an episode's end, where the bootstrap value stands for itself."""
+    next_observation: Float[Array, "B Do"]
+    """At the end of the window (or of the episode, when that is sooner)."""
+    returns: Float[Array, "B"]
+    next_observations: Float[Array, "B n Do"] | None = None
+    """After each step of the window."""
+    candidates: Float[Array, "B N Dp"] | None = None
+    mask: Bool[Array, "B N"] | None = None
+    """Which candidates exist."""
+
+
+def gather(data: CriticData, rows: Int[Array, "B"], needs: Needs) -> Batch:
+    """Reads the transitions ``rows`` of ``data``; works on NumPy arrays and, under ``jit``, on JAX arrays."""
+    t, std = data.table, data.standardizer
+    xp = np if isinstance(rows, np.ndarray) else jnp
+    steps = rows[:, None] + np.arange(needs.steps)
+    inside = steps <= t.end[rows][:, None]
+    window = xp.minimum(steps, t.end[rows][:, None])
+    obs = t.obs[rows]
+    batch = Batch(
+        observation=std.observation(data.observation[obs]),
+        pair=std.pair(data.pair[data.candidate_row[obs, 0]]),
+        reward=xp.where(inside, t.reward[window], np.float32(0)),
+        discount=xp.where(inside, t.discount[window], np.float32(1)),
+        next_observation=std.observation(data.observation[t.next_obs[window[:, -1]]]),
+        returns=t.returns[rows],
+    )
+    if needs.every_step:
+        batch = batch._replace(next_observations=std.observation(data.observation[t.next_obs[window]]))
+    if needs.candidates:
+        candidates = data.candidate_row[obs]
+        batch = batch._replace(
+            candidates=std.pair(data.pair[xp.maximum(candidates, 0)]), mask=candidates >= 0
+        )
+    return batch
+
+
+def prepare(
+    transitions: Any,
+    features: Any,
+    *,
+    gamma: float,
+    timeout: Literal["terminal", "bootstrap"] = "terminal",
+    observation_layers: Sequence[str] = (),
+    pair_layers: Sequence[str] = (),
+    standardize: bool = True,
+    heldout_fraction: float = 0.0,
+    groups: Sequence[Any] | None = None,
+    seed: int = 0,
+) -> CriticData:
+    """Checks plain arrays and joins them into :class:`CriticData` (NumPy; move it with ``jax.device_put``).
+
+    Args:
+      transitions: an object or mapping with ``obs``, ``next_obs``, ``reward``, ``terminated``, ``truncated`` and
+        ``episode``, each [T], and optionally ``discount`` [T] in [0, 1], the environment's own.
+      features: an object or mapping with ``observation`` [S, Do], ``pair`` [M, Dp] (either may be a mapping from
+        layer to array) and ``candidate_row`` int[S, N].
+      gamma: discount per action, in [0, 1).
+      timeout: whether a truncated episode ends in value 0 (``terminal``) or in the value of its last observation.
+      observation_layers: which layers to concatenate; none named takes all, in their order.
+      pair_layers: the same for pairs.
+      standardize: subtract the mean and divide by the deviation that the training split has.
+      heldout_fraction: share of episodes kept out of training.
+      groups: a label an episode number; episodes of one label are held out together (copies of one episode under
+        other goals would leak otherwise).
+      seed: of the choice of held-out episodes.
+
+    Raises:
+      DigiQError: NaN or infinite features or rewards, indices out of range, an episode whose rows are scattered or
+        whose next observation leaves it, a discount outside its range, no transition that ends an episode.
+    """
+    observation = concatenate_layers(_field(features, "observation"), observation_layers)
+    pair = concatenate_layers(_field(features, "pair"), pair_layers)
+    candidate_row = np.asarray(_field(features, "candidate_row"), np.int32)
+    if candidate_row.ndim != 2 or len(candidate_row) != len(observation):
+        raise DigiQError(
+            f"features: candidate_row has shape {candidate_row.shape}, but needs one row for each of the "
+            f"{len(observation)} observations and one column a candidate."
+        )
+    if candidate_row.size and not -1 <= candidate_row.min() <= candidate_row.max() < len(pair):
+        raise DigiQError(f"features: candidate_row points outside the {len(pair)} pair rows.")
+    _refuse_non_finite(observation, "features: observation")
+    _refuse_non_finite(pair, "features: pair")
+    table = _table(transitions, candidate_row, gamma, timeout)
+    episode = np.asarray(_field(transitions, "episode"))
+    heldout = _heldout_episodes(episode, groups, heldout_fraction, seed)
+    is_heldout = np.isin(episode, heldout)
+    train_rows = np.flatnonzero(~is_heldout).astype(np.int32)
+    trained = candidate_row[np.unique(table.obs[train_rows])]
+    if standardize:
+        statistics = (
+            *_statistics(observation, np.unique(table.obs[train_rows])),
+            *_statistics(pair, np.unique(trained[trained >= 0])),
+        )
+    else:
+        zero_one = [
+            (np.zeros(d, np.float32), np.ones(d, np.float32)) for d in (observation.shape[1], pair.shape[1])
+        ]
+        statistics = (*zero_one[0], *zero_one[1])
+    return CriticData(
+        observation=observation,
+        pair=pair,
+        candidate_row=candidate_row,
+        table=table,
+        standardizer=Standardizer(*statistics),
+        train_rows=train_rows,
+        heldout_rows=np.flatnonzero(is_heldout).astype(np.int32),
+    )
+
+
+def concatenate_layers(arrays: Any, layers: Sequence[str] = ()) -> np.ndarray:
+    """Joins a mapping from layer to [rows, D] along the last axis; an array passes through as it is.
+
+    Raises:
+      DigiQError: a layer that the mapping lacks.
+    """
+    if not isinstance(arrays, Mapping):
+        return np.asarray(arrays)
+    missing = [name for name in layers if name not in arrays]
+    if missing:
+        raise DigiQError(f"features: no layer '{missing[0]}'; stored layers: {', '.join(arrays)}.")
+    chosen = [np.asarray(arrays[name]) for name in (layers or arrays)]
+    return chosen[0] if len(chosen) == 1 else np.concatenate(chosen, axis=-1)
+
+
+def layer_names(features: Any, kind: str, layers: Sequence[str] = ()) -> tuple[str, ...]:
+    """The layers that :func:`prepare` concatenates of ``kind`` features; empty for a plain array."""
+    arrays = _field(features, kind)
+    return tuple(layers or arrays) if isinstance(arrays, Mapping) else ()
+
+
+def discounted_returns(
+    reward: Float[np.ndarray, "T"], discount: Float[np.ndarray, "T"], end: Int[np.ndarray, "T"]
+) -> Float[np.ndarray, "T"]:
+    """``G_t = r_t + discount_t G_{t+1}`` within each episode, 0 after its last transition."""
+    total = np.zeros(len(reward), np.float64)
+    for t in range(len(reward) - 1, -1, -1):
+        total[t] = reward[t] + (discount[t] * total[t + 1] if end[t] != t else 0.0)
+    return total.astype(np.float32)
+
+
+def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: str) -> Table:
+    if not 0 <= gamma < 1:
+        raise DigiQError(f"gamma = {gamma} must lie in [0, 1).")
+    obs = np.asarray(_field(transitions, "obs"), np.int32)
+    next_obs = np.asarray(_field(transitions, "next_obs"), np.int32)
+    reward = np.asarray(_field(transitions, "reward"), np.float32)
+    terminated = np.asarray(_field(transitions, "terminated"), bool)
+    truncated = np.asarray(_field(transitions, "truncated"), bool)
+    episode = np.asarray(_field(transitions, "episode"))
+    step_discount = _field(transitions, "discount", None)
+    step_discount = (
+        np.ones(len(obs), np.float32) if step_discount is None else np.asarray(step_discount, np.float32)
+    )
+    columns = (obs, next_obs, reward, terminated, truncated, episode, step_discount)
+    if len({c.shape for c in columns}) != 1 or obs.ndim != 1:
+        raise DigiQError(f"transitions: columns differ in shape: {', '.join(str(c.shape) for c in columns)}.")
+    if not len(obs):
+        raise DigiQError("transitions: there are none; label and collect episodes first.")
+    _refuse_non_finite(reward[:, None], "transitions: reward")
+    bad = np.flatnonzero(~((step_discount >= 0) & (step_discount <= 1)))
+    if len(bad):
+        raise DigiQError(f"transitions: discount {step_discount[bad[0]]} at row {bad[0]} must lie in [0, 1].")
+    if obs.min() < 0 or max(obs.max(), next_obs.max()) >= len(candidate_row):
+        raise DigiQError(
+            f"transitions: obs or next_obs lies outside the {len(candidate_row)} observations of the features; "
+            "use features made from the same episodes."
+        )
+    unlogged = np.flatnonzero(candidate_row[obs, 0] < 0)
+    if len(unlogged):
+        raise DigiQError(
+            f"features: transition {unlogged[0]} has no logged action in candidate_row column 0 "
+            "(-1); featurize the logged actions."
+        )
+    last = np.append(episode[1:] != episode[:-1], True)
+    if last.sum() != len(np.unique(episode)):
+        raise DigiQError(
+            "transitions: rows of one episode must be contiguous and in order; sort them by episode and step."
+        )
+    leaves = np.flatnonzero(~last[:-1] & ~terminated[:-1] & (next_obs[:-1] != obs[1:]))
+    if len(leaves):
+        row = leaves[0]
+        raise DigiQError(
+            f"transitions: next_obs of row {row} is {next_obs[row]}, which leaves episode {episode[row]} "
+            f"(its next row observes {obs[row + 1]})."
+        )
+    if len(np.unique(obs)) == len(obs):  # tabular data shares observations between episodes
+        owner = np.full(len(candidate_row), -1, np.int64)
+        owner[obs] = number = np.unique(episode, return_inverse=True)[1]
+        foreign = np.flatnonzero(
+            last & (next_obs >= 0) & (owner[next_obs] >= 0) & (owner[next_obs] != number)
+        )
+        if len(foreign):
+            row = foreign[0]
+            raise DigiQError(
+                f"transitions: next_obs of row {row} is {next_obs[row]}, which leaves episode {episode[row]}."
+            )
+    ends = terminated | truncated if timeout == "terminal" else terminated
+    if not ends.any():
+        raise DigiQError(
+            "transitions: no terminal state at all, so values have nothing to rest on; check the labels, "
+            "or use timeout: terminal."
+        )
+    lost = np.flatnonzero(~ends & (next_obs < 0))
+    if len(lost):
+        raise DigiQError(
+            f"transitions: row {lost[0]} is not terminal, yet its next_obs is {next_obs[lost[0]]}."
+        )
+    if not reward.any():
+        warnings.warn("transitions: every reward is 0, so there is nothing to learn.", stacklevel=3)
+    discount = np.where(ends, 0.0, gamma * step_discount).astype(np.float32)
+    last_rows = np.flatnonzero(last)
+    end = last_rows[np.searchsorted(last_rows, np.arange(len(obs)))].astype(np.int32)
+    return Table(
+        obs=obs,
+        next_obs=np.where(ends, 0, next_obs).astype(np.int32),
+        reward=reward,
+        discount=discount,
+        returns=discounted_returns(reward, gamma * step_discount, end),
+        end=end,
+    )
+
+
+def _heldout_episodes(
+    episode: np.ndarray, groups: Sequence[Any] | None, fraction: float, seed: int
+) -> np.ndarray:
+    numbers = np.unique(episode)
+    labels = np.array([str(groups[int(e)]) if groups is not None else str(e) for e in numbers])
+    names = np.unique(labels)
+    count = min(round(fraction * len(names)), len(names) - 1)
+    chosen = np.random.default_rng(seed).permutation(names)[:count]
+    return numbers[np.isin(labels, chosen)]
+
+
+def _statistics(array: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and inverse deviation of chosen rows; a constant column keeps its scale."""
+    total = np.zeros(array.shape[1], np.float64)
+    for start in range(0, len(rows), _CHUNK):
+        total += array[rows[start : start + _CHUNK]].astype(np.float64).sum(0)
+    mean = total / len(rows)
+    squares = np.zeros_like(mean)
+    for start in range(0, len(rows), _CHUNK):
+        squares += np.square(array[rows[start : start + _CHUNK]].astype(np.float64) - mean).sum(0)
+    deviation = np.sqrt(squares / len(rows))
+    inverse = 1.0 / np.where(deviation < 1e-6, 1.0, deviation)
+    return mean.astype(np.float32), inverse.astype(np.float32)
+
+
+def _refuse_non_finite(array: np.ndarray, name: str) -> None:
+    for start in range(0, len(array), _CHUNK):
+        chunk = array[start : start + _CHUNK].astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
+        if len(bad):
+            shown = ", ".join(str(start + b) for b in bad[:5])
+            raise DigiQError(f"{name} holds NaN or Inf in rows {shown}; extract or label those again.")
+
+
+def _field(source: Any, name: str, *default: Any) -> Any:
+    """A column of a mapping or an attribute of an object."""
+    if isinstance(source, Mapping):
+        if name not in source and not default:
+            raise DigiQError(f"missing array '{name}'; given: {', '.join(source)}.")
+        return source.get(name, *default)
+    if not hasattr(source, name) and not default:
+        raise DigiQError(f"missing array '{name}' on {type(source).__name__}.")
+    return getattr(source, name, *default)

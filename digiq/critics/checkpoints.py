@@ -1,0 +1,102 @@
+"""Orbax checkpoints of a learner: ``<epoch>/params`` for scoring, ``<epoch>/training`` for resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from digiq.critics.heads import Params
+from digiq.critics.learner import LearnerState
+from digiq.errors import ArtifactError
+
+
+class Checkpoints:
+    """Saves in the background, commits by rename, and keeps the last ``keep``; a context manager.
+
+    A process killed while saving leaves the previous checkpoint as the latest.
+    """
+
+    def __init__(self, path: Path, keep: int | None = None):
+        self._path = Path(path).absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        handlers = {name: ocp.StandardCheckpointHandler() for name in ("params", "training")}
+        self._manager = ocp.CheckpointManager(self._path, options=options, item_handlers=handlers)
+
+    @property
+    def epochs(self) -> list[int]:
+        """Epochs with a committed checkpoint, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, epoch: int, state: LearnerState) -> None:
+        """Copies the state to the host and writes it in the background, the sampler's key with it."""
+        host = jax.tree.map(
+            lambda x: np.array(x, copy=True), state
+        )  # the next epoch reuses the state's buffers
+        training = {"target": host.target, "optimizer": host.optimizer, "key": host.key, "step": host.step}
+        self._manager.save(
+            epoch,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(host.params), training=ocp.args.StandardSave(training)
+            ),
+        )
+
+    def save_params(self, epoch: int, params: Params) -> None:
+        """Writes the parameters alone: a checkpoint that can score and not resume."""
+        host = jax.tree.map(lambda x: np.array(x, copy=True), params)
+        self._manager.save(epoch, args=ocp.args.Composite(params=ocp.args.StandardSave(host)))
+
+    def restore(self, epoch: int, like: LearnerState) -> LearnerState:
+        """Reads a state; ``like`` has the shapes (see ``jax.eval_shape``)."""
+        training = {"target": like.target, "optimizer": like.optimizer, "key": like.key, "step": like.step}
+        found = self._read(epoch, params=like.params, training=training)
+        return LearnerState(params=found["params"], **found["training"])
+
+    def restore_params(self, epoch: int, like: Params) -> Params:
+        """Reads the parameters alone."""
+        return self._read(epoch, params=like)["params"]
+
+    def _read(self, epoch: int, **like: Any) -> Any:
+        self._manager.wait_until_finished()
+        if epoch not in self._manager.all_steps():
+            raise ArtifactError(f"{self._path}: no checkpoint of epoch {epoch}; there are {self.epochs}.")
+        for name, tree in like.items():
+            # Compared before reading: a wrong shape would fail somewhere inside the storage library.
+            stored = _shapes(self._manager.item_metadata(epoch)[name])
+            wanted = _shapes(tree)
+            if stored != wanted:
+                different = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))[0]
+                raise ArtifactError(
+                    f"{self._path}/{epoch}: a checkpoint of another architecture: {different} is "
+                    f"{stored.get(different)} there and {wanted.get(different)} by the config; use the config it "
+                    "was trained with."
+                )
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+        return self._manager.restore(
+            epoch, args=ocp.args.Composite(**{k: ocp.args.StandardRestore(v) for k, v in like.items()})
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every leaf by its path; the same for a live tree and for Orbax's metadata of it."""
+    tree = getattr(tree, "tree", tree)
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {"/".join(_name(key) for key in path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _name(key: Any) -> str:
+    return str(next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a)))

@@ -1,0 +1,190 @@
+"""A trained critic: parameters, the standardisation of its inputs, and what they read; on disk and in memory.
+
+Directory: ``critic.json`` (config, layers, sizes, the chosen epoch), ``standardizer.npz`` and Orbax checkpoints
+``checkpoints/<epoch>/{params,training}``; scoring reads ``params`` alone.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from digiq import artifacts
+from digiq.config import load, to_dict
+from digiq.critics.arrays import Standardizer, concatenate_layers
+from digiq.critics.checkpoints import Checkpoints
+from digiq.critics.heads import Heads, Params
+from digiq.critics.learner import CriticConfig
+from digiq.errors import ArtifactError, DigiQError
+
+Aggregate = Literal["mean", "min", "max", "lcb"]
+Baseline = Literal["v", "candidate_mean", "logged"]
+_DESCRIPTION = "critic.json"
+_STANDARDIZER = "standardizer.npz"
+_STATES_AT_ONCE = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Critic:
+    """Q and V as functions of raw (not standardised) features."""
+
+    config: CriticConfig
+    params: Params
+    standardizer: Standardizer
+    observation_layers: tuple[str, ...] = ()
+    """Layers whose features are concatenated; empty when trained on a plain array."""
+    pair_layers: tuple[str, ...] = ()
+    metrics: tuple[dict[str, float], ...] = ()
+    """One row an epoch, when it was just trained."""
+
+    def q(
+        self, observation: Float[Array, "*#batch Do"], pair: Float[Array, "*batch Dp"]
+    ) -> Float[np.ndarray, "*batch E"]:
+        """Q of every ensemble member; the observation's batch axes broadcast against the pair's."""
+        observation = self._input(observation, self.observation_layers, "observation")
+        pair = self._input(pair, self.pair_layers, "pair")
+        values = _q(self.config.heads, self.params, self.standardizer, observation, pair)
+        return np.moveaxis(np.asarray(values), 0, -1)
+
+    def v(self, observation: Float[Array, "*batch Do"]) -> Float[np.ndarray, "*batch E"]:
+        """V of every ensemble member."""
+        observation = self._input(observation, self.observation_layers, "observation")
+        return np.moveaxis(
+            np.asarray(_v(self.config.heads, self.params, self.standardizer, observation)), 0, -1
+        )
+
+    def aggregate(self, values: Float[np.ndarray, "*batch E"], how: Aggregate | None = None) -> np.ndarray:
+        """One value from the members'; ``how`` defaults to the config's ``aggregate``."""
+        how = how or self.config.aggregate
+        if how == "lcb":
+            return values.mean(-1) - self.config.lcb_scale * values.std(-1)
+        return {"mean": np.mean, "min": np.min, "max": np.max}[how](values, axis=-1)
+
+    def _input(self, features: Any, layers: tuple[str, ...], kind: str) -> np.ndarray:
+        array = concatenate_layers(features, layers)
+        expected = getattr(self.standardizer, f"{kind}_mean").shape[-1]
+        if array.shape[-1] != expected:
+            raise DigiQError(
+                f"{kind} features have {array.shape[-1]} dimensions, but this critic was trained on {expected}; "
+                "use the features it was trained on."
+            )
+        return array
+
+
+def candidate_values(
+    critic: Critic, features: Any, *, aggregate: Aggregate | None = None, baseline: Baseline | None = None
+) -> tuple[Float[np.ndarray, "S N"], Float[np.ndarray, "S"]]:
+    """Q of every stored candidate, and the value it must beat at extraction.
+
+    Args:
+      critic: whose values.
+      features: ``observation``, ``pair`` and ``candidate_row``, as an object or a mapping.
+      aggregate: of the members' Q and V; defaults to the critic's config.
+      baseline: ``v`` the V-head, ``candidate_mean`` the mean Q of the candidates, ``logged`` Q of candidate 0 (NaN
+        where there is none); defaults to the critic's config. With ``backup: max`` V follows the best candidate, so
+        ``Q - V`` passes almost nothing: take another baseline there.
+
+    Returns:
+      float32 ``q[S, N]``, NaN where there is no candidate, and float32 ``baseline[S]``.
+    """
+    get = features.get if isinstance(features, Mapping) else functools.partial(getattr, features)
+    observation = concatenate_layers(get("observation"), critic.observation_layers)
+    pair = concatenate_layers(get("pair"), critic.pair_layers)
+    rows = np.asarray(get("candidate_row"))
+    q = np.full(rows.shape, np.nan, np.float32)
+    v = np.zeros(len(rows), np.float32)
+    plain = dataclasses.replace(critic, observation_layers=(), pair_layers=())
+    for start in range(0, len(rows), _STATES_AT_ONCE):
+        # The last chunk is filled up with its last state, so that one shape is compiled.
+        states = np.minimum(np.arange(start, start + _STATES_AT_ONCE), len(rows) - 1)
+        chunk = rows[states]
+        obs = observation[states]
+        values = critic.aggregate(plain.q(obs[:, None], pair[np.maximum(chunk, 0)]), aggregate)
+        q[states] = np.where(chunk >= 0, values, np.nan)
+        v[states] = critic.aggregate(plain.v(obs), aggregate)
+    baseline = baseline or critic.config.baseline
+    if baseline == "logged":
+        v = q[:, 0].copy()
+    elif baseline == "candidate_mean":
+        exists = ~np.isnan(q)
+        v = (np.where(exists, q, 0).sum(1) / np.maximum(exists.sum(1), 1)).astype(np.float32)
+    return q, v
+
+
+def describe(path: Path, critic: Critic, epoch: int) -> None:
+    """Writes ``critic.json`` and the standardisation; ``epoch`` is the chosen checkpoint."""
+    s = Standardizer(*(np.asarray(x) for x in critic.standardizer))
+    with artifacts.atomic_path(path / _STANDARDIZER) as temporary, temporary.open("wb") as file:
+        np.savez(file, **s._asdict())
+    artifacts.atomic_write_json(
+        path / _DESCRIPTION,
+        {
+            "epoch": epoch,
+            "observation_dim": s.observation_mean.shape[-1],
+            "pair_dim": s.pair_mean.shape[-1],
+            "observation_layers": critic.observation_layers,
+            "pair_layers": critic.pair_layers,
+            "critic": to_dict(critic.config),
+        },
+    )
+
+
+def save_critic(critic: Critic, path: str | Path) -> None:
+    """Writes a critic made by ``fit_critic`` into a new directory, for :func:`load_critic`."""
+    path = Path(path).absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        checkpoints.save_params(critic.config.epochs, critic.params)
+    describe(path, critic, critic.config.epochs)
+
+
+def load_critic(path: str | Path, epoch: int | None = None) -> Critic:
+    """Opens a critic.
+
+    Args:
+      path: a directory of ``digiq train-q`` or :func:`save_critic`.
+      epoch: which checkpoint; None takes the chosen one.
+
+    Raises:
+      ArtifactError: no critic there, unfinished, no such checkpoint, or one of another architecture.
+    """
+    path = Path(path).absolute()
+    if (path / artifacts.MANIFEST).is_file():
+        artifacts.open(path, stage="train-q")
+    if not (path / _DESCRIPTION).is_file():
+        raise ArtifactError(f"{path}: no {_DESCRIPTION}, so it is not a critic; run 'digiq train-q'.")
+    description = json.loads((path / _DESCRIPTION).read_text())
+    config = load(CriticConfig, description["critic"], where=str(path / _DESCRIPTION))
+    with np.load(path / _STANDARDIZER, allow_pickle=False) as stored:
+        standardizer = Standardizer(**{name: stored[name] for name in Standardizer._fields})
+    shapes = jax.eval_shape(
+        lambda key: Heads(config.heads).init(key, description["observation_dim"], description["pair_dim"]),
+        jax.random.PRNGKey(0),
+    )
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        params = checkpoints.restore_params(description["epoch"] if epoch is None else epoch, shapes)
+    return Critic(
+        config=config,
+        params=params,
+        standardizer=standardizer,
+        observation_layers=tuple(description["observation_layers"]),
+        pair_layers=tuple(description["pair_layers"]),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _q(heads: Any, params: Params, standardizer: Standardizer, observation: Array, pair: Array) -> Array:
+    o, p = jnp.asarray(observation), jnp.asarray(pair)
+    return Heads(heads).q_value(params, standardizer.observation(o), standardizer.pair(p))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _v(heads: Any, params: Params, standardizer: Standardizer, observation: Array) -> Array:
+    return Heads(heads).v_value(params, standardizer.observation(jnp.asarray(observation)))

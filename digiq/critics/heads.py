@@ -1,0 +1,232 @@
+"""Q- and V-heads: ensembles of small multilayer perceptrons over stored features.
+
+A head ends in one number, one logit, or a histogram of logits; :class:`Readout` turns those into values and losses,
+so that every objective works with every kind of output. All functions are pure; parameters are plain pytrees whose
+leaves have a leading member axis.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+from pydantic import Field
+
+from digiq.config import configclass
+
+Params = Any
+"""A pytree of float32 arrays; every leaf has a leading axis of ensemble members."""
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
+
+
+@configclass
+class ReadoutConfig:
+    """What a head's last layer means."""
+
+    kind: Literal["scalar", "hl_gauss", "bernoulli"] = "scalar"
+    """``scalar`` regression; ``hl_gauss`` histogram classification; ``bernoulli`` one logit, for returns in [0, 1]."""
+    low: float = 0.0
+    """Least value that an ``hl_gauss`` histogram represents."""
+    high: float = 1.0
+    """Largest value that an ``hl_gauss`` histogram represents."""
+    bins: Annotated[int, Field(ge=2)] = 51
+    """Bins of an ``hl_gauss`` histogram."""
+    sigma_ratio: Annotated[float, Field(gt=0)] = 0.75
+    """Width of the smoothing Gaussian of ``hl_gauss``, in bins."""
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"readout.low = {self.low} must be below readout.high = {self.high}")
+
+
+@configclass
+class HeadsConfig:
+    """Size and shape of the Q- and V-heads."""
+
+    q_hidden: tuple[Annotated[int, Field(gt=0)], ...] = (256, 256)
+    """Hidden units of each layer of a Q-head; empty for a linear one."""
+    v_hidden: tuple[Annotated[int, Field(gt=0)], ...] = (256, 256)
+    """Hidden units of each layer of a V-head."""
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+    """Between layers."""
+    layer_norm: bool = True
+    """Normalise each hidden layer before its activation."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of hidden units dropped while training."""
+    members: Annotated[int, Field(ge=1)] = 2
+    """Heads in the ensemble; 2 are the paper's twins."""
+    q_input: Literal["both", "pair"] = "both"
+    """Q reads the observation's and the pair's features, or the pair's alone."""
+    readout: ReadoutConfig = ReadoutConfig()
+    """What the last layer means."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations; parameters are float32 always. bfloat16 is for accelerators: it is slower on CPUs."""
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron over the concatenation of its inputs.
+
+    The first layer is a sum of one dense layer an input, which is the dense layer of their concatenation; inputs
+    broadcast, so an observation's share is computed once for all of its candidates.
+    """
+
+    hidden: tuple[int, ...]
+    outputs: int
+    activation: str = "relu"
+    layer_norm: bool = True
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, *inputs: Array, train: bool = False) -> Array:
+        fan_in = sum(x.shape[-1] for x in inputs)
+        sizes = (*self.hidden, self.outputs)
+        x = jnp.zeros((), self.dtype)
+        for i, part in enumerate(inputs):
+            init = nn.initializers.variance_scaling(
+                part.shape[-1] / fan_in, "fan_in", "truncated_normal"
+            )  # of the whole concatenation's fan-in
+            x = x + nn.Dense(
+                sizes[0], use_bias=i == 0, kernel_init=init, dtype=self.dtype, name=f"input_{i}"
+            )(part)
+        for i, size in enumerate(sizes[1:]):
+            if self.layer_norm:
+                x = nn.LayerNorm(dtype=self.dtype, name=f"norm_{i}")(x)
+            x = _ACTIVATIONS[self.activation](x)
+            if self.dropout:
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = nn.Dense(size, dtype=self.dtype, name=f"dense_{i + 1}")(x)
+        return x.astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Readout:
+    """Values and losses of a head's raw outputs."""
+
+    config: ReadoutConfig
+
+    @property
+    def width(self) -> int:
+        """Outputs of a head."""
+        return self.config.bins if self.config.kind == "hl_gauss" else 1
+
+    def value(self, output: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
+        """The value that raw outputs stand for."""
+        if self.config.kind == "scalar":
+            return output[..., 0]
+        if self.config.kind == "bernoulli":
+            return jax.nn.sigmoid(output[..., 0])
+        return (jax.nn.softmax(output) * self._centres()).sum(-1)
+
+    def loss(
+        self, output: Float[Array, "*batch K"], target: Float[Array, "*batch"]
+    ) -> Float[Array, "*batch"]:
+        """Half the squared error of a scalar, or the cross-entropy of a classification, towards ``target``.
+
+        No gradient flows through ``target``.
+        """
+        target = jax.lax.stop_gradient(target)
+        if self.config.kind == "scalar":
+            return 0.5 * jnp.square(output[..., 0] - target)
+        if self.config.kind == "bernoulli":
+            return optax.sigmoid_binary_cross_entropy(output[..., 0], jnp.clip(target, 0.0, 1.0))
+        return optax.softmax_cross_entropy(output, self.target_histogram(target))
+
+    def target_histogram(self, target: Float[Array, "*batch"]) -> Float[Array, "*batch bins"]:
+        """Mass of a Gaussian around ``target`` in each bin (HL-Gauss: Imani & White 2018; Farebrother et al. 2024)."""
+        edges = self._edges()
+        sigma = self.config.sigma_ratio * (self.config.high - self.config.low) / self.config.bins
+        target = jnp.clip(target, self.config.low, self.config.high)[..., None]
+        cumulative = jax.scipy.special.erf((edges - target) / (jnp.sqrt(2.0) * sigma))
+        mass = cumulative[..., 1:] - cumulative[..., :-1]
+        return mass / (cumulative[..., -1:] - cumulative[..., :1])
+
+    def _edges(self) -> Array:
+        """Bin edges; a margin of three sigma on either side keeps targets at ``low`` and ``high`` unbiased."""
+        c = self.config
+        margin = 3 * c.sigma_ratio * (c.high - c.low) / c.bins
+        return jnp.linspace(c.low - margin, c.high + margin, c.bins + 1)
+
+    def _centres(self) -> Array:
+        edges = self._edges()
+        return 0.5 * (edges[1:] + edges[:-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """The networks of a critic, without their parameters. Hashable, so it can be a static argument of ``jit``."""
+
+    config: HeadsConfig
+
+    @property
+    def readout(self) -> Readout:
+        return Readout(self.config.readout)
+
+    def init(self, key: Array, observation_dim: int, pair_dim: int) -> Params:
+        """Draws parameters ``{"q": ..., "v": ...}``; every member from its own key."""
+        q_key, v_key = jax.random.split(key)
+        observation, pair = jnp.zeros((1, observation_dim)), jnp.zeros((1, pair_dim))
+
+        def members(module: MLP, key: Array, *inputs: Array) -> Params:
+            keys = jax.random.split(key, self.config.members)
+            return jax.vmap(lambda k: module.init(k, *inputs)["params"])(keys)
+
+        return {
+            "q": members(self._mlp(self.config.q_hidden), q_key, *self._q_inputs(observation, pair)),
+            "v": members(self._mlp(self.config.v_hidden), v_key, observation),
+        }
+
+    def q(
+        self,
+        params: Params,
+        observation: Float[Array, "*#batch Do"],
+        pair: Float[Array, "*batch Dp"],
+        key: Array | None = None,
+    ) -> Float[Array, "E *batch K"]:
+        """Raw outputs of every Q-head.
+
+        Args:
+          params: of :meth:`init`.
+          observation: standardised observation features; batch axes broadcast against the pair's.
+          pair: standardised features of (observation, action).
+          key: draws dropout masks; None switches dropout off.
+        """
+        return self._apply(
+            self._mlp(self.config.q_hidden), params["q"], self._q_inputs(observation, pair), key
+        )
+
+    def v(
+        self, params: Params, observation: Float[Array, "*batch Do"], key: Array | None = None
+    ) -> Float[Array, "E *batch K"]:
+        """Raw outputs of every V-head; arguments as for :meth:`q`."""
+        return self._apply(self._mlp(self.config.v_hidden), params["v"], (observation,), key)
+
+    def q_value(
+        self, params: Params, observation: Float[Array, "*#batch Do"], pair: Float[Array, "*batch Dp"]
+    ) -> Float[Array, "E *batch"]:
+        """Q of every member, without dropout."""
+        return self.readout.value(self.q(params, observation, pair))
+
+    def v_value(self, params: Params, observation: Float[Array, "*batch Do"]) -> Float[Array, "E *batch"]:
+        """V of every member, without dropout."""
+        return self.readout.value(self.v(params, observation))
+
+    def _mlp(self, hidden: tuple[int, ...]) -> MLP:
+        c = self.config
+        return MLP(hidden, self.readout.width, c.activation, c.layer_norm, c.dropout, jnp.dtype(c.dtype))
+
+    def _q_inputs(self, observation: Array, pair: Array) -> tuple[Array, ...]:
+        return (observation, pair) if self.config.q_input == "both" else (pair,)
+
+    def _apply(self, module: MLP, params: Params, inputs: tuple[Array, ...], key: Array | None) -> Array:
+        if key is None or not self.config.dropout:
+            return jax.vmap(lambda p: module.apply({"params": p}, *inputs))(params)
+        keys = jax.random.split(key, self.config.members)
+        return jax.vmap(lambda p, k: module.apply({"params": p}, *inputs, train=True, rngs={"dropout": k}))(
+            params, keys
+        )

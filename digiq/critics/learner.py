@@ -1,0 +1,282 @@
+"""The learner: one pure update, scanned over an epoch, jitted once.
+
+``epoch(state, hyper, data)`` donates the state and takes the data as an argument, draws its indices on the device and
+returns the mean of what the objective logs. :func:`train` is a generator of epochs; logging, checkpoints and early
+stopping are its consumers (see ``train.py``).
+"""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, UInt32
+from pydantic import Field
+
+from digiq.config import configclass
+from digiq.critics.arrays import Batch, CriticData, gather
+from digiq.critics.heads import Heads, HeadsConfig, Params
+from digiq.critics.objectives import Objective, Objectives
+
+_HELDOUT_ROWS = 4096  # of the held-out transitions, so that the check stays a small part of an epoch
+
+
+@configclass
+class CriticConfig:
+    """What the critic is and how it learns; the ``paper`` values are upstream's."""
+
+    objective: str = "td"
+    """Name of the objective: a field of ``settings``."""
+    settings: Objectives = Objectives()
+    """Settings of the objectives; only the chosen one's matter."""
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Discount per executed action."""
+    timeout: Literal["terminal", "bootstrap"] = "terminal"
+    """Whether an episode that ran out of steps ends in value 0 (paper) or in the value of its last observation."""
+    heads: HeadsConfig = HeadsConfig()
+    """The networks."""
+    observation_layers: tuple[str, ...] = ()
+    """Layers of observation features to concatenate; empty takes all that are stored."""
+    pair_layers: tuple[str, ...] = ()
+    """Layers of pair features to concatenate; empty takes all that are stored."""
+    standardize: bool = True
+    """Scale every input dimension to mean 0 and deviation 1 on the training split."""
+    epochs: Annotated[int, Field(ge=1)] = 20
+    """Epochs; each ends with metrics."""
+    steps_per_epoch: Annotated[int, Field(ge=1)] = 100
+    """Optimiser steps in an epoch (paper: 20)."""
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    """Transitions a step (paper: 128 in 4 micro-batches); all of them when there are no more than this."""
+    micro_batches: Annotated[int, Field(ge=1)] = 1
+    """Parts of a batch whose gradients are clipped one by one, then averaged (paper: 4)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Peak step size of Adam (paper: 1e-5)."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Of the learning rate, over all steps (paper: constant)."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    """Decoupled decay of weight matrices, as a multiple of the learning rate (paper: 0.01, AdamW's default)."""
+    gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest global gradient norm (paper: 0.01); none does not clip."""
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.005
+    """Share of the online parameters that enters the target's moving average each step (paper: 0.1)."""
+    aggregate: Literal["mean", "min", "max", "lcb"] = "mean"
+    """How members' Q become one at extraction (paper: max); ``lcb`` is mean minus ``lcb_scale`` deviations."""
+    lcb_scale: Annotated[float, Field(ge=0)] = 1.0
+    """Deviations below the mean, for ``lcb``."""
+    baseline: Literal["v", "candidate_mean", "logged"] = "v"
+    """What extraction subtracts from Q: the V-head (paper), the mean Q of the candidates, or Q of the logged action."""
+
+    def __post_init__(self) -> None:
+        known = [field.name for field in dataclasses.fields(Objectives)]
+        if self.objective not in known:
+            near = difflib.get_close_matches(self.objective, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown objective '{self.objective}'; {hint}")
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of micro_batches {self.micro_batches}"
+            )
+
+
+class Hyper(NamedTuple):
+    """Numbers that may differ within a population: arguments of the compiled epoch, so changing them is free."""
+
+    learning_rate: Float[Array, ""]
+    weight_decay: Float[Array, ""]
+    tau: Float[Array, ""]
+
+
+class LearnerState(NamedTuple):
+    """Everything that an epoch changes, the sampler's key included; donated to it."""
+
+    params: Params
+    target: Params
+    """Moving average of ``params``; a copy, never an alias, and outside the optimiser."""
+    optimizer: optax.OptState
+    key: UInt32[Array, "2"]
+    """Of the sampler and of dropout: the epoch's draws are a function of it."""
+    step: Int[Array, ""]
+
+
+class Epoch(NamedTuple):
+    """What the generator yields. The next epoch consumes ``state``: copy what should outlive it."""
+
+    number: int
+    """Epochs done, from 1."""
+    state: LearnerState
+    metrics: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """Static description of the computation; hashable, so that ``jit`` compiles once a configuration."""
+
+    config: CriticConfig
+
+    @property
+    def heads(self) -> Heads:
+        return Heads(self.config.heads)
+
+    @property
+    def objective(self) -> Objective:
+        return getattr(self.config.settings, self.config.objective)
+
+    def hyper(self) -> Hyper:
+        """The configuration's own values."""
+        c = self.config
+        return Hyper(*(jnp.float32(x) for x in (c.learning_rate, c.weight_decay, c.tau)))
+
+    def init(self, key: Array, data: CriticData) -> LearnerState:
+        """A fresh state; the target network starts equal to the online one."""
+        return self._init(key, data.observation.shape[-1], data.pair.shape[-1])
+
+    @functools.partial(jax.jit, static_argnums=(0, 2, 3))
+    def _init(self, key: Array, observation_dim: int, pair_dim: int) -> LearnerState:
+        params_key, sampler_key = jax.random.split(key)
+        params = self.heads.init(params_key, observation_dim, pair_dim)
+        return LearnerState(
+            params=params,
+            target=jax.tree.map(jnp.copy, params),
+            optimizer=self._optimizer().init(params),
+            key=sampler_key,
+            step=jnp.zeros((), jnp.int32),
+        )
+
+    def update(
+        self, state: LearnerState, hyper: Hyper, batch: Batch, key: Array
+    ) -> tuple[LearnerState, dict[str, Float[Array, ""]]]:
+        """One optimiser step on one batch."""
+        gradient, info = self._gradient(state, batch, key)
+        direction, optimizer = self._optimizer().update(gradient, state.optimizer, state.params)
+        rate = hyper.learning_rate * self._schedule()(state.step)
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, p, d: p - rate * (d + (hyper.weight_decay * p if _is_kernel(path) else 0.0)),
+            state.params,
+            direction,
+        )
+        target = optax.incremental_update(params, state.target, hyper.tau)
+        info = info | {"gradient_norm": optax.global_norm(gradient)}
+        return LearnerState(params, target, optimizer, state.key, state.step + 1), info
+
+    def draw(self, key: Array, count: int) -> tuple[Int[Array, "steps B"], Array, Array]:
+        """The positions (in ``train_rows``) of an epoch's batches, a key a step, and the next epoch's key."""
+        c = self.config
+        key, index_key, step_key = jax.random.split(key, 3)
+        if c.batch_size >= count and c.micro_batches == 1:
+            positions = jnp.tile(jnp.arange(count), (c.steps_per_epoch, 1))
+        else:
+            positions = jax.random.randint(index_key, (c.steps_per_epoch, c.batch_size), 0, count)
+        return positions, jax.random.split(step_key, c.steps_per_epoch), key
+
+    def scan_epoch(
+        self, state: LearnerState, hyper: Hyper, data: CriticData
+    ) -> tuple[LearnerState, dict[str, Float[Array, ""]]]:
+        """One epoch as a pure function: draw, then scan gather and update. See :meth:`epoch` for the jitted one."""
+        positions, keys, next_key = self.draw(state.key, len(data.train_rows))
+
+        def step(state: LearnerState, xs: tuple[Array, Array]) -> tuple[LearnerState, dict[str, Array]]:
+            rows = data.train_rows[xs[0]]
+            return self.update(state, hyper, gather(data, rows, self.objective.needs), xs[1])
+
+        state, infos = jax.lax.scan(step, state, (positions, keys))
+        return state._replace(key=next_key), jax.tree.map(lambda x: x.mean(0), infos)
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def epoch(
+        self, state: LearnerState, hyper: Hyper, data: CriticData
+    ) -> tuple[LearnerState, dict[str, Float[Array, ""]]]:
+        """:meth:`scan_epoch`, jitted; ``state`` is donated."""
+        return self.scan_epoch(state, hyper, data)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def evaluate(
+        self, params: Params, target: Params, data: CriticData, rows: Int[Array, "R"]
+    ) -> dict[str, Float[Array, ""]]:
+        """The objective on ``rows`` without dropout, the Bellman residual, and the squared error to returns.
+
+        ``bellman_residual`` is the root mean square of ``Q(s, a) - r - γ (1 - terminal) V(s')`` with online
+        parameters on both sides, so it compares objectives with one another; ``return_error`` that of ``Q - G``.
+        """
+        batch = gather(data, rows, self.objective.needs)
+        _, info = self.objective.loss(self.heads, params, target, batch)
+        single = gather(data, rows, type(self.objective.needs)())
+        q = self.heads.q_value(params, single.observation, single.pair).mean(0)
+        v = self.heads.v_value(params, single.next_observation).mean(0)
+        residual = q - single.reward[:, 0] - single.discount[:, 0] * v
+        return info | {
+            "bellman_residual": jnp.sqrt(jnp.mean(jnp.square(residual))),
+            "return_error": jnp.sqrt(jnp.mean(jnp.square(q - single.returns))),
+        }
+
+    def _gradient(self, state: LearnerState, batch: Batch, key: Array) -> tuple[Params, dict[str, Array]]:
+        """Clipped gradient of the loss; over micro-batches, the mean of their clipped gradients."""
+
+        def one(batch: Batch, key: Array) -> tuple[Params, dict[str, Array]]:
+            loss = functools.partial(self.objective.loss, self.heads)
+            gradient, info = jax.grad(loss, has_aux=True)(state.params, state.target, batch, key)
+            if self.config.gradient_clip is not None:
+                gradient, _ = optax.clip_by_global_norm(self.config.gradient_clip).update(
+                    gradient, optax.EmptyState()
+                )
+            return gradient, info
+
+        parts = self.config.micro_batches
+        if parts == 1:
+            return one(batch, key)
+        split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+        total = jax.tree.map(jnp.zeros_like, state.params)
+
+        def add(total: Params, xs: tuple[Batch, Array]) -> tuple[Params, dict[str, Array]]:
+            gradient, info = one(*xs)
+            return jax.tree.map(jnp.add, total, gradient), info
+
+        total, infos = jax.lax.scan(add, total, (split, jax.random.split(key, parts)))
+        return jax.tree.map(lambda g: g / parts, total), jax.tree.map(lambda x: x.mean(0), infos)
+
+    def _optimizer(self) -> optax.GradientTransformation:
+        return optax.scale_by_adam()
+
+    def _schedule(self) -> optax.Schedule:
+        c = self.config
+        total = c.epochs * c.steps_per_epoch
+        if c.schedule == "constant":
+            return (
+                optax.linear_schedule(0.0, 1.0, c.warmup_steps)
+                if c.warmup_steps
+                else optax.constant_schedule(1.0)
+            )
+        return optax.warmup_cosine_decay_schedule(
+            0.0 if c.warmup_steps else 1.0, 1.0, c.warmup_steps, max(total, c.warmup_steps + 1)
+        )
+
+
+def train(
+    learner: Learner, state: LearnerState, hyper: Hyper, data: CriticData, *, first: int = 0
+) -> Iterator[Epoch]:
+    """Yields the remaining epochs, ``first`` of them being done.
+
+    Args:
+      learner: the computation.
+      state: where to start; consumed.
+      hyper: see :meth:`Learner.hyper`.
+      data: on the device already, or it is copied there each epoch.
+      first: epochs that an earlier run has done.
+    """
+    heldout = data.heldout_rows[:_HELDOUT_ROWS]
+    for number in range(first + 1, learner.config.epochs + 1):
+        state, means = learner.epoch(state, hyper, data)
+        metrics = {k: float(v) for k, v in jax.device_get(means).items()}
+        if len(heldout):
+            checked = jax.device_get(learner.evaluate(state.params, state.target, data, heldout))
+            metrics |= {f"heldout_{k}": float(v) for k, v in checked.items()}
+        yield Epoch(number, state, metrics)
+
+
+def _is_kernel(path: tuple[Any, ...]) -> bool:
+    return getattr(path[-1], "key", None) == "kernel"

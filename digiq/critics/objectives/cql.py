@@ -1,0 +1,65 @@
+"""Conservative Q-learning (Kumar et al., NeurIPS 2020), equation 4, and Cal-QL (Nakamoto et al., NeurIPS 2023).
+
+To the pair of ``td`` is added, over the N stored candidates of each state,
+
+    α ( log Σ_n exp Q(s, a_n) - Q(s, a) )
+
+which pushes down the candidates and up the logged action. Cal-QL replaces ``Q(s, a_n)`` by
+``max(Q(s, a_n), G(s))``, G being the return that followed, so values do not sink below the behaviour policy's.
+"""
+
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+from pydantic import Field
+
+from digiq.config import configclass
+from digiq.critics.arrays import Batch, Needs
+from digiq.critics.heads import Heads, Params
+from digiq.critics.objectives.base import Backup, Info, pair_of_losses, td_target, v_target
+
+
+def conservative_penalty(
+    q: Float[Array, "N"], mask: Bool[Array, "N"], q_logged: Float[Array, ""], temperature: float
+) -> Float[Array, ""]:
+    """``T log Σ_n exp(q_n / T) - q_logged`` of one state, over the candidates that exist."""
+    return temperature * jax.nn.logsumexp(jnp.where(mask, q / temperature, -jnp.inf)) - q_logged
+
+
+@configclass
+class CQL:
+    """TD with the conservative penalty over the stored candidates."""
+
+    alpha: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the penalty."""
+    penalty_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """T of the log-sum-exp, in units of Q; returns of one 0/1 reward ask for less than 1."""
+    calibrated: bool = False
+    """Cal-QL: candidates are not pushed below the return that followed."""
+    backup: Backup = "expectation"
+    """What V follows, as in ``td``."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Softmax temperature of ``expectation``, in units of Q; none weighs all candidates alike."""
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(candidates=True)
+
+    def loss(
+        self, heads: Heads, params: Params, target: Params, batch: Batch, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Info]:
+        td_key, penalty_key = (None, None) if key is None else jax.random.split(key)
+        next_v = heads.v_value(target, batch.next_observation)
+        each = jax.vmap(jax.vmap(td_target), in_axes=(None, None, 0))
+        q_target = each(batch.reward[:, 0], batch.discount[:, 0], next_v)
+        v_targets = v_target(heads, target, batch, self.backup, self.temperature)
+        loss, info, q_logged = pair_of_losses(heads, params, batch, q_target, v_targets, td_key)
+        q = heads.readout.value(heads.q(params, batch.observation[:, None], batch.candidates, penalty_key))
+        if self.calibrated:
+            q = jnp.maximum(q, batch.returns[:, None])
+        each = jax.vmap(jax.vmap(conservative_penalty, (0, 0, 0, None)), (0, None, 0, None))
+        penalty = each(q, batch.mask, q_logged, self.penalty_temperature)
+        penalty = self.alpha * penalty.mean(1).sum()
+        return loss + penalty, info | {"penalty": penalty}

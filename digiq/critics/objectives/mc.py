@@ -1,0 +1,30 @@
+"""Monte-Carlo regression: Q and V of the behaviour policy from the discounted return that followed.
+
+``G_t = r_t + γ G_{t+1}`` to the end of the episode. With ``readout.kind: bernoulli`` this is upstream's
+classification of success (the "MC return" row of the paper's ablation, DigiRL's value function).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from digiq.config import configclass
+from digiq.critics.arrays import Batch, Needs
+from digiq.critics.heads import Heads, Params
+from digiq.critics.objectives.base import Info, pair_of_losses
+
+
+@configclass
+class MC:
+    """Regression on observed returns; it has no settings of its own."""
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+    def loss(
+        self, heads: Heads, params: Params, target: Params, batch: Batch, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Info]:
+        del target
+        targets = jnp.broadcast_to(batch.returns, (heads.config.members, len(batch.returns)))
+        loss, info, _ = pair_of_losses(heads, params, batch, targets, targets, key)
+        return loss, info

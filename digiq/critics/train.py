@@ -1,0 +1,264 @@
+"""``digiq train-q``: the learner's epochs, with what watches them: a log, checkpoints, a choice."""
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+from pydantic import Field
+
+from digiq import artifacts
+from digiq.config import configclass
+from digiq.critics.arrays import CriticData, layer_names, prepare
+from digiq.critics.checkpoints import Checkpoints
+from digiq.critics.critic import Critic, describe
+from digiq.critics.learner import CriticConfig, Epoch, Learner, train
+from digiq.errors import DigiQError
+from digiq.progress import progress
+
+STAGE, VERSION = "train-q", 1
+
+
+@configclass
+class TrainQConfig:
+    """One critic, from stored features."""
+
+    critic: CriticConfig = CriticConfig()
+    """What it is and how it learns."""
+    heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of episodes kept out of training, for diagnostics."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 5
+    """Epochs between checkpoints; the last epoch always has one."""
+    keep: Annotated[int, Field(ge=1)] | None = None
+    """Checkpoints kept; none keeps all, so that one can be chosen later."""
+    choose: Literal["last", "heldout"] = "last"
+    """Which checkpoint scores: the last, or the one with the least ``choose_by``."""
+    choose_by: str = "heldout_return_error"
+    """A held-out metric, the lower the better."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many epochs without a lower ``choose_by``; none trains all epochs."""
+    seed: int = 0
+    """Of the split, the initial parameters and the sampler."""
+
+
+def fit_critic(
+    transitions: Any,
+    features: Any,
+    config: CriticConfig | None = None,
+    *,
+    seed: int = 0,
+    heldout_fraction: float = 0.0,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> Critic:
+    """Trains a critic on plain arrays, in memory.
+
+    Args:
+      transitions: an object or mapping of arrays [T], see :func:`digiq.critics.arrays.prepare`.
+      features: ``observation`` [S, Do], ``pair`` [M, Dp], ``candidate_row`` int[S, N] (column 0 is the logged action).
+      config: what to train; the defaults when None.
+      seed: of everything random.
+      heldout_fraction: share of episodes for the ``heldout_*`` metrics.
+      on_epoch: called with the number of epochs done and their metrics.
+
+    Raises:
+      DigiQError: arrays that do not fit together, see :func:`digiq.critics.arrays.prepare`.
+    """
+    config = config or CriticConfig()
+    data = jax.device_put(_prepare(transitions, features, config, heldout_fraction, seed))
+    learner = Learner(config)
+    state, rows = learner.init(jax.random.PRNGKey(seed), data), []
+    for epoch in train(learner, state, learner.hyper(), data):
+        state = epoch.state
+        rows.append(epoch.metrics)
+        if on_epoch is not None:
+            on_epoch(epoch.number, epoch.metrics)
+    return _critic(config, state.params, data, features, tuple(rows))
+
+
+def run(
+    config: TrainQConfig,
+    *,
+    features: Path,
+    episodes: Path,
+    rewards: Path | None = None,
+    out: Path,
+    overwrite: bool = False,
+) -> artifacts.Artifact:
+    """The stage: reads features and labelled episodes, writes a critic; resumes bit for bit.
+
+    Raises:
+      DigiQError: features of other episodes, or any of :func:`digiq.critics.arrays.prepare`'s.
+    """
+    from digiq.data.rewards import LabelledEpisodes
+    from digiq.data.transitions import build_transitions
+    from digiq.features.extract import load_features
+
+    inputs = {"features": features, "episodes": episodes, "rewards": rewards}
+    with artifacts.write(
+        out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
+    ) as writer:
+        if writer.done:
+            return writer.artifact
+        labelled = LabelledEpisodes(episodes, rewards)
+        transitions = build_transitions(labelled, timeout=config.critic.timeout)
+        stored = load_features(features)
+        # Copies of an episode under other goals share its screens: they stay on one side of the split.
+        groups = [episode.episode_id.split("~")[0] for episode in labelled]
+        data = _prepare(transitions, stored, config.critic, config.heldout_fraction, config.seed, groups)
+        chosen, rows = _train_resumably(config, data, stored, writer.path)
+        counts = {
+            "transitions": len(data.table.obs),
+            "observations": len(data.observation),
+            "pairs": len(data.pair),
+            "heldout_transitions": len(data.heldout_rows),
+            "epochs": rows[-1]["epoch"],
+        }
+        return writer.complete(counts=counts, extra={"chosen": chosen, "metrics": rows[-1]})
+
+
+def _train_resumably(
+    config: TrainQConfig, host_data: CriticData, features: Any, path: Path
+) -> tuple[int, list[dict[str, float]]]:
+    """Trains from the latest checkpoint under ``path``; the chosen epoch and the metrics of all epochs."""
+    learner = Learner(config.critic)
+    data = jax.device_put(host_data)
+    key = jax.random.PRNGKey(config.seed)
+    with Checkpoints(path / "checkpoints", config.keep) as checkpoints, MetricsLog(path) as log:
+        first = max(checkpoints.epochs, default=0)
+        if first:
+            state = checkpoints.restore(first, jax.eval_shape(learner.init, key, data))
+        else:
+            state = learner.init(key, data)
+        log.rewind(first)
+        epochs = train(learner, state, learner.hyper(), data, first=first)
+        with progress("train-q", config.critic.epochs, unit="epoch", done=first) as bar:
+            for epoch in _until_stale(config, epochs, log.rows):
+                log.write(epoch.number, epoch.metrics)
+                last = epoch.number == config.critic.epochs or _stale(config, log.rows)
+                if last or epoch.number % config.checkpoint_every == 0:
+                    checkpoints.save(epoch.number, epoch.state)
+                bar.advance(1, td_error=epoch.metrics["td_error"], q=epoch.metrics["q_mean"])
+        chosen = _choose(config, log.rows, checkpoints.epochs)
+        like = jax.eval_shape(learner.init, key, data).params
+        params = checkpoints.restore_params(chosen, like)
+        describe(path, _critic(config.critic, params, data, features, ()), chosen)
+        return chosen, log.rows
+
+
+def _until_stale(
+    config: TrainQConfig, epochs: Iterator[Epoch], rows: Sequence[dict[str, float]]
+) -> Iterator[Epoch]:
+    """Passes epochs on until ``rows``, which the consumer extends, has not improved for ``patience``."""
+    while not _stale(config, rows):
+        epoch = next(epochs, None)
+        if epoch is None:
+            return
+        yield epoch
+
+
+def _stale(config: TrainQConfig, rows: Sequence[dict[str, float]]) -> bool:
+    if config.patience is None:
+        return False
+    values = [_metric(config, row) for row in rows]
+    return len(values) > config.patience and min(values[-config.patience :]) >= min(
+        values[: -config.patience]
+    )
+
+
+def _choose(config: TrainQConfig, rows: Sequence[dict[str, float]], saved: Sequence[int]) -> int:
+    if config.choose == "last":
+        return max(saved)
+    value = {int(row["epoch"]): _metric(config, row) for row in rows}
+    return min(saved, key=lambda epoch: value.get(epoch, math.inf))
+
+
+def _metric(config: TrainQConfig, row: dict[str, float]) -> float:
+    if config.choose_by not in row:
+        known = ", ".join(k for k in row if k.startswith("heldout_")) or "none: heldout_fraction is too small"
+        raise DigiQError(
+            f"train-q: choose_by = {config.choose_by!r} is not logged; held-out metrics: {known}."
+        )
+    return row[config.choose_by]
+
+
+class MetricsLog:
+    """``metrics.jsonl`` and TensorBoard events of a run, one row an epoch; a context manager."""
+
+    def __init__(self, path: Path):
+        from tensorboardX import SummaryWriter
+
+        self._file = path / "metrics.jsonl"
+        self._events = SummaryWriter(logdir=str(path / "logs"))
+        self.rows: list[dict[str, float]] = []
+
+    def rewind(self, epoch: int) -> None:
+        """Keeps the rows of the first ``epoch`` epochs that an earlier run wrote, and drops later ones."""
+        lines = self._file.read_text().splitlines() if self._file.is_file() else []
+        self.rows.clear()
+        for line in lines:
+            with contextlib.suppress(ValueError):  # a killed run may leave half a line
+                row = json.loads(line)
+                if row["epoch"] <= epoch:
+                    self.rows.append(row)
+        artifacts.atomic_write_text(self._file, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def write(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Appends an epoch."""
+        self.rows.append({"epoch": epoch, **metrics})
+        with self._file.open("a") as file:
+            file.write(json.dumps(self.rows[-1]) + "\n")
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, epoch)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._events.close()
+
+
+def _prepare(
+    transitions: Any,
+    features: Any,
+    config: CriticConfig,
+    heldout_fraction: float,
+    seed: int,
+    groups: Sequence[Any] | None = None,
+) -> CriticData:
+    data = prepare(
+        transitions,
+        features,
+        gamma=config.gamma,
+        timeout=config.timeout,
+        observation_layers=config.observation_layers,
+        pair_layers=config.pair_layers,
+        standardize=config.standardize,
+        heldout_fraction=heldout_fraction,
+        groups=groups,
+        seed=seed,
+    )
+    needs = Learner(config).objective.needs
+    if needs.candidates and data.candidate_row.shape[1] < 2:
+        raise DigiQError(
+            f"objective '{config.objective}' compares stored candidates, but the features hold N = 1 (the logged "
+            "action); propose more, or use a back-up over the logged action."
+        )
+    return data
+
+
+def _critic(
+    config: CriticConfig, params: Any, data: CriticData, features: Any, metrics: tuple[dict[str, float], ...]
+) -> Critic:
+    standardizer = type(data.standardizer)(*(np.asarray(x) for x in data.standardizer))
+    return Critic(
+        config,
+        params,
+        standardizer,
+        layer_names(features, "observation", config.observation_layers),
+        layer_names(features, "pair", config.pair_layers),
+        metrics,
+    )

@@ -1,0 +1,163 @@
+"""Checks of plain arrays, the held-out split, standardisation, and what a gathered batch holds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from digiq.critics.arrays import Needs, concatenate_layers, gather, prepare
+from digiq.errors import DigiQError
+
+GAMMA = 0.5
+
+
+def small(timeout: str = "terminal", **changes) -> tuple[dict, dict]:
+    """Two episodes: three transitions to a terminal state, two to a time-out (observation 5)."""
+    rng = np.random.default_rng(0)
+    transitions = {
+        "obs": np.array([0, 1, 2, 3, 4]),
+        "next_obs": np.array([1, 2, -1, 4, 5]),
+        "reward": np.array([0.0, 0.0, 1.0, 0.0, 0.25], np.float32),
+        "terminated": np.array([False, False, True, False, False]),
+        "truncated": np.array([False, False, False, False, True]),
+        "episode": np.array([0, 0, 0, 1, 1]),
+    }
+    features = {
+        "observation": rng.normal(3, 2, (6, 4)).astype(np.float32),
+        "pair": rng.normal(-1, 5, (7, 3)).astype(np.float32),
+        "candidate_row": np.array([[0, 5], [1, -1], [2, 6], [3, 0], [4, 1], [-1, 2]]),
+    }
+    for name, value in changes.items():
+        (transitions if name in transitions or name == "discount" else features)[name] = value
+    return transitions, features
+
+
+def test_timeouts_end_or_bootstrap():
+    terminal = prepare(*small(), gamma=GAMMA).table
+    np.testing.assert_allclose(terminal.discount, [0.5, 0.5, 0, 0.5, 0])
+    bootstrap = prepare(*small(), gamma=GAMMA, timeout="bootstrap").table
+    np.testing.assert_allclose(bootstrap.discount, [0.5, 0.5, 0, 0.5, 0.5])
+    assert bootstrap.next_obs[4] == 5
+    np.testing.assert_allclose(terminal.returns, [0.25, 0.5, 1, 0.125, 0.25])
+
+
+def test_step_discounts_multiply_gamma():
+    table = prepare(*small(discount=np.array([1, 0.5, 1, 0, 1])), gamma=GAMMA).table
+    np.testing.assert_allclose(table.discount, [0.5, 0.25, 0, 0, 0])
+    np.testing.assert_allclose(table.returns, [0.125, 0.25, 1, 0, 0.25])
+
+
+def test_a_batch_holds_what_its_rows_point_at():
+    data = prepare(*small(), gamma=GAMMA, timeout="bootstrap", standardize=False)
+    batch = gather(data, np.array([1, 4]), Needs(candidates=True, steps=3, every_step=True))
+    np.testing.assert_array_equal(batch.observation, data.observation[[1, 4]])
+    np.testing.assert_array_equal(batch.pair, data.pair[[1, 4]])
+    # The window stops at the episode's end: afterwards reward 0 and discount 1 stand for "the value itself".
+    np.testing.assert_allclose(batch.reward, [[0, 1, 0], [0.25, 0, 0]])
+    np.testing.assert_allclose(batch.discount, [[0.5, 0, 1], [0.5, 1, 1]])
+    np.testing.assert_array_equal(batch.next_observation[1], data.observation[5])
+    np.testing.assert_array_equal(batch.next_observations[0, 0], data.observation[2])
+    np.testing.assert_array_equal(batch.mask, [[True, False], [True, True]])
+    np.testing.assert_array_equal(batch.candidates[1, 1], data.pair[1])
+
+
+def test_host_and_device_gather_the_same():
+    data = prepare(*small(), gamma=GAMMA)
+    needs = Needs(candidates=True, steps=2, every_step=True)
+    host = gather(data, np.array([3, 0]), needs)
+    device = jax.jit(gather, static_argnums=2)(jax.device_put(data), jnp.array([3, 0]), needs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), host, device)
+
+
+def test_standardisation_sees_the_training_split_alone():
+    transitions, features = small()
+    features["observation"][:, 2] = 7.0  # constant: kept at scale 1
+    data = prepare(transitions, features, gamma=GAMMA, heldout_fraction=0.5, seed=1)
+    assert set(data.table.obs[data.heldout_rows]) in ({0, 1, 2}, {3, 4})
+    trained = data.table.obs[data.train_rows]
+    scaled = data.standardizer.observation(features["observation"][trained])
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(scaled[:, [0, 1, 3]].std(0), 1, rtol=1e-5)
+    assert data.standardizer.observation_inverse_scale[2] == 1
+    rows = features["candidate_row"][trained]
+    scaled = data.standardizer.pair(features["pair"][np.unique(rows[rows >= 0])])
+    np.testing.assert_allclose(scaled.std(0), 1, rtol=1e-5)
+
+
+def test_episodes_of_one_group_are_held_out_together():
+    transitions, features = small()
+    transitions = {k: np.concatenate([v, v]) for k, v in transitions.items()}
+    transitions["episode"] = np.array([0] * 3 + [1] * 2 + [2] * 3 + [3] * 2)
+    transitions["obs"][5:] += 6
+    transitions["next_obs"][5:] = np.where(
+        transitions["next_obs"][5:] < 0, -1, transitions["next_obs"][5:] + 6
+    )
+    features |= {k: np.concatenate([features[k]] * 2) for k in ("observation", "candidate_row")}
+    for seed in range(4):
+        data = prepare(
+            transitions, features, gamma=GAMMA, heldout_fraction=0.5, groups=["a", "b", "a", "b"], seed=seed
+        )
+        held = set(transitions["episode"][data.heldout_rows])
+        assert held in ({0, 2}, {1, 3})
+
+
+def with_nan(array: np.ndarray, row: int) -> np.ndarray:
+    array = array.copy()
+    array[row, 1] = np.nan
+    return array
+
+
+BAD = {
+    "NaN in features": ({"pair": with_nan(small()[1]["pair"], 4)}, {}, r"pair holds NaN or Inf in rows 4"),
+    "Inf in rewards": ({"reward": np.array([0, 0, np.inf, 0, 0])}, {}, r"reward holds NaN or Inf in rows 2"),
+    "gamma": ({}, {"gamma": 1.5}, r"gamma = 1.5 must lie in \[0, 1\)"),
+    "gamma 1": ({}, {"gamma": 1.0}, r"gamma = 1.0 must lie in \[0, 1\)"),
+    "discount": ({"discount": np.array([1, 1, 1, 1.2, 1])}, {}, r"discount 1.2.* at row 3"),
+    "leaves inside": (
+        {"next_obs": np.array([4, 2, -1, 4, 5])},
+        {},
+        r"next_obs of row 0 is 4, which leaves episode 0",
+    ),
+    "leaves at the end": (
+        {"next_obs": np.array([1, 2, -1, 4, 0])},
+        {"timeout": "bootstrap"},
+        r"row 4 is 0, which leaves episode 1",
+    ),
+    "no terminal": ({"terminated": np.zeros(5, bool)}, {"timeout": "bootstrap"}, r"no terminal state at all"),
+    "goes on to nowhere": (
+        {"next_obs": np.array([1, 2, -1, 4, -1])},
+        {"timeout": "bootstrap"},
+        r"row 4 is not terminal",
+    ),
+    "scattered": ({"episode": np.array([0, 1, 0, 1, 1])}, {}, r"contiguous and in order"),
+    "other features": ({"obs": np.array([0, 1, 2, 3, 9])}, {}, r"outside the 6 observations"),
+    "no logged action": (
+        {"candidate_row": np.array([[0, 5], [-1, 1], [2, 6], [3, 0], [4, 1], [-1, 2]])},
+        {},
+        r"transition 1 has no logged action",
+    ),
+    "row outside": ({"candidate_row": np.full((6, 2), 99)}, {}, r"outside the 7 pair rows"),
+    "lengths": ({"reward": np.zeros(4)}, {}, r"columns differ in shape"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arrays_get_one_clear_error(case):
+    changes, options, message = BAD[case]
+    with pytest.raises(DigiQError, match=message) as error:
+        prepare(*small(**changes), **{"gamma": GAMMA} | options)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_arrays_and_layers_are_named():
+    transitions, features = small()
+    del transitions["truncated"]
+    with pytest.raises(DigiQError, match="missing array 'truncated'"):
+        prepare(transitions, features, gamma=GAMMA)
+    with pytest.raises(DigiQError, match="no layer 'layer_9'; stored layers: layer_3"):
+        concatenate_layers({"layer_3": np.zeros((2, 2))}, ["layer_9"])
+
+
+def test_all_rewards_zero_is_worth_a_warning():
+    with pytest.warns(UserWarning, match="every reward is 0"):
+        prepare(*small(reward=np.zeros(5, np.float32)), gamma=GAMMA)

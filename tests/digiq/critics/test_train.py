@@ -1,0 +1,201 @@
+"""From arrays to a critic on disk: fitting, resuming, choosing, scoring."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import CheckpointManager
+
+from digiq.critics import CriticConfig, candidate_values, fit_critic, load_critic, save_critic
+from digiq.critics.arrays import prepare
+from digiq.critics.train import TrainQConfig, _train_resumably
+from digiq.errors import ArtifactError, DigiQError
+
+TINY = {"heads": {"q_hidden": (8,), "v_hidden": (8,)}, "epochs": 6, "steps_per_epoch": 5, "batch_size": 16}
+
+
+def problem() -> tuple[dict, dict]:
+    """Episodes of four steps; a feature of the screens and of the logged actions says whether the episode pays."""
+    rng = np.random.default_rng(0)
+    t = np.arange(160)
+    done, good = t % 4 == 3, t // 4 % 2
+    transitions = {
+        "obs": t,
+        "next_obs": np.where(done, -1, t + 1),
+        "reward": (done * good).astype(np.float32),
+        "terminated": done,
+        "truncated": np.zeros(len(t), bool),
+        "episode": t // 4,
+    }
+    pair = rng.normal(size=(3 * len(t), 4)).astype(np.float32)
+    pair[: len(t), 0] = 2.0 * good - 1
+    rows = np.stack([t, len(t) + t, 2 * len(t) + t], 1)
+    observation = rng.normal(size=(len(t), 5)).astype(np.float32)
+    observation[:, 0] = pair[: len(t), 0]
+    features = {"observation": observation, "pair": pair, "candidate_row": rows}
+    return transitions, features
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    config = CriticConfig(**{**TINY, "epochs": 20, "steps_per_epoch": 50, "learning_rate": 3e-3, "tau": 0.05})
+    return fit_critic(*problem(), config, heldout_fraction=0.2)
+
+
+def test_learns_which_actions_lead_to_reward(fitted):
+    _, features = problem()
+    q, v = candidate_values(fitted, features)
+    good = np.arange(160) // 4 % 2 == 1
+    assert q.shape == (160, 3)
+    assert v.shape == (160,)
+    assert q[good, 0].mean() > 0.6 > 0.2 > q[~good, 0].mean()
+    assert fitted.metrics[-1]["heldout_return_error"] < 0.35
+
+
+def test_permuting_candidates_permutes_q_and_duplicates_tie(fitted):
+    _, features = problem()
+    q, v = candidate_values(fitted, features)
+    turned = {**features, "candidate_row": features["candidate_row"][:, [2, 0, 0, 1]]}
+    other, same_v = candidate_values(fitted, turned)
+    np.testing.assert_allclose(other, q[:, [2, 0, 0, 1]], atol=1e-6)
+    np.testing.assert_array_equal(other[:, 1], other[:, 2])
+    np.testing.assert_array_equal(v, same_v)
+
+
+def test_missing_candidates_are_nan_and_do_not_enter_the_baseline(fitted):
+    _, features = problem()
+    rows = features["candidate_row"].copy()
+    rows[5, 1] = -1
+    q, mean = candidate_values(fitted, {**features, "candidate_row": rows}, baseline="candidate_mean")
+    assert np.isnan(q[5, 1])
+    assert np.isnan(q).sum() == 1
+    np.testing.assert_allclose(mean, np.nanmean(q, axis=1), atol=1e-6)
+    _, logged = candidate_values(fitted, features, baseline="logged")
+    np.testing.assert_array_equal(logged, q[:, 0])
+
+
+def test_aggregations_of_members(fitted):
+    values = np.array([[1.0, 3.0], [5.0, 5.0]])
+    got = {how: fitted.aggregate(values, how).tolist() for how in ("min", "max", "mean", "lcb")}
+    assert got == {"min": [1, 5], "max": [3, 5], "mean": [2, 5], "lcb": [1, 5]}
+
+
+def test_saved_critic_gives_the_same_values(fitted, tmp_path):
+    _, features = problem()
+    save_critic(fitted, tmp_path / "critic")
+    loaded = load_critic(tmp_path / "critic")
+    np.testing.assert_array_equal(
+        candidate_values(loaded, features)[0], candidate_values(fitted, features)[0]
+    )
+    with pytest.raises(ArtifactError, match="no checkpoint of epoch 3; there are \\[20\\]"):
+        load_critic(tmp_path / "critic", epoch=3)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(fitted, tmp_path):
+    save_critic(fitted, tmp_path)
+    description = json.loads((tmp_path / "critic.json").read_text())
+    for heads in ({"q_hidden": [9]}, {"q_hidden": [8, 8]}, {"members": 3}):
+        changed = {**description, "critic": {**description["critic"]}}
+        changed["critic"]["heads"] = {**description["critic"]["heads"], **heads}
+        (tmp_path / "critic.json").write_text(json.dumps(changed))
+        with pytest.raises(ArtifactError, match="another architecture"):
+            load_critic(tmp_path)
+
+
+def test_features_of_another_size_are_refused(fitted):
+    _, features = problem()
+    with pytest.raises(DigiQError, match="3 dimensions, but this critic was trained on 4"):
+        candidate_values(fitted, {**features, "pair": features["pair"][:, :3]})
+    with pytest.raises(ArtifactError, match="not a critic"):
+        load_critic("/nonexistent")
+
+
+def test_objectives_over_candidates_need_candidates():
+    transitions, features = problem()
+    features["candidate_row"] = features["candidate_row"][:, :1]
+    with pytest.raises(DigiQError, match="N = 1"):
+        fit_critic(transitions, features, CriticConfig(objective="cql", **TINY))
+
+
+def test_layers_are_concatenated_in_the_order_of_the_config(tmp_path):
+    transitions, features = problem()
+    pair = features["pair"]
+    layered = {**features, "pair": {"a": pair[:, 2:], "b": pair[:, :2], "c": pair * np.nan}}
+    config = CriticConfig(**{**TINY, "epochs": 1}, pair_layers=("b", "a"))
+    critic = fit_critic(transitions, layered, config)
+    plain = fit_critic(transitions, features, CriticConfig(**{**TINY, "epochs": 1}))
+    save_critic(critic, tmp_path)
+    q, _ = candidate_values(load_critic(tmp_path), layered)
+    np.testing.assert_array_equal(q, candidate_values(plain, features)[0])
+
+
+def stage_config(**changes) -> TrainQConfig:
+    return TrainQConfig(critic=TINY, heldout_fraction=0.2, checkpoint_every=2, **changes)
+
+
+def run_stage(path, config: TrainQConfig):
+    data = prepare(*problem(), gamma=0.95, heldout_fraction=config.heldout_fraction, seed=config.seed)
+    return _train_resumably(config, data, problem()[1], path)
+
+
+def test_stage_logs_every_epoch_and_keeps_checkpoints(tmp_path):
+    chosen, rows = run_stage(tmp_path, stage_config())
+    assert chosen == 6
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert logged == rows
+    assert [row["epoch"] for row in logged] == [1, 2, 3, 4, 5, 6]
+    assert list((tmp_path / "logs").glob("events*"))
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [2, 4, 6]
+
+
+def test_choosing_by_a_held_out_metric_and_stopping_early(tmp_path):
+    # q_mean of the held-out episodes is no quality: here it is just a number whose least epoch is known.
+    config = stage_config(choose="heldout", choose_by="heldout_q_mean", patience=1)
+    chosen, rows = run_stage(tmp_path, config)
+    values = {row["epoch"]: row["heldout_q_mean"] for row in rows}
+    best = min(values.values())
+    assert len(rows) == 6 or rows[-1]["heldout_q_mean"] >= best
+    saved = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert chosen == min(saved, key=values.get)
+    with pytest.raises(DigiQError, match="choose_by = 'nope' is not logged"):
+        run_stage(tmp_path / "other", stage_config(choose="heldout", choose_by="nope"))
+
+
+KILLED = """
+    import os, signal, sys
+    sys.path.insert(0, {tests!r})
+    import importlib.util
+    spec = importlib.util.spec_from_file_location("stage", {file!r})
+    stage = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stage)
+    from digiq.critics.train import MetricsLog
+    write = MetricsLog.write
+    def write_then_die(self, epoch, metrics):
+        write(self, epoch, metrics)
+        if epoch == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+    MetricsLog.write = write_then_die
+    stage.run_stage(__import__("pathlib").Path(sys.argv[1]), stage.stage_config())
+"""
+
+
+def test_killed_and_resumed_is_bit_identical(tmp_path):
+    """SIGKILL in epoch 5, when epoch 4's checkpoint may still be on its way to disk."""
+    code = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), file=__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "killed")], capture_output=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert not (tmp_path / "killed" / "critic.json").exists()
+    (tmp_path / "killed" / "metrics.jsonl").open("a").write('{"epoch": 5, "torn')
+    _, resumed = run_stage(tmp_path / "killed", stage_config())
+    _, whole = run_stage(tmp_path / "whole", stage_config())
+    assert resumed == whole
+    states = [CheckpointManager(tmp_path / name / "checkpoints").restore(6) for name in ("killed", "whole")]
+    jax.tree.map(np.testing.assert_array_equal, *(dict(s.items()) for s in states))
