@@ -7,6 +7,7 @@ final norm becomes the identity, so the last hidden state is that layer's.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,6 +113,12 @@ def find_language_model(model: nn.Module) -> Any:
         if "vision" not in name and hasattr(module, "layers") and hasattr(module, "norm"):
             return module
     raise BackboneError(f"{type(model).__name__} has no decoder with 'layers' and 'norm'.")
+
+
+def truncate(backbone: Backbone, num_layers: int) -> Backbone:
+    """Cuts an opened model above ``num_layers``, in place; see :func:`load_backbone`."""
+    _truncate(find_language_model(backbone.model), num_layers, backbone.path)
+    return dataclasses.replace(backbone, num_layers=num_layers)
 
 
 def _truncate(language_model: Any, num_layers: int, path: Path) -> None:
