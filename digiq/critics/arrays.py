@@ -8,11 +8,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from digiq.errors import DigiQError
+
+Array = jax.Array | np.ndarray
+"""On the host while data is prepared or streamed, on the device while it is learned from."""
 
 _CHUNK = 8192  # rows whose statistics are taken at once, so that float64 copies stay small
 
@@ -196,14 +200,14 @@ def prepare(
     )
 
 
-def concatenate_layers(arrays: Any, layers: Sequence[str] = ()) -> np.ndarray:
-    """Joins a mapping from layer to [rows, D] along the last axis; an array passes through as it is.
+def concatenate_layers(arrays: Any, layers: Sequence[str] = ()) -> Any:
+    """Joins a mapping from layer to [rows, D] along the last axis; anything with a shape passes through as it is.
 
     Raises:
       DigiQError: a layer that the mapping lacks.
     """
     if not isinstance(arrays, Mapping):
-        return np.asarray(arrays)
+        return arrays if hasattr(arrays, "shape") else np.asarray(arrays)
     missing = [name for name in layers if name not in arrays]
     if missing:
         raise DigiQError(f"features: no layer '{missing[0]}'; stored layers: {', '.join(arrays)}.")

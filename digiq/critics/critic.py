@@ -14,11 +14,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from digiq import artifacts
 from digiq.config import load, to_dict
-from digiq.critics.arrays import Standardizer, concatenate_layers
+from digiq.critics.arrays import Array, Standardizer, concatenate_layers
 from digiq.critics.checkpoints import Checkpoints
 from digiq.critics.heads import Heads, Params
 from digiq.critics.learner import CriticConfig

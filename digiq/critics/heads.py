@@ -13,10 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from pydantic import Field
 
 from digiq.config import configclass
+from digiq.critics.arrays import Array
 
 Params = Any
 """A pytree of float32 arrays; every leaf has a leading axis of ensemble members."""
@@ -224,9 +225,11 @@ class Heads:
         return (observation, pair) if self.config.q_input == "both" else (pair,)
 
     def _apply(self, module: MLP, params: Params, inputs: tuple[Array, ...], key: Array | None) -> Array:
+        def member(params: Params, key: Any) -> Any:
+            if key is None:
+                return module.apply({"params": params}, *inputs)
+            return module.apply({"params": params}, *inputs, train=True, rngs={"dropout": key})
+
         if key is None or not self.config.dropout:
-            return jax.vmap(lambda p: module.apply({"params": p}, *inputs))(params)
-        keys = jax.random.split(key, self.config.members)
-        return jax.vmap(lambda p, k: module.apply({"params": p}, *inputs, train=True, rngs={"dropout": k}))(
-            params, keys
-        )
+            return jax.vmap(lambda p: member(p, None))(params)
+        return jax.vmap(member)(params, jax.random.split(key, self.config.members))

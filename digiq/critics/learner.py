@@ -14,13 +14,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, UInt32
+from jax.sharding import Mesh
+from jaxtyping import Float, Int, UInt32
 from pydantic import Field
 
 from digiq.config import configclass
-from digiq.critics.arrays import Batch, CriticData, gather
+from digiq.critics.arrays import Array, Batch, CriticData, gather
 from digiq.critics.heads import Heads, HeadsConfig, Params
 from digiq.critics.objectives import Objective, Objectives
+from digiq.critics.placement import split_batches
 
 _HELDOUT_ROWS = 4096  # of the held-out transitions, so that the check stays a small part of an epoch
 
@@ -118,6 +120,8 @@ class Learner:
     """Static description of the computation; hashable, so that ``jit`` compiles once a configuration."""
 
     config: CriticConfig
+    mesh: Mesh | None = None
+    """Devices that share each batch; None is the default device alone. ``batch_size`` must be a multiple of them."""
 
     @property
     def heads(self) -> Heads:
@@ -172,7 +176,7 @@ class Learner:
             positions = jnp.tile(jnp.arange(count), (c.steps_per_epoch, 1))
         else:
             positions = jax.random.randint(index_key, (c.steps_per_epoch, c.batch_size), 0, count)
-        return positions, jax.random.split(step_key, c.steps_per_epoch), key
+        return split_batches(positions, self.mesh), jax.random.split(step_key, c.steps_per_epoch), key
 
     def scan_epoch(
         self, state: LearnerState, hyper: Hyper, data: CriticData
@@ -268,7 +272,7 @@ def train(
       data: on the device already, or it is copied there each epoch.
       first: epochs that an earlier run has done.
     """
-    heldout = data.heldout_rows[:_HELDOUT_ROWS]
+    heldout = heldout_sample(data)
     for number in range(first + 1, learner.config.epochs + 1):
         state, means = learner.epoch(state, hyper, data)
         metrics = {k: float(v) for k, v in jax.device_get(means).items()}
@@ -276,6 +280,12 @@ def train(
             checked = jax.device_get(learner.evaluate(state.params, state.target, data, heldout))
             metrics |= {f"heldout_{k}": float(v) for k, v in checked.items()}
         yield Epoch(number, state, metrics)
+
+
+def heldout_sample(data: CriticData) -> Int[Array, "R"]:
+    """The held-out rows that are looked at after every epoch, spread over all of them."""
+    stride = -(-len(data.heldout_rows) // _HELDOUT_ROWS) or 1
+    return data.heldout_rows[::stride]
 
 
 def _is_kernel(path: tuple[Any, ...]) -> bool:

@@ -4,9 +4,9 @@ from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
-from digiq.critics.arrays import Batch, Needs
+from digiq.critics.arrays import Array, Batch, Needs
 from digiq.critics.heads import Heads, Params
 
 Backup = Literal["logged", "expectation", "max"]
@@ -68,6 +68,9 @@ def v_target(
     """What V regresses on: Q̄ of the logged action, or the candidates' value, of each member by itself."""
     if backup == "logged":
         return jax.lax.stop_gradient(heads.q_value(target, batch.observation, batch.pair))
+    assert batch.candidates is not None and batch.mask is not None, (
+        "the objective must declare that it needs candidates"
+    )
     q = heads.q_value(target, batch.observation[:, None], batch.candidates)
     each = jax.vmap(jax.vmap(candidates_value, (0, 0, None, None)), (0, None, None, None))
     return each(q, batch.mask, backup, temperature)

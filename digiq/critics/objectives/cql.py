@@ -12,11 +12,11 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 
 from digiq.config import configclass
-from digiq.critics.arrays import Batch, Needs
+from digiq.critics.arrays import Array, Batch, Needs
 from digiq.critics.heads import Heads, Params
 from digiq.critics.objectives.base import Backup, Info, pair_of_losses, td_target, v_target
 
@@ -48,14 +48,15 @@ class CQL:
         return Needs(candidates=True)
 
     def loss(
-        self, heads: Heads, params: Params, target: Params, batch: Batch, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Info]:
+        self, heads: Heads, params: Params, target: Params, batch: Batch, key: Array | None = None
+    ) -> tuple[Array, Info]:
         td_key, penalty_key = (None, None) if key is None else jax.random.split(key)
         next_v = heads.v_value(target, batch.next_observation)
         each = jax.vmap(jax.vmap(td_target), in_axes=(None, None, 0))
         q_target = each(batch.reward[:, 0], batch.discount[:, 0], next_v)
         v_targets = v_target(heads, target, batch, self.backup, self.temperature)
         loss, info, q_logged = pair_of_losses(heads, params, batch, q_target, v_targets, td_key)
+        assert batch.candidates is not None and batch.mask is not None
         q = heads.readout.value(heads.q(params, batch.observation[:, None], batch.candidates, penalty_key))
         if self.calibrated:
             q = jnp.maximum(q, batch.returns[:, None])

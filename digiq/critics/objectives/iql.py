@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from pydantic import Field
 
 from digiq.config import configclass
-from digiq.critics.arrays import Batch, Needs
+from digiq.critics.arrays import Array, Batch, Needs
 from digiq.critics.heads import Heads, Params
 from digiq.critics.objectives.base import Info, td_target
 
@@ -40,8 +40,8 @@ class IQL:
         return Needs()
 
     def loss(
-        self, heads: Heads, params: Params, target: Params, batch: Batch, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Info]:
+        self, heads: Heads, params: Params, target: Params, batch: Batch, key: Array | None = None
+    ) -> tuple[Array, Info]:
         q_key, v_key = (None, None) if key is None else jax.random.split(key)
         next_v = heads.v_value(params if self.v_bootstrap == "online" else target, batch.next_observation)
         each = jax.vmap(jax.vmap(td_target), in_axes=(None, None, 0))

@@ -4,11 +4,10 @@
 classification of success (the "MC return" row of the paper's ablation, DigiRL's value function).
 """
 
-import jax
 import jax.numpy as jnp
 
 from digiq.config import configclass
-from digiq.critics.arrays import Batch, Needs
+from digiq.critics.arrays import Array, Batch, Needs
 from digiq.critics.heads import Heads, Params
 from digiq.critics.objectives.base import Info, pair_of_losses
 
@@ -22,8 +21,8 @@ class MC:
         return Needs()
 
     def loss(
-        self, heads: Heads, params: Params, target: Params, batch: Batch, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Info]:
+        self, heads: Heads, params: Params, target: Params, batch: Batch, key: Array | None = None
+    ) -> tuple[Array, Info]:
         del target
         targets = jnp.broadcast_to(batch.returns, (heads.config.members, len(batch.returns)))
         loss, info, _ = pair_of_losses(heads, params, batch, targets, targets, key)

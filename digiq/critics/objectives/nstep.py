@@ -10,11 +10,11 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from pydantic import Field
 
 from digiq.config import configclass
-from digiq.critics.arrays import Batch, Needs
+from digiq.critics.arrays import Array, Batch, Needs
 from digiq.critics.heads import Heads, Params
 from digiq.critics.objectives.base import Backup, Info, pair_of_losses, v_target
 
@@ -43,8 +43,8 @@ class NStep:
         return Needs(candidates=self.backup != "logged", steps=self.steps)
 
     def loss(
-        self, heads: Heads, params: Params, target: Params, batch: Batch, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Info]:
+        self, heads: Heads, params: Params, target: Params, batch: Batch, key: Array | None = None
+    ) -> tuple[Array, Info]:
         next_v = heads.v_value(target, batch.next_observation)
         each = jax.vmap(jax.vmap(n_step_return), in_axes=(None, None, 0))
         q_target = each(batch.reward, batch.discount, next_v)

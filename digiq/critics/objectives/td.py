@@ -15,7 +15,7 @@ import jax
 from pydantic import Field
 
 from digiq.config import configclass
-from digiq.critics.arrays import Batch, Needs
+from digiq.critics.arrays import Array, Batch, Needs
 from digiq.critics.heads import Heads, Params
 from digiq.critics.objectives.base import Backup, Info, pair_of_losses, td_target, v_target
 
@@ -34,14 +34,14 @@ class TD:
         return Needs(candidates=self.backup != "logged")
 
     def loss(
-        self, heads: Heads, params: Params, target: Params, batch: Batch, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Info]:
+        self, heads: Heads, params: Params, target: Params, batch: Batch, key: Array | None = None
+    ) -> tuple[Array, Info]:
         q_target = self.q_target(heads, target, batch)
         v_targets = v_target(heads, target, batch, self.backup, self.temperature)
         loss, info, _ = pair_of_losses(heads, params, batch, q_target, v_targets, key)
         return loss, info
 
-    def q_target(self, heads: Heads, target: Params, batch: Batch) -> jax.Array:
+    def q_target(self, heads: Heads, target: Params, batch: Batch) -> Array:
         """``r + γ (1 - terminal) V̄_i(s')``, float32[E, B]."""
         next_v = heads.v_value(target, batch.next_observation)
         each = jax.vmap(jax.vmap(td_target), in_axes=(None, None, 0))

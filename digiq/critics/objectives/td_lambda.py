@@ -8,11 +8,11 @@
 from typing import Annotated
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from pydantic import Field
 
 from digiq.config import configclass
-from digiq.critics.arrays import Batch, Needs
+from digiq.critics.arrays import Array, Batch, Needs
 from digiq.critics.heads import Heads, Params
 from digiq.critics.objectives.base import Backup, Info, pair_of_losses, v_target
 
@@ -48,8 +48,9 @@ class TDLambda:
         return Needs(candidates=self.backup != "logged", steps=self.window, every_step=True)
 
     def loss(
-        self, heads: Heads, params: Params, target: Params, batch: Batch, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Info]:
+        self, heads: Heads, params: Params, target: Params, batch: Batch, key: Array | None = None
+    ) -> tuple[Array, Info]:
+        assert batch.next_observations is not None
         next_v = heads.v_value(target, batch.next_observations)
         each = jax.vmap(jax.vmap(lambda_return, (0, 0, 0, None)), (None, None, 0, None))
         q_target = each(batch.reward, batch.discount, next_v, self.lambda_)

@@ -1,0 +1,79 @@
+"""Eight devices and two processes learn what one device learns."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+PROGRAM = """
+    import importlib.util, json, os, sys
+    import jax
+    processes, index, port = map(int, sys.argv[1:4])
+    if processes > 1:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(f"localhost:{port}", processes, index)
+    import numpy as np
+    from digiq.critics.arrays import prepare
+    from digiq.critics.learner import CriticConfig, Learner
+    from digiq.critics.placement import mesh_of_all_devices, replicate
+    spec = importlib.util.spec_from_file_location("problem", sys.argv[4])
+    tests = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tests)
+    mesh = mesh_of_all_devices() if jax.device_count() > 1 else None
+    learner = Learner(tests.config(batch_size=64, objective="cql"), mesh)
+    data = replicate(prepare(*tests.problem(), gamma=0.9), mesh)
+    state = replicate(jax.device_get(learner.init(jax.random.PRNGKey(0), data)), mesh)
+    hyper = replicate(jax.device_get(learner.hyper()), mesh)
+    state, _ = learner.epoch(state, hyper, data)
+    leaves = [np.asarray(x).ravel()[:5].tolist() for x in jax.tree.leaves(state.params)]
+    text = learner.epoch.lower(learner, state, hyper, data).compile().as_text()
+    print(json.dumps({"devices": jax.device_count(), "reduces": "all-reduce" in text, "leaves": leaves}))
+"""
+
+
+def launch(devices: int, processes: int = 1) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    problem = os.path.join(os.path.dirname(__file__), "test_learner.py")
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(processes)]
+    return [
+        subprocess.Popen(
+            [*command, str(index), str(port), problem],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+
+
+def result(process: subprocess.Popen) -> dict:
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err[-3000:]
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def runs():
+    started = {"one": launch(1), "eight": launch(8), "two processes": launch(1, processes=2)}
+    return {name: [result(p) for p in processes] for name, processes in started.items()}
+
+
+@pytest.mark.parametrize(("name", "devices"), [("eight", 8), ("two processes", 2)])
+def test_equals_one_device(runs, name, devices):
+    one = runs["one"][0]
+    assert one["devices"] == 1
+    for other in runs[name]:
+        assert other["devices"] == devices
+        assert other["reduces"], "the batch was not split: no gradient crosses devices"
+        for a, b in zip(one["leaves"], other["leaves"], strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)

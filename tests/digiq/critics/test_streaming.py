@@ -1,0 +1,69 @@
+"""Streaming reads the same transitions in the same order as the in-memory scan."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from digiq.critics.arrays import prepare
+from digiq.critics.streaming import StoredRows, fits_in_memory, stream_epoch
+
+_spec = importlib.util.spec_from_file_location("learner_problem", Path(__file__).with_name("test_learner.py"))
+_learner = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_learner)
+
+
+def on_disk(features: dict, path: Path) -> dict:
+    """The same features as memory maps, pairs split into two layers."""
+    maps = {}
+    for name, array in {
+        "o": features["observation"],
+        "a": features["pair"][:, :3],
+        "b": features["pair"][:, 3:],
+    }.items():
+        np.save(path / f"{name}.npy", array)
+        maps[name] = np.load(path / f"{name}.npy", mmap_mode="r")
+    return {**features, "observation": StoredRows([maps["o"]]), "pair": StoredRows([maps["a"], maps["b"]])}
+
+
+@pytest.mark.parametrize("objective", ["td", "cql"])
+def test_streaming_learns_the_same_numbers(tmp_path, objective):
+    learner, state, data = _learner.start(_learner.config(objective=objective))
+    transitions, features = _learner.problem()
+    streamed = prepare(transitions, on_disk(features, tmp_path), gamma=learner.config.gamma)
+    np.testing.assert_allclose(streamed.standardizer.pair_mean, data.standardizer.pair_mean, rtol=1e-6)
+    other = jax.tree.map(lambda x: x.copy(), state)
+    for _ in range(2):
+        state, info = learner.epoch(state, learner.hyper(), data)
+        other, streamed_info = stream_epoch(learner, other, learner.hyper(), streamed)
+    np.testing.assert_array_equal(state.key, other.key)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.params, other.params
+    )
+    for name, value in info.items():
+        assert float(streamed_info[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6)
+
+
+def test_stored_rows_read_like_an_array():
+    array = np.arange(20.0).reshape(10, 2)
+    rows = StoredRows([array[:, :1], array[:, 1:]])
+    where = np.array([[3, 3], [9, 0]])
+    np.testing.assert_array_equal(rows[where], array[where])
+    np.testing.assert_array_equal(rows[2:5], array[2:5])
+    assert rows.shape == (10, 2)
+
+
+def test_bad_rows_on_disk_are_named_too(tmp_path):
+    transitions, features = _learner.problem()
+    features["pair"][7, 3] = np.inf
+    with pytest.raises(Exception, match="pair holds NaN or Inf in rows 7"):
+        prepare(transitions, on_disk(features, tmp_path), gamma=0.9)
+
+
+def test_a_store_larger_than_memory_does_not_fit():
+    data = prepare(*_learner.problem(), gamma=0.9)
+    assert fits_in_memory(data)
+    huge = np.broadcast_to(np.float32(0), (10**12, 4))
+    assert not fits_in_memory(data._replace(pair=huge))
