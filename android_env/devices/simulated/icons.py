@@ -145,15 +145,15 @@ def _draw_step(draw: ImageDraw.ImageDraw, shape: str, numbers: list[float], unit
     shape = shape.lstrip("-")
     stroke = round(2 * unit)
     xy = [number * unit for number in numbers]
-    filled = {"fill": ink} if shape.isupper() else {"outline": ink, "width": stroke}
+    fill, outline = (ink, None) if shape.isupper() else (None, ink)
     match shape.lower():
         case "o":
             x, y, r = xy
-            draw.ellipse((x - r, y - r, x + r, y + r), **filled)
+            draw.ellipse((x - r, y - r, x + r, y + r), fill, outline, stroke)
         case "e":
-            draw.ellipse(xy, **filled)
+            draw.ellipse(xy, fill, outline, stroke)
         case "r":
-            draw.rounded_rectangle(xy[:4], xy[4], **filled)
+            draw.rounded_rectangle(xy[:4], xy[4], fill, outline, stroke)
         case "p":
             if shape == "P":
                 draw.polygon(xy, fill=ink)

@@ -29,7 +29,7 @@ HEIGHT, WIDTH = SCREEN_HW
 STATUS_HEIGHT = 16
 GESTURE_HEIGHT = 9
 NAV_HEIGHT = 27
-BAR_HEIGHT = 31
+BAR_HEIGHT = 30
 KEY_HEIGHT = 22
 KEYBOARD_HEIGHT = 3 * KEY_HEIGHT + 28
 CHAR_WIDTH = 8
@@ -54,16 +54,16 @@ _SHUFFLED = {
 """Neighbours of one of these kinds swap places with the seed, unless flagged `ordered`."""
 
 _HEIGHTS = {
-    "search_box": (30, 40),
+    "search_box": (28, 40),
     "url_bar": (28, 32),
     "text_field": (30, 42),
     "button": (28, 38),
     "icon_button": (28, 32),
     "link": (24, 28),
     "list_row": (28, 42),
-    "result_row": (38, 52),
-    "product_row": (40, 62),
-    "sponsored_row": (40, 62),
+    "result_row": (36, 52),
+    "product_row": (37, 62),
+    "sponsored_row": (37, 62),
     "toggle": (28, 40),
     "checkbox": (28, 40),
     "tab": (28, 34),
@@ -106,7 +106,8 @@ def layout(screen: Screen, *, layout_seed: int) -> dict[str, Box]:
 
 def hit_test(boxes: Mapping[str, Box], y_px: float, x_px: float) -> str | None:
     """Which element a tap at (y, x), in pixels, reaches: the frontmost, or None where nothing reacts."""
-    for name, box in reversed(boxes.items()):
+    for name in reversed(tuple(boxes)):
+        box = boxes[name]
         if box.contains(y_px, x_px):
             return None if isinstance(box, InertBox) else name
     return None
@@ -250,7 +251,7 @@ class _Placer:
         self.bottom = top
 
     def url_bar(self, bar: Element, buttons: Sequence[Element]) -> None:
-        height = self.between(32, 36, "url bar height")
+        height = self.between(30, 35, "url bar height")
         if self.unit("url bar below") < 0.35:
             self.bottom -= height
             y0 = self.bottom
@@ -308,7 +309,7 @@ class _Placer:
 
     # The page: blocks from top to bottom.
     def margin(self) -> int:
-        return self.between(4, 12, "margin", self.screen.app)
+        return self.between(3, 9, "margin", self.screen.app)
 
     def flow(self, elements: Sequence[Element]) -> None:
         margin = self.margin()
@@ -323,12 +324,13 @@ class _Placer:
                 blocks += [(element,) for element in run]
         sizes = [self.block_heights(block, width) for block in blocks]
         available = self.bottom - self.top
-        gap = 3
+        gap = 2
         while blocks and sum(low + gap for low, _ in sizes) > available:
-            if blocks[-1][0].role == "launcher_icon":  # keep the rows of the grid that fit
-                break
-            blocks.pop()
+            last = blocks.pop()
             sizes.pop()
+            if last[0].role == "launcher_icon" and len(last) > 1:  # a smaller grid may fit
+                blocks.append(last[:-1])
+                sizes.append(self.block_heights(last[:-1], width))
         if not blocks:
             return
         key = (self.screen.template, self.screen.app)
@@ -336,7 +338,7 @@ class _Placer:
         stretch = min(1.0, max(0.0, (available - low) / max(high - low, 1))) * (
             0.55 + 0.45 * self.unit("stretch", *key)
         )
-        heights = [round(a + (b - a) * stretch) for a, b in sizes]
+        heights = [int(a + (b - a) * stretch) for a, b in sizes]
         spare = max(0, available - sum(heights) - gap * len(blocks))
         # Spare room goes above the first block, between blocks, and below the last, in seeded shares.
         lead = int(spare * self.unit("lead", *key) * 0.7)
@@ -440,7 +442,7 @@ class _Placer:
         for role, run in groupby(body, key=lambda e: e.role):
             run = tuple(run)
             rows += self.lines(run, inner, "panel lines") if role == "dialog_button" else [(e,) for e in run]
-        if corner and not panel.icon:
+        if corner and panel and not panel.icon:
             text_height = max(text_height, 34)
         heights = [self.block_heights(row, inner)[0] + 2 for row in rows]
         free = HEIGHT - STATUS_HEIGHT - NAV_HEIGHT - 8

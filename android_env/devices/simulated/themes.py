@@ -15,12 +15,20 @@ Color = tuple[int, int, int]
 """Red, green, blue, each 0..255."""
 
 
+Font = Literal["condensed", "roboto", "mono"]
+Rows = Literal["card", "divider", "plain"]
+Buttons = Literal["filled", "outlined"]
+Fields = Literal["outlined", "filled", "underlined"]
+Tiles = Literal["circle", "square", "rounded", "bare"]
+Bar = Literal["plain", "tinted", "dark"]
+
+
 @dataclass(frozen=True)
 class Theme:
     """How a screen looks. Colours named `on_x` are for text drawn over `x`."""
 
     name: str
-    font: Literal["condensed", "roboto", "mono"]
+    font: Font
     background: Color
     surface: Color
     text: Color
@@ -36,10 +44,10 @@ class Theme:
     """Top and bottom colour behind the launcher's icons."""
     radius: int
     """Corner radius of cards and buttons, pixels."""
-    rows: Literal["card", "divider", "plain"]
-    buttons: Literal["filled", "outlined"]
-    fields: Literal["outlined", "filled", "underlined"]
-    icons: Literal["circle", "square", "rounded", "bare"]
+    rows: Rows
+    buttons: Buttons
+    fields: Fields
+    icons: Tiles
     """What a launcher icon sits on."""
     dark: bool = False
 
@@ -78,13 +86,13 @@ def make_theme(
     hue: float,
     accent_hue: float,
     *,
-    font: Literal["condensed", "roboto", "mono"] = "condensed",
+    font: Font = "condensed",
     radius: int = 6,
-    rows: Literal["card", "divider", "plain"] = "divider",
-    buttons: Literal["filled", "outlined"] = "filled",
-    fields: Literal["outlined", "filled", "underlined"] = "outlined",
-    icons: Literal["circle", "square", "rounded", "bare"] = "rounded",
-    bar: Literal["plain", "tinted", "dark"] = "tinted",
+    rows: Rows = "divider",
+    buttons: Buttons = "filled",
+    fields: Fields = "outlined",
+    icons: Tiles = "rounded",
+    bar: Bar = "tinted",
     paper: float = 1.0,
     dark: bool = False,
 ) -> Theme:
@@ -161,8 +169,13 @@ TEST_SITE_THEMES: tuple[Theme, ...] = (
 
 
 def _pretrain_themes() -> tuple[Theme, ...]:
-    """Thirty themes that walk through hues and styles in co-prime strides; hues lie between the simulator's."""
-    fonts, row_styles = ("condensed", "roboto", "condensed", "mono", "roboto"), ("card", "divider", "plain")
+    """Thirty themes that walk through hues and styles in co-prime strides."""
+    fonts: tuple[Font, ...] = ("condensed", "roboto", "condensed", "mono", "roboto")
+    rows: tuple[Rows, ...] = ("card", "divider", "plain")
+    buttons: tuple[Buttons, ...] = ("filled", "outlined")
+    fields: tuple[Fields, ...] = ("outlined", "filled", "underlined")
+    tiles: tuple[Tiles, ...] = ("circle", "square", "rounded", "bare")
+    bars: tuple[Bar, ...] = ("plain", "tinted", "dark")
     return tuple(
         make_theme(
             f"pretrain-{index:02d}",
@@ -170,11 +183,11 @@ def _pretrain_themes() -> tuple[Theme, ...]:
             101 + 222.5 * index,
             font=fonts[index % 5],
             radius=(1, 5, 9, 13, 3, 7, 11)[index % 7],
-            rows=row_styles[index // 2 % 3],
-            buttons=("filled", "outlined")[index // 3 % 2],
-            fields=("outlined", "filled", "underlined")[index // 5 % 3],
-            icons=("circle", "square", "rounded", "bare")[index % 4],
-            bar=("plain", "tinted", "dark")[index % 3],
+            rows=rows[index // 2 % 3],
+            buttons=buttons[index // 3 % 2],
+            fields=fields[index // 5 % 3],
+            icons=tiles[index // 2 % 4],
+            bar=bars[index % 3],
             paper=(1.0, 0.96, 0.93, 0.975)[index // 4 % 4],
             dark=index % 4 == 3,
         )

@@ -52,6 +52,15 @@ def _fitted(text: str, family: str, bold: bool, size_change: int, width: int, ke
     return ""
 
 
+@lru_cache(maxsize=16384)
+def _weight_that_fits(text: str, family: str, bold: bool, size_change: int, width: int) -> tuple[bool, int]:
+    """The boldest, largest setting in which `text` takes at most `width` pixels; the smallest if none does."""
+    for choice in ((bold, size_change), (False, size_change)):
+        if _font(family, *choice).getlength(text) <= width:
+            return choice
+    return False, min(size_change, -1)
+
+
 @lru_cache(maxsize=8192)
 def _wrapped(text: str, family: str, bold: bool, size_change: int, width: int, most: int) -> tuple[str, ...]:
     """`text` broken at spaces into at most `most` lines of `width` pixels; the last is shortened if need be."""
@@ -106,15 +115,20 @@ def gradient(top: Color, bottom: Color) -> Image.Image:
 
 
 class Canvas:
-    """An RGB image of the screen's size with the few strokes that widgets are made of, in one theme."""
+    """An RGB image of the screen's size with the few strokes that widgets are made of, in one theme.
 
-    def __init__(self, theme: Theme, ground: Image.Image | Color | None = None) -> None:
+    It starts as a copy of `ground`, or filled with the theme's background.
+    """
+
+    def __init__(self, theme: Theme, ground: Image.Image | None = None) -> None:
         self.theme = theme
-        if isinstance(ground, Image.Image):
-            self.image = ground.copy()
-        else:
-            self.image = Image.new("RGB", (WIDTH, HEIGHT), ground or theme.background)
+        self.image = ground.copy() if ground else Image.new("RGB", (WIDTH, HEIGHT), theme.background)
         self.draw = ImageDraw.Draw(self.image)
+
+    def ink_at(self, y: int, x: int) -> Color:
+        """White or near-black, whichever reads on what is already drawn at (y, x)."""
+        r, g, b = self.image.crop((x, y, x + 1, y + 1)).tobytes()
+        return readable_on((r, g, b))
 
     def rectangle(self, box: tuple[int, int, int, int], color: Color) -> None:
         """Fills a box given as (y0, x0, y1, x1), half open."""
@@ -164,9 +178,11 @@ class Canvas:
     ) -> int:
         """Writes one line centred on row `y` from column `x`, in at most `width` pixels.
 
-        `size` is relative to the font's body size. Returns the column where the text ends.
+        `size` is relative to the font's body size. What does not fit is set lighter, then smaller, then shortened.
+        Returns the column where the text ends.
         """
         family = self.theme.font
+        bold, size = _weight_that_fits(text, family, bold, size, width)
         text = _fitted(text, family, bold, size, width, keep_end)
         if not text:
             return int(x + (width // 2 if align == "center" else 0))
@@ -312,7 +328,7 @@ def _icon_button(c: Canvas, e: Element, box: Box) -> None:
     size = 20
     y, x = (box.y0 + box.y1 - size) // 2, (box.x0 + box.x1 - size) // 2
     # It stands on a bar or on the page: take whichever ink reads on what is already there.
-    ink = readable_on(c.image.getpixel((box.x0 + 1, box.y0 + 1)))
+    ink = c.ink_at(box.y0 + 1, box.x0 + 1)
     if e.icon:
         c.icon(e.icon, y, x, size, ink)
     else:
@@ -375,13 +391,13 @@ def _result_row(c: Canvas, e: Element, box: Box) -> None:
 def _product_row(c: Canvas, e: Element, box: Box) -> None:
     theme = c.theme
     _row_ground(c, box)
-    side = min(box.height - 6, 48)
-    y, x = (box.y0 + box.y1 - side) // 2, box.x0 + 3
+    height, side = min(box.height - 6, 50), 32
+    y, x = (box.y0 + box.y1 - height) // 2, box.x0 + 3
     ground, ink = tile_color(theme, e.icon or e.text)
-    c.rounded((y, x, y + side, x + side), ground, min(theme.radius, 6))
+    c.rounded((y, x, y + height, x + side), ground, min(theme.radius, 6))
     if e.icon:
-        glyph = side - 10
-        c.icon(e.icon, y + 5, x + 5, glyph, ink)
+        glyph = side - 6
+        c.icon(e.icon, y + (height - glyph) // 2, x + 3, glyph, ink)
     left = x + side + 6
     top = (box.y0 + box.y1) // 2
     bottom_line = bool(e.detail) or e.role == "sponsored_row"
@@ -461,7 +477,7 @@ def _banner(c: Canvas, e: Element, box: Box) -> None:
 def _nav_button(c: Canvas, e: Element, box: Box) -> None:
     size = 15
     y, x = (box.y0 + box.y1 - size) // 2, (box.x0 + box.x1 - size) // 2
-    c.icon(e.icon or "home", y, x, size, readable_on(c.image.getpixel((box.x0 + 1, box.y0 + 2))))
+    c.icon(e.icon or "home", y, x, size, c.ink_at(box.y0 + 2, box.x0 + 1))
 
 
 def _label(c: Canvas, e: Element, box: Box) -> None:
