@@ -1,0 +1,167 @@
+"""Sets of tasks: the built-in ones, files, and the audit that keeps test tasks out of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from android_env.errors import TaskError
+from android_env.tasks import general, webshop
+from android_env.tasks.task import Task
+
+FAMILIES: dict[str, Callable[[], tuple[Task, ...]]] = {"webshop": webshop.tasks, "general": general.tasks}
+"""Built-in families; each makes all of its tasks."""
+
+UNSEEN: dict[str, tuple[str, ...]] = {
+    "test_query": ("template", "query"),
+    "test_combination": ("site", "query"),
+    "test_site": ("site",),
+}
+"""What a test split promises: no training task has the same values of these parameters together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSet(Sequence[Task]):
+    """A named, audited tuple of tasks.
+
+    Raises:
+        TaskError: it is empty, two tasks share an id, or a test task leaks into training (see `audit`).
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise TaskError(f"task set {self.name!r} is empty; give it at least one task.")
+        seen: set[str] = set()
+        for task in self.tasks:
+            if task.task_id in seen:
+                raise TaskError(f"task set {self.name!r} has task {task.task_id!r} twice; keep one.")
+            seen.add(task.task_id)
+        audit(self.tasks, self.name)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index):  # type: ignore[override]
+        return self.tasks[index]
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def where(self, *, split: str | None = None, level: int | None = None) -> TaskSet:
+        """The tasks of one split, one level, or both.
+
+        Raises:
+            TaskError: there is none.
+        """
+        kept = tuple(
+            t
+            for t in self.tasks
+            if (split is None or t.split == split) and (level is None or t.level == level)
+        )
+        return TaskSet(f"{self.name}[split={split}, level={level}]", kept)
+
+
+def audit(tasks: Iterable[Task], name: str = "tasks") -> None:
+    """Refuses test tasks that training shows.
+
+    Raises:
+        TaskError: a test task has the goal of a training task, or its split promises something unseen (`UNSEEN`)
+            that a training task of its family has.
+    """
+    tasks = tuple(tasks)
+    train = [t for t in tasks if t.split == "train"]
+    goals = {t.goal: t for t in train}
+    shown = {
+        keys: {(t.family, *(t.params.get(k) for k in keys)): t for t in train} for keys in UNSEEN.values()
+    }
+    for task in tasks:
+        if task.split == "train":
+            continue
+        leak = goals.get(task.goal)
+        what = "the goal"
+        keys = UNSEEN.get(task.split, ())
+        if leak is None and keys:
+            leak = shown[keys].get((task.family, *(task.params.get(k) for k in keys)))
+            what = " and ".join(keys)
+        if leak is not None:
+            raise TaskError(
+                f"{name}: {task.split} task {task.task_id!r} has {what} of training task {leak.task_id!r}; "
+                "take one of them out."
+            )
+
+
+@lru_cache
+def family(name: str) -> TaskSet:
+    """All tasks of a built-in family, audited."""
+    return TaskSet(name, FAMILIES[name]())
+
+
+def names() -> list[str]:
+    """The built-in task sets: `<family>`, `<family>/<split>`, and `<family>/test` for all test splits together."""
+    result = []
+    for name in FAMILIES:
+        result += [name, *(f"{name}/{s}" for s in ("train", "test")), *_test_splits(name)]
+    return result
+
+
+def load_tasks(source: str | Path) -> TaskSet:
+    """Opens a built-in task set by name, or a task file.
+
+    A task file is JSON: a list of objects with the fields of `Task`, as `save_tasks` writes it.
+
+    Raises:
+        TaskError: there is no such set, the file cannot be read, lists no task, or its tasks leak.
+    """
+    path = Path(source)
+    if path.suffix == ".json" or path.is_file():
+        return _read(path)
+    name, _, split = str(source).partition("/")
+    if str(source) not in names():
+        raise TaskError(
+            f"no task set is called {str(source)!r}; use a .json file or one of: {', '.join(names())}."
+        )
+    if not split:
+        return family(name)
+    kept = tuple(t for t in family(name) if t.split == split or (split == "test" and t.split != "train"))
+    return TaskSet(str(source), kept)
+
+
+def save_tasks(tasks: Iterable[Task], path: str | Path) -> None:
+    """Writes a task file that `load_tasks` reads."""
+    rows = [dataclasses.asdict(dataclasses.replace(t, params=dict(t.params))) for t in tasks]
+    Path(path).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _test_splits(name: str) -> list[str]:
+    return sorted({f"{name}/{t.split}" for t in family(name) if t.split != "train"})
+
+
+def _read(path: Path) -> TaskSet:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TaskError(f"{path}: there is no such task file.") from None
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{path} is not a JSON task file: {error}.") from None
+    if not isinstance(rows, list) or not rows:
+        raise TaskError(f"{path} lists no task; it must be a non-empty JSON list of tasks.")
+    required = {f.name for f in dataclasses.fields(Task)} - {"params", "max_steps"}
+    known = required | {"params", "max_steps"}
+    tasks = []
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise TaskError(f"{path}: entry {number} is not an object with a task's fields.")
+        wrong = sorted(set(row) - known) or sorted(required - set(row))
+        if wrong:
+            problem = "unknown" if set(row) - known else "missing"
+            raise TaskError(
+                f"{path}: entry {number} has {problem} field {wrong[0]!r}; a task has: {', '.join(sorted(known))}."
+            )
+        tasks.append(Task(**row))
+    return TaskSet(path.name, tuple(tasks))
