@@ -403,8 +403,8 @@ class _Placer:
             x0 += int((width - wide) * self.unit("link", self.screen.template))
             x1 = x0 + wide
         elif element.role == "message":
-            lines = 1 if len(element.text) * CHAR_WIDTH < width * 3 // 4 else 2
-            wide = width * 3 // 4 if lines == 2 else max(40, CHAR_WIDTH * len(element.text) + 14)
+            lines = 1 if (CHAR_WIDTH + 1) * len(element.text) + 18 < width * 3 // 4 else 2
+            wide = width * 3 // 4 if lines == 2 else max(56, (CHAR_WIDTH + 1) * len(element.text) + 18)
             x0, x1 = (x1 - wide, x1) if "own" in element.flags else (x0, x0 + wide)
         self.put(element, y, x0, y + height, x1)
 

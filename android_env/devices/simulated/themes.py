@@ -111,7 +111,7 @@ def make_theme(
         primary = shade(hue, 0.75, 0.38)
         while contrast(primary, background) < 4.6:  # yellows and greens are light at any lightness
             primary = _scaled(primary, 0.93)
-    accent = shade(accent_hue, 0.85, 0.5)
+    accent = shade(accent_hue, 0.75, 0.5)
     while contrast(readable_on(accent), accent) < 4.6:
         accent = _scaled(accent, 0.93)
     bars = {"plain": background, "tinted": primary, "dark": shade(hue, 0.35, 0.16)}
