@@ -146,13 +146,7 @@ def write(
         is writing it.
     """
     path = Path(path)
-    wanted = Manifest(
-        stage=stage,
-        version=version,
-        config=config if isinstance(config, dict) else to_dict(config),
-        inputs={name: content_digest(p) for name, p in (inputs or {}).items() if p is not None},
-        state="partial",
-    )
+    wanted = _wanted(stage, version, config, inputs or {})
     path.mkdir(parents=True, exist_ok=True)
     with _lock(path):
         started = time.time()
@@ -181,6 +175,22 @@ def write(
         finally:
             if not writer.done:
                 writer._save()
+
+
+def is_complete(
+    path: str | Path, *, stage: str, version: int, config: Any, inputs: Mapping[str, str | Path | None]
+) -> bool:
+    """Whether ``path`` already is what :func:`write` with the same arguments would make; reads no more than manifests.
+
+    Inputs that are missing or unfinished count as not complete.
+    """
+    found = _read_manifest(Path(path))
+    if found is None or found.state != "complete":
+        return False
+    try:
+        return found.identity == _wanted(stage, version, config, inputs).identity
+    except ArtifactError:
+        return False
 
 
 def open(path: str | Path, stage: str | None = None) -> Artifact:
@@ -269,6 +279,16 @@ def _lock(path: Path) -> Iterator[None]:
                 f"{path}: another process is writing it; wait for it or name another directory."
             ) from None
         yield
+
+
+def _wanted(stage: str, version: int, config: Any, inputs: Mapping[str, str | Path | None]) -> Manifest:
+    return Manifest(
+        stage=stage,
+        version=version,
+        config=config if isinstance(config, dict) else to_dict(config),
+        inputs={name: content_digest(p) for name, p in inputs.items() if p is not None},
+        state="partial",
+    )
 
 
 def _read_manifest(path: Path) -> Manifest | None:

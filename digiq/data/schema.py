@@ -27,7 +27,7 @@ class Step:
     """Foreground activity or page; for people, never for learned agents."""
     ui_elements: str = "[]"
     """JSON list of the screen's elements; for matching and people, never for learned agents."""
-    action: Action | None
+    action: Action | None = None
     """None at the last step."""
     behavior_log_prob: float = math.nan
     """Log-probability of ``action`` under the behaviour policy; NaN where unknown."""

@@ -79,13 +79,7 @@ def load_backbone(
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     path = Path(path)
-    if not (path / "config.json").is_file():
-        raise BackboneError(f"{path}: no config.json, so it is not a Hugging Face model directory.")
-    if not any((path / name).is_file() for name in _PROCESSOR_FILES):
-        raise BackboneError(
-            f"{path}: has a model but no processor (preprocessor_config.json or processor_config.json); "
-            "save one beside it with processor.save_pretrained."
-        )
+    check_model_directory(path)
     try:
         processor = AutoProcessor.from_pretrained(path)
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype))
@@ -105,6 +99,21 @@ def load_backbone(
         num_layers=len(language_model.layers),
         hidden_size=model.config.get_text_config().hidden_size,
     )
+
+
+def check_model_directory(path: Path) -> None:
+    """Refuses a directory that cannot hold a model and its processor, without loading anything.
+
+    Raises:
+      BackboneError: no config.json, or no processor.
+    """
+    if not (path / "config.json").is_file():
+        raise BackboneError(f"{path}: no config.json, so it is not a Hugging Face model directory.")
+    if not any((path / name).is_file() for name in _PROCESSOR_FILES):
+        raise BackboneError(
+            f"{path}: has a model but no processor (preprocessor_config.json or processor_config.json); "
+            "save one beside it with processor.save_pretrained."
+        )
 
 
 def find_language_model(model: nn.Module) -> Any:

@@ -1,0 +1,92 @@
+"""The ``digiq`` command.
+
+One sub-command a stage, and ``run`` for all of them. Each stage's options are the fields of its config and the
+artefacts it reads, so ``--help`` is the configuration's own documentation.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from digiq.errors import DigiQError
+
+STAGES: dict[str, tuple[str, str]] = {
+    "import-aitw": ("digiq.data.import_aitw", "Android in the Wild TFRecords to episodes"),
+    "collect": ("digiq.agents.collect", "roll an agent out on a device, into episodes"),
+    "fit-policy": ("digiq.policies.fit", "fit a policy to demonstrations"),
+    "label": ("digiq.data.label", "rewards for episodes"),
+    "propose": ("digiq.proposals.propose", "N candidate actions for every observation"),
+    "tune-vlm": ("digiq.vlm.tune", "tune a VLM to predict whether an action changes the screen"),
+    "featurize": ("digiq.features.extract", "hidden states of the frozen VLM, once"),
+    "train-q": ("digiq.critics.train", "Q- and V-heads by temporal difference"),
+    "distill": ("digiq.extraction.distill", "a policy from ranked candidates"),
+    "evaluate": ("digiq.evaluation.evaluate", "success of a policy on a device"),
+    "rank": ("digiq.evaluation.ranking", "where logged actions of held-out episodes rank"),
+    "make-tiny-vlm": ("digiq.vlm.tiny.make", "pre-train the embedded tiny LLaVA"),
+}
+"""Sub-command: (module with ``run``, what it does)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; errors that a user can mend are one line and exit status 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(arguments)
+    except DigiQError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def usage() -> str:
+    """The overview that ``digiq --help`` prints."""
+    width = max(map(len, STAGES))
+    lines = [f"  {name:<{width}}  {about}" for name, (_, about) in STAGES.items()]
+    return "\n".join(
+        [
+            "usage: digiq COMMAND [options]",
+            "",
+            "Offline Q-learning for device-control agents. Start with:",
+            "",
+            "  digiq run configs/quickstart.yaml        the whole method on the embedded phone",
+            "  digiq run configs/quickstart.yaml --help every field of a recipe, with defaults and units",
+            "",
+            "Stages, in order; each reads and writes artefact directories:",
+            "",
+            *lines,
+            "",
+            "digiq COMMAND --help teaches one.",
+        ]
+    )
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    command, rest = arguments[0], arguments[1:]
+    if command == "--version":
+        from digiq import __version__
+
+        print(f"digiq {__version__}")
+    elif command == "run":
+        from digiq.cli.run import main as run
+
+        run(rest)
+    elif command == "run-stage":
+        from digiq.cli.run import run_stage
+
+        run_stage(rest)
+    elif command in STAGES:
+        from digiq.cli.stage import main as stage
+
+        stage(command, STAGES[command], rest)
+    else:
+        import difflib
+
+        near = difflib.get_close_matches(command, [*STAGES, "run"], n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise DigiQError(f"unknown command '{command}'.{hint} 'digiq --help' lists them.")

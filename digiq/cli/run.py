@@ -1,0 +1,40 @@
+"""``digiq run``: a whole recipe, any field overridden on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from digiq.errors import ConfigError
+
+HELP = """usage: digiq run RECIPE.yaml [--overwrite] [--FIELD VALUE ...]
+
+Runs every stage of a recipe that is not complete yet, each in a process of its own, and ends with a table and a
+report. Kill it whenever you like; the same command goes on. 'digiq run RECIPE.yaml --help' lists every field.
+
+  digiq run configs/quickstart.yaml
+  digiq run configs/quickstart.yaml --seed 7 --name other
+  digiq run configs/aitw_sample.yaml --episodes.source DIR"""
+
+
+def main(arguments: list[str]) -> None:
+    """Parses ``RECIPE.yaml [--overwrite] [--field value ...]`` and runs it."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return
+    if arguments[0].startswith("-"):
+        raise ConfigError(f"digiq run: the recipe comes first, then options; got '{arguments[0]}'.")
+    from digiq import pipeline
+    from digiq.cli.stage import parse
+    from digiq.config import load_yaml
+
+    recipe = load_yaml(pipeline.Recipe, arguments[0])
+    rest = [a for a in arguments[1:] if a != "--overwrite"]
+    recipe = parse(pipeline.Recipe, rest, default=recipe, program=f"digiq run {arguments[0]}")
+    pipeline.run(recipe, overwrite="--overwrite" in arguments)
+
+
+def run_stage(arguments: list[str]) -> None:
+    """One stage of a planned run, in this process: ``DIRECTORY NAME [--overwrite]``."""
+    from digiq import pipeline
+
+    pipeline.execute_node(Path(arguments[0]), arguments[1], overwrite="--overwrite" in arguments)

@@ -1,0 +1,72 @@
+"""One stage from the command line: its config's fields, the artefacts it reads, ``--out`` and ``--overwrite``."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import sys
+import typing
+from typing import Any, TypeVar
+
+import pydantic
+import tyro
+
+from digiq.config import describe_validation_error
+from digiq.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def main(command: str, stage: tuple[str, str], arguments: list[str]) -> None:
+    """Runs ``digiq COMMAND``."""
+    module = importlib.import_module(stage[0])
+    options = parse(_options(module.run, stage[1]), arguments, program=f"digiq {command}")
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    artifact = module.run(values.pop("config"), **values)
+    counts = ", ".join(f"{key} {value}" for key, value in artifact.manifest.counts.items())
+    print(f"{artifact.path}: complete. {counts}", file=sys.stderr)
+
+
+def parse(cls: type[T], arguments: list[str], *, program: str, default: T | None = None) -> T:
+    """Parses arguments into ``cls``; a value out of range is one clear error.
+
+    Raises:
+      ConfigError: pydantic refused a value.
+    """
+    try:
+        return tyro.cli(
+            cls,
+            args=arguments,
+            prog=program,
+            default=default,
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+        )
+    except pydantic.ValidationError as error:
+        raise ConfigError(describe_validation_error(error, program)) from None
+
+
+def _options(run: Any, about: str) -> type:
+    """A dataclass with the parameters of a stage's ``run``; the config's fields stand at the top level."""
+    hints = typing.get_type_hints(run)
+    fields: list[Any] = []
+    for name, parameter in inspect.signature(run).parameters.items():
+        kind = hints[name]
+        if name == "config":
+            fields.append(
+                (
+                    name,
+                    typing.Annotated[kind, tyro.conf.arg(name="")],
+                    dataclasses.field(default_factory=kind),
+                )
+            )
+        elif name == "overwrite":
+            fields.append((name, bool, dataclasses.field(default=False)))
+        elif parameter.default is inspect.Parameter.empty:
+            fields.append((name, kind))
+        else:
+            fields.append((name, kind, dataclasses.field(default=parameter.default)))
+    required_first = sorted(fields, key=lambda field: len(field) == 3)
+    options = dataclasses.make_dataclass("Options", required_first)
+    options.__doc__ = f"{about[:1].upper()}{about[1:]}."
+    return options

@@ -1,0 +1,279 @@
+"""The stages as a graph, and ``digiq run``: one recipe, one process a stage, resuming.
+
+A recipe is a YAML file with a section a stage; a stage whose section is missing does not run. The graph below is the
+whole order of things; ``digiq run`` walks it, skips what is complete, and starts each other stage in a process of its
+own, because the thread pools of torch and XLA fight over cores and a stage's memory should go when it ends.
+"""
+
+import dataclasses
+import importlib
+import json
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from digiq import artifacts
+from digiq.agents.collect import CollectConfig
+from digiq.config import configclass, load, to_dict
+from digiq.critics.train import TrainQConfig
+from digiq.data.import_aitw import ImportAitwConfig
+from digiq.data.label import LabelConfig
+from digiq.errors import ConfigError, DigiQError
+from digiq.evaluation.evaluate import EvaluateConfig
+from digiq.evaluation.ranking import RankingConfig
+from digiq.extraction.distill import DistillConfig
+from digiq.features.extract import FeaturizeConfig
+from digiq.policies.fit import FitPolicyConfig
+from digiq.proposals.propose import ProposeConfig
+from digiq.vlm.tune import TuneVlmConfig
+
+RECIPE = "recipe.json"
+EMBEDDED_VLM = Path(__file__).parent / "vlm" / "tiny" / "weights"
+
+
+@configclass
+class Recipe:
+    """One run of the method. Either ``episodes`` (import) or ``demonstrations`` and ``collect`` (a device)."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
+    """The run's directory under ``output``."""
+    output: Path = Path("runs")
+    """Where runs go."""
+    seed: int = 0
+    """Every stage's seed is derived from this one."""
+    vlm: Path | None = None
+    """A Hugging Face image-text-to-text directory; none: the embedded tiny LLaVA."""
+    episodes: ImportAitwConfig | None = None
+    """``import-aitw``: episodes from Android in the Wild TFRecords."""
+    demonstrations: CollectConfig | None = None
+    """``collect``: episodes that the behaviour policy is fitted to."""
+    fit_policy: FitPolicyConfig = FitPolicyConfig()
+    """``fit-policy``: the behaviour policy."""
+    collect: CollectConfig | None = None
+    """``collect``: the behaviour policy's roll-outs, the offline data."""
+    label: LabelConfig = LabelConfig()
+    """``label``: rewards."""
+    propose: ProposeConfig = ProposeConfig()
+    """``propose``: N candidates a state."""
+    tune_vlm: TuneVlmConfig | None = TuneVlmConfig()
+    """``tune-vlm``: actionability; none: the VLM as it is."""
+    featurize: FeaturizeConfig = FeaturizeConfig()
+    """``featurize``: hidden states of every observation and candidate."""
+    train_q: TrainQConfig = TrainQConfig()
+    """``train-q``: the critic."""
+    distill: dict[str, DistillConfig] = Field(default_factory=dict)
+    """``distill``: by arm, the policies extracted from the data."""
+    evaluate: EvaluateConfig | None = None
+    """``evaluate``: the behaviour policy and every distilled arm, on the same episodes."""
+    rank: RankingConfig | None = None
+    """``rank``: where the logged action of held-out episodes ranks among its candidates."""
+
+    @property
+    def directory(self) -> Path:
+        return self.output / self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One stage of a run."""
+
+    name: str
+    """Unique in the run, e.g. ``evaluate/digiq``."""
+    module: str
+    """Holds ``STAGE``, ``VERSION`` and ``run``."""
+    config: Any
+    inputs: Mapping[str, Path]
+    """Keyword arguments of ``run``."""
+    out: Path
+
+    @property
+    def is_complete(self) -> bool:
+        stage = importlib.import_module(self.module)
+        return artifacts.is_complete(
+            self.out, stage=stage.STAGE, version=stage.VERSION, config=self.config, inputs=self.inputs
+        )
+
+    def execute(self, overwrite: bool = False) -> artifacts.Artifact:
+        """Runs the stage in this process."""
+        stage = importlib.import_module(self.module)
+        return stage.run(self.config, **self.inputs, out=self.out, overwrite=overwrite)
+
+
+def plan(recipe: Recipe) -> list[Node]:
+    """The recipe's stages in the order they run.
+
+    Raises:
+      ConfigError: the recipe has no source of episodes, or two.
+    """
+    root = recipe.directory
+    if (recipe.episodes is None) == (recipe.collect is None):
+        raise ConfigError(
+            "recipe: give either 'episodes' (import) or 'collect' (a device), not both or neither."
+        )
+    if recipe.collect is not None and recipe.demonstrations is None:
+        raise ConfigError("recipe: 'collect' needs 'demonstrations' to fit the behaviour policy to.")
+    nodes: list[Node] = []
+
+    def add(name: str, module: str, config: Any, **inputs: Path) -> Path:
+        out = root / name
+        nodes.append(Node(name, f"digiq.{module}", _seeded(config, recipe.seed, name), inputs, out))
+        return out
+
+    if recipe.episodes is not None:
+        episodes = add("episodes", "data.import_aitw", recipe.episodes)
+        behavior = add("behavior", "policies.fit", recipe.fit_policy, episodes=episodes)
+    else:
+        demonstrations = add("demonstrations", "agents.collect", recipe.demonstrations)
+        behavior = add("behavior", "policies.fit", recipe.fit_policy, episodes=demonstrations)
+        episodes = add("episodes", "agents.collect", recipe.collect, policy=behavior)
+    rewards = add("rewards", "data.label", recipe.label, episodes=episodes)
+    labelled = {"episodes": episodes, "rewards": rewards}
+    proposals = add("proposals", "proposals.propose", recipe.propose, **labelled, policy=behavior)
+    vlm = recipe.vlm or EMBEDDED_VLM
+    if recipe.tune_vlm is not None:
+        vlm = add("vlm", "vlm.tune", recipe.tune_vlm, episodes=episodes, vlm=vlm)
+    features = add("features", "features.extract", recipe.featurize, **labelled, proposals=proposals, vlm=vlm)
+    critic = add("critic", "critics.train", recipe.train_q, **labelled, features=features)
+    policies = {"behavior": behavior}
+    for arm, config in recipe.distill.items():
+        data = {**labelled, "behavior": behavior, "proposals": proposals}
+        if config.needs_critic:
+            data |= {"features": features, "critic": critic}
+        policies[arm] = add(f"policy/{arm}", "extraction.distill", config, **data)
+    if recipe.evaluate is not None:
+        for arm, policy in policies.items():
+            config = dataclasses.replace(recipe.evaluate, arm=arm)
+            # All arms run the same tasks, layouts and noise, so that they can be compared in pairs.
+            config = _seeded(config, recipe.seed, "evaluate")
+            nodes.append(
+                Node(
+                    f"evaluation/{arm}",
+                    "digiq.evaluation.evaluate",
+                    config,
+                    {"policy": policy},
+                    root / "evaluation" / arm,
+                )
+            )
+    if recipe.rank is not None:
+        add(
+            "ranking", "evaluation.ranking", recipe.rank,
+            **labelled, proposals=proposals, features=features, critic=critic, vlm=vlm, behavior=behavior,
+        )  # fmt: skip
+    return nodes
+
+
+def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
+    """Runs what is not complete, one process a stage, and writes the summary and the report.
+
+    Args:
+      recipe: the run.
+      overwrite: throw away artefacts that another configuration left in the run's directory.
+
+    Returns:
+      Seconds by stage, over all attempts.
+
+    Raises:
+      DigiQError: the recipe cannot run (said before anything starts), or a stage failed; what is done stays.
+    """
+    nodes = plan(recipe)
+    preflight(recipe)
+    recipe.directory.mkdir(parents=True, exist_ok=True)
+    artifacts.atomic_write_json(recipe.directory / RECIPE, to_dict(recipe))
+    waiting = [node for node in nodes if not node.is_complete] if not overwrite else nodes
+    if not waiting:
+        print(f"{recipe.directory}: everything is complete, nothing to do.", file=sys.stderr)
+    first = nodes.index(waiting[0]) if waiting else len(nodes)
+    for number, node in enumerate(nodes[first:], start=first + 1):
+        if not overwrite and node.is_complete:
+            continue
+        print(f"[{number}/{len(nodes)}] {node.name}", file=sys.stderr, flush=True)
+        _execute_in_process(recipe, node, overwrite)
+    seconds = {node.name: _seconds(node) for node in nodes}
+    _conclude(recipe, nodes, seconds, changed=bool(waiting))
+    return seconds
+
+
+def preflight(recipe: Recipe) -> None:
+    """Refuses what would fail later: a missing source, a VLM that does not open, task sets that do not load.
+
+    Raises:
+      DigiQError: names the field and the mend.
+    """
+    if recipe.episodes is not None:
+        from digiq.data.import_aitw import find_shards
+
+        find_shards(recipe.episodes.source)
+    if recipe.vlm is not None:
+        from digiq.vlm.backbone import check_model_directory
+
+        check_model_directory(recipe.vlm)
+    from digiq.agents.build import device_tasks
+
+    for config in (recipe.demonstrations, recipe.collect, recipe.evaluate):
+        if config is not None:
+            device_tasks(config.tasks)
+
+
+def execute_node(directory: Path, name: str, overwrite: bool) -> None:
+    """Runs one stage of a planned run in this process; what ``digiq run`` starts."""
+    recipe = load(Recipe, json.loads((directory / RECIPE).read_text()), where=str(directory / RECIPE))
+    node = next(node for node in plan(recipe) if node.name == name)
+    node.execute(overwrite)
+
+
+def _execute_in_process(recipe: Recipe, node: Node, overwrite: bool) -> None:
+    command = [sys.executable, "-m", "digiq.cli", "run-stage", str(recipe.directory), node.name]
+    done = subprocess.run([*command, "--overwrite"] if overwrite else command, check=False)
+    if done.returncode:
+        raise DigiQError(
+            f"stage '{node.name}' failed (see above). What is finished stays; the same command goes on from there."
+        )
+
+
+def _seeded(config: Any, seed: int, name: str) -> Any:
+    """The config with seeds derived from the run's: stages must not share random numbers."""
+    derived = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+    return dataclasses.replace(config, seed=derived) if hasattr(config, "seed") else config
+
+
+def _seconds(node: Node) -> float:
+    return float(artifacts.open(node.out).manifest.environment["seconds"])
+
+
+def _conclude(recipe: Recipe, nodes: list[Node], seconds: Mapping[str, float], *, changed: bool) -> None:
+    """Summary, report and table; unchanged runs only print the table again."""
+    from digiq.evaluation.report import RunArtifacts, write_report
+    from digiq.evaluation.summary import print_summary, write_summary
+
+    out = {node.name: node.out for node in nodes}
+    evaluations = {name.split("/")[1]: path for name, path in _under(out, "evaluation")}
+    if evaluations:
+        report = recipe.directory / "report.html"
+        summary_file = recipe.directory / "summary.json"
+        if changed or not (report.is_file() and summary_file.is_file()):
+            started = time.time()
+            policies = {name.split("/")[1]: path for name, path in _under(out, "policy")}
+            shown = ("behavior", "episodes", "rewards", "proposals", "vlm", "features", "critic")
+            run_artifacts = RunArtifacts(
+                **{name: out[name] for name in shown if name in out},
+                policies=policies,
+                evaluations=evaluations,
+            )
+            write_report(run_artifacts, report, title=f"DigiQ · {recipe.name}", seconds=seconds)
+            write_summary(evaluations, {**seconds, "report": time.time() - started}, summary_file)
+        print_summary(json.loads(summary_file.read_text()), report)
+        print(f"Look closer: open {report}", file=sys.stderr)
+    if recipe.rank is not None:
+        from digiq.evaluation.ranking import print_ranking
+
+        print_ranking(out["ranking"])
+
+
+def _under(paths: Mapping[str, Path], folder: str) -> Iterator[tuple[str, Path]]:
+    return ((name, path) for name, path in paths.items() if name.startswith(f"{folder}/"))

@@ -1,0 +1,220 @@
+"""Importing Android in the Wild: synthetic TFRecords with each fault, and the real sample where it is."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+
+from android_env.actions import ActionType
+from digiq.data.import_aitw import ImportAitwConfig, run
+from digiq.data.label import LabelConfig
+from digiq.data.label import run as label
+from digiq.data.rewards import LabelledEpisodes
+from digiq.data.schema import decode_png
+from digiq.data.store import EpisodeStore
+from digiq.data.tfrecord import TFRecordError, parse_example, read_records
+from digiq.errors import DigiQError
+
+SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "aitw_sample"
+
+
+def varint(n: int) -> bytes:
+    n &= (1 << 64) - 1
+    out = b""
+    while n > 0x7F:
+        out += bytes([n & 0x7F | 0x80])
+        n >>= 7
+    return out + bytes([n])
+
+
+def field(number: int, data: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def example(features: dict) -> bytes:
+    entries = b""
+    for name, values in features.items():
+        if isinstance(values[0], bytes):
+            feature = field(1, b"".join(field(1, v) for v in values))
+        elif isinstance(values[0], float):
+            feature = field(2, field(1, struct.pack(f"<{len(values)}f", *values)))
+        else:
+            feature = field(3, field(1, b"".join(varint(v) for v in values)))
+        entries += field(1, field(1, name.encode()) + field(2, feature))
+    return field(1, entries)
+
+
+def step(episode: str, number: int, length: int, kind: int, **changes) -> dict:
+    pixels = np.full((4, 2, 3), 10 * number, np.uint8).tobytes()
+    features = {
+        "episode_id": [episode.encode()],
+        "goal_info": [f"open {episode}".encode()],
+        "current_activity": [b"app/.Main"],
+        "device_type": [b"pixel"],
+        "results/type_action": [b"hello, world"],
+        "image/encoded": [pixels],
+        "step_id": [number],
+        "episode_length": [length],
+        "image/height": [4],
+        "image/width": [2],
+        "image/channels": [3],
+        "results/action_type": [kind],
+        "results/yx_touch": [0.5, 0.25],
+        "results/yx_lift": [0.5, 0.25],
+        "image/ui_annotations_text": [b"OK"],
+        "image/ui_annotations_ui_types": [b"TEXT"],
+        "image/ui_annotations_positions": [0.1, 0.2, 0.3, 0.4],
+    }
+    return features | changes
+
+
+def masked(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def framed(payload: bytes) -> bytes:
+    length = struct.pack("<Q", len(payload))
+    return length + masked(length) + payload + masked(payload)
+
+
+def write_shard(path: Path, steps: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(b"".join(framed(example(s)) for s in steps)))
+    return path
+
+
+GOOD = [step("a", 0, 2, ActionType.DUAL_POINT), step("a", 1, 2, ActionType.STATUS_TASK_COMPLETE)]
+TYPED = [step("b", 0, 2, ActionType.TYPE), step("b", 1, 2, ActionType.PRESS_BACK)]
+
+
+@pytest.fixture
+def source(tmp_path):
+    write_shard(tmp_path / "aitw/general/general-00000-of-00002", GOOD + TYPED)
+    write_shard(
+        tmp_path / "aitw/general/general-00001-of-00002", [step("c", 0, 1, ActionType.STATUS_TASK_IMPOSSIBLE)]
+    )
+    return tmp_path / "aitw"
+
+
+def test_endings_splits_and_actions(source, tmp_path):
+    artifact = run(ImportAitwConfig(source=source), out=tmp_path / "out")
+    a, b, c = EpisodeStore(tmp_path / "out")
+    assert (a.outcome, a.num_actions, a.total_reward, a.is_terminated) == ("success", 2, 1.0, True)
+    assert (b.outcome, b.num_actions, b.is_terminated) == (
+        "truncated",
+        1,
+        False,
+    )  # its last outcome was never seen
+    assert b.steps[0].action.text == "hello, world"
+    assert (c.outcome, c.total_reward, c.is_terminated, c.split) == ("failure", 0.0, True, "test")
+    assert (a.split, a.goal, a.task_id) == ("train", "open a", "general-00000-of-00002")
+    assert decode_png(a.steps[1].screenshot)[0, 0].tolist() == [10, 10, 10]
+    assert artifact.manifest.counts["dropped_last"] == 1
+
+
+def bad(tmp_path, steps) -> Path:
+    write_shard(tmp_path / "bad/general/general-00000-of-00002", steps + GOOD)
+    write_shard(
+        tmp_path / "bad/general/general-00001-of-00002", [step("z", 0, 1, ActionType.STATUS_TASK_COMPLETE)]
+    )
+    return tmp_path / "bad"
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([step("x", 0, 1, 10, **{"image/encoded": [b"123"]})], r"image/encoded has 3 bytes.*4 x 2 x 3"),
+        ([step("x", 0, 3, 4), step("x", 2, 3, 10)], r"episode x: step 1 is missing"),
+        ([step("x", 0, 1, 99)], r"action_type 99"),
+        ([step("x", 0, 1, 4, **{"results/yx_touch": [0.5, 7.0]})], r"touch_yx .* in \[0, 1\]"),
+        ([step("x", 0, 1, 10, goal_info=[b"a", b"b"])], r"goal_info must hold one"),
+    ],
+)
+def test_a_bad_episode_is_named_or_skipped(tmp_path, steps, message):
+    folder = bad(tmp_path, steps)
+    with pytest.raises(DigiQError, match=message) as error:
+        run(ImportAitwConfig(source=folder), out=tmp_path / "out")
+    assert "general-00000-of-00002" in str(error.value)
+    artifact = run(ImportAitwConfig(source=folder, on_bad="skip"), out=tmp_path / "skipped")
+    assert artifact.manifest.counts["bad"] == 1
+    assert EpisodeStore(tmp_path / "skipped").episode_ids == ["a", "z"]
+
+
+def test_a_truncated_file_is_named(source, tmp_path):
+    shard = source / "general/general-00000-of-00002"
+    shard.write_bytes(shard.read_bytes()[:-40])
+    with pytest.raises(DigiQError, match=r"general-00000-of-00002: record \d is truncated"):
+        run(ImportAitwConfig(source=source), out=tmp_path / "out")
+
+
+def test_a_flipped_byte_is_named(tmp_path):
+    data = bytearray(framed(b"payload"))
+    data[14] ^= 1
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(TFRecordError, match="record 0: the checksum differs"):
+        list(read_records(tmp_path / "x"))
+
+
+def test_missing_sources_and_shards(source, tmp_path):
+    with pytest.raises(DigiQError, match="no such directory"):
+        run(ImportAitwConfig(source=tmp_path / "nowhere"), out=tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DigiQError, match="holds no TFRecord shards"):
+        run(ImportAitwConfig(source=tmp_path / "empty"), out=tmp_path / "out")
+    (source / "general/general-00000-of-00002").unlink()
+    with pytest.raises(DigiQError, match="general-00000-of-00002 is missing"):
+        run(ImportAitwConfig(source=source, held_out_apps=0), out=tmp_path / "out")
+
+
+def test_example_parsing_keeps_negative_numbers():
+    assert parse_example(example({"n": [-1, 5], "f": [-1.0], "s": [b"x", b""]})) == {
+        "n": [-1, 5],
+        "f": [-1.0],
+        "s": [b"x", b""],
+    }
+
+
+def test_other_goals_adds_failures_within_a_split(tmp_path):
+    write_shard(tmp_path / "aitw/general/general-00000-of-00001", GOOD + TYPED)
+    run(ImportAitwConfig(source=tmp_path / "aitw", held_out_apps=0), out=tmp_path / "episodes")
+    label(LabelConfig(negatives="other_goals"), episodes=tmp_path / "episodes", out=tmp_path / "rewards")
+    labelled = list(LabelledEpisodes(tmp_path / "episodes", tmp_path / "rewards"))
+    assert [(e.episode_id, e.goal, e.total_reward) for e in labelled] == [
+        ("a", "open a", 1.0),
+        ("b", "open b", 0.0),
+        ("a~g1", "open b", 0.0),
+        ("b~g1", "open a", 0.0),
+    ]
+    assert labelled[2].steps[0].action == labelled[0].steps[0].action
+
+
+def test_one_goal_cannot_give_negatives(source, tmp_path):
+    run(ImportAitwConfig(source=source), out=tmp_path / "episodes")
+    with pytest.raises(DigiQError, match="share one goal"):
+        label(LabelConfig(negatives="other_goals"), episodes=tmp_path / "episodes", out=tmp_path / "rewards")
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the AitW sample is not at {SAMPLE}")
+def test_the_real_sample(tmp_path):
+    artifact = run(ImportAitwConfig(source=SAMPLE, max_side=128), out=tmp_path / "out")
+    assert artifact.manifest.counts == {
+        "episodes": 47,
+        "steps": 361,
+        "bad": 0,
+        "dropped_last": 0,
+        "test_episodes": 12,
+    }
+    genuine = next(e for e in EpisodeStore(tmp_path / "out") if e.task_id.startswith("google_apps"))
+    kinds = [step.action.type for step in genuine.steps[:-1]]
+    assert kinds == [
+        ActionType.PRESS_HOME,
+        ActionType.DUAL_POINT,
+        ActionType.DUAL_POINT,
+        ActionType.STATUS_TASK_COMPLETE,
+    ]
+    assert genuine.steps[1].action.swipe_direction == "up"
+    assert genuine.steps[2].action.is_tap
