@@ -1,0 +1,1 @@
+"""Policies: what proposes actions from a screenshot and a goal."""

@@ -1,0 +1,232 @@
+"""GridPolicy: the embedded default policy, memoryless, from pixels and the goal's words.
+
+Its actions are the seven types of Android in the Wild, DUAL_POINT split into taps and swipes. Texts are copied from
+the goal, or spelled where the demonstrations hold texts that are not spans of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import serialization
+from PIL import Image
+from pydantic import Field
+
+from android_env.actions import Action
+from digiq import artifacts
+from digiq.config import configclass, load, to_dict
+from digiq.errors import ArtifactError
+from digiq.policies.base import Candidate, PolicyInput
+from digiq.policies.distribution import GridDistribution
+from digiq.policies.goals import SHAPE_FEATURES, GoalWords, goal_words
+from digiq.policies.network import CELL, GridNetwork, init_speller
+
+CONFIG_FILE = "policy.json"
+_PARAMS_FILE = "params.msgpack"
+# One batch shape for every query, padded: one compilation, and a row's result never depends on the other rows.
+_BATCH = 32
+
+
+@configclass
+class GridConfig:
+    """The network's shape."""
+
+    input_height: Annotated[int, Field(ge=32, multiple_of=2 * CELL)] = 160
+    """Pixels; screenshots are resized to this height, touch cells are 8 of these pixels high."""
+    input_width: Annotated[int, Field(ge=32, multiple_of=2 * CELL)] = 96
+    """Pixels; as for the height."""
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+    """Features of a cell or word."""
+    layers: Annotated[int, Field(ge=0)] = 3
+    """Transformer layers over coarse cells and goal words."""
+    goal_words: Annotated[int, Field(ge=1)] = 24
+    """Words of the goal that are read, and from which texts are copied."""
+    word_buckets: Annotated[int, Field(ge=2)] = 4096
+    """Rows of the hashed word embedding."""
+    max_span: Annotated[int, Field(ge=1)] = 12
+    """Longest text copied from the goal, in words."""
+    max_text: Annotated[int, Field(ge=1)] = 48
+    """Longest text spelled, in UTF-8 bytes."""
+    speller_width: Annotated[int, Field(ge=1)] = 64
+    """Hidden units of the byte decoder."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of touch cells."""
+        return self.input_height // CELL, self.input_width // CELL
+
+
+def network(config: GridConfig) -> GridNetwork:
+    """The Flax module of a configuration."""
+    return GridNetwork(
+        width=config.width,
+        layers=config.layers,
+        buckets=config.word_buckets,
+        speller_width=config.speller_width,
+    )
+
+
+def fit_screenshot(screenshot: np.ndarray, config: GridConfig) -> np.ndarray:
+    """uint8[h, w, 3]: any uint8[H, W, 3] screenshot at the network's input size (area average, aspect squashed)."""
+    size = (config.input_width, config.input_height)
+    if screenshot.shape[:2] == (config.input_height, config.input_width):
+        return screenshot
+    return np.asarray(Image.fromarray(screenshot).resize(size, Image.Resampling.BOX))
+
+
+def read_goal(goal: str, config: GridConfig) -> GoalWords:
+    """The goal's words as the network reads them."""
+    return goal_words(goal, config.goal_words, config.word_buckets)
+
+
+@functools.lru_cache(maxsize=8)
+def _forward(config: GridConfig) -> Any:
+    module = network(config)
+
+    @jax.jit
+    def forward(
+        params: Any, images: jax.Array, buckets: jax.Array, shapes: jax.Array
+    ) -> dict[str, jax.Array]:
+        return module.apply({"params": params}, images.astype(jnp.float32) / 255, buckets, shapes)
+
+    return forward
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GridPolicy:
+    """A fitted network; implements :class:`~digiq.policies.base.Policy`."""
+
+    config: GridConfig
+    params: Any
+    """``network``: the Flax parameters; ``speller``: the byte decoder's arrays."""
+    spells: bool
+    """Whether texts outside the goal can be drawn; False unless the fit saw some."""
+
+    @classmethod
+    def create(cls, config: GridConfig, seed: int) -> GridPolicy:
+        """A policy with fresh parameters."""
+        keys = jax.random.split(jax.random.key(seed))
+        image = jnp.zeros((1, config.input_height, config.input_width, 3))
+        words = jnp.zeros((1, config.goal_words), jnp.int32)
+        shapes = jnp.zeros((1, config.goal_words, SHAPE_FEATURES))
+        params = jax.jit(network(config).init)(keys[0], image, words, shapes)["params"]
+        return cls(
+            config, {"network": params, "speller": init_speller(keys[1], config.speller_width)}, spells=False
+        )
+
+    def sample(
+        self,
+        inputs: Sequence[PolicyInput],
+        n: int,
+        rng: np.random.Generator | Sequence[np.random.Generator],
+        temperature: float = 1.0,
+    ) -> list[list[Candidate]]:
+        """See :meth:`digiq.policies.base.Policy.sample`; one forward pass for any ``n``."""
+        rngs = [rng] * len(inputs) if isinstance(rng, np.random.Generator) else list(rng)
+        result: list[list[Candidate]] = []
+        for start, distribution in self._distributions(inputs, temperature):
+            rows = distribution.draw(n, rngs[start : start + len(distribution.goals)])
+            for actions, log_probs in zip(rows, distribution.log_prob(rows), strict=True):
+                result.append([Candidate(a, lp) for a, lp in zip(actions, log_probs, strict=True)])
+        return result
+
+    def log_prob(
+        self, inputs: Sequence[PolicyInput], actions: Sequence[Action], temperature: float = 1.0
+    ) -> np.ndarray:
+        """See :meth:`digiq.policies.base.Policy.log_prob`."""
+        if len(inputs) != len(actions):
+            raise ValueError(f"{len(inputs)} inputs but {len(actions)} actions; give one action an input.")
+        result = np.empty(len(inputs), np.float32)
+        for start, distribution in self._distributions(inputs, temperature):
+            stop = start + len(distribution.goals)
+            result[start:stop] = [lp for (lp,) in distribution.log_prob([[a] for a in actions[start:stop]])]
+        return result
+
+    def support(self, inputs: Sequence[PolicyInput], k: int) -> list[list[tuple[Action, float]]]:
+        """See :meth:`digiq.policies.base.Policy.support`."""
+        return [
+            row for _, distribution in self._distributions(inputs, 1.0) for row in distribution.support(k)
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Writes ``policy.json`` and ``params.msgpack`` into ``path``."""
+        path = Path(path)
+        described = {"policy": "grid", "spells": self.spells, "config": to_dict(self.config)}
+        host = jax.tree.map(np.asarray, self.params)
+        artifacts.atomic_write_bytes(path / _PARAMS_FILE, serialization.msgpack_serialize(host))
+        artifacts.atomic_write_json(path / CONFIG_FILE, described)
+
+    @classmethod
+    def load(cls, path: str | Path) -> GridPolicy:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+          ArtifactError: a file is missing or does not hold a GridPolicy of its own configuration.
+        """
+        import json
+
+        path = Path(path)
+        try:
+            described = json.loads((path / CONFIG_FILE).read_text())
+            config = load(GridConfig, described["config"], where=str(path / CONFIG_FILE))
+            fresh = cls.create(config, seed=0)
+            params = serialization.from_bytes(fresh.params, (path / _PARAMS_FILE).read_bytes())
+        except (OSError, ValueError, KeyError) as error:
+            raise ArtifactError(f"{path}: holds no readable GridPolicy ({error}); fit it again.") from None
+        jax.tree.map(_same_shape(path), fresh.params, params)
+        return cls(config, params, bool(described["spells"]))
+
+    @functools.cached_property
+    def _speller(self) -> dict[str, np.ndarray] | None:
+        return jax.tree.map(np.asarray, self.params["speller"]) if self.spells else None
+
+    def _distributions(
+        self, inputs: Sequence[PolicyInput], temperature: float
+    ) -> Iterator[tuple[int, GridDistribution]]:
+        """Yields (index of the first input, distribution of up to 32 inputs)."""
+        if not temperature > 0:
+            raise ValueError(
+                f"temperature must be above 0, got {temperature}; use support() for the likeliest."
+            )
+        config = self.config
+        for start in range(0, len(inputs), _BATCH):
+            chunk = inputs[start : start + _BATCH]
+            goals = [read_goal(item.goal, config) for item in chunk]
+            images = np.zeros((_BATCH, config.input_height, config.input_width, 3), np.uint8)
+            buckets = np.zeros((_BATCH, config.goal_words), np.int32)
+            shapes = np.zeros((_BATCH, config.goal_words, SHAPE_FEATURES), np.float32)
+            for i, (item, goal) in enumerate(zip(chunk, goals, strict=True)):
+                images[i] = fit_screenshot(item.screenshot, config)
+                buckets[i], shapes[i] = goal.buckets, goal.shapes
+            outputs = _forward(config)(self.params["network"], images, buckets, shapes)
+            outputs = {name: np.asarray(value)[: len(chunk)] for name, value in outputs.items()}
+            yield (
+                start,
+                GridDistribution(
+                    outputs=outputs,
+                    goals=goals,
+                    grid=config.grid,
+                    max_span=config.max_span,
+                    max_bytes=config.max_text,
+                    speller=self._speller,
+                    temperature=temperature,
+                ),
+            )
+
+
+def _same_shape(path: Path) -> Any:
+    def check(expected: Any, found: Any) -> None:
+        if np.shape(expected) != np.shape(found):
+            raise ArtifactError(
+                f"{path / _PARAMS_FILE}: an array of shape {np.shape(found)} where {CONFIG_FILE} "
+                f"needs {np.shape(expected)}; fit the policy again."
+            )
+
+    return check

@@ -1,0 +1,154 @@
+"""GridPolicy's network: screenshot and goal in, logits of every choice out.
+
+A small encoder of patches turns the screenshot into a grid of cells. A coarser grid, the goal's words and one state
+token go through a few transformer layers together, so that goal and screen attend to each other; the cells then get
+their coarse neighbourhood and the state back and are scored one by one.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from digiq.policies import spelling
+
+CELL = 8
+"""Side of a touch cell in input pixels."""
+KINDS = ("tap", "swipe", "type", "back", "home", "enter", "complete", "impossible")
+SWIPES = ("up", "down", "left", "right")
+
+
+def _patches(x: jax.Array, side: int) -> jax.Array:
+    """[B, H / side, W / side, side * side * D]: a strided convolution is a matrix product over these.
+
+    Written so because XLA's CPU backend differentiates convolutions inside a scan some ten times slower.
+    """
+    batch, height, width, depth = x.shape
+    x = x.reshape(batch, height // side, side, width // side, side, depth)
+    return x.swapaxes(2, 3).reshape(batch, height // side, width // side, side * side * depth)
+
+
+class _Block(nn.Module):
+    """A pre-norm transformer layer of one head: on a CPU a layer's time grows almost in proportion to its heads."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+        """``x`` float32[B, T, width]; ``bias`` float32[B, 1, T] is added to the attention scores (padding: -1e9)."""
+        normed = nn.LayerNorm(name="norm_attention")(x)
+        query, key, value = (nn.Dense(self.width, name=name)(normed) for name in ("query", "key", "value"))
+        attention = jax.nn.softmax(query @ key.swapaxes(-1, -2) * self.width**-0.5 + bias)
+        x = x + nn.Dense(self.width, name="out")(attention @ value)
+        hidden = nn.relu(nn.Dense(2 * self.width, name="up")(nn.LayerNorm(name="norm_mlp")(x)))
+        return x + nn.Dense(self.width, name="down")(hidden)
+
+
+class GridNetwork(nn.Module):
+    """See the module's text; ``h`` and ``w`` are the input size, R = h / 8 and C = w / 8 the touch grid."""
+
+    width: int
+    layers: int
+    buckets: int
+    speller_width: int
+
+    @nn.compact
+    def __call__(
+        self, image: jax.Array, buckets: jax.Array, shapes: jax.Array, keep_word: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """Computes the logits.
+
+        Args:
+          image: float32[B, h, w, 3] in [0, 1].
+          buckets: int32[B, L], hash bucket of each goal word, 0 = padding.
+          shapes: float32[B, L, F].
+          keep_word: bool[B, L]; a word not kept is read as an unseen one.
+
+        Returns:
+          ``kind`` [B, 8], ``cell`` [B, R * C], ``offset`` [B, R * C, 2] in (0, 1), ``swipe`` [B, 4],
+          ``span`` [B, L, L] (unmasked), ``gate`` [B, 2] (copy, spell), ``speller`` [B, H].
+        """
+        batch, width = image.shape[0], self.width
+        fine = self._encode(image)
+        rows, columns = fine.shape[1:3]
+        coarse = nn.Dense(width, name="coarse")(_patches(fine, 2))
+        coarse_shape = coarse.shape
+        place = self.param("place", nn.initializers.normal(0.02), coarse_shape[1:])
+        coarse = (coarse + place).reshape(batch, -1, width)
+        words = self._read(buckets, shapes, keep_word)
+        state = jnp.broadcast_to(
+            self.param("state", nn.initializers.normal(0.02), (1, 1, width)), (batch, 1, width)
+        )
+        tokens = jnp.concatenate([state, coarse, words], axis=1)
+        patches = coarse.shape[1]
+        shown = jnp.concatenate([jnp.ones((batch, 1 + patches), bool), buckets > 0], axis=1)
+        bias = jnp.where(shown, 0.0, -1e9)[:, None]
+        for layer in range(self.layers):
+            tokens = _Block(width, name=f"block{layer}")(tokens, bias)
+        tokens = nn.LayerNorm(name="norm")(tokens)
+        state, coarse, words = tokens[:, 0], tokens[:, 1 : 1 + patches], tokens[:, 1 + patches :]
+        cells = self._cells(fine, coarse.reshape(coarse_shape), state)
+        score = nn.Dense(3, name="touch")(cells).reshape(batch, rows * columns, 3)
+        hidden = nn.relu(nn.Dense(2 * width, name="decide")(state))
+        return {
+            "kind": nn.Dense(len(KINDS), name="kind")(hidden),
+            "cell": score[..., 0],
+            "offset": 0.02 + 0.96 * jax.nn.sigmoid(score[..., 1:]),
+            "swipe": nn.Dense(len(SWIPES), name="swipe")(hidden),
+            "span": self._spans(words, hidden),
+            "gate": nn.Dense(2, name="gate")(hidden),
+            "speller": jnp.tanh(nn.Dense(self.speller_width, name="speller_state")(hidden)),
+        }
+
+    def _encode(self, image: jax.Array) -> jax.Array:
+        """float32[B, R, C, width]: what each cell shows by itself."""
+        hidden = nn.relu(nn.Dense(3 * self.width // 2, name="stem")(_patches(image - 0.5, CELL)))
+        return nn.relu(nn.Dense(self.width, name="patch")(hidden))
+
+    def _read(self, buckets: jax.Array, shapes: jax.Array, keep_word: jax.Array | None) -> jax.Array:
+        """float32[B, L, width]."""
+        table = self.param("words", nn.initializers.zeros, (self.buckets, self.width))
+        known = table[buckets]
+        if keep_word is not None:
+            known = known * keep_word[..., None]
+        known = known + nn.Dense(self.width, name="shape")(shapes)
+        around = nn.Conv(self.width, (5,), name="phrase")(known)
+        place = self.param("word_place", nn.initializers.normal(0.02), (buckets.shape[1], self.width))
+        return known + around + place
+
+    def _cells(self, fine: jax.Array, coarse: jax.Array, state: jax.Array) -> jax.Array:
+        """float32[B, R, C, width]: what each cell shows, where it stands and what is wanted."""
+        wide = nn.Dense(self.width, name="from_coarse")(coarse)
+        wide = wide + nn.Dense(self.width, name="from_state")(state)[:, None, None]
+        wide = jnp.repeat(jnp.repeat(wide, 2, axis=1), 2, axis=2)
+        return nn.relu(nn.Dense(self.width, name="from_fine")(fine) + wide)
+
+    def _spans(self, words: jax.Array, hidden: jax.Array) -> jax.Array:
+        """float32[B, L, L]: one logit a span, from its first word, its last word and how the two fit."""
+        wanted = nn.Dense(self.width, name="wanted")(hidden)[:, None]
+        start = nn.relu(nn.Dense(self.width, name="start_from_word")(words) + wanted)
+        end = nn.relu(nn.Dense(self.width, name="end_from_word")(words) + wanted)
+        pair = nn.Dense(16, name="start_key")(start) @ nn.Dense(16, name="end_key")(end).swapaxes(-1, -2)
+        return nn.Dense(1, name="start")(start) + nn.Dense(1, name="end")(end).swapaxes(-1, -2) + pair / 4
+
+
+def init_speller(key: jax.Array, width: int) -> dict[str, jax.Array]:
+    """Fresh arrays for :func:`digiq.policies.spelling.gru_step` with ``width`` hidden units."""
+    keys = jax.random.split(key, 6)
+    alphabet, scale = spelling.ALPHABET, width**-0.5
+
+    def normal(key: jax.Array, *shape: int) -> jax.Array:
+        return scale * jax.random.normal(key, shape)
+
+    return {
+        "embed": normal(keys[0], alphabet, width),
+        "input_gates": normal(keys[1], width, 2 * width),
+        "hidden_gates": normal(keys[2], width, 2 * width),
+        "gate_bias": jnp.zeros(2 * width),
+        "input": normal(keys[3], width, width),
+        "hidden": normal(keys[4], width, width),
+        "bias": jnp.zeros(width),
+        "output": normal(keys[5], width, alphabet),
+        "output_bias": jnp.zeros(alphabet),
+    }
