@@ -51,6 +51,8 @@ class Table(NamedTuple):
     """Discounted sum of rewards from this transition to the end of its episode."""
     end: Int[Array, "T"]
     """Row of the last transition of the same episode."""
+    first: Bool[Array, "T"]
+    """Whether the episode starts here."""
 
 
 class CriticData(NamedTuple):
@@ -94,6 +96,8 @@ class Batch(NamedTuple):
     next_observation: Float[Array, "B Do"]
     """At the end of the window (or of the episode, when that is sooner)."""
     returns: Float[Array, "B"]
+    first: Bool[Array, "B"]
+    """Whether an episode starts here."""
     next_observations: Float[Array, "B n Do"] | None = None
     """After each step of the window."""
     candidates: Float[Array, "B N Dp"] | None = None
@@ -116,6 +120,7 @@ def gather(data: CriticData, rows: Int[Array, "B"], needs: Needs) -> Batch:
         discount=xp.where(inside, t.discount[window], np.float32(1)),
         next_observation=std.observation(data.observation[t.next_obs[window[:, -1]]]),
         returns=t.returns[rows],
+        first=t.first[rows],
     )
     if needs.every_step:
         batch = batch._replace(next_observations=std.observation(data.observation[t.next_obs[window]]))
@@ -310,6 +315,7 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
         discount=discount,
         returns=discounted_returns(reward, gamma * step_discount, end),
         end=end,
+        first=np.append(True, last[:-1]),
     )
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ from jaxtyping import Float, Int, UInt32
 from pydantic import Field
 
 from digiq.config import configclass
-from digiq.critics.arrays import Array, Batch, CriticData, gather
+from digiq.critics.arrays import Array, Batch, CriticData, Needs, gather
 from digiq.critics.heads import Heads, HeadsConfig, Params
 from digiq.critics.objectives import Objective, Objectives
 from digiq.critics.placement import split_batches
 
-_HELDOUT_ROWS = 4096  # of the held-out transitions, so that the check stays a small part of an epoch
+_HELDOUT_ROWS = 2048  # of the held-out transitions, so that the check stays a small part of an epoch
 
 
 @configclass
@@ -202,20 +202,36 @@ class Learner:
     def evaluate(
         self, params: Params, target: Params, data: CriticData, rows: Int[Array, "R"]
     ) -> dict[str, Float[Array, ""]]:
-        """The objective on ``rows`` without dropout, the Bellman residual, and the squared error to returns.
+        """:meth:`check` on ``rows`` of ``data``, jitted."""
+        return self.check(
+            params, target, gather(data, rows, self.objective.needs), gather(data, rows, Needs())
+        )
+
+    def check(
+        self, params: Params, target: Params, batch: Batch, single: Batch
+    ) -> dict[str, Float[Array, ""]]:
+        """The objective without dropout, the Bellman residual, and the error towards returns.
 
         ``bellman_residual`` is the root mean square of ``Q(s, a) - r - γ (1 - terminal) V(s')`` with online
         parameters on both sides, so it compares objectives with one another; ``return_error`` that of ``Q - G``.
+        ``initial_q`` is the mean over the first states of episodes, ``disagreement`` the members' mean deviation.
+
+        Args:
+          params: online parameters.
+          target: target parameters.
+          batch: as the objective needs it.
+          single: the same rows as single transitions.
         """
-        batch = gather(data, rows, self.objective.needs)
         _, info = self.objective.loss(self.heads, params, target, batch)
-        single = gather(data, rows, type(self.objective.needs)())
-        q = self.heads.q_value(params, single.observation, single.pair).mean(0)
+        members = self.heads.q_value(params, single.observation, single.pair)
+        q = members.mean(0)
         v = self.heads.v_value(params, single.next_observation).mean(0)
         residual = q - single.reward[:, 0] - single.discount[:, 0] * v
         return info | {
             "bellman_residual": jnp.sqrt(jnp.mean(jnp.square(residual))),
             "return_error": jnp.sqrt(jnp.mean(jnp.square(q - single.returns))),
+            "initial_q": jnp.sum(q * single.first) / jnp.maximum(jnp.sum(single.first), 1),
+            "disagreement": members.std(0).mean(),
         }
 
     def _gradient(self, state: LearnerState, batch: Batch, key: Array) -> tuple[Params, dict[str, Array]]:
@@ -260,16 +276,29 @@ class Learner:
         )
 
 
+class Runner(Protocol):
+    """What :func:`train` asks for: a :class:`Learner`, or one that reads its data another way."""
+
+    @property
+    def config(self) -> CriticConfig: ...
+
+    def epoch(
+        self, state: LearnerState, hyper: Hyper, data: CriticData
+    ) -> tuple[LearnerState, dict[str, Array]]: ...
+
+    def evaluate(self, params: Params, target: Params, data: CriticData, rows: Array) -> dict[str, Array]: ...
+
+
 def train(
-    learner: Learner, state: LearnerState, hyper: Hyper, data: CriticData, *, first: int = 0
+    learner: Runner, state: LearnerState, hyper: Hyper, data: CriticData, *, first: int = 0
 ) -> Iterator[Epoch]:
     """Yields the remaining epochs, ``first`` of them being done.
 
     Args:
-      learner: the computation.
+      learner: the computation, in memory or streaming.
       state: where to start; consumed.
       hyper: see :meth:`Learner.hyper`.
-      data: on the device already, or it is copied there each epoch.
+      data: where ``learner`` wants it; NumPy arrays given to a :class:`Learner` are copied to the device each epoch.
       first: epochs that an earlier run has done.
     """
     heldout = heldout_sample(data)

@@ -6,7 +6,8 @@ learner leaves the device idle: on GPUs. On two CPU cores eight members take abo
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from pydantic import Field
 
+from digiq import artifacts
 from digiq.config import configclass
 from digiq.critics.arrays import Array, CriticData
 from digiq.critics.learner import Hyper, Learner, LearnerState, heldout_sample
@@ -107,3 +109,32 @@ def train_population(
 def take_member(state: LearnerState, index: int) -> LearnerState:
     """One member's state, copied to the host."""
     return jax.tree.map(lambda x: np.array(x[index]), state)
+
+
+def population_table(final: Sequence[dict[str, float]], metric: str, best: int) -> str:
+    """The members' last epoch as text, the best one marked."""
+    columns = ["seed", "learning_rate", metric, "td_error", "q_mean"]
+    lines = ["  ".join(f"{name:>22}" for name in columns)]
+    for k, row in enumerate(final):
+        lines.append("  ".join(f"{row[name]:>22.6g}" for name in columns) + ("  best" if k == best else ""))
+    return "\n".join(lines)
+
+
+def plot_population(rows: Sequence[dict[str, float]], metric: str, path: Path) -> None:
+    """Draws the metric of every member over the epochs, one colour a learning rate."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    rates = sorted({row["learning_rate"] for row in rows})
+    for k, rate in enumerate(rates):
+        seeds = sorted({row["seed"] for row in rows if row["learning_rate"] == rate})
+        for j, seed in enumerate(seeds):
+            curve = [(r["epoch"], r[metric]) for r in rows if (r["learning_rate"], r["seed"]) == (rate, seed)]
+            axes.plot(
+                *zip(*curve, strict=True), color=f"C{k}", alpha=0.7, label=f"lr {rate:g}" if j == 0 else None
+            )
+    axes.set(xlabel="epoch", ylabel=metric)
+    axes.legend()
+    with artifacts.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

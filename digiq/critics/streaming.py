@@ -4,6 +4,7 @@ The sampler is the in-memory one: an epoch's positions come from the same key, s
 transitions in the same order.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,9 @@ import grain
 import jax
 import numpy as np
 
-from digiq.critics.arrays import Batch, CriticData, gather
-from digiq.critics.learner import Hyper, Learner, LearnerState
+from digiq.critics.arrays import Array, Batch, CriticData, Needs, gather
+from digiq.critics.heads import Params
+from digiq.critics.learner import CriticConfig, Hyper, Learner, LearnerState
 
 
 class StoredRows:
@@ -40,33 +42,38 @@ class StoredRows:
         return block[where.reshape(np.shape(rows))]
 
 
-def stream_epoch(
-    learner: Learner,
-    state: LearnerState,
-    hyper: Hyper,
-    data: CriticData,
-    *,
-    threads: int = 2,
-    prefetch: int = 8,
-) -> tuple[LearnerState, dict[str, jax.Array]]:
-    """:meth:`Learner.epoch` with ``data`` on the host.
+@dataclasses.dataclass(frozen=True)
+class Streaming:
+    """A learner's epochs with the features on the host or on disk; takes a :class:`Learner`'s place in ``train``."""
 
-    Args:
-      learner: the computation.
-      state: consumed.
-      hyper: see :meth:`Learner.hyper`.
-      data: features may be :class:`StoredRows`.
-      threads: readers.
-      prefetch: batches read ahead.
-    """
-    positions, keys, next_key = learner.draw(state.key, len(data.train_rows))
-    positions = np.asarray(positions)
-    infos = []
-    for batch, key in zip(batches(learner, data, positions, threads, prefetch), keys, strict=True):
-        state, info = _update(learner, state, hyper, batch, key)
-        infos.append(info)
-    means = jax.tree.map(lambda *x: sum(x) / len(x), *infos)
-    return state._replace(key=next_key), means
+    learner: Learner
+    threads: int = 2
+    """Background readers."""
+    prefetch: int = 8
+    """Batches read ahead."""
+
+    @property
+    def config(self) -> CriticConfig:
+        return self.learner.config
+
+    def epoch(
+        self, state: LearnerState, hyper: Hyper, data: CriticData
+    ) -> tuple[LearnerState, dict[str, Array]]:
+        """:meth:`Learner.epoch`; ``state`` is donated, ``data`` may hold :class:`StoredRows`."""
+        positions, keys, next_key = self.learner.draw(state.key, len(data.train_rows))
+        positions, infos = np.asarray(positions), []
+        loaded = batches(self.learner, data, positions, self.threads, self.prefetch)
+        for batch, key in zip(loaded, keys, strict=True):
+            state, info = _update(self.learner, state, hyper, batch, key)
+            infos.append(info)
+        means = jax.tree.map(lambda *x: sum(x) / len(x), *infos)
+        return state._replace(key=next_key), means
+
+    def evaluate(self, params: Params, target: Params, data: CriticData, rows: Array) -> dict[str, Array]:
+        """:meth:`Learner.evaluate`."""
+        rows = np.asarray(rows)
+        batch, single = (gather(data, rows, needs) for needs in (self.learner.objective.needs, Needs()))
+        return _check(self.learner, params, target, batch, single)
 
 
 def batches(
@@ -75,7 +82,7 @@ def batches(
     """Batches of ``positions`` int[steps, B] (into ``train_rows``), in order, read by background threads."""
     rows = np.asarray(data.train_rows)
     read = functools.partial(gather, data, needs=learner.objective.needs)
-    dataset = grain.MapDataset.source(positions).map(lambda p: read(rows[p]))
+    dataset = grain.MapDataset.source(list(positions)).map(lambda p: read(rows[p]))
     return iter(
         dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
     )
@@ -95,6 +102,11 @@ def fits_in_memory(data: CriticData, share: float = 0.5) -> bool:
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _update(learner: Learner, state: LearnerState, hyper: Hyper, batch: Batch, key: jax.Array) -> Any:
     return learner.update(state, hyper, batch, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _check(learner: Learner, params: Params, target: Params, batch: Batch, single: Batch) -> Any:
+    return learner.check(params, target, batch, single)
 
 
 def _read(block: Any) -> np.ndarray:

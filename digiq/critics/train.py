@@ -17,6 +17,17 @@ from digiq.critics.arrays import CriticData, layer_names, prepare
 from digiq.critics.checkpoints import Checkpoints
 from digiq.critics.critic import Critic, describe
 from digiq.critics.learner import CriticConfig, Epoch, Learner, train
+from digiq.critics.placement import mesh_of_all_devices, replicate
+from digiq.critics.population import (
+    Member,
+    Population,
+    PopulationConfig,
+    plot_population,
+    population_table,
+    take_member,
+    train_population,
+)
+from digiq.critics.streaming import Streaming, fits_in_memory
 from digiq.errors import DigiQError
 from digiq.progress import progress
 
@@ -41,8 +52,21 @@ class TrainQConfig:
     """A held-out metric, the lower the better."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many epochs without a lower ``choose_by``; none trains all epochs."""
+    memory: Literal["auto", "device", "stream"] = "auto"
+    """Features on the ``device``, or ``stream``ed batch by batch; ``auto`` streams what does not fit half of it."""
+    data_parallel: bool = False
+    """Split each batch over all devices; ``batch_size`` must be a multiple of them."""
+    population: PopulationConfig = PopulationConfig()
+    """Train several at once and keep the one with the least ``choose_by``."""
     seed: int = 0
     """Of the split, the initial parameters and the sampler."""
+
+    def __post_init__(self) -> None:
+        compares = self.choose == "heldout" or self.patience is not None or self.population.size > 1
+        if compares and (self.heldout_fraction == 0 or not self.choose_by.startswith("heldout_")):
+            raise ValueError(
+                f"choosing by '{self.choose_by}' needs a heldout_ metric and heldout_fraction above 0"
+            )
 
 
 def fit_critic(
@@ -68,7 +92,7 @@ def fit_critic(
       DigiQError: arrays that do not fit together, see :func:`digiq.critics.arrays.prepare`.
     """
     config = config or CriticConfig()
-    data = jax.device_put(_prepare(transitions, features, config, heldout_fraction, seed))
+    data = replicate(_prepare(transitions, features, config, heldout_fraction, seed), None)
     learner = Learner(config)
     state, rows = learner.init(jax.random.PRNGKey(seed), data), []
     for epoch in train(learner, state, learner.hyper(), data):
@@ -93,23 +117,15 @@ def run(
     Raises:
       DigiQError: features of other episodes, or any of :func:`digiq.critics.arrays.prepare`'s.
     """
-    from digiq.data.rewards import LabelledEpisodes
-    from digiq.data.transitions import build_transitions
-    from digiq.features.extract import load_features
-
     inputs = {"features": features, "episodes": episodes, "rewards": rewards}
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as writer:
         if writer.done:
             return writer.artifact
-        labelled = LabelledEpisodes(episodes, rewards)
-        transitions = build_transitions(labelled, timeout=config.critic.timeout)
-        stored = load_features(features)
-        # Copies of an episode under other goals share its screens: they stay on one side of the split.
-        groups = [episode.episode_id.split("~")[0] for episode in labelled]
-        data = _prepare(transitions, stored, config.critic, config.heldout_fraction, config.seed, groups)
-        chosen, rows = _train_resumably(config, data, stored, writer.path)
+        data, stored = load_training_data(config, features=features, episodes=episodes, rewards=rewards)
+        train_all = _train_resumably if config.population.size == 1 else _train_population
+        chosen, rows = train_all(config, data, stored, writer.path)
         counts = {
             "transitions": len(data.table.obs),
             "observations": len(data.observation),
@@ -120,21 +136,39 @@ def run(
         return writer.complete(counts=counts, extra={"chosen": chosen, "metrics": rows[-1]})
 
 
+def load_training_data(
+    config: TrainQConfig, *, features: Path, episodes: Path, rewards: Path | None
+) -> tuple[CriticData, Any]:
+    """What the stage trains on, with its split into training and held-out episodes; and the stored features."""
+    from digiq.data.rewards import LabelledEpisodes
+    from digiq.data.transitions import build_transitions
+    from digiq.features.extract import load_features
+
+    labelled = LabelledEpisodes(episodes, rewards)
+    transitions = build_transitions(labelled, timeout=config.critic.timeout)
+    stored = load_features(features)
+    # Copies of an episode under other goals share its screens: they stay on one side of the split.
+    groups = [episode.episode_id.split("~")[0] for episode in labelled]
+    return _prepare(transitions, stored, config.critic, config.heldout_fraction, config.seed, groups), stored
+
+
 def _train_resumably(
     config: TrainQConfig, host_data: CriticData, features: Any, path: Path
 ) -> tuple[int, list[dict[str, float]]]:
     """Trains from the latest checkpoint under ``path``; the chosen epoch and the metrics of all epochs."""
-    learner = Learner(config.critic)
-    data = jax.device_put(host_data)
+    mesh = mesh_of_all_devices() if config.data_parallel else None
+    learner = Learner(config.critic, mesh)
+    streams = config.memory == "stream" or (config.memory == "auto" and not fits_in_memory(host_data))
+    runner = Streaming(learner) if streams else learner
+    data = host_data if streams else replicate(host_data, mesh)
     key = jax.random.PRNGKey(config.seed)
+    like = jax.eval_shape(learner.init, key, host_data)
     with Checkpoints(path / "checkpoints", config.keep) as checkpoints, MetricsLog(path) as log:
         first = max(checkpoints.epochs, default=0)
-        if first:
-            state = checkpoints.restore(first, jax.eval_shape(learner.init, key, data))
-        else:
-            state = learner.init(key, data)
+        state = checkpoints.restore(first, like) if first else learner.init(key, host_data)
+        state = state if mesh is None else replicate(jax.device_get(state), mesh)
         log.rewind(first)
-        epochs = train(learner, state, learner.hyper(), data, first=first)
+        epochs = train(runner, state, learner.hyper(), data, first=first)
         with progress("train-q", config.critic.epochs, unit="epoch", done=first) as bar:
             for epoch in _until_stale(config, epochs, log.rows):
                 log.write(epoch.number, epoch.metrics)
@@ -143,10 +177,55 @@ def _train_resumably(
                     checkpoints.save(epoch.number, epoch.state)
                 bar.advance(1, td_error=epoch.metrics["td_error"], q=epoch.metrics["q_mean"])
         chosen = _choose(config, log.rows, checkpoints.epochs)
-        like = jax.eval_shape(learner.init, key, data).params
-        params = checkpoints.restore_params(chosen, like)
-        describe(path, _critic(config.critic, params, data, features, ()), chosen)
+        params = checkpoints.restore_params(chosen, like.params)
+        describe(path, _critic(config.critic, params, host_data, features, ()), chosen)
         return chosen, log.rows
+
+
+def _train_population(
+    config: TrainQConfig, host_data: CriticData, features: Any, path: Path
+) -> tuple[int, list[dict[str, float]]]:
+    """Trains all members, resuming like one; writes a table and a plot, and the best member as the critic."""
+    learner = Learner(config.critic)
+    population = Population.of(learner, config.population, config.seed)
+    data = replicate(host_data, None)
+    with (
+        Checkpoints(path / "population", keep=1) as checkpoints,
+        MetricsLog(path, "population.jsonl", events=False) as log,
+    ):
+        first = max(checkpoints.epochs, default=0)
+        state = (
+            checkpoints.restore(first, jax.eval_shape(population.init, host_data))
+            if first
+            else population.init(data)
+        )
+        log.rewind(first)
+        epochs = train_population(population, state, data, first=first)
+        with progress("train-q", config.critic.epochs, unit="epoch", done=first) as bar:
+            for epoch in epochs:
+                for member, metrics in zip(population.members, epoch.metrics, strict=True):
+                    log.write(epoch.number, {**member._asdict(), **metrics})
+                state = epoch.state
+                if epoch.number == config.critic.epochs or epoch.number % config.checkpoint_every == 0:
+                    checkpoints.save(epoch.number, state)
+                bar.advance(1, members=len(population.members))
+        final = [row for row in log.rows if row["epoch"] == config.critic.epochs]
+        best = min(range(len(final)), key=lambda k: _metric(config, final[k]))
+        if not len(host_data.heldout_rows):
+            raise DigiQError(
+                "train-q: a population is chosen from by held-out episodes; raise heldout_fraction."
+            )
+        artifacts.atomic_write_json(path / "population.json", {"best": best, "members": final})
+        plot_population(log.rows, config.choose_by, path / "population.png")
+        print(population_table(final, config.choose_by, best))
+        params = take_member(state, best).params
+    rows = [r for r in log.rows if Member(int(r["seed"]), r["learning_rate"]) == population.members[best]]
+    with Checkpoints(path / "checkpoints") as chosen, MetricsLog(path) as chosen_log:
+        chosen.save_params(config.critic.epochs, params)
+        for row in rows:
+            chosen_log.write(int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"})
+    describe(path, _critic(config.critic, params, host_data, features, ()), config.critic.epochs)
+    return config.critic.epochs, rows
 
 
 def _until_stale(
@@ -188,11 +267,11 @@ def _metric(config: TrainQConfig, row: dict[str, float]) -> float:
 class MetricsLog:
     """``metrics.jsonl`` and TensorBoard events of a run, one row an epoch; a context manager."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, name: str = "metrics.jsonl", events: bool = True):
         from tensorboardX import SummaryWriter
 
-        self._file = path / "metrics.jsonl"
-        self._events = SummaryWriter(logdir=str(path / "logs"))
+        self._file = path / name
+        self._events = SummaryWriter(logdir=str(path / "logs")) if events else None
         self.rows: list[dict[str, float]] = []
 
     def rewind(self, epoch: int) -> None:
@@ -211,14 +290,16 @@ class MetricsLog:
         self.rows.append({"epoch": epoch, **metrics})
         with self._file.open("a") as file:
             file.write(json.dumps(self.rows[-1]) + "\n")
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, epoch)
+        if self._events:
+            for name, value in metrics.items():
+                self._events.add_scalar(name, value, epoch)
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._events.close()
+        if self._events:
+            self._events.close()
 
 
 def _prepare(

@@ -14,7 +14,7 @@ from orbax.checkpoint import CheckpointManager
 
 from digiq.critics import CriticConfig, candidate_values, fit_critic, load_critic, save_critic
 from digiq.critics.arrays import prepare
-from digiq.critics.train import TrainQConfig, _train_resumably
+from digiq.critics.train import TrainQConfig, _train_population, _train_resumably
 from digiq.errors import ArtifactError, DigiQError
 
 TINY = {"heads": {"q_hidden": (8,), "v_hidden": (8,)}, "epochs": 6, "steps_per_epoch": 5, "batch_size": 16}
@@ -199,3 +199,19 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
     assert resumed == whole
     states = [CheckpointManager(tmp_path / name / "checkpoints").restore(6) for name in ("killed", "whole")]
     jax.tree.map(np.testing.assert_array_equal, *(dict(s.items()) for s in states))
+
+
+def test_a_population_leaves_a_table_a_plot_and_its_best_member(tmp_path):
+    config = stage_config(population={"seeds": 2, "lr": [1e-2, 1e-4]})
+    data = prepare(*problem(), gamma=0.95, heldout_fraction=0.2)
+    _, rows = _train_population(config, data, problem()[1], tmp_path)
+    table = json.loads((tmp_path / "population.json").read_text())
+    errors = [member["heldout_return_error"] for member in table["members"]]
+    assert len(errors) == 4
+    assert table["best"] == int(np.argmin(errors))
+    assert rows[-1]["heldout_return_error"] == min(errors)
+    assert (tmp_path / "population.png").stat().st_size > 5000
+    q, _ = candidate_values(load_critic(tmp_path), problem()[1])
+    heldout = data.heldout_rows
+    error = np.sqrt(np.mean((q[data.table.obs[heldout], 0] - data.table.returns[heldout]) ** 2))
+    assert error == pytest.approx(min(errors), rel=1e-4)

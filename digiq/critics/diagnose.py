@@ -1,0 +1,168 @@
+"""``digiq diagnose``: the diagnostics of every checkpoint of a critic, as numbers, plots and words."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from digiq import artifacts
+from digiq.config import configclass
+from digiq.critics.arrays import CriticData
+from digiq.critics.checkpoints import Checkpoints
+from digiq.critics.critic import load_critic
+from digiq.critics.diagnostics import Diagnostics, diagnose
+from digiq.critics.train import TrainQConfig, load_training_data
+from digiq.errors import DigiQError
+from digiq.progress import track
+
+STAGE, VERSION = "diagnose", 1
+
+
+@configclass
+class DiagnoseConfig:
+    """What to look at."""
+
+    threshold: float = 0.1
+    """Of the extraction gate whose share of states is reported, in units of Q."""
+    every_checkpoint: bool = True
+    """All checkpoints, or the chosen one alone."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+
+def run(
+    config: DiagnoseConfig,
+    *,
+    critic: Path,
+    features: Path,
+    episodes: Path,
+    rewards: Path | None = None,
+    truth: Path | None = None,
+    out: Path,
+    overwrite: bool = False,
+) -> artifacts.Artifact:
+    """The stage: writes ``diagnostics.json`` and plots.
+
+    Args:
+      config: see :class:`DiagnoseConfig`.
+      critic: an artefact of ``train-q``.
+      features, episodes, rewards: those it was trained on.
+      truth: optional ``.npy`` float[S, N], the true value of every candidate (a simulator's), NaN where unknown.
+      out: the artefact.
+      overwrite: start anew.
+    """
+    inputs = {
+        "critic": critic,
+        "features": features,
+        "episodes": episodes,
+        "rewards": rewards,
+        "truth": truth,
+    }
+    with artifacts.write(
+        out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
+    ) as writer:
+        if writer.done:
+            return writer.artifact
+        known = None if truth is None else np.load(truth, allow_pickle=False)
+        data = training_data_of(critic, features=features, episodes=episodes, rewards=rewards)
+        if known is not None and known.shape != data.candidate_row.shape:
+            raise DigiQError(
+                f"{truth}: shape {known.shape}, but the candidates have {data.candidate_row.shape}."
+            )
+        chosen = json.loads((critic / "critic.json").read_text())["epoch"]
+        epochs = checkpoint_epochs(critic) if config.every_checkpoint else [chosen]
+        found = {
+            epoch: diagnose_checkpoint(critic, epoch, data, config.threshold, config.seed, known)
+            for epoch in track(epochs, "diagnose", unit="checkpoint")
+        }
+        table = {str(epoch): dataclasses.asdict(d) for epoch, d in found.items()}
+        artifacts.atomic_write_json(
+            writer.path / "diagnostics.json", {"chosen": chosen, "checkpoints": table}
+        )
+        plot(found[chosen], metrics_of(critic), writer.path)
+        print(in_words(found[chosen]))
+        return writer.complete(counts={"checkpoints": len(found)})
+
+
+def training_data_of(critic: Path, *, features: Path, episodes: Path, rewards: Path | None) -> CriticData:
+    """The data that a ``train-q`` artefact was trained on, with its split."""
+    from digiq.config import load
+
+    manifest = artifacts.open(critic, stage="train-q").manifest
+    config = load(TrainQConfig, manifest.config, where=str(critic))
+    given = {"features": features, "episodes": episodes} | ({"rewards": rewards} if rewards else {})
+    for name, path in given.items():
+        if manifest.inputs.get(name) != artifacts.content_digest(path):
+            raise DigiQError(f"{path}: not the {name} that {critic} was trained on; name those.")
+    return load_training_data(config, features=features, episodes=episodes, rewards=rewards)[0]
+
+
+def checkpoint_epochs(critic: Path) -> list[int]:
+    """Epochs with a checkpoint."""
+    with Checkpoints(critic / "checkpoints") as checkpoints:
+        return checkpoints.epochs
+
+
+def diagnose_checkpoint(
+    critic: Path, epoch: int, data: CriticData, threshold: float, seed: int, truth: Any = None
+) -> Diagnostics:
+    """:func:`diagnose` of one checkpoint on disk, its verdict from the epochs up to it."""
+    history = [row for row in metrics_of(critic) if row["epoch"] <= epoch]
+    return diagnose(
+        load_critic(critic, epoch), data, threshold=threshold, history=history, truth=truth, seed=seed
+    )
+
+
+def metrics_of(critic: Path) -> list[dict[str, float]]:
+    """The rows of ``metrics.jsonl``."""
+    return [json.loads(line) for line in (critic / "metrics.jsonl").read_text().splitlines()]
+
+
+def in_words(d: Diagnostics) -> str:
+    """A few lines for the terminal."""
+    lines = [
+        f"verdict      {d.verdict.kind}: {d.verdict.reason}; advice: {d.verdict.advice}",
+        f"calibration  ECE {d.calibration.ece:.3f}, bias {d.calibration.bias:+.3f}",
+        f"ranking      AUC success/failure {d.success_auc:.3f}; logged action of successes at mean rank "
+        f"{d.logged_ranking.mean_rank:.2f} (chance {d.logged_ranking.random_rank:.2f})",
+        f"gate         {100 * d.gaps.share:.1f} % of states above {d.gaps.threshold:g}",
+        f"ensemble     disagreement {d.disagreement:.2f} of the spread of Q; novelty of the chosen {d.novelty:.2f}",
+        f"policy value {d.policy_value.value:.3f} [{d.policy_value.low:.3f}, {d.policy_value.high:.3f}]; "
+        f"behaviour {d.behavior_value.value:.3f} [{d.behavior_value.low:.3f}, {d.behavior_value.high:.3f}]",
+    ]
+    if d.truth is not None:
+        lines.append(
+            f"truth        pairs ordered rightly {d.truth.accuracy:.3f}, rank at 1 {d.truth.rank_at_1:.3f}"
+        )
+    return "\n".join(lines)
+
+
+def plot(d: Diagnostics, history: Sequence[dict[str, float]], path: Path) -> None:
+    """``diagnostics.png``: reliability, Q trend, and the advantage of the best candidate."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    reliability, trend, gap = figure.subplots(1, 3)
+    c = d.calibration
+    limit = max(*c.predicted, *c.observed, 1e-3)
+    reliability.plot([0, limit], [0, limit], "--", color="grey")
+    reliability.plot(c.predicted, c.observed, "o-")
+    reliability.set(xlabel="predicted Q", ylabel="return that followed", title=f"ECE {c.ece:.3f}")
+    for name in ("q_mean", "v_mean", "heldout_q_mean", "heldout_initial_q"):
+        points = [(row["epoch"], row[name]) for row in history if name in row]
+        if points:
+            trend.plot(*zip(*points, strict=True), label=name)
+    trend.set(xlabel="epoch", title="Q trend")
+    trend.legend()
+    gap.plot(d.gaps.quantiles, np.linspace(0, 1, len(d.gaps.quantiles)))
+    gap.axvline(d.gaps.threshold, linestyle="--", color="grey")
+    gap.set(
+        xlabel="best Q minus baseline",
+        ylabel="share of states below",
+        title=f"{100 * d.gaps.share:.1f} % pass",
+    )
+    with artifacts.atomic_path(path / "diagnostics.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -1,0 +1,191 @@
+"""Each diagnostic against a case whose answer is known."""
+
+import dataclasses
+import importlib.util
+import inspect
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from digiq.critics import CriticConfig, fit_critic
+from digiq.critics.arrays import prepare
+from digiq.critics.diagnostics import (
+    LinearFQE,
+    auc,
+    calibration,
+    diagnose,
+    gaps,
+    logged_ranking,
+    novelty,
+    ranking,
+    verdict,
+)
+from digiq.critics.select import choose
+from digiq.critics.select import run as select_stage
+
+_spec = importlib.util.spec_from_file_location("tabular", Path(__file__).with_name("test_objectives.py"))
+_tabular = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_tabular)
+
+
+def test_calibration_of_known_errors():
+    predicted = np.repeat([0.2, 0.6], 50)
+    observed = np.repeat([0.3, 0.6], 50)
+    found = calibration(predicted, observed, bins=2)
+    assert found.ece == pytest.approx(0.05)
+    assert found.bias == pytest.approx(-0.05)
+    assert found.predicted == pytest.approx([0.2, 0.6])
+    rng = np.random.default_rng(0)
+    p = rng.random(20_000)
+    assert calibration(p, (rng.random(20_000) < p).astype(float)).ece < 0.02
+
+
+def test_ranking_against_truth():
+    truth = np.array([[1.0, 0.5, 0.0], [0.2, 0.2, 0.2], [0.0, 1.0, np.nan]])
+    right = ranking(truth * 3 + 1, truth)
+    assert (right.accuracy, right.rank_at_1, right.states) == (1.0, 1.0, 2)
+    wrong = ranking(-truth, truth)
+    assert (wrong.accuracy, wrong.rank_at_1) == (0.0, 0.0)
+    tied = ranking(np.zeros((3, 3)), truth)
+    assert tied.accuracy == 0.5
+    assert tied.rank_at_1 == pytest.approx((1 / 3 + 1 / 2) / 2)
+
+
+def test_logged_ranking_uses_mid_ranks():
+    q = np.array([[0.5, 0.5, 0.1], [0.9, 0.1, np.nan], [0.3, np.nan, np.nan]])
+    found = logged_ranking(q)
+    assert found.states == 2
+    assert found.mean_rank == pytest.approx((1.5 + 1) / 2)
+    assert found.rank_at_1 == pytest.approx((0.5 + 1) / 2)
+    assert found.random_rank == pytest.approx((2 + 1.5) / 2)
+
+
+def test_auc_and_gaps():
+    assert auc(np.array([0.1, 0.2, 0.2, 0.9]), np.array([False, False, True, True])) == pytest.approx(0.875)
+    assert math.isnan(auc(np.ones(3), np.ones(3, bool)))
+    found = gaps(np.array([0.0, 0.1, 0.2, 0.3]), 0.1)
+    assert found.share == 0.5
+    assert found.quantiles[0] == 0
+    assert found.quantiles[-1] == 0.3
+
+
+def curve(td: list[float], held: list[float], q: list[float]) -> list[dict[str, float]]:
+    return [
+        {"td_error": a, "heldout_return_error": b, "q_mean": c} for a, b, c in zip(td, held, q, strict=True)
+    ]
+
+
+def test_verdicts():
+    down, flat = list(np.linspace(1, 0.1, 10)), [0.1] * 10
+    rising_late = [*np.linspace(0.5, 0.2, 5), *np.linspace(0.2, 0.5, 5)]
+    up = list(np.linspace(0, 0.5, 10))
+    assert verdict(curve(flat, rising_late, up)).kind == "overfitting"
+    assert (
+        verdict(curve(flat, flat, [*np.linspace(0, 0.6, 5), *np.linspace(0.6, 0.1, 5)])).kind == "overfitting"
+    )
+    assert verdict(curve(down, down, up)).kind == "underfitting"
+    assert verdict(curve([0.4] * 10, [0.4] * 10, flat)).kind == "underfitting"
+    assert verdict(curve([1, 0.5, 0.1, *[0.05] * 7], [0.2] * 10, up)).kind == "sound"
+    assert verdict(curve(flat[:2], flat[:2], flat[:2])).kind == "unknown"
+
+
+def tabular_data():
+    visits = _tabular.sample_visits(episodes=400)
+    return visits, prepare(*_tabular.as_arrays(visits), gamma=_tabular.GAMMA, standardize=False)
+
+
+def test_linear_fqe_is_the_exact_value_of_the_policy():
+    """One-hot features make the linear Q exact: compare with policy evaluation on the empirical model."""
+    visits, data = tabular_data()
+    policy = np.array([2, 0, 1, 1, 0])
+    q = np.zeros((_tabular.STATES, _tabular.ACTIONS))
+    s, a, after = visits.state, visits.action, visits.following
+    for _ in range(500):
+        target = visits.reward + _tabular.GAMMA * np.where(after < 0, 0, q[after, policy[after]])
+        total, count = np.zeros_like(q), np.zeros_like(q)
+        np.add.at(total, (s, a), target)
+        np.add.at(count, (s, a), 1)
+        q = total / count
+    first = data.table.first
+    expected = q[s[first], policy[s[first]]].mean()
+    column = np.argmax(visits.order == policy[s][:, None], axis=1)
+    estimate = LinearFQE(data, ridge=1e-6).value(column)
+    assert estimate.value == pytest.approx(expected, abs=2e-3)
+    assert estimate.low < expected < estimate.high
+    other = LinearFQE(data, ridge=1e-6).value(np.zeros(len(s), np.int64))
+    assert abs(other.value - estimate.value) > 0.01
+
+
+def test_unseen_candidates_are_novel():
+    rng = np.random.default_rng(0)
+    transitions, features = _tabular.as_arrays(_tabular.sample_visits())
+    count = len(transitions["obs"])
+    near = rng.normal(size=(count, 6)).astype(np.float32)
+    far = near + 8.0
+    features |= {"pair": np.concatenate([near, near[::-1] + 0.01, far])}
+    features["candidate_row"] = np.stack([np.arange(count) + k * count for k in range(3)], 1)
+    found = novelty(prepare(transitions, features, gamma=0.9))
+    assert found[:, 0].mean() == pytest.approx(0.5, abs=0.05)
+    assert found[:, 1].mean() == pytest.approx(0.5, abs=0.05)
+    assert found[:, 2].min() == 1.0
+
+
+def test_diagnose_puts_it_together():
+    visits, data = tabular_data()
+    transitions, features = _tabular.as_arrays(visits)
+    q, _ = _tabular.solve(visits, "td", {"backup": "max"})
+    truth = np.take_along_axis(q[visits.state], visits.order, axis=1)
+    config = _tabular.linear("td", {"backup": "max"}, steps_per_epoch=300, epochs=5, batch_size=10_000)
+    config = CriticConfig(
+        **{**{f: getattr(config, f) for f in config.__dataclass_fields__}, "baseline": "candidate_mean"}
+    )
+    critic = fit_critic(transitions, features, config)
+    found = diagnose(critic, data, history=critic.metrics, truth=truth, threshold=0.01)
+    assert found.truth.accuracy > 0.95
+    assert found.policy_value.value > found.behavior_value.value
+    assert found.calibration.ece < 0.2
+    assert 0.1 < found.gaps.share < 0.9
+    assert found.disagreement < 0.1
+    assert found.initial_value == pytest.approx(q[visits.state[data.table.first]].max(1).mean(), abs=0.03)
+    assert diagnose(critic, data).truth is None
+
+
+def test_select_prefers_the_checkpoint_that_ranks_and_values_better():
+    visits, data = tabular_data()
+    transitions, features = _tabular.as_arrays(visits)
+    settings = {"steps_per_epoch": 150, "epochs": 4, "batch_size": 10_000}
+    good = fit_critic(transitions, features, _tabular.linear("td", {"backup": "max"}, **settings))
+    untrained = dataclasses.replace(
+        good,
+        params=jax.tree.map(lambda x: np.random.default_rng(0).normal(size=x.shape).astype("f"), good.params),
+    )
+    found = {"random": diagnose(untrained, data), "trained": diagnose(good, data)}
+    choice = choose(found)
+    assert choice.best == "trained"
+    assert choice.scores["trained"] > choice.scores["random"]
+    assert "policy value" in choice.why
+    worse = dataclasses.replace(
+        found["trained"], verdict=verdict(curve([0.1] * 6, [0.1, 0.1, 0.1, 0.3, 0.5, 0.6], [0.0] * 6))
+    )
+    assert choose({**found, "trained": worse}).best == "random", (
+        "an overfitting critic stands behind the others"
+    )
+
+
+def test_select_never_sees_the_truth():
+    """With truth present or absent, right or wrong, the choice is the same."""
+    visits, data = tabular_data()
+    critic = fit_critic(*_tabular.as_arrays(visits), _tabular.linear("mc", {}, steps_per_epoch=50))
+    truths = [
+        None,
+        np.zeros(data.candidate_row.shape),
+        np.random.default_rng(0).random(data.candidate_row.shape),
+    ]
+    scores = [
+        choose({"a": diagnose(critic, data, truth=t), "b": diagnose(critic, data)}).scores for t in truths
+    ]
+    assert scores[0] == scores[1] == scores[2]
+    assert "truth" not in inspect.signature(select_stage).parameters
