@@ -43,14 +43,14 @@ TEMPLATES: dict[str, Template] = {
     "turn_on": Template("Turn on {}", 1, SWITCHES[0:11:2], SWITCHES[1:12:4]),
     "turn_off": Template("Turn off {}", 1, SWITCHES[1:12:2], SWITCHES[0:11:4]),
     "language": Template("Change the language to {}", 2, LANGUAGES[1:4], LANGUAGES[4:]),
-    "ringtone": Template("Set the ringtone to {}", 1, RINGTONES[1:4], RINGTONES[4:]),
+    "ringtone": Template("Set the ringtone to {}", 2, RINGTONES[1:4], RINGTONES[4:]),
     "alarm_off": Template("Switch off the {} alarm", 1, ALARMS[:3], ALARMS[3:]),
     "alarm_new": Template("Set an alarm for {}", 3, TIMES[:4], TIMES[4:]),
     "timer": Template("Start a timer of {}", 2, MINUTES[:4], MINUTES[4:]),
     "star_mail": Template("Star the mail from {}", 1, SENDERS[:4], SENDERS[4:]),
     "delete_mail": Template("Delete the mail from {}", 2, SENDERS[:4], SENDERS[4:]),
     "reply_mail": Template("Open the newest mail and reply {}", 3, ANSWERS[:4], ANSWERS[4:]),
-    "web_search": Template("Search the web for {}", 3, TOPICS[:4], TOPICS[4:]),
+    "web_search": Template("Search the web for {}", 2, TOPICS[:4], TOPICS[4:]),
     "bookmark": Template("Bookmark the page {} in the browser", 1, PAGES[:2], PAGES[2:]),
 }
 """The templates by name."""

@@ -74,6 +74,8 @@ class NoiseConfig:
         return min(1.0, self.scale * getattr(self, name) * factor)
 
 
+NOISE = NoiseConfig()
+"""The ordinary mishaps."""
 NO_NOISE = NoiseConfig(scale=0.0)
 
 
