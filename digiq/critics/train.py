@@ -1,6 +1,7 @@
 """``digiq train-q``: the learner's epochs, with what watches them: a log, checkpoints, a choice."""
 
 import contextlib
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,8 @@ class TrainQConfig:
 
     critic: CriticConfig = CriticConfig()
     """What it is and how it learns."""
+    splits: tuple[str, ...] = ("train",)
+    """Only episodes of these splits are learned from; features may hold others, for reports."""
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of episodes kept out of training, for diagnostics."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
@@ -145,11 +148,18 @@ def load_training_data(
     from digiq.features.extract import load_features
 
     labelled = LabelledEpisodes(episodes, rewards)
+    about = [(episode.episode_id, episode.split) for episode in labelled]
     transitions = build_transitions(labelled, timeout=config.critic.timeout)
+    wanted = np.array([split in config.splits for _, split in about])
+    if not wanted.any():
+        found = ", ".join(sorted({split for _, split in about}))
+        raise DigiQError(f"{episodes}: no episode of split {', '.join(config.splits)}; there are {found}.")
+    keep = wanted[transitions.episode]
+    columns = {f.name: getattr(transitions, f.name)[keep] for f in dataclasses.fields(transitions)}
     stored = load_features(features)
     # Copies of an episode under other goals share its screens: they stay on one side of the split.
-    groups = [episode.episode_id.split("~")[0] for episode in labelled]
-    return _prepare(transitions, stored, config.critic, config.heldout_fraction, config.seed, groups), stored
+    groups = [name.split("~")[0] for name, _ in about]
+    return _prepare(columns, stored, config.critic, config.heldout_fraction, config.seed, groups), stored
 
 
 def _train_resumably(
