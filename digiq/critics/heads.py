@@ -6,6 +6,7 @@ leaves have a leading member axis.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,12 @@ from digiq.config import configclass
 from digiq.critics.arrays import Array
 
 Params = Any
-"""A pytree of float32 arrays; every leaf has a leading axis of ensemble members."""
+"""``{"q": members, "v": members}``; see :data:`_STACK_UP_TO` for what members are."""
+
+_STACK_UP_TO = 2**20
+"""Weights in a head's largest layer up to which members are stacked: one pytree whose leaves have a leading member axis,
+applied by ``vmap`` (fewer, larger operations). Larger heads are a tuple of pytrees, applied one by one: XLA's batched
+matrix products are several times slower than single ones on CPUs, and slicing a stack would copy the weights."""
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
 
@@ -175,6 +181,9 @@ class Heads:
 
         def members(module: MLP, key: Array, *inputs: Array) -> Params:
             keys = jax.random.split(key, self.config.members)
+            sizes = (sum(x.shape[-1] for x in inputs), *module.hidden)
+            if max(a * b for a, b in itertools.pairwise((*sizes, 1))) > _STACK_UP_TO:
+                return tuple(module.init(k, *inputs)["params"] for k in keys)
             return jax.vmap(lambda k: module.init(k, *inputs)["params"])(keys)
 
         return {
@@ -230,6 +239,9 @@ class Heads:
                 return module.apply({"params": params}, *inputs)
             return module.apply({"params": params}, *inputs, train=True, rngs={"dropout": key})
 
-        if key is None or not self.config.dropout:
+        keys = None if key is None or not self.config.dropout else jax.random.split(key, self.config.members)
+        if isinstance(params, tuple):
+            return jnp.stack([member(p, None if keys is None else keys[k]) for k, p in enumerate(params)])
+        if keys is None:
             return jax.vmap(lambda p: member(p, None))(params)
-        return jax.vmap(member)(params, jax.random.split(key, self.config.members))
+        return jax.vmap(member)(params, keys)

@@ -12,8 +12,8 @@ from jaxtyping import TypeCheckError, jaxtyped
 from digiq.critics.heads import MLP, Heads, HeadsConfig, Readout, ReadoutConfig
 
 
-def drawn(heads: Heads, *sizes: int, seed: int = 0):
-    return jax.jit(heads.init, static_argnums=(1, 2))(jax.random.PRNGKey(seed), *sizes)
+def drawn(heads: Heads, *sizes: int):
+    return jax.jit(lambda key: heads.init(key, *sizes))(jax.random.PRNGKey(0))
 
 
 SMALL = HeadsConfig(q_hidden=(5, 4), v_hidden=(3,), members=3)
@@ -72,6 +72,19 @@ def test_dropout_acts_only_with_a_key():
     x = jnp.ones((2, 4))
     assert np.any(heads.v(params, x, jax.random.PRNGKey(1)) != heads.v(params, x, jax.random.PRNGKey(2)))
     np.testing.assert_array_equal(heads.v(params, x), heads.v(params, x))
+
+
+def test_large_heads_are_kept_apart_and_give_the_same_values(monkeypatch):
+    heads = Heads(SMALL)
+    stacked = drawn(heads, 4, 2)
+    monkeypatch.setattr("digiq.critics.heads._STACK_UP_TO", 1)
+    apart = drawn(Heads(SMALL), 4, 2)
+    assert isinstance(apart["q"], tuple)
+    assert len(apart["v"]) == 3
+    observation, pair = jnp.ones((2, 4)), jnp.ones((2, 2))
+    for name, inputs in (("q", (observation, pair)), ("v", (observation,))):
+        values = [getattr(heads, f"{name}_value")(params, *inputs) for params in (stacked, apart)]
+        np.testing.assert_allclose(*values, rtol=1e-5)
 
 
 @pytest.mark.parametrize("target", [0.0, 0.013, 0.5, 1.0])

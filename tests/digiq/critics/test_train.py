@@ -97,6 +97,16 @@ def test_saved_critic_gives_the_same_values(fitted, tmp_path):
         load_critic(tmp_path / "critic", epoch=3)
 
 
+def test_large_heads_survive_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("digiq.critics.heads._STACK_UP_TO", 1)
+    transitions, features = problem()
+    critic = fit_critic(transitions, features, CriticConfig(**{**TINY, "epochs": 1, "learning_rate": 1.1e-3}))
+    assert isinstance(critic.params["q"], tuple)
+    save_critic(critic, tmp_path)
+    expected = candidate_values(critic, features)[0]
+    np.testing.assert_array_equal(candidate_values(load_critic(tmp_path), features)[0], expected)
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(fitted, tmp_path):
     save_critic(fitted, tmp_path)
     description = json.loads((tmp_path / "critic.json").read_text())
@@ -163,8 +173,8 @@ def test_choosing_by_a_held_out_metric_and_stopping_early(tmp_path):
     assert len(rows) == 6 or rows[-1]["heldout_q_mean"] >= best
     saved = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert chosen == min(saved, key=values.get)
-    with pytest.raises(DigiQError, match="choose_by = 'nope' is not logged"):
-        run_stage(tmp_path / "other", stage_config(choose="heldout", choose_by="nope"))
+    with pytest.raises(DigiQError, match="choose_by = 'heldout_nope' is not logged"):
+        run_stage(tmp_path / "other", stage_config(choose="heldout", choose_by="heldout_nope"))
 
 
 KILLED = """
