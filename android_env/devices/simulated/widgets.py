@@ -7,10 +7,14 @@ font, so that a small vision model meets few glyph shapes, and is shortened with
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from io import BytesIO
+from itertools import pairwise
 from zlib import crc32
 
 from PIL import Image, ImageDraw, ImageFont
@@ -20,7 +24,7 @@ from android_env.devices.simulated.layout import KEY_HEIGHT, LINE_HEIGHT
 from android_env.devices.simulated.screen import PANEL_ROLES, SCREEN_HW, Box, Element
 from android_env.devices.simulated.themes import Color, Theme, readable_on, shade
 
-__all__ = ["Canvas", "draw_element", "icon_names"]
+__all__ = ["Canvas", "TextRun", "draw_element", "icon_names", "record_text"]
 
 HEIGHT, WIDTH = SCREEN_HW
 _FONT_FILES = {
@@ -114,6 +118,29 @@ def gradient(top: Color, bottom: Color) -> Image.Image:
     return column.resize((WIDTH, HEIGHT))
 
 
+@dataclass(frozen=True)
+class TextRun:
+    """A line of text as drawn: the column of each character's middle, and the row of the line's, in pixels."""
+
+    text: str
+    columns: tuple[float, ...]
+    row: float
+
+
+_recorder: ContextVar[list[TextRun] | None] = ContextVar("_recorder", default=None)
+
+
+@contextmanager
+def record_text() -> Iterator[list[TextRun]]:
+    """Lists every line of text drawn inside the block, in drawing order: labels for models that learn to read."""
+    runs: list[TextRun] = []
+    token = _recorder.set(runs)
+    try:
+        yield runs
+    finally:
+        _recorder.reset(token)
+
+
 class Canvas:
     """An RGB image of the screen's size with the few strokes that widgets are made of, in one theme.
 
@@ -198,6 +225,10 @@ class Canvas:
         top = round(y - ascent + font.size * 0.36) + above
         start = int(x) + left
         self.image.paste(color, (start, top, start + mask.width, top + mask.height), mask)
+        if (runs := _recorder.get()) is not None:
+            edges = [int(x) + font.getlength(text[:i]) for i in range(len(text) + 1)]
+            columns = tuple((a + b) / 2 for a, b in pairwise(edges))
+            runs.append(TextRun(text, columns, y))
         return int(x) + length
 
     def lines(
