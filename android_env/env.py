@@ -2,6 +2,202 @@
 
 from __future__ import annotations
 
-from android_env.devices import Observation
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
 
-__all__ = ["Observation"]
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from android_env.actions import Action, ActionType
+from android_env.devices import Device, Observation
+from android_env.errors import ActionError, EpisodeError, TaskError
+from android_env.evaluators import Evaluator, ground_truth
+from android_env.tasks.task import Task
+
+__all__ = ["ACTION_TYPES", "AndroidEnv", "Observation", "StepInfo", "action_from_sample"]
+
+ACTION_TYPES: tuple[ActionType, ...] = tuple(ActionType)
+"""What the action space's `type`, an index from 0, stands for."""
+
+
+class StepInfo(TypedDict):
+    """What `reset` and `step` say besides the observation."""
+
+    task_id: str
+    step: int
+    """Actions executed in this episode so far."""
+    executed: Action | None
+    """The action that was just executed; None after `reset`."""
+    outcome: Literal["", "success", "failure", "truncated"]
+    """How the episode has ended; empty while it goes on. `truncated`: the budget is used up."""
+
+
+class AnyText(spaces.Text):
+    """Strings of any characters up to a length; samples are of letters and digits."""
+
+    def __init__(self, max_length: int) -> None:
+        super().__init__(max_length, min_length=0)
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str) and len(x) <= self.max_length
+
+
+class AndroidEnv(gym.Env[dict[str, Any], Any]):
+    """Episodes of tasks on a device.
+
+    Observations are dicts with the fields of `Observation`. `step` takes an `Action`, or a sample of `action_space`
+    (see `action_from_sample`). The reward is 1 when the evaluator says `success`, else 0. An episode terminates with
+    the evaluator's verdict and is truncated after exactly its budget of executed actions.
+
+    Args:
+        device: what the episodes run on; the environment closes it.
+        tasks: what `reset` chooses from, unless it is told.
+        evaluator: judges after each action; by default the device's own truth.
+        max_steps: budget of actions of every episode; by default each task's own.
+
+    Raises:
+        TaskError: there is no task.
+        ValueError: `max_steps` is below 1.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012 (gymnasium reads it so)
+    render_mode = "rgb_array"
+
+    def __init__(
+        self,
+        device: Device,
+        tasks: Sequence[Task],
+        *,
+        evaluator: Evaluator = ground_truth,
+        max_steps: int | None = None,
+    ) -> None:
+        if not len(tasks):
+            raise TaskError("AndroidEnv got no tasks; give it at least one.")
+        if max_steps is not None and max_steps < 1:
+            raise ValueError(f"max_steps is {max_steps}; use at least 1, or None for each task's own.")
+        self.device = device
+        self.tasks = tuple(tasks)
+        self.evaluator = evaluator
+        self.max_steps = max_steps
+        self._by_id = {task.task_id: task for task in self.tasks}
+        self._task: Task | None = None
+        self._observation: Observation | None = None
+        self.observation_space = spaces.Dict(
+            {
+                "screenshot": spaces.Box(0, 255, (*device.screen_hw, 3), np.uint8),
+                "goal": AnyText(4096),
+                "activity": AnyText(4096),
+                "ui_elements": AnyText(1 << 20),
+            }
+        )
+        point = spaces.Box(0.0, 1.0, (2,), np.float32)
+        self.action_space = spaces.Dict(
+            {
+                "type": spaces.Discrete(len(ACTION_TYPES)),
+                "touch_yx": point,
+                "lift_yx": spaces.Box(0.0, 1.0, (2,), np.float32),
+                "text": AnyText(256),
+            }
+        )
+
+    @property
+    def task(self) -> Task:
+        """The task of the running, or last, episode."""
+        if self._task is None:
+            raise EpisodeError("there is no episode yet; call reset() first.")
+        return self._task
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], StepInfo]:
+        """Starts an episode.
+
+        Args:
+            seed: seeds the device's episode, and the choice of a task; drawn from the environment's generator if None.
+            options: `{"task": ...}` names the task, by a `Task` or by the id of one of `tasks`.
+
+        Raises:
+            TaskError: the option is not a task and not the id of one.
+        """
+        super().reset(seed=seed)
+        wanted = (options or {}).get("task")
+        chosen = int(self.np_random.integers(len(self.tasks)))
+        if seed is None:
+            seed = int(self.np_random.integers(2**31))
+        task = self.tasks[chosen] if wanted is None else self._by_id.get(wanted, wanted)
+        if not isinstance(task, Task):
+            raise TaskError(
+                f"options['task'] is {wanted!r}; give a Task or the id of one of the {len(self.tasks)} tasks."
+            )
+        self._task = task
+        self._step = 0
+        self._over = False
+        self._observation = self.device.reset(task, seed=seed)
+        return self._seen(), self._info(None, "")
+
+    def step(self, action: Action | Mapping[str, Any]) -> tuple[dict[str, Any], float, bool, bool, StepInfo]:
+        """Executes one action.
+
+        Raises:
+            EpisodeError: there was no reset, or the episode is over.
+            ActionError: `action` is neither an `Action` nor a sample of `action_space`.
+            DeviceFault: the device failed; the episode cannot go on.
+        """
+        if self._task is None or self._over:
+            raise EpisodeError("the episode is over or was never begun; call reset() before step().")
+        action = action if isinstance(action, Action) else action_from_sample(action)
+        self.device.execute(action)
+        self._step += 1
+        self._observation = self.device.observe()
+        verdict = self.evaluator(self.device, self._task, action)
+        budget = self._task.max_steps if self.max_steps is None else self.max_steps
+        truncated = verdict is None and self._step >= budget
+        self._over = verdict is not None or truncated
+        info = self._info(action, "truncated" if truncated else verdict or "")
+        return self._seen(), float(verdict == "success"), verdict is not None, truncated, info
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        """The current screenshot, uint8[H, W, 3].
+
+        Raises:
+            EpisodeError: there was no reset.
+        """
+        if self._observation is None:
+            raise EpisodeError("there is nothing to render yet; call reset() first.")
+        return self._observation.screenshot
+
+    def close(self) -> None:
+        """Closes the device."""
+        self.device.close()
+
+    def _seen(self) -> dict[str, Any]:
+        seen = self._observation
+        assert seen is not None
+        return {
+            "screenshot": seen.screenshot,
+            "goal": seen.goal,
+            "activity": seen.activity,
+            "ui_elements": seen.ui_elements,
+        }
+
+    def _info(
+        self, executed: Action | None, outcome: Literal["", "success", "failure", "truncated"]
+    ) -> StepInfo:
+        return {"task_id": self.task.task_id, "step": self._step, "executed": executed, "outcome": outcome}
+
+
+def action_from_sample(sample: Any) -> Action:
+    """The action that a sample of `AndroidEnv.action_space` stands for.
+
+    Raises:
+        ActionError: it is no such sample.
+    """
+    try:
+        kind = ACTION_TYPES[int(sample["type"])]
+        touch, lift = (tuple(map(float, sample[name])) for name in ("touch_yx", "lift_yx"))
+        return Action(kind, touch, lift, str(sample["text"]))  # type: ignore[arg-type]
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        raise ActionError(
+            f"{sample!r} is neither an Action nor a sample of the action space: {error}."
+        ) from None

@@ -13,7 +13,7 @@ from android_env.tasks.task import Task
 
 LAUNCHER = State("launcher")
 
-USELESS = frozenset({"up", "clear", "tab", "preset", "choice", "time"})
+USELESS = frozenset({"up", "clear", "options", "tab", "preset", "choice", "time"})
 """Elements whose tap shows something new but helps nobody."""
 
 _SETTINGS_ROWS = (
@@ -41,51 +41,72 @@ def start(task: Task) -> State:
     return LAUNCHER._replace(facts=frozenset(facts))
 
 
-def is_success(state: State, task: Task) -> bool:
-    """Whether what the goal asks for is done; a web search must also stand on the screen."""
-    value, facts = task.params["query"], state.facts
+def goal_fact(task: Task) -> str:
+    """The fact that the goal is about, in the words of `State.facts`."""
+    value = task.params["query"]
     match task.params["template"]:
-        case "turn_on":
-            return value in facts
-        case "turn_off":
-            return value not in facts
-        case "language" | "ringtone":
-            page = "Language" if task.params["template"] == "language" else "Sound"
-            return f"{page}:{value}" in facts
-        case "alarm_off":
-            return f"alarm:{value}" not in facts
-        case "alarm_new":
-            return f"alarm:{value}" in facts
+        case "turn_on" | "turn_off":
+            return value
+        case "language":
+            return f"Language:{value}"
+        case "ringtone":
+            return f"Sound:{value}"
+        case "alarm_off" | "alarm_new":
+            return f"alarm:{value}"
         case "timer":
-            return f"timer:{value}" in facts
+            return f"timer:{value}"
         case "star_mail":
-            return f"starred:{value}" in facts
+            return f"starred:{value}"
         case "delete_mail":
-            return f"deleted:{value}" in facts
+            return f"deleted:{value}"
         case "reply_mail":
-            return any(f.startswith("sent:") and _same(f[5:], value) for f in facts)
-        case "web_search":
-            return state.page == "web" and _same(state.query, value) and not state.loading
+            return f"sent:{value}"
         case "bookmark":
-            return f"bookmark:{value}" in facts
-    raise AssertionError(task.params["template"])
+            return f"bookmark:{value}"
+    return ""
+
+
+def is_success(state: State, task: Task) -> bool:
+    """Whether what the goal asks for is done; a web search must stand on the screen, loaded."""
+    if task.params["template"] == "web_search":
+        return state.page == "web" and _same(state.query, task.params["query"]) and not state.loading
+    return (goal_fact(task) in state.facts) != (task.params["template"] in ("turn_off", "alarm_off"))
 
 
 def step(state: State, action: AbstractAction, task: Task, noise: NoiseConfig) -> Outcomes:
-    """What the phone does if the action gets through."""
+    """What the phone does if the action gets through.
+
+    On a change of page all facts but the one that the goal is about return to what they were, except for one that
+    this very action brought. So states stay few enough for exact values.
+    """
     del noise  # this family has no mishaps of its own
+    after = _move(state, action)
+    if _where(after) == _where(state):
+        return sure(after)
+    goal = {goal_fact(task)}
+    facts = (start(task).facts - goal) | (after.facts & goal) | (after.facts - state.facts)
+    return sure(after._replace(facts=facts))
+
+
+def _where(state: State) -> tuple[str, ...]:
+    return (state.page, state.place, state.query, state.view if state.page == "clock" else "")
+
+
+def _move(state: State, action: AbstractAction) -> State:
     match action:
         case ("home",):
-            return sure(LAUNCHER._replace(facts=state.facts))
+            return LAUNCHER._replace(facts=state.facts)
         case ("back",):
-            return sure(_back(state))
+            return _back(state)
+        case ("swipe", "up") if state.page == "launcher":
+            return _go(state, "drawer")
         case ("type", text) if state.text is not None:
-            return sure(state._replace(text=text))
+            return state._replace(text=text)
         case ("enter",) if state.text is not None:
-            return sure(_tap(state, "go"))
+            return _tap(state, "go")
         case ("tap", element) if element:
-            return sure(_tap(state, element))
-    return sure(state)
+            return _tap(state, element)
+    return state
 
 
 def oracle(state: State, task: Task) -> AbstractAction:
@@ -134,7 +155,7 @@ def _back(state: State) -> State:
             return _go(state, "mail", query=state.query)
         case "times":
             return _go(state, "clock", view="Alarm")
-        case "url" | "web":
+        case "url" | "web" | "options":
             return _go(state, "tab")
         case "article":
             return _go(state, "web", query=state.query)
@@ -151,7 +172,7 @@ def _tap(state: State, element: str) -> State:
             return _add(_go(state, "inbox"), f"deleted:{query}")
         return state._replace(overlay="") if element == "cancel" else state
     match page, name:
-        case "launcher", "app":
+        case (("launcher" | "drawer"), "app"):
             if value == "Clock":
                 return State("clock", "Clock", view="World", facts=state.facts)
             return _OPENS.get(value, State("app", value))._replace(facts=state.facts)
@@ -190,7 +211,9 @@ def _tap(state: State, element: str) -> State:
         case "mail", "reply":
             return _go(state, "reply", query=query, text="")
         case "reply", "go" if (state.text or "").strip():
-            return _add(_go(state, "mail", query=query), f"sent:{state.text}")
+            return _add(
+                _go(state, "mail", query=query), f"sent:{' '.join((state.text or '').lower().split())}"
+            )
         case _, "url" if page != "url":
             return _go(state, "url", text="")
         case "url", "go":
@@ -199,6 +222,8 @@ def _tap(state: State, element: str) -> State:
             return state._replace(text="")
         case "url", "trend":
             return _go(state, "web", query=pages.TRENDING[int(value)])
+        case "tab", "options":
+            return _go(state, "options")
         case "tab", "shortcut":
             return _go(state, "web", query=value)
         case "web", "web":
@@ -215,7 +240,7 @@ def _page_of(switch: str) -> str:
 def _via(state: State, app: str, rules: dict[str, AbstractAction | None]) -> AbstractAction:
     """The action for the page at hand; elsewhere the way home and into `app`."""
     if state.overlay and state.overlay not in rules:
-        return ("back",)
+        return ("tap", "cancel")
     action = rules.get(state.overlay or state.page)
     if action is not None:
         return action
@@ -259,15 +284,16 @@ def _timer(state: State, value: str) -> AbstractAction:
 
 def _on_mail(sender: str, state: State, then: dict[str, AbstractAction]) -> AbstractAction:
     then = then if state.query == sender else {}
-    rules = {"inbox": ("tap", f"mail-{sender}"), "mail": ("back",), "reply": ("back",), **then}
+    # A mail deleted by mistake is back once the app has been left.
+    inbox = ("home",) if f"deleted:{sender}" in state.facts else ("tap", f"mail-{sender}")
+    rules = {"inbox": inbox, "mail": ("back",), "reply": ("back",), **then}
     return _via(state, "Mail", rules)
 
 
 def _reply(state: State, value: str) -> AbstractAction:
-    newest = next((s for s in SENDERS if f"deleted:{s}" not in state.facts), "")
     written = _same(state.text or "", value)
     reply = ("tap", "go") if written else ("type", value)
-    return _on_mail(newest, state, {"mail": ("tap", "reply"), "reply": reply})
+    return _on_mail(SENDERS[0], state, {"mail": ("tap", "reply"), "reply": reply})
 
 
 def _web_search(state: State, value: str) -> AbstractAction:
@@ -420,6 +446,8 @@ def _web(state: State) -> Screen:
 
 _PAGES = {
     "launcher": lambda state: pages.launcher(),
+    "drawer": lambda state: pages.drawer(),
+    "options": lambda state: pages.browser_options(),
     "app": lambda state: pages.app(state.place, state.view),
     "tab": lambda state: pages.new_tab(),
     "url": lambda state: pages.url_focused(state.text or ""),

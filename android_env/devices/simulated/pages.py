@@ -28,8 +28,15 @@ APP_ROWS: dict[str, tuple[str, str, str]] = {
     "Maps": ("Saved places", "Commute", "Explore"),
     "Photos": ("Albums", "Favorites", "Trash"),
     "Notes": ("Shopping", "Ideas", "Meeting"),
+    "Files": ("Downloads", "Pictures", "Documents"),
+    "Calls": ("Recent", "Contacts", "Voicemail"),
+    "Books": ("Library", "Samples", "Reading list"),
+    "Games": ("Puzzles", "Cards", "Scores"),
 }
 """What an app shows when it is not the one that a task is about."""
+
+MORE_APPS: dict[str, str] = {"Files": "folder", "Calls": "phone", "Books": "book", "Games": "game"}
+"""Apps of the drawer that a swipe up on the home screen shows."""
 
 SHORTCUTS = ("News", "Weather", "Sports")
 """Links on the browser's new tab; none leads anywhere useful."""
@@ -41,6 +48,12 @@ def launcher() -> Screen:
     """The home screen; icons are `app-<name>`."""
     icons = tuple(Element(f"app-{name}", "launcher_icon", name, icon) for name, icon in APPS.items())
     return Screen("launcher", "", "Home", icons)
+
+
+def drawer() -> Screen:
+    """The apps that have no place on the home screen."""
+    icons = tuple(Element(f"app-{name}", "launcher_icon", name, icon) for name, icon in MORE_APPS.items())
+    return Screen("drawer", "More apps", "Home", icons)
 
 
 def app(name: str, view: str) -> Screen:
@@ -64,7 +77,15 @@ def new_tab() -> Screen:
     """The browser without a page."""
     links = tuple(Element(f"shortcut-{text}", "list_row", text, "star") for text in SHORTCUTS)
     greeting = Element("greeting", "heading", "New tab")
-    return Screen("tab", "", "Browser", (url_bar(""), greeting, *links))
+    options = Element("options", "icon_button", "Options", "more")
+    return Screen("tab", "", "Browser", (url_bar(""), options, greeting, *links))
+
+
+def browser_options() -> Screen:
+    """The browser's menu; none of its rows does anything."""
+    rows = (("History", "clock"), ("Downloads", "download"), ("Text size", "edit"))
+    drawn = tuple(Element(f"option-{text}", "list_row", text, icon) for text, icon in rows)
+    return Screen("options", "Browser menu", "Browser", drawn)
 
 
 def url_focused(text: str) -> Screen:

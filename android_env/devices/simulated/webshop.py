@@ -49,7 +49,7 @@ _MODELS = ("Pro", "Max", "Lite", "Plus", "Duo", "One", "Air", "Mini")
 _SHOP_PAGES = frozenset({"home", "results", "product", "category", "menu", "help", "cart", "account"})
 
 USELESS = frozenset(
-    {"menu", "cart", "account", "help", "manage", "clear", "add", "up", "more", "orders", "forgot"}
+    {"menu", "cart", "account", "help", "manage", "clear", "add", "up", "options", "orders", "forgot"}
 )
 """Elements whose tap shows something new but helps nobody."""
 
@@ -99,6 +99,8 @@ def step(state: State, action: AbstractAction, task: Task, noise: NoiseConfig) -
             return sure(state._replace(text=text))
         case ("enter",):
             return _enter(state, noise)
+        case ("swipe", "up") if state.page == "launcher":
+            return sure(State("drawer"))
         case ("swipe", direction) if state.page in ("home", "results") and not state.overlay:
             view = {"up": "more", "down": ""}.get(direction, state.view)
             return sure(state._replace(view=view))
@@ -119,8 +121,10 @@ def oracle(state: State, task: Task) -> AbstractAction:
     match state.page:
         case "launcher":
             return ("tap", "app-Browser")
-        case "app":
+        case "app" | "drawer":
             return ("home",)
+        case "options":
+            return ("back",)
         case "url":
             return ("enter",) if address(state.text or "") == site else ("type", site)
         case "tab" | "web" | "article":
@@ -153,9 +157,9 @@ def _back(state: State, noise: NoiseConfig) -> Outcomes:
             return sure(state)
         case "app" if state.view:
             return sure(state._replace(view=""))
-        case "tab" | "app":
+        case "tab" | "app" | "drawer":
             return sure(LAUNCHER)
-        case "url" | "web" | "home":
+        case "url" | "web" | "home" | "options":
             return sure(TAB)
         case "article":
             return sure(State("web", "", query))
@@ -186,7 +190,7 @@ def _tap(state: State, element: str, noise: NoiseConfig) -> Outcomes:
     if state.overlay:
         return sure(_tap_overlay(state, element))
     match page, name:
-        case "launcher", "app":
+        case (("launcher" | "drawer"), "app"):
             return sure(TAB if number == "Browser" else State("app", number))
         case "app", "row":
             return sure(state._replace(view=pages.APP_ROWS[site][int(number)]))
@@ -198,6 +202,8 @@ def _tap(state: State, element: str, noise: NoiseConfig) -> Outcomes:
             return _enter(state, noise)
         case "url", "trend":
             return sure(State("web", "", pages.TRENDING[int(number)]))
+        case "tab", "options":
+            return sure(State("options", "Browser"))
         case "tab", "shortcut":
             return sure(State("web", "", number.lower()))
         case "web", "web":
@@ -296,6 +302,10 @@ def _page(state: State) -> Screen:
     match state.page:
         case "launcher":
             return pages.launcher()
+        case "drawer":
+            return pages.drawer()
+        case "options":
+            return pages.browser_options()
         case "app":
             return pages.app(state.place, state.view)
         case "tab":
