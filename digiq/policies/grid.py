@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,11 +27,11 @@ from digiq.errors import ArtifactError
 from digiq.policies.base import Candidate, PolicyInput
 from digiq.policies.distribution import GridDistribution
 from digiq.policies.goals import SHAPE_FEATURES, GoalWords, goal_words
-from digiq.policies.network import CELL, GridNetwork, init_speller
+from digiq.policies.network import CELL, GridNetwork, initial_params
 
 CONFIG_FILE = "policy.json"
 _PARAMS_FILE = "params.msgpack"
-# One batch shape for every query, padded: one compilation, and a row's result never depends on the other rows.
+# One batch shape for every query, padded: one compilation, and rows do not see one another.
 _BATCH = 32
 
 
@@ -112,14 +113,9 @@ class GridPolicy:
     @classmethod
     def create(cls, config: GridConfig, seed: int) -> GridPolicy:
         """A policy with fresh parameters."""
-        keys = jax.random.split(jax.random.key(seed))
-        image = jnp.zeros((1, config.input_height, config.input_width, 3))
-        words = jnp.zeros((1, config.goal_words), jnp.int32)
-        shapes = jnp.zeros((1, config.goal_words, SHAPE_FEATURES))
-        params = jax.jit(network(config).init)(keys[0], image, words, shapes)["params"]
-        return cls(
-            config, {"network": params, "speller": init_speller(keys[1], config.speller_width)}, spells=False
-        )
+        height, width = config.input_height, config.input_width
+        params = initial_params(network(config), height, width, config.goal_words, seed)
+        return cls(config, params, spells=False)
 
     def sample(
         self,
@@ -170,8 +166,6 @@ class GridPolicy:
         Raises:
           ArtifactError: a file is missing or does not hold a GridPolicy of its own configuration.
         """
-        import json
-
         path = Path(path)
         try:
             described = json.loads((path / CONFIG_FILE).read_text())

@@ -7,16 +7,22 @@ their coarse neighbourhood and the state back and are scored one by one.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from digiq.policies import spelling
+from digiq.policies.goals import SHAPE_FEATURES
 
 CELL = 8
 """Side of a touch cell in input pixels."""
 KINDS = ("tap", "swipe", "type", "back", "home", "enter", "complete", "impossible")
 SWIPES = ("up", "down", "left", "right")
+_SHAPE_ONLY = nn.initializers.zeros  # initial_params() draws the values
 
 
 def _patches(x: jax.Array, side: int) -> jax.Array:
@@ -74,12 +80,10 @@ class GridNetwork(nn.Module):
         rows, columns = fine.shape[1:3]
         coarse = nn.Dense(width, name="coarse")(_patches(fine, 2))
         coarse_shape = coarse.shape
-        place = self.param("place", nn.initializers.normal(0.02), coarse_shape[1:])
+        place = self.param("place", _SHAPE_ONLY, coarse_shape[1:])
         coarse = (coarse + place).reshape(batch, -1, width)
         words = self._read(buckets, shapes, keep_word)
-        state = jnp.broadcast_to(
-            self.param("state", nn.initializers.normal(0.02), (1, 1, width)), (batch, 1, width)
-        )
+        state = jnp.broadcast_to(self.param("state", _SHAPE_ONLY, (1, 1, width)), (batch, 1, width))
         tokens = jnp.concatenate([state, coarse, words], axis=1)
         patches = coarse.shape[1]
         shown = jnp.concatenate([jnp.ones((batch, 1 + patches), bool), buckets > 0], axis=1)
@@ -108,13 +112,13 @@ class GridNetwork(nn.Module):
 
     def _read(self, buckets: jax.Array, shapes: jax.Array, keep_word: jax.Array | None) -> jax.Array:
         """float32[B, L, width]."""
-        table = self.param("words", nn.initializers.zeros, (self.buckets, self.width))
+        table = self.param("words", _SHAPE_ONLY, (self.buckets, self.width))
         known = table[buckets]
         if keep_word is not None:
             known = known * keep_word[..., None]
         known = known + nn.Dense(self.width, name="shape")(shapes)
         around = nn.Conv(self.width, (5,), name="phrase")(known)
-        place = self.param("word_place", nn.initializers.normal(0.02), (buckets.shape[1], self.width))
+        place = self.param("word_place", _SHAPE_ONLY, (buckets.shape[1], self.width))
         return known + around + place
 
     def _cells(self, fine: jax.Array, coarse: jax.Array, state: jax.Array) -> jax.Array:
@@ -133,22 +137,28 @@ class GridNetwork(nn.Module):
         return nn.Dense(1, name="start")(start) + nn.Dense(1, name="end")(end).swapaxes(-1, -2) + pair / 4
 
 
-def init_speller(key: jax.Array, width: int) -> dict[str, jax.Array]:
-    """Fresh arrays for :func:`digiq.policies.spelling.gru_step` with ``width`` hidden units."""
-    keys = jax.random.split(key, 6)
-    alphabet, scale = spelling.ALPHABET, width**-0.5
+def initial_params(module: GridNetwork, height: int, width: int, words: int, seed: int) -> dict[str, Any]:
+    """Fresh arrays: ``network`` for :class:`GridNetwork`, ``speller`` for :mod:`digiq.policies.spelling`.
 
-    def normal(key: jax.Array, *shape: int) -> jax.Array:
-        return scale * jax.random.normal(key, shape)
+    Weights are normal with deviation 1 / sqrt(fan-in), as Flax has it, biases and word embeddings zero, norms one.
+    They are drawn with numpy, since compiling the initialisers takes seconds; the shapes are the module's own.
+    """
+    rng = np.random.default_rng(seed)
+    inputs = (
+        jnp.zeros((1, height, width, 3)),
+        jnp.zeros((1, words), jnp.int32),
+        jnp.zeros((1, words, SHAPE_FEATURES)),
+    )
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
 
-    return {
-        "embed": normal(keys[0], alphabet, width),
-        "input_gates": normal(keys[1], width, 2 * width),
-        "hidden_gates": normal(keys[2], width, 2 * width),
-        "gate_bias": jnp.zeros(2 * width),
-        "input": normal(keys[3], width, width),
-        "hidden": normal(keys[4], width, width),
-        "bias": jnp.zeros(width),
-        "output": normal(keys[5], width, alphabet),
-        "output_bias": jnp.zeros(alphabet),
-    }
+    def draw(path: Any, leaf: Any) -> np.ndarray:
+        name = path[-1].key
+        if name in ("bias", "words"):
+            return np.zeros(leaf.shape, np.float32)
+        if name == "scale":
+            return np.ones(leaf.shape, np.float32)
+        deviation = math.prod(leaf.shape[:-1]) ** -0.5 if name == "kernel" else 0.02
+        return (deviation * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+    network = jax.tree_util.tree_map_with_path(draw, shapes)
+    return {"network": network, "speller": spelling.initial_params(module.speller_width, rng)}

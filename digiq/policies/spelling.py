@@ -32,6 +32,25 @@ def byte_logits(params: Mapping[str, Any], hidden: Any) -> Any:
     return hidden @ params["output"] + params["output_bias"]
 
 
+def initial_params(width: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Fresh float32 arrays of a GRU with ``width`` hidden units: weights normal / sqrt(width), biases zero."""
+
+    def normal(*shape: int) -> np.ndarray:
+        return (width**-0.5 * rng.standard_normal(shape)).astype(np.float32)
+
+    return {
+        "embed": normal(ALPHABET, width),
+        "input_gates": normal(width, 2 * width),
+        "hidden_gates": normal(width, 2 * width),
+        "gate_bias": np.zeros(2 * width, np.float32),
+        "input": normal(width, width),
+        "hidden": normal(width, width),
+        "bias": np.zeros(width, np.float32),
+        "output": normal(width, ALPHABET),
+        "output_bias": np.zeros(ALPHABET, np.float32),
+    }
+
+
 def encode_text(text: str, max_bytes: int) -> np.ndarray | None:
     """uint8[max_bytes + 1]: the text's bytes and the end mark, zero padded; None when it cannot be spelled."""
     data = text.encode("utf-8", errors="surrogatepass")

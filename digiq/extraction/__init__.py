@@ -1,0 +1,1 @@
+"""From values to a policy, one file an objective."""

@@ -1,0 +1,100 @@
+"""Best-of-N: imitate the candidate of highest Q wherever it beats the behaviour's value by more than a threshold.
+
+Digi-Q (Bai et al., ICLR 2025), equation 4: maximise E_s[1{A(s, a*) > t} log pi(a* | s)], with a* the candidate of
+highest Q and A(s, a) = Q(s, a) - V(s). Upstream clamps A to [0, 1], which a threshold in [0, 1) does not notice, gives
+invalid candidates A = 0, which no threshold of at least 0 lets through, and averages the loss over rejected rows too,
+which only scales the gradient, to which Adam is indifferent.
+"""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import model_validator
+
+from digiq.config import configclass
+
+
+@configclass
+class BestOfNConfig:
+    """When a candidate is good enough to imitate."""
+
+    threshold_mode: Literal["absolute", "quantile", "z"] = "quantile"
+    """``absolute``: the advantage itself (the paper: 0.10 general, 0.05 web shopping). ``quantile``: of the best
+    advantages over states. ``z``: their mean plus this many standard deviations."""
+    threshold: float = 0.5
+    """In units of return, a share in [0, 1), or standard deviations, by ``threshold_mode``. Strictly above passes."""
+    baseline: Literal["v", "logged", "candidate_mean"] | None = None
+    """The value to beat: the V-head, Q of the logged action, or the mean Q of the candidates; none: as the critic's
+    own config says."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "BestOfNConfig":
+        if not np.isfinite(self.threshold) or (
+            self.threshold_mode == "quantile" and not 0 <= self.threshold < 1
+        ):
+            raise ValueError(
+                f"threshold {self.threshold} does not suit {self.threshold_mode}: a quantile is in [0, 1)"
+            )
+        return self
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BestOfN:
+    """What is imitated at each of S states."""
+
+    choice: npt.NDArray[np.int64]
+    """[S], the candidate of highest Q; the first of equals, so the logged action wins its ties. -1: no candidate."""
+    advantage: npt.NDArray[np.float64]
+    """[S], its Q minus the baseline; -inf without a candidate or a baseline."""
+    keep: npt.NDArray[np.bool_]
+    """[S], advantage above ``threshold``."""
+    threshold: float
+    """In units of return, whatever the mode."""
+
+    @property
+    def share_kept(self) -> float:
+        """Kept states among all states with a candidate and a baseline; 0 when there are none."""
+        eligible = np.isfinite(self.advantage).sum()
+        return float(self.keep.sum() / eligible) if eligible else 0.0
+
+
+def best_of_n(
+    q: npt.NDArray[np.float32],
+    baseline: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    config: BestOfNConfig,
+) -> BestOfN:
+    """Chooses candidates.
+
+    Args:
+      q: float32[S, N]; what it holds for invalid candidates does not matter.
+      baseline: float32[S], NaN where there is none.
+      valid: bool[S, N]; an invalid candidate is never chosen, nor one whose Q is not finite.
+      config: see :class:`BestOfNConfig`.
+
+    Raises:
+      ValueError: the shapes disagree.
+    """
+    if q.shape != valid.shape or baseline.shape != q.shape[:1]:
+        raise ValueError(
+            f"q {q.shape}, valid {valid.shape} and baseline {baseline.shape} are not [S, N], [S, N], [S]."
+        )
+    usable = valid & np.isfinite(q)
+    values = np.where(usable, q.astype(np.float64), -np.inf)
+    possible = usable.any(axis=1) & np.isfinite(baseline)
+    choice = np.where(possible, values.argmax(axis=1), -1)
+    best = values.max(axis=1, initial=-np.inf)
+    advantage = np.where(possible, best - np.where(possible, baseline, 0.0), -np.inf)
+    threshold = _threshold(advantage[possible], config)
+    return BestOfN(choice=choice, advantage=advantage, keep=advantage > threshold, threshold=threshold)
+
+
+def _threshold(advantages: npt.NDArray[np.float64], config: BestOfNConfig) -> float:
+    if config.threshold_mode == "absolute" or not len(advantages):
+        return config.threshold
+    if config.threshold_mode == "quantile":
+        # A value that occurs ("lower"), so that quantile 0 drops the smallest only, and float rounding none.
+        return float(np.quantile(advantages, config.threshold, method="lower"))
+    return float(advantages.mean() + config.threshold * advantages.std())

@@ -1,0 +1,1 @@
+"""Candidate actions for every observation."""

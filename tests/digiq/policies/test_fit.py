@@ -1,0 +1,144 @@
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from android_env.actions import Action, ActionType
+from digiq.errors import DigiQError
+from digiq.policies.base import PolicyInput
+from digiq.policies.fit import FitConfig, encode_rows, fit_policy, row_losses, split_rows
+from digiq.policies.grid import GridConfig, GridPolicy
+
+_spec = importlib.util.spec_from_file_location("screens", Path(__file__).with_name("screens.py"))
+screens = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(screens)
+
+CONFIG = GridConfig(
+    input_height=64, input_width=64, width=32, layers=1, goal_words=14, word_buckets=256, max_text=8
+)
+FIT = FitConfig(updates=240, batch_size=32, evaluate_every=120, learning_rate=4e-3, shift=1)
+SHORT = FitConfig(updates=2, batch_size=4, evaluate_every=2, heldout=0.25)
+
+
+def draw(count, queries, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        list(column) for column in zip(*(screens.box_screen(rng, queries) for _ in range(count)), strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    inputs, actions = draw(600, screens.SEEN)
+    found = []
+    policy = fit_policy(
+        GridPolicy.create(CONFIG, 0), inputs, actions, [1.0] * 600, FIT, on_metrics=found.append
+    )
+    return policy, found
+
+
+def likeliest(policy, inputs):
+    return [row[0][0] for row in policy.support(inputs, 1)]
+
+
+def test_it_learns_taps_and_copies_unseen_words(fitted):
+    policy, metrics = fitted
+    assert metrics[-1]["heldout_loss"] < metrics[0]["heldout_loss"] / 4
+    inputs, actions = draw(150, screens.UNSEEN, seed=1)
+    typed = tapped = right_text = hit = 0
+    for wanted, got in zip(actions, likeliest(policy, inputs), strict=True):
+        if wanted.type == ActionType.TYPE:
+            typed += 1
+            right_text += got == wanted
+        elif wanted.is_tap:
+            tapped += 1
+            error = np.abs(np.subtract(got.touch_yx, wanted.touch_yx)) * 64
+            hit += bool(got.is_tap and (error <= (6, 10)).all())
+    assert right_text >= 0.95 * typed > 20
+    assert hit >= 0.9 * tapped > 20
+
+
+def test_it_is_calibrated_to_the_weighted_demonstrations():
+    item = draw(1, screens.SEEN)[0][0]
+    actions = [Action.back(), Action.home()] * 40
+    policy = fit_policy(GridPolicy.create(CONFIG, 0), [item] * 80, actions, [3.0, 1.0] * 40, FIT)
+    back, home = np.exp(policy.log_prob([item] * 2, [Action.back(), Action.home()]))
+    assert back == pytest.approx(0.75, abs=0.08) and back + home > 0.95
+
+
+def test_the_same_seed_gives_the_same_policy_and_rows_of_weight_zero_change_nothing():
+    inputs, actions = draw(12, screens.SEEN)
+    start = GridPolicy.create(CONFIG, 0)
+    one = fit_policy(start, inputs[:8], actions[:8], [1.0] * 8, SHORT)
+    # An action no head has may stand in a row of weight 0.
+    weights = [2.0] * 8 + [0.0] * 4
+    other = fit_policy(start, iter(inputs), [*actions[:11], Action(ActionType.WAIT)], weights, SHORT)
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    changed = jax.tree.map(
+        lambda a, b: not np.array_equal(a, b), start.params["network"], one.params["network"]
+    )
+    assert any(jax.tree.leaves(changed))
+
+
+def test_texts_outside_the_goal_are_spelled():
+    items = [PolicyInput(np.full((64, 64, 3), v, np.uint8), "search it") for v in (0, 255)]
+    actions = [Action.type_text("cat"), Action.type_text("dog é")]
+    policy = fit_policy(GridPolicy.create(CONFIG, 0), items * 20, actions * 20, [1.0] * 40, FIT)
+    assert policy.spells
+    assert likeliest(policy, items) == actions
+    assert not fit_policy(GridPolicy.create(CONFIG, 0), items, [Action.back()] * 2, [1, 1], SHORT).spells
+
+
+def test_the_loss_is_the_negative_log_probability():
+    inputs, actions = draw(12, screens.SEEN)
+    actions[:2] = [Action.swipe("left"), Action.complete()]
+    policy = GridPolicy.create(CONFIG, 0)
+    rows = encode_rows(inputs, actions, [1.0] * 12, range(12), CONFIG)
+    batch = {name: getattr(rows, name) for name in ("kind", "touch", "swipe", "gate", "span", "text")}
+    batch |= {"buckets": rows.buckets[rows.goal], "shapes": rows.shapes[rows.goal]}
+    images = rows.images[rows.image] / np.float32(255)
+    losses, _ = row_losses(CONFIG, policy.params, batch, images, None)
+    spelling_policy = GridPolicy(CONFIG, policy.params, spells=True)
+    log_probs = spelling_policy.log_prob(inputs, actions)
+    for loss, log_prob, action in zip(np.asarray(losses), log_probs, actions, strict=True):
+        # A tap's loss also holds its offset error; a text's likelihood also holds other ways to produce it.
+        if action.is_tap:
+            assert -1e-4 <= loss + log_prob <= 2.0
+        else:
+            assert loss == pytest.approx(-log_prob, abs=0.02 if action.type == ActionType.TYPE else 1e-4)
+
+
+def test_screens_and_goals_are_stored_once_and_points_are_clipped():
+    image = np.zeros((10, 10, 3), np.uint8)
+    inputs = [PolicyInput(image, "a"), PolicyInput(image.copy(), "b"), PolicyInput(image + 1, "a")]
+    rows = encode_rows(inputs, [Action.tap(1.0, 0.0)] * 3, [1, 1, 2], range(3), CONFIG)
+    assert rows.images.shape == (2, 64, 64, 3) and rows.image.tolist() == [0, 0, 1]
+    assert rows.goal.tolist() == [0, 1, 0] and rows.weight.tolist() == [0.75, 0.75, 1.5]
+    assert rows.unreachable == 0
+    long = encode_rows(inputs[:1], [Action.type_text("much too long a text")], [1], [0], CONFIG)
+    assert long.unreachable == 1 and not long.spells
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [([0.0, 0.0], "nothing to fit"), ([1.0, -1.0], "weights"), ([np.nan, 1.0], "weights")],
+)
+def test_bad_weights_are_refused(weights, message):
+    inputs, actions = draw(2, screens.SEEN)
+    with pytest.raises(DigiQError, match=message):
+        fit_policy(GridPolicy.create(CONFIG, 0), inputs, actions, weights, SHORT)
+
+
+def test_an_action_without_a_head_is_refused():
+    inputs, _ = draw(1, screens.SEEN)
+    with pytest.raises(DigiQError, match="no head"):
+        encode_rows(inputs, [Action(ActionType.WAIT)], [1.0], [0], CONFIG)
+
+
+def test_groups_are_held_out_whole():
+    groups = np.repeat(np.arange(10), 3)
+    train, heldout = split_rows(groups, 0.2, seed=0)
+    assert len(heldout) == 6 and not set(groups[train]) & set(groups[heldout])
+    assert len(split_rows(np.zeros(5, int), 0.5, 0)[0]) == 5

@@ -1,0 +1,151 @@
+import collections
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from android_env.actions import Action, ActionType
+from digiq.errors import ArtifactError
+from digiq.policies.base import PolicyInput, load_policy
+from digiq.policies.grid import GridConfig, GridPolicy
+
+CONFIG = GridConfig(
+    input_height=32,
+    input_width=32,
+    width=16,
+    layers=1,
+    goal_words=8,
+    word_buckets=64,
+    max_text=4,
+    speller_width=8,
+)
+GOAL = "find the lamp and the bed"
+
+
+def make_policy(spells: bool, scale: float = 1.0) -> GridPolicy:
+    fresh = GridPolicy.create(CONFIG, seed=1)
+    params = jax.tree.map(lambda x: np.asarray(x) * scale, fresh.params)
+    if spells:
+        params["speller"]["output_bias"] = np.where(np.isin(np.arange(256), [0, 97, 98]), 0.0, -40.0)
+    return GridPolicy(CONFIG, params, spells)
+
+
+def screen(seed: int, hw: tuple[int, int] = (32, 32)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*hw, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("spells", "temperature"), [(False, 1.0), (True, 1.7)])
+def test_log_probabilities_match_frequencies(spells, temperature):
+    policy, count = make_policy(spells), 20_000
+    item = PolicyInput(screen(0), GOAL)
+    (drawn,) = policy.sample([item], count, np.random.default_rng(0), temperature)
+    seen = collections.Counter(c.action for c in drawn)
+    claimed = {c.action: np.exp(c.log_prob) for c in drawn}
+    again = policy.log_prob([item] * 50, [c.action for c in drawn[:50]], temperature)
+    np.testing.assert_allclose(again, [c.log_prob for c in drawn[:50]], rtol=1e-5)
+    assert {a.type for a in seen} >= {ActionType.TYPE, ActionType.DUAL_POINT, ActionType.PRESS_BACK}
+    for action, p in claimed.items():
+        assert abs(seen[action] / count - p) < 5 * np.sqrt(p / count) + 1e-3, action
+
+
+@pytest.mark.parametrize("spells", [False, True])
+def test_support_is_distinct_sorted_exact_and_covers(spells):
+    policy = make_policy(spells)
+    items = [PolicyInput(screen(seed), GOAL) for seed in range(2)]
+    for item, row in zip(items, policy.support(items, 400), strict=True):
+        actions, probabilities = zip(*row, strict=True)
+        assert len(set(actions)) == len(actions)
+        assert list(probabilities) == sorted(probabilities, reverse=True)
+        # Up to four letters of two: all 31 spelled texts are within 400 actions, so nothing is left out.
+        assert sum(probabilities) == pytest.approx(1.0, abs=1e-4)
+        exact = policy.log_prob([item] * len(actions), actions)
+        np.testing.assert_allclose(np.exp(exact), probabilities, rtol=1e-5)
+    short = policy.support(items[:1], 5)[0]
+    assert short == policy.support(items[:1], 400)[0][:5]
+
+
+def test_a_repeated_word_is_one_text_with_the_mass_of_both_spans():
+    policy = make_policy(spells=False)
+    row = policy.support([PolicyInput(screen(0), GOAL)], 400)[0]
+    texts = [a.text for a, _ in row if a.type == ActionType.TYPE]
+    assert texts.count("the") == 1 and len(texts) == len(set(texts)) == 20  # 21 spans, "the" twice
+
+
+def test_rows_do_not_depend_on_their_neighbours():
+    policy = make_policy(spells=True)
+    items = [PolicyInput(screen(seed), GOAL) for seed in range(40)]
+
+    def rngs():
+        return [np.random.default_rng(seed) for seed in range(40)]
+
+    together = policy.sample(items, 3, rngs())
+    assert together == policy.sample(items, 3, rngs())
+    for row, alone in zip(together[37:], policy.sample(items[37:], 3, rngs()[37:]), strict=True):
+        assert [c.action.type for c in row] == [c.action.type for c in alone]
+        np.testing.assert_allclose([c.log_prob for c in row], [c.log_prob for c in alone], rtol=1e-5)
+
+
+def test_a_tap_is_in_its_cell_and_keeps_its_probability():
+    policy = make_policy(spells=False)
+    item = PolicyInput(screen(3), GOAL)
+    taps = [(a, p) for a, p in policy.support([item], 400)[0] if a.is_tap]
+    assert len(taps) == 16
+    cells = {(int(a.touch_yx[0] * 4), int(a.touch_yx[1] * 4)) for a, _ in taps}
+    assert len(cells) == 16
+    action, p = taps[0]
+    row, column = (int(v * 4) for v in action.touch_yx)
+    elsewhere = Action.tap((row + 0.5) / 4, (column + 0.5) / 4)
+    assert np.exp(policy.log_prob([item], [elsewhere])[0]) == pytest.approx(p, rel=1e-5)
+
+
+def test_what_it_cannot_do_has_no_probability():
+    policy = make_policy(spells=False)
+    item = PolicyInput(screen(0), GOAL)
+    actions = [Action(ActionType.WAIT), Action.type_text("not in the goal"), Action.type_text("lamp")]
+    log_probs = policy.log_prob([item] * 3, actions)
+    assert np.isneginf(log_probs[:2]).all() and np.isfinite(log_probs[2])
+
+
+def test_without_words_it_never_types():
+    policy = make_policy(spells=False)
+    item = PolicyInput(screen(0), "")
+    assert not any(a.type == ActionType.TYPE for a, _ in policy.support([item], 100)[0])
+    assert sum(p for _, p in policy.support([item], 100)[0]) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_any_screen_size_and_swipes_by_main_axis():
+    policy = make_policy(spells=False)
+    item = PolicyInput(screen(0, (130, 71)), GOAL)
+    slanted = Action(ActionType.DUAL_POINT, (0.2, 0.3), (0.7, 0.4))
+    both = policy.log_prob([item, item], [slanted, Action.swipe("down")])
+    assert both[0] == both[1]
+
+
+def test_save_and_load_are_the_same_policy(tmp_path):
+    policy = make_policy(spells=True)
+    policy.save(tmp_path / "a")
+    policy.save(tmp_path / "b")
+    for name in ("policy.json", "params.msgpack"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    loaded = load_policy(tmp_path / "a")
+    items = [PolicyInput(screen(seed), GOAL) for seed in range(3)]
+    assert loaded.sample(items, 4, np.random.default_rng(5)) == policy.sample(
+        items, 4, np.random.default_rng(5)
+    )
+
+
+def test_a_directory_without_a_readable_policy_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match=r"policy\.json"):
+        load_policy(tmp_path)
+    make_policy(spells=False).save(tmp_path)
+    described = json.loads((tmp_path / "policy.json").read_text())
+    described["config"]["width"] = 24
+    (tmp_path / "policy.json").write_text(json.dumps(described))
+    with pytest.raises(ArtifactError, match="fit"):
+        load_policy(tmp_path)
+
+
+def test_a_temperature_of_zero_is_refused():
+    with pytest.raises(ValueError, match="support"):
+        make_policy(spells=False).sample([PolicyInput(screen(0), GOAL)], 1, np.random.default_rng(0), 0.0)
