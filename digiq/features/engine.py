@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from digiq.vlm.backbone import Backbone
 
 Pooling = Literal["last", "mean"]
+
+
+class Readable(Protocol):
+    """What the engine reads of a request; ``screenshot`` is asked for once, when its batch is prepared."""
+
+    @property
+    def screenshot(self) -> npt.NDArray[np.uint8]: ...
+
+    @property
+    def prompt(self) -> Prompt: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +66,19 @@ def wanted_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(resolved))
 
 
+def check_spans(spans: Sequence[str], prompt: Prompt, field: str) -> None:
+    """Raises DigiQError, naming the config ``field``, for a span that a prompt lacks."""
+    known = (*prompt.spans, "answer")
+    for span in spans:
+        if span not in known:
+            raise DigiQError(
+                f"featurize.{field}: no span '{span}' in the prompt; there are {', '.join(known)}."
+            )
+
+
 def extract(
     backbone: Backbone,
-    requests: Sequence[Request],
+    requests: Sequence[Readable],
     *,
     layers: Sequence[int],
     spans: Sequence[str],
@@ -82,10 +102,8 @@ def extract(
 
     from digiq.vlm.backbone import prepare
 
-    known = (*requests[0].prompt.spans, "answer") if requests else ()
-    unknown = [span for span in spans if requests and span not in known]
-    if unknown:
-        raise DigiQError(f"featurize: no span '{unknown[0]}' in the prompt; there are {', '.join(known)}.")
+    if requests:
+        check_spans(spans, requests[0].prompt, "spans")
     order = np.argsort([len(r.prompt.text) for r in requests], kind="stable")
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
@@ -165,11 +183,11 @@ def extract_features(
     from digiq.vlm.backbone import load_backbone
 
     requests = [Request.build(screenshot, goal, action, grounding) for screenshot, goal, action in items]
-    backbone = open_truncated(load_backbone(model, dtype=dtype, device=device), layers)
-    numbers = wanted_layers(layers, backbone[1])
+    backbone, full = open_truncated(load_backbone(model, dtype=dtype, device=device), layers)
+    numbers = wanted_layers(layers, full)
     out: npt.NDArray[np.float32] | None = None
     for positions, features in extract(
-        backbone[0], requests, layers=numbers, spans=spans, pooling=pooling, batch_size=batch_size
+        backbone, requests, layers=numbers, spans=spans, pooling=pooling, batch_size=batch_size
     ):
         if out is None:
             out = np.empty((len(requests), *features.shape[1:]), np.float32)

@@ -1,10 +1,12 @@
 """The ``featurize`` stage: hidden states of the frozen VLM for every observation and every distinct candidate."""
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,27 +18,38 @@ from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.data.rewards import LabelledEpisodes
 from digiq.data.schema import decode_png
-from digiq.data.transitions import observation_index
 from digiq.errors import ArtifactError
-from digiq.features.engine import Request, extract, open_truncated, wanted_layers
-from digiq.features.store import ROWS_PER_SHARD, RowStore, row_key
+from digiq.features.engine import check_spans, extract, open_truncated, wanted_layers
+from digiq.features.store import KEY_BYTES, RowStore, row_key
 from digiq.progress import progress
-from digiq.proposals.propose import load_proposals
-from digiq.vlm.prompts import build_prompt
+from digiq.proposals.propose import Proposals, load_proposals
+from digiq.vlm.prompts import Grounding, Prompt, build_prompt, draw_cursor
+
+if TYPE_CHECKING:
+    from digiq.vlm.backbone import Backbone
 
 STAGE, VERSION = "featurize", 1
 INDEX = "index.npz"
+ROWS = "feature_rows"
+"""Directory of the rows, beside the artefact, unless another is given."""
+KINDS = ("observation", "pair")
 
 
 @configclass
 class FeaturizeConfig:
     """Which hidden states to keep, and how."""
 
-    layers: tuple[int, ...] = (-1,)
+    layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     """Language-model layers, from 1, or from the end with negative numbers; all come from one pass."""
-    pair_spans: tuple[str, ...] = ("kind", "part", "fits", "changes")
+    pair_spans: Annotated[tuple[str, ...], Field(min_length=1)] = ("kind", "part", "fits", "changes")
     """Spans of the pair prompt; each is pooled, and they are concatenated."""
-    observation_spans: tuple[str, ...] = ("screen", "overlay", "field", "query", "address")
+    observation_spans: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "screen",
+        "overlay",
+        "field",
+        "query",
+        "address",
+    )
     """Spans of the observation prompt."""
     pooling: Literal["last", "mean"] = "last"
     """The last token of a span, or the mean of its tokens."""
@@ -71,21 +84,26 @@ def run(
     config: FeaturizeConfig,
     *,
     episodes: Path,
-    rewards: Path | None,
     proposals: Path,
     vlm: Path,
     out: Path,
+    rewards: Path | None = None,
+    rows: str | Path | None = None,
     overwrite: bool = False,
 ) -> Artifact:
-    """Computes the rows that ``out`` lacks and writes the index over them.
+    """Computes the rows that are not stored yet and writes an index over them.
+
+    The index holds keys and ``candidate_row``; the rows live in a store that several indices share, so the same
+    episodes with more candidates, or more episodes, cost only what is new.
 
     Args:
       config: see :class:`FeaturizeConfig`.
       episodes, rewards: the observations, as :class:`LabelledEpisodes` gives them.
-      proposals: candidates of the same episodes.
+      proposals: candidates of the same observations.
       vlm: a Hugging Face image-text-to-text directory.
       out: the artefact.
-      overwrite: start anew.
+      rows: the row store, a directory or a ``gs://`` or ``s3://`` URL; None: ``feature_rows`` beside ``out``.
+      overwrite: write the index anew; stored rows are read back, and computed again where they are damaged.
 
     Raises:
       DigiQError: a model without a processor, a layer or span that is not there, proposals of other episodes.
@@ -98,153 +116,175 @@ def run(
     ) as w:
         if w.done:
             return w.artifact
+        plan = _plan(LabelledEpisodes(episodes, rewards), load_proposals(proposals), config)
+        for field, items in (("observation_spans", plan.observations), ("pair_spans", plan.pairs)):
+            check_spans(getattr(config, field), items[0].prompt, field)
         backbone = load_backbone(vlm, device=config.device, dtype=config.dtype)
         backbone, full = open_truncated(backbone, config.layers)
         layers = wanted_layers(config.layers, full)
-        table = _plan(LabelledEpisodes(episodes, rewards), load_proposals(proposals), config)
+        root = out.parent / ROWS if rows is None else rows
         model = artifacts.content_digest(vlm)
-        rows = {}
+        index: dict[str, Any] = {"candidate_row": plan.candidate_row}
+        groups: dict[str, Any] = {}
         for kind, items, spans in (
-            ("observation", table.observations, config.observation_spans),
-            ("pair", table.pairs, config.pair_spans),
+            ("observation", plan.observations, config.observation_spans),
+            ("pair", plan.pairs, config.pair_spans),
         ):
-            store = _open_store(w.path, kind, layers, spans, backbone.hidden_size)
-            stamp = f"{model} {layers} {spans} {config.pooling} {config.dtype}"
-            keys = [row_key(item.digest, item.prompt_text, item.drawn, stamp) for item in items]
-            _fill(store, keys, items, kind, backbone, layers, spans, config)
-            rows[kind] = store.rows(keys)
-        with artifacts.atomic_path(w.path / INDEX) as temporary, temporary.open("wb") as file:
-            np.savez(
-                file,
-                observation_row=rows["observation"],
-                pair_row=rows["pair"],
-                candidate_row=table.candidate_row,
-                layers=np.array(layers),
-                dims=np.array(
-                    [len(s) * backbone.hidden_size for s in (config.observation_spans, config.pair_spans)]
-                ),
+            about = {
+                "kind": kind,
+                "model": model,
+                "layers": layers,
+                "spans": spans,
+                "pooling": config.pooling,
+                "grounding": config.grounding,
+                "dtype": config.dtype,
+                "version": VERSION,
+            }
+            stamp = repr(about)
+            keys = [row_key(stamp, item.digest, item.prompt.text, item.drawn) for item in items]
+            groups[kind] = f"{kind}-{row_key(stamp).hex()[:12]}", len(spans) * backbone.hidden_size
+            store = RowStore(
+                root, groups[kind][0], _names(layers), groups[kind][1], about=about, repair=overwrite
             )
+            _fill(store, dict(zip(keys, items, strict=True)), kind, backbone, layers, spans, config)
+            index[f"{kind}_key"] = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+        with artifacts.atomic_path(w.path / INDEX) as temporary, temporary.open("wb") as file:
+            np.savez(file, **index)
         counts = {
-            "observations": len(table.observations),
-            "pairs": len(table.pairs),
-            "candidates": int((table.candidate_row >= 0).sum()),
-            "observation_rows": len(np.unique(rows["observation"])),
-            "pair_rows": len(np.unique(rows["pair"])),
+            "observations": len(plan.observations),
+            "distinct_observations": len(np.unique(index["observation_key"], axis=0)),
+            "candidates": int((plan.candidate_row >= 0).sum()),
+            "pairs": len(plan.pairs),
         }
-        return w.complete(counts=counts)
+        # A default store moves with the artefact; one that was named stays where it is.
+        where = os.path.relpath(root, w.path) if rows is None else _absolute(rows)
+        return w.complete(counts=counts, extra={"rows": where, "groups": groups, "layers": _names(layers)})
 
 
 def load_features(path: str | Path) -> Features:
     """Opens a ``featurize`` artefact in memory.
 
     Raises:
-      ArtifactError: not finished, made by another stage, a missing shard, or a changed byte ("Digest mismatch").
+      ArtifactError: not finished, made by another stage, rows or a shard missing, or a changed byte
+        ("Digest mismatch").
     """
-    path = artifacts.open(path, stage=STAGE).path
-    with np.load(path / INDEX, allow_pickle=False) as index:
-        names = [layer_name(int(layer)) for layer in index["layers"]]
-        arrays: dict[str, dict[str, npt.NDArray[Any]]] = {}
-        for kind, dim in zip(("observation", "pair"), index["dims"], strict=True):
-            store = RowStore(path / kind, names, int(dim))
-            arrays[kind] = {name: store.read(name, index[f"{kind}_row"]) for name in names}
+    artifact = artifacts.open(path, stage=STAGE)
+    artifact.verify()
+    extra = artifact.manifest.extra
+    root = extra["rows"] if "://" in extra["rows"] else artifact.path / extra["rows"]
+    arrays: dict[str, dict[str, npt.NDArray[Any]]] = {}
+    with np.load(artifact.path / INDEX, allow_pickle=False) as index:
+        for kind in KINDS:
+            group, dim = extra["groups"][kind]
+            store = RowStore(root, group, extra["layers"], dim)
+            keys = [key.tobytes() for key in index[f"{kind}_key"]]
+            arrays[kind] = {layer: store.read(layer, keys) for layer in extra["layers"]}
         return Features(arrays["observation"], arrays["pair"], index["candidate_row"])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Item:
-    """What one row is computed from."""
+    """A request of the engine whose screenshot is decoded and drawn on only when it is its turn."""
 
-    screenshot: bytes
+    png: bytes
     digest: bytes
-    goal: str
     action: Action | None
-    prompt_text: str
-    drawn: str
-    """The action if it is drawn on the screenshot."""
+    prompt: Prompt
+    grounding: Grounding
+
+    @property
+    def screenshot(self) -> npt.NDArray[np.uint8]:
+        screenshot = _decode(self.png)
+        return draw_cursor(screenshot, self.action) if self.grounding == "cursor" else screenshot
+
+    @property
+    def drawn(self) -> str:
+        """The action, if it is drawn on the screenshot."""
+        if self.grounding == "text" or self.action is None or self.action.type is not ActionType.DUAL_POINT:
+            return ""
+        return format_action(self.action)
+
+
+# A screen's candidates follow one another, so a few decoded screens are enough.
+_decode = functools.lru_cache(maxsize=16)(decode_png)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Table:
+class _Plan:
     observations: list[_Item]
+    """S."""
     pairs: list[_Item]
+    """M distinct ones, those of logged actions first."""
     candidate_row: npt.NDArray[np.int32]
 
 
-def _plan(episodes: LabelledEpisodes, proposals: Any, config: FeaturizeConfig) -> _Table:
-    """Lists every row: distinct (observation, action) pairs, those of logged actions first."""
-    loaded = list(episodes)
-    index = observation_index(loaded)
-    if len(index) != len(proposals.valid):
+def _plan(episodes: LabelledEpisodes, proposals: Proposals, config: FeaturizeConfig) -> _Plan:
+    """Lists the rows. Screens and pairs that occur again, in whatever episode, are one row."""
+    png: dict[bytes, bytes] = {}
+    observations: list[_Item] = []
+    goals: list[str] = []
+    for episode in episodes:
+        for step in episode.steps:
+            if not step.is_terminal:
+                digest = hashlib.sha256(step.screenshot).digest()
+                screenshot = png.setdefault(digest, step.screenshot)
+                prompt = build_prompt(step.goal, None, grounding=config.grounding)
+                observations.append(_Item(screenshot, digest, None, prompt, config.grounding))
+                goals.append(step.goal)
+    if len(observations) != len(proposals):
         raise ArtifactError(
-            f"proposals hold {len(proposals.valid)} observations, the episodes {len(index)}; run 'propose' again."
+            f"proposals: made for {len(proposals)} observations, but the episodes have {len(observations)}; "
+            "run 'propose' on these episodes and rewards."
         )
-    steps = [loaded[e].steps[t] for e, t in index]
-    digests = [hashlib.sha256(step.screenshot).digest() for step in steps]
-    observations = [
-        _item(step.screenshot, d, step.goal, None, config) for step, d in zip(steps, digests, strict=True)
-    ]
     candidate_row = np.full(proposals.valid.shape, -1, np.int32)
     pairs: list[_Item] = []
-    known: dict[tuple[int, Action], int] = {}
+    known: dict[tuple[bytes, str, Action], int] = {}
     for n in range(candidate_row.shape[1]):
         for s in np.flatnonzero(proposals.valid[:, n]):
-            action = proposals.action(int(s), n)
-            row = known.setdefault((int(s), action), len(pairs))
+            action, seen = proposals.action(int(s), n), observations[s]
+            row = known.setdefault((seen.digest, goals[s], action), len(pairs))
             if row == len(pairs):
-                pairs.append(_item(steps[s].screenshot, digests[s], steps[s].goal, action, config))
+                prompt = build_prompt(goals[s], action, grounding=config.grounding)
+                pairs.append(_Item(seen.png, seen.digest, action, prompt, config.grounding))
             candidate_row[s, n] = row
-    return _Table(observations, pairs, candidate_row)
-
-
-def _item(
-    screenshot: bytes, digest: bytes, goal: str, action: Action | None, config: FeaturizeConfig
-) -> _Item:
-    prompt = build_prompt(goal, action, grounding=config.grounding)
-    drawn = config.grounding == "cursor" and action is not None and action.type is ActionType.DUAL_POINT
-    return _Item(
-        screenshot, digest, goal, action, prompt.text, format_action(action) if drawn and action else ""
-    )
-
-
-def _open_store(path: Path, kind: str, layers: Sequence[int], spans: Sequence[str], hidden: int) -> RowStore:
-    return RowStore(path / kind, [layer_name(layer) for layer in layers], len(spans) * hidden)
+    return _Plan(observations, pairs, candidate_row)
 
 
 def _fill(
     store: RowStore,
-    keys: Sequence[bytes],
-    items: Sequence[_Item],
+    items: dict[bytes, _Item],
     kind: str,
-    backbone: Any,
+    backbone: "Backbone",
     layers: Sequence[int],
     spans: Sequence[str],
     config: FeaturizeConfig,
 ) -> None:
-    """Computes the missing rows shard by shard."""
-    distinct = dict(zip(keys, items, strict=True))
-    missing = [key for key in distinct if key not in store]
-    # Similar lengths share a shard, so that the batches inside it carry little padding.
-    missing.sort(key=lambda key: len(distinct[key].prompt_text))
-    name = f"featurize {kind}s"
-    with progress(name, len(distinct), unit="rows", done=len(distinct) - len(missing)) as bar:
-        for shard in _chunks(missing, ROWS_PER_SHARD):
-            requests = [
-                Request.build(decode_png(item.screenshot), item.goal, item.action, config.grounding)
-                for item in (distinct[key] for key in shard)
-            ]
-            features = np.empty((len(shard), len(layers), store.dim), np.float32)
-            for positions, block in extract(
-                backbone,
-                requests,
-                layers=layers,
-                spans=spans,
-                pooling=config.pooling,
-                batch_size=config.batch_size,
-            ):
-                features[positions] = block
-                bar.advance(len(positions))
-            store.append(shard, features)
+    """Computes the rows that ``store`` lacks, shard by shard."""
+    with store.lock():
+        missing = [key for key in items if key not in store]
+        # Similar lengths share a shard, so that the batches inside it carry little padding.
+        missing.sort(key=lambda key: (len(items[key].prompt.text), items[key].digest))
+        stored = len(items) - len(missing)
+        with progress(f"featurize {kind}s", len(items), unit="rows", done=stored) as bar:
+            for start in range(0, len(missing), store.rows_per_shard):
+                shard = missing[start : start + store.rows_per_shard]
+                features = np.empty((len(shard), len(layers), store.dim), np.float32)
+                for positions, block in extract(
+                    backbone,
+                    [items[key] for key in shard],
+                    layers=layers,
+                    spans=spans,
+                    pooling=config.pooling,
+                    batch_size=config.batch_size,
+                ):
+                    features[positions] = block
+                    bar.advance(len(positions))
+                store.append(shard, features)
 
 
-def _chunks(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
-    return (keys[i : i + size] for i in range(0, len(keys), size))
+def _names(layers: Sequence[int]) -> list[str]:
+    return [layer_name(layer) for layer in layers]
+
+
+def _absolute(rows: str | Path) -> str:
+    return str(rows) if "://" in str(rows) else str(Path(rows).resolve())

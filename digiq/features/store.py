@@ -1,34 +1,44 @@
 """The row store: append-only Zarr v3 arrays of features, keyed by content.
 
-A row's key is the digest of what it was computed from (image, prompt, drawn action, model, layers, pooling), so rows
-are shared by every artefact that asks for the same thing. A shard file is the unit of work: its rows are computed,
-written, and only then listed in ``keys/``; a killed run loses at most the shard it was in.
+A row's key is the digest of what it was computed from (image, prompt, drawn action, model, layers, pooling). Rewards
+and discounts have no part in it, so rows serve every artefact that asks for the same thing, and new episodes cost only
+their new rows. On disk, or under a ``gs://`` or ``s3://`` URL::
 
-Sharding with crc32c at both levels makes a flipped byte an error, and reading never fills in for a missing shard.
+    <root>/<group>/layer_05/{zarr.json, c/0/0, c/1/0, ...}   bfloat16 [rows, D], one array a layer
+    <root>/<group>/key/{zarr.json, c/0/0, ...}               uint8 [rows, 16]; zeros: no row
+
+A shard is the unit of work: its rows are written layer by layer and its keys last, so a shard without keys does not
+exist and a killed run loses at most the one it was in. Sharding with crc32c at both levels makes a flipped byte an
+error, and a missing shard is never filled in.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
-import json
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+import tensorstore as ts
 
-from digiq import artifacts
 from digiq.errors import ArtifactError
 
 ROWS_PER_SHARD = 512
-_CHUNK_ROWS = 64
 KEY_BYTES = 16
+_CHUNK_ROWS = 64
+_KEY = "key"
+_MEND = "run 'featurize' with --overwrite, which computes damaged rows again"
 
 
 def row_key(*parts: str | bytes) -> bytes:
-    """Digest of the parts, which are kept apart by their lengths."""
+    """Digest of the parts, 16 bytes; parts are kept apart by their lengths."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -37,113 +47,200 @@ def row_key(*parts: str | bytes) -> bytes:
 
 
 class RowStore:
-    """Rows of ``dim`` bfloat16 features for each of several layers.
+    """Rows of ``dim`` features for each of several layers, all under one group of a root.
 
     Args:
-      path: a local directory, or a ``gs://`` or ``s3://`` URL that tensorstore opens.
+      root: a local directory, or a URL that tensorstore opens (``gs://...``, ``s3://...``).
+      group: where under the root.
       layers: names of the arrays.
       dim: width of a row.
+      about: what the rows are, kept as the arrays' Zarr attributes.
+      rows_per_shard: most rows that :meth:`append` takes in a new group; an old one keeps its number.
+      repair: read everything back first, and forget the shards that do not; their rows can be appended anew.
+
+    Raises:
+      ArtifactError: a shard of keys cannot be read.
     """
 
-    def __init__(self, path: str | Path, layers: Sequence[str], dim: int):
-        self.path = Path(path)
-        self.layers, self.dim = tuple(layers), dim
+    def __init__(
+        self,
+        root: str | Path,
+        group: str,
+        layers: Sequence[str],
+        dim: int,
+        *,
+        about: Mapping[str, Any] | None = None,
+        rows_per_shard: int = ROWS_PER_SHARD,
+        repair: bool = False,
+    ):
+        local = "://" not in str(root)
+        self.path = f"{Path(root).resolve() / group}" if local else f"{str(root).rstrip('/')}/{group}"
+        self._about = dict(about or {})
+        self.layers, self.dim, self.rows_per_shard = tuple(layers), dim, rows_per_shard
+        self._lock_file = Path(self.path) / ".lock" if local else None
+        spec = {"driver": "file", "path": f"{self.path}/"} if local else f"{self.path}/"
+        self._kv = ts.KvStore.open(spec).result()
         self._rows: dict[bytes, int] = {}
-        self._shards = 0
-        for file in sorted((self.path / "keys").glob("*.json")):
-            for offset, key in enumerate(json.loads(file.read_text())):
-                self._rows[bytes.fromhex(key)] = int(file.stem) * ROWS_PER_SHARD + offset
-            self._shards = int(file.stem) + 1
+        if repair:
+            with self._locked():
+                self._drop_damaged()
+        self._load_keys()
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._rows
 
-    def rows(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
-        """Row numbers of keys that are all there, int64."""
-        return np.array([self._rows[key] for key in keys], np.int64)
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Waits to be the only local process that appends here, and reads the keys that others have added.
+
+        Under a URL there is no lock: let one process at a time append.
+        """
+        with self._locked():
+            self._load_keys()
+            yield
 
     def append(self, keys: Sequence[bytes], features: npt.NDArray[np.float32]) -> None:
-        """Writes one shard.
+        """Writes one shard; see :meth:`lock`.
 
         Args:
-          keys: at most ``ROWS_PER_SHARD`` new ones.
-          features: [len(keys), len(layers), dim].
+          keys: at most ``rows_per_shard``, none of them here yet.
+          features: [len(keys), len(layers), dim]; stored as bfloat16.
         """
-        if len(keys) > ROWS_PER_SHARD or features.shape != (len(keys), len(self.layers), self.dim):
-            raise ValueError(f"a shard takes up to {ROWS_PER_SHARD} rows of {(len(self.layers), self.dim)}")
-        start = self._shards * ROWS_PER_SHARD
+        size = self.rows_per_shard
+        if not 0 < len(keys) <= size or features.shape != (len(keys), len(self.layers), self.dim):
+            raise ValueError(f"a shard takes 1 to {size} rows of {(len(self.layers), self.dim)}")
+        shard = next(n for n in itertools.count(len(self._shards())) if not self._exists(_KEY, n))
+        start = shard * size
         for i, layer in enumerate(self.layers):
-            array = self._open(layer, rows=start + ROWS_PER_SHARD)
+            self._delete(layer, shard)  # what a killed run may have left
+            array = self._open(layer, start + size)
             array[start : start + len(keys)].write(features[:, i].astype(ml_dtypes.bfloat16)).result()
-        listing = json.dumps([key.hex() for key in keys])
-        artifacts.atomic_write_text(self.path / "keys" / f"{self._shards:05d}.json", listing)
+        listing = np.zeros((size, KEY_BYTES), np.uint8)
+        listing[: len(keys)] = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+        self._open(_KEY, start + size)[start : start + size].write(listing).result()
         self._rows |= {key: start + i for i, key in enumerate(keys)}
-        self._shards += 1
 
-    def read(self, layer: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Rows of one layer, bfloat16 [len(rows), dim].
+    def read(self, layer: str, keys: Sequence[bytes]) -> npt.NDArray[Any]:
+        """One layer of the rows with these keys, bfloat16 [len(keys), dim].
 
         Raises:
-          ArtifactError: a shard is missing, or its checksum shows a changed byte.
+          ArtifactError: a row is not here, its shard is missing, or its checksum shows a changed byte
+            ("Digest mismatch").
         """
-        array = self._open(layer)
+        absent = sum(key not in self._rows for key in keys)
+        if absent:
+            raise ArtifactError(f"{self.path}: {absent} of {len(keys)} rows are missing; {_MEND}.")
+        rows = np.array([self._rows[key] for key in keys], np.int64)
+        shards = rows // self.rows_per_shard
         out = np.empty((len(rows), self.dim), ml_dtypes.bfloat16)
-        for shard in np.unique(rows // ROWS_PER_SHARD):
-            here = np.flatnonzero(rows // ROWS_PER_SHARD == shard)
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
             low, high = int(rows[here].min()), int(rows[here].max()) + 1
-            try:
-                block = array[low:high].read().result()
-            except Exception as error:
-                raise self._broken(layer, int(shard), error) from None
-            out[here] = block[rows[here] - low]
+            out[here] = self._read(layer, int(shard), low, high)[rows[here] - low]
         return out
 
-    def _broken(self, layer: str, shard: int, error: Exception) -> ArtifactError:
-        file = self.path / layer / "c" / str(shard) / "0"
-        if not file.exists():
-            return ArtifactError(
-                f"{file}: shard {shard} of layer {layer} is missing; run featurize with --overwrite."
-            )
-        reason = "Digest mismatch" if "igest" in str(error) else " ".join(str(error).split())[:200]
-        return ArtifactError(
-            f"{file}: {reason} in shard {shard} of layer {layer}; run featurize with --overwrite."
-        )
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self._lock_file is None:
+            yield
+            return
+        self._lock_file.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock_file.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
-    def _open(self, layer: str, rows: int | None = None) -> Any:
-        """The array, made when absent and grown to ``rows`` when given."""
-        import tensorstore as ts
+    def _drop_damaged(self) -> None:
+        for name in (_KEY, *self.layers):
+            try:
+                self._open(name)
+            except ValueError:  # without a readable zarr.json every shard below is dropped
+                self._kv.write(f"{name}/zarr.json", None).result()
+        for shard in self._shards():
+            low = shard * self.rows_per_shard
+            try:
+                listing = self._read(_KEY, shard, low, low + self.rows_per_shard)
+                high = low + int(listing.any(axis=1).sum())
+                for layer in self.layers:
+                    self._read(layer, shard, low, high)
+            except ArtifactError:
+                for name in (_KEY, *self.layers):
+                    self._delete(name, shard)
 
+    def _load_keys(self) -> None:
+        if self._kv.read(f"{_KEY}/zarr.json").result().state == "value":
+            self.rows_per_shard = self._open(_KEY).chunk_layout.write_chunk.shape[0]
+        size = self.rows_per_shard
+        self._rows = {}
+        for shard in self._shards():
+            listing = self._read(_KEY, shard, shard * size, (shard + 1) * size)
+            keys = listing[listing.any(axis=1)]
+            self._rows |= {key.tobytes(): shard * size + i for i, key in enumerate(keys)}
+
+    def _shards(self) -> list[int]:
+        """Numbers of the shards whose keys are listed."""
+        prefix = f"{_KEY}/c/"
+        span = ts.KvStore.KeyRange(inclusive_min=prefix, exclusive_max=f"{_KEY}/c0")  # '0' follows '/'
+        names = [name.decode().removeprefix(prefix) for name in self._kv.list(span).result()]
+        return sorted(int(name.removesuffix("/0")) for name in names if name.endswith("/0"))
+
+    def _delete(self, name: str, shard: int) -> None:
+        self._kv.write(_file(name, shard), None).result()
+
+    def _exists(self, name: str, shard: int) -> bool:
+        return self._kv.read(_file(name, shard)).result().state == "value"
+
+    def _read(self, name: str, shard: int, low: int, high: int) -> npt.NDArray[Any]:
+        file = f"{self.path}/{_file(name, shard)}"
+        try:
+            return self._open(name)[low:high].read().result()
+        except ValueError as error:
+            if not self._exists(name, shard):
+                raise ArtifactError(f"{file}: this shard is missing; {_MEND}.") from None
+            whole = " ".join(str(error).split())
+            reason = "Digest mismatch: its bytes have changed" if "Digest mismatch" in whole else whole[:300]
+            raise ArtifactError(f"{file}: {reason}; {_MEND}.") from None
+
+    def _open(self, name: str, rows: int | None = None) -> Any:
+        """An array; made when absent, and grown to at least ``rows``, if that is given."""
         spec: dict[str, Any] = {
             "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": f"{self.path.resolve() / layer}/"},
             "fill_missing_data_reads": False,
             "store_data_equal_to_fill_value": True,
         }
+        kvstore = self._kv / f"{name}/"
         if rows is None:
-            try:
-                return ts.open(spec, open=True, read=True).result()
-            except ValueError as error:
-                raise ArtifactError(f"{self.path / layer}: no readable features ({error}).") from None
+            return ts.open(spec, kvstore=kvstore, open=True).result()
+        if self._kv.read(f"{name}/zarr.json").result().state == "missing":
+            spec["metadata"] = self._metadata(name, rows)
+            return ts.open(spec, kvstore=kvstore, create=True).result()
+        array = ts.open(spec, kvstore=kvstore, open=True).result()
+        if array.shape[0] >= rows:
+            return array
+        return array.resize(exclusive_max=[rows, None]).result()
+
+    def _metadata(self, name: str, rows: int) -> dict[str, Any]:
+        size = self.rows_per_shard
+        # Keys are always read whole; of features, a few rows at a time may be wanted.
+        width, inner = (KEY_BYTES, size) if name == _KEY else (self.dim, math.gcd(_CHUNK_ROWS, size))
         crc = {"name": "crc32c"}
-        bytes_codec = {"name": "bytes", "configuration": {"endian": "little"}}
-        spec["metadata"] = {
-            "shape": [rows, self.dim],
-            "data_type": "bfloat16",
-            "fill_value": 0.0,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [ROWS_PER_SHARD, self.dim]}},
-            "codecs": [
-                {
-                    "name": "sharding_indexed",
-                    "configuration": {
-                        "chunk_shape": [_CHUNK_ROWS, self.dim],
-                        "codecs": [bytes_codec, crc],
-                        "index_codecs": [bytes_codec, crc],
-                    },
-                }
-            ],
+        little = {"name": "bytes", "configuration": {"endian": "little"}}
+        sharding = {
+            "chunk_shape": [inner, width],
+            "codecs": [{"name": "bytes"} if name == _KEY else little, crc],
+            "index_codecs": [little, crc],
         }
-        if not (self.path / layer / "zarr.json").exists():
-            return ts.open(spec, create=True, open=True).result()
-        del spec["metadata"]
-        array = ts.open(spec, open=True).result()
-        return array.resize(exclusive_max=[max(rows, array.shape[0]), None]).result()
+        return {
+            "shape": [rows, width],
+            "data_type": "uint8" if name == _KEY else "bfloat16",
+            "fill_value": 0,
+            "attributes": self._about,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [size, width]}},
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        }
+
+
+def _file(name: str, shard: int) -> str:
+    return f"{name}/c/{shard}/0"

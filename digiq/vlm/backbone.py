@@ -171,6 +171,7 @@ def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequ
         images=[Image.fromarray(s) for s in screenshots],
         text=list(texts),
         padding=True,
+        padding_side="right",  # so that a position does not depend on what else is in the batch
         return_tensors="pt",
         return_offsets_mapping=True,
     )

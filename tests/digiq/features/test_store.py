@@ -1,78 +1,223 @@
-"""The row store: rows come back, appending adds only what is new, damage is named."""
+"""The row store: what is written reads back, is found by content, and damage is named."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ml_dtypes
 import numpy as np
 import pytest
+import tensorstore as ts
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from digiq.errors import ArtifactError
-from digiq.features.store import ROWS_PER_SHARD, RowStore, row_key
+from digiq.features.store import RowStore, row_key
+
+LAYERS, DIM, SIZE = ("layer_02", "layer_05"), 6, 16
 
 
-def rows(count: int, seed: int = 0) -> np.ndarray:
-    # Halves are exact in bfloat16, so equality is meant.
-    return np.random.default_rng(seed).integers(-8, 8, (count, 2, 6)).astype(np.float32) / 2
+def open_store(root, **options):
+    return RowStore(root, "group", LAYERS, DIM, rows_per_shard=SIZE, **options)
 
 
-def keys(start: int, count: int) -> list[bytes]:
-    return [row_key("row", str(i)) for i in range(start, start + count)]
+def rows(*numbers):
+    """Keys and features that follow from the numbers alone."""
+    keys = [row_key(str(n)) for n in numbers]
+    features = np.stack([np.random.default_rng(n).normal(size=(len(LAYERS), DIM)) for n in numbers])
+    return keys, features.astype(np.float32)
 
 
-@pytest.fixture
-def store(tmp_path):
-    store = RowStore(tmp_path, ["a", "b"], 6)
-    store.append(keys(0, 5), rows(5))
-    store.append(keys(5, ROWS_PER_SHARD), rows(ROWS_PER_SHARD, seed=1))
-    return store
+def check(store, *numbers):
+    keys, features = rows(*numbers)
+    for i, layer in enumerate(LAYERS):
+        np.testing.assert_array_equal(store.read(layer, keys), features[:, i].astype(ml_dtypes.bfloat16))
 
 
-def test_rows_come_back_from_a_new_process_view(store):
-    again = RowStore(store.path, ["a", "b"], 6)
-    wanted = [*keys(5, 3), *keys(0, 5)]
-    expected = np.concatenate([rows(ROWS_PER_SHARD, seed=1)[:3], rows(5)])
-    for i, layer in enumerate(("a", "b")):
-        got = again.read(layer, again.rows(wanted))
-        np.testing.assert_array_equal(got.astype(np.float32), expected[:, i])
-    assert keys(0, 1)[0] in again
-    assert row_key("row", "9999") not in again
+def shard_file(root, shard, name=LAYERS[0]) -> Path:
+    return root / "group" / name / "c" / str(shard) / "0"
 
 
-def test_zero_rows_are_stored_and_not_mistaken_for_missing_ones(tmp_path):
-    store = RowStore(tmp_path, ["a", "b"], 6)
-    store.append(keys(0, 2), np.zeros((2, 2, 6), np.float32))
-    assert not store.read("a", store.rows(keys(0, 2))).any()
-
-
-def test_an_unlisted_shard_is_written_again(store):
-    # As after a kill between writing a shard and listing its keys.
-    (store.path / "keys/00001.json").unlink()
-    again = RowStore(store.path, ["a", "b"], 6)
-    assert keys(5, 1)[0] not in again
-    again.append(keys(5, 4), rows(4, seed=2))
-    got = again.read("b", again.rows(keys(5, 4)))
-    np.testing.assert_array_equal(got.astype(np.float32), rows(4, seed=2)[:, 1])
-
-
-def shard_file(store: RowStore, layer: str, shard: int):
-    return store.path / layer / "c" / str(shard) / "0"
-
-
-def test_a_missing_shard_is_named(store):
-    shard_file(store, "a", 1).unlink()
-    fresh = RowStore(store.path, ["a", "b"], 6)
-    with pytest.raises(ArtifactError, match="shard 1 of layer a is missing"):
-        fresh.read("a", fresh.rows(keys(5, 1)))
-
-
-def test_a_flipped_byte_is_named(store):
-    file = shard_file(store, "b", 0)
+def flip_byte(file: Path, position=5):
     data = bytearray(file.read_bytes())
-    data[3] ^= 1
+    data[position] ^= 0x10
     file.write_bytes(data)
-    fresh = RowStore(store.path, ["a", "b"], 6)
-    with pytest.raises(ArtifactError, match="Digest mismatch in shard 0 of layer b"):
-        fresh.read("b", fresh.rows(keys(0, 1)))
-    fresh.read("b", fresh.rows(keys(5, 1)))
 
 
-def test_keys_keep_their_parts_apart():
-    assert row_key("ab", "c") != row_key("a", "bc")
-    assert row_key("a", b"b") == row_key("a", "b")
+def test_rows_read_back_in_any_order_and_by_another_process(tmp_path):
+    store = open_store(tmp_path)
+    store.append(*rows(*range(16)))
+    store.append(*rows(*range(16, 20)))
+    store.append(*rows(20))
+    check(store, 3, 17, 20, 3, 0)
+    check(open_store(tmp_path), *reversed(range(21)))
+    assert row_key("21") not in store
+
+
+def test_rows_of_zeros_are_stored(tmp_path):
+    store = open_store(tmp_path)
+    keys, features = rows(1, 2)
+    store.append(keys, features * 0)
+    assert shard_file(tmp_path, 0).is_file()
+    assert not open_store(tmp_path).read(LAYERS[0], keys).astype(np.float32).any()
+
+
+def test_files_are_plain_zarr(tmp_path):
+    keys, features = rows(*range(5))
+    open_store(tmp_path).append(keys, features)
+    path = {"driver": "file", "path": str(tmp_path / "group" / LAYERS[1])}
+    array = ts.open({"driver": "zarr3", "kvstore": path}, open=True).result()
+    assert array.dtype == ts.bfloat16 and array.shape[1] == DIM
+    np.testing.assert_array_equal(array[:5].read().result(), features[:, 1].astype(ml_dtypes.bfloat16))
+
+
+def test_a_url_works_as_a_path():
+    store = open_store("memory://features")
+    store.append(*rows(*range(16)))
+    store.append(*rows(16))
+    check(store, 16, 2)
+    assert store.path.startswith("memory://")
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    store = open_store(tmp_path)
+    store.append(*rows(*range(16)))
+    store.append(*rows(*range(16, 32)))
+    shard_file(tmp_path, 1).unlink()
+    check(store, *range(16))
+    with pytest.raises(ArtifactError, match=r"layer_02/c/1/0: this shard is missing.*--overwrite"):
+        open_store(tmp_path).read(LAYERS[0], rows(20)[0])
+
+
+def test_missing_keys_are_missing_rows(tmp_path):
+    store = open_store(tmp_path)
+    store.append(*rows(*range(16)))
+    shard_file(tmp_path, 0, "key").unlink()
+    with pytest.raises(ArtifactError, match=r"2 of 2 rows are missing"):
+        open_store(tmp_path).read(LAYERS[0], rows(0, 1)[0])
+
+
+@pytest.mark.parametrize("position", [0, 100, -1, -10], ids=["data", "data later", "index crc", "index"])
+def test_a_flipped_byte_is_a_digest_mismatch(tmp_path, position):
+    open_store(tmp_path).append(*rows(*range(16)))
+    flip_byte(shard_file(tmp_path, 0), position)
+    with pytest.raises(ArtifactError, match=r"layer_02/c/0/0: Digest mismatch"):
+        open_store(tmp_path).read(LAYERS[0], rows(*range(16))[0])
+
+
+def test_a_flipped_byte_among_the_keys_is_a_digest_mismatch(tmp_path):
+    open_store(tmp_path).append(*rows(*range(16)))
+    flip_byte(shard_file(tmp_path, 0, "key"))
+    with pytest.raises(ArtifactError, match=r"key/c/0/0: Digest mismatch"):
+        open_store(tmp_path)
+
+
+def damage_data(root):
+    flip_byte(shard_file(root, 1))
+
+
+def damage_keys(root):
+    flip_byte(shard_file(root, 1, "key"))
+
+
+def remove_shard(root):
+    shard_file(root, 1, LAYERS[1]).unlink()
+
+
+@pytest.mark.parametrize("harm", [damage_data, damage_keys, remove_shard])
+def test_repair_forgets_damaged_shards_alone(tmp_path, harm):
+    store = open_store(tmp_path)
+    for start in (0, 16, 32):
+        store.append(*rows(*range(start, start + 16)))
+    harm(tmp_path)
+    store = open_store(tmp_path, repair=True)
+    assert [n for n in range(48) if row_key(str(n)) not in store] == list(range(16, 32))
+    store.append(*rows(*range(16, 32)))
+    check(open_store(tmp_path), *range(48))
+
+
+def test_repair_survives_broken_metadata(tmp_path):
+    open_store(tmp_path).append(*rows(*range(4)))
+    (tmp_path / "group" / LAYERS[0] / "zarr.json").write_text("{")
+    with pytest.raises(ArtifactError, match=LAYERS[0]):
+        open_store(tmp_path).read(LAYERS[0], rows(0)[0])
+    store = open_store(tmp_path, repair=True)
+    store.append(*rows(*range(4)))
+    check(open_store(tmp_path), *range(4))
+
+
+def test_a_shard_cut_off_before_its_keys_is_written_again(tmp_path, monkeypatch):
+    store = open_store(tmp_path)
+    store.append(*rows(*range(16)))
+    opened = store._open
+
+    def killed(name, count=None):
+        if name == "key" and count is not None:
+            raise KeyboardInterrupt
+        return opened(name, count)
+
+    monkeypatch.setattr(store, "_open", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.append(*rows(*range(16, 32)))
+    store = open_store(tmp_path)
+    assert len(store) == 16
+    store.append(*rows(*range(40, 44)))
+    check(open_store(tmp_path), *range(16), *range(40, 44))
+
+
+_APPENDER = """
+import sys
+from digiq.features.store import RowStore, row_key
+sys.path.insert(0, {here!r})
+from test_store import open_store, rows
+store = open_store({root!r})
+with store.lock():
+    for first in range(len(store), 16 * 10_000, 16):
+        store.append(*rows(*range(first, first + 16)))
+        print(first, flush=True)
+"""
+
+
+def test_killed_at_any_moment_what_is_listed_is_whole(tmp_path):
+    script = _APPENDER.format(here=str(Path(__file__).parent), root=str(tmp_path))
+    before = 0
+    for shards in (1, 3, 8):
+        child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        for _ in range(shards):
+            assert child.stdout.readline()
+        time.sleep(shards / 5000)  # into the next shard
+        os.kill(child.pid, signal.SIGKILL)
+        child.communicate()
+        store = open_store(tmp_path)
+        assert len(store) >= before + 16 * shards
+        before = len(store)
+        check(store, *range(before))
+    with store.lock():
+        store.append(*rows(*range(before, before + 16)))
+    check(open_store(tmp_path), *range(before + 16))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(max_size=4), max_size=4), st.lists(st.text(max_size=4), max_size=4))
+def test_keys_keep_their_parts_apart(a, b):
+    assert (row_key(*a) == row_key(*b)) == (a == b)
+
+
+def test_a_group_keeps_its_shard_size(tmp_path):
+    open_store(tmp_path).append(*rows(*range(16)))
+    store = RowStore(tmp_path, "group", LAYERS, DIM, rows_per_shard=512)
+    assert store.rows_per_shard == SIZE
+    store.append(*rows(*range(16, 32)))
+    check(store, *range(32))
+
+
+def test_append_refuses_what_does_not_fit(tmp_path):
+    store = open_store(tmp_path)
+    with pytest.raises(ValueError, match="a shard takes"):
+        store.append(*rows(*range(17)))
+    with pytest.raises(ValueError, match="a shard takes"):
+        store.append(rows(1)[0], np.zeros((1, 2, DIM + 1), np.float32))
