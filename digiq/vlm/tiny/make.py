@@ -190,7 +190,7 @@ class _Trainer:
     def _new_optimizer(self) -> Any:
         import torch
 
-        return torch.optim.AdamW(self._master, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02)
+        return torch.optim.AdamW(self._master, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
 
     def updates(self) -> Any:
         """Yields a dict of losses after each update that is left."""

@@ -1,0 +1,345 @@
+"""The ``tune-vlm`` stage: light tuning of a VLM to say whether an action changes the screen (actionability).
+
+The label is upstream's: the mean squared pixel difference of the two screenshots at a quarter of their size exceeds 30.
+Examples are balanced, the answer is a generated Yes or No, and only the language model learns, through LoRA adapters
+that are merged when it is saved.
+
+Source: Digi-Q, section 4.1; upstream ``data_preprocess`` and its fine-tuning recipe for LLaVA.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import Field
+
+from android_env.actions import Action
+from digiq import artifacts
+from digiq.artifacts import Artifact
+from digiq.config import configclass
+from digiq.data.schema import Episode, decode_png
+from digiq.data.store import EpisodeStore
+from digiq.errors import DigiQError
+from digiq.progress import progress
+from digiq.vlm.prompts import Grounding, build_prompt, draw_cursor
+
+STAGE, VERSION = "tune-vlm", 1
+CHANGE_THRESHOLD = 30.0
+"""Mean squared difference of 8-bit channels above which a screen has changed (upstream's rule)."""
+_SCALE = 0.25
+_YES, _NO = "Yes", "No"
+_IGNORE = -100
+_LANGUAGE_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@configclass
+class TuneVlmConfig:
+    """How the VLM is tuned."""
+
+    split: str = "train"
+    """Only episodes of this split are tuned on."""
+    grounding: Grounding = "cursor"
+    """How the VLM sees where a tap lands; the same as ``featurize`` uses."""
+    max_examples: Annotated[int, Field(ge=2)] = 3200
+    """Examples trained on, half of them changes; rarer answers repeat to balance."""
+    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the episodes kept out, for the AUC."""
+    max_heldout: Annotated[int, Field(ge=0)] = 400
+    """Held-out transitions scored."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Examples an update."""
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Peak of a linear schedule; low, so that what the model was trained to read survives."""
+    lora_rank: Annotated[int, Field(ge=1)] = 8
+    """Rank of the adapters on the language model's linear layers."""
+    dtype: str = "bfloat16"
+    """Of the model's weights; the adapters learn in float32."""
+    device: str = "cpu"
+    """Where torch runs."""
+    seed: int = 0
+    """Of the held-out choice, the sample, and the adapters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A screen, an action, and whether the screen changed."""
+
+    screenshot: bytes
+    goal: str
+    action: Action
+    changed: bool
+
+
+def screen_changed(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> bool:
+    """Whether two uint8 [H, W, 3] screenshots differ by upstream's rule. Differing sizes are a change."""
+    if before.shape != after.shape:
+        return True
+    difference = _quarter(before) - _quarter(after)
+    return bool(np.mean(difference**2) > CHANGE_THRESHOLD)
+
+
+def _quarter(screenshot: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    height, width = screenshot.shape[:2]
+    size = (max(1, int(width * _SCALE)), max(1, int(height * _SCALE)))
+    return np.asarray(Image.fromarray(screenshot).resize(size, Image.Resampling.BILINEAR), np.float32)
+
+
+def actionability_examples(episodes: Iterable[Episode]) -> list[Example]:
+    """One example for every executed action that a screenshot followed.
+
+    The terminal step that an importer appends repeats the last screen, so a final declaration is no example.
+    """
+    examples = []
+    for episode in episodes:
+        screens = [decode_png(step.screenshot) for step in episode.steps]
+        for t in range(episode.num_actions):
+            step = episode.steps[t]
+            assert step.action is not None
+            if step.action.type.name.startswith("STATUS_"):
+                continue
+            changed = screen_changed(screens[t], screens[t + 1])
+            examples.append(Example(step.screenshot, step.goal, step.action, changed))
+    return examples
+
+
+def run(config: TuneVlmConfig, *, episodes: Path, vlm: Path, out: Path, overwrite: bool = False) -> Artifact:
+    """Tunes and writes a Hugging Face directory that opens like the one it came from.
+
+    Args:
+      config: see :class:`TuneVlmConfig`.
+      episodes: recorded episodes; rewards and goals of other episodes play no part.
+      vlm: a Hugging Face image-text-to-text directory.
+      out: the tuned model, its processor, and ``auc`` before and after in the manifest.
+      overwrite: start anew.
+
+    Raises:
+      DigiQError: the directory does not open, or all training transitions have one label.
+    """
+    from digiq.vlm.backbone import load_backbone
+
+    inputs = {"episodes": episodes, "vlm": vlm}
+    with artifacts.write(
+        out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
+    ) as w:
+        if w.done:
+            return w.artifact
+        backbone = load_backbone(vlm, device=config.device, dtype=config.dtype)
+        train, heldout = _split(EpisodeStore(episodes), config)
+        sample = _balanced(train, config)
+        rng = np.random.default_rng([config.seed, 1])
+        heldout = [heldout[i] for i in rng.permutation(len(heldout))[: config.max_heldout]]
+        before = _auc(backbone, heldout, config)
+        _fit(backbone, sample, config, w.path / "metrics.jsonl")
+        after = _auc(backbone, heldout, config)
+        with artifacts.atomic_path(w.path / "model") as temporary:
+            backbone.model.save_pretrained(temporary)
+            backbone.processor.save_pretrained(temporary)
+        _flatten(w.path)
+        counts = {"examples": len(sample), "train_transitions": len(train), "heldout": len(heldout)}
+        extra = {
+            "heldout_auc_before": before,
+            "heldout_auc": after,
+            "share_changed": float(np.mean([e.changed for e in train])),
+        }
+        return w.complete(counts=counts, extra=extra)
+
+
+def change_scores(
+    backbone: Any, examples: Sequence[Example], *, grounding: Grounding = "cursor", batch_size: int = 32
+) -> npt.NDArray[np.float64]:
+    """log P(Yes) - log P(No) of each example, float64 [len(examples)]."""
+    import torch
+
+    from digiq.vlm.backbone import prepare
+
+    yes, no = answer_ids(backbone)
+    scores = []
+    for start in range(0, len(examples), batch_size):
+        chosen = examples[start : start + batch_size]
+        batch = prepare(
+            backbone, [_shown(e, grounding) for e in chosen], [_prompt(e, grounding) for e in chosen]
+        )
+        with torch.inference_mode():
+            logits = backbone.model(**batch.inputs, use_cache=False).logits
+        last = logits[batch.spans["answer"]].float()
+        scores.append((last[:, yes] - last[:, no]).cpu().numpy())
+    return np.concatenate(scores).astype(np.float64) if scores else np.zeros(0)
+
+
+def roc_auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Area under the ROC curve, ties counted half; NaN without both labels."""
+    from scipy.stats import rankdata
+
+    scores, labels = np.asarray(scores), np.asarray(labels, bool)
+    positive, negative = int(labels.sum()), int((~labels).sum())
+    if not positive or not negative:
+        return float("nan")
+    ranks = rankdata(scores)
+    return float((ranks[labels].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def answer_ids(backbone: Any) -> tuple[int, int]:
+    """Token ids that the answers Yes and No begin with.
+
+    Raises:
+      DigiQError: the tokeniser begins both with the same token.
+    """
+    yes, no = (backbone.processor.tokenizer(a, add_special_tokens=False)["input_ids"][0] for a in (_YES, _NO))
+    if yes == no:
+        raise DigiQError(f"{backbone.path}: its tokeniser begins Yes and No with the same token.")
+    return yes, no
+
+
+def _prompt(example: Example, grounding: Grounding) -> Any:
+    return build_prompt(example.goal, example.action, grounding=grounding)
+
+
+def _shown(example: Example, grounding: Grounding) -> npt.NDArray[np.uint8]:
+    screenshot = decode_png(example.screenshot)
+    return draw_cursor(screenshot, example.action) if grounding == "cursor" else screenshot
+
+
+def _split(store: EpisodeStore, config: TuneVlmConfig) -> tuple[list[Example], list[Example]]:
+    chosen = [episode for episode in store if episode.split == config.split]
+    if not chosen:
+        raise DigiQError(f"{store.path}: no episode of split '{config.split}'; set tune_vlm.split.")
+    order = np.random.default_rng(config.seed).permutation(len(chosen))
+    count = min(round(config.heldout * len(chosen)), len(chosen) - 1)
+    heldout = [chosen[i] for i in order[:count]]
+    return actionability_examples(chosen[i] for i in order[count:]), actionability_examples(heldout)
+
+
+def _balanced(examples: Sequence[Example], config: TuneVlmConfig) -> list[Example]:
+    """Half changes, half not: without replacement as far as they go, then again."""
+    rng = np.random.default_rng([config.seed, 0])
+    sample: list[Example] = []
+    half = min(config.max_examples, 2 * len(examples)) // 2
+    for changed in (True, False):
+        group = [example for example in examples if example.changed is changed]
+        if not group:
+            word = "change" if changed else "leave"
+            raise DigiQError(
+                f"tune-vlm: no action of the training episodes {word}s the screen; nothing to learn."
+            )
+        order = np.concatenate([rng.permutation(len(group)) for _ in range(-(-half // len(group)))])
+        sample += [group[i] for i in order[:half]]
+    return [sample[i] for i in rng.permutation(len(sample))]
+
+
+def _auc(backbone: Any, examples: Sequence[Example], config: TuneVlmConfig) -> float:
+    scores = change_scores(backbone, examples, grounding=config.grounding)
+    return roc_auc(scores, [example.changed for example in examples])
+
+
+def _fit(backbone: Any, sample: Sequence[Example], config: TuneVlmConfig, log: Path) -> None:
+    """Trains adapters with the Transformers Trainer and merges them into ``backbone.model``, in place."""
+    import tempfile
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    from digiq.vlm.backbone import prepare
+
+    yes, no = answer_ids(backbone)
+
+    def collate(examples: list[Example]) -> dict[str, Any]:
+        """The prompt with its answer as one more token, the only one that counts in the loss."""
+        batch = prepare(
+            backbone,
+            [_shown(e, config.grounding) for e in examples],
+            [_prompt(e, config.grounding) for e in examples],
+        )
+        answers = torch.tensor([yes if e.changed else no for e in examples], device=backbone.device)
+        return _with_answers(batch.inputs, answers)
+
+    adapters = LoraConfig(
+        r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=_language_linears(backbone.model)
+    )
+    torch.manual_seed(config.seed)
+    model = get_peft_model(backbone.model, adapters)
+    updates = -(-len(sample) // config.batch_size)
+
+    class Report(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            bar.advance(1)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                bar.advance(0, loss=float(logs["loss"]))
+                with log.open("a") as file:
+                    file.write(json.dumps({"step": state.global_step, "loss": logs["loss"]}) + "\n")
+
+    with tempfile.TemporaryDirectory() as scratch, progress("tune-vlm", updates, unit="updates") as bar:
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            per_device_train_batch_size=config.batch_size,
+            num_train_epochs=1,
+            learning_rate=config.learning_rate,
+            warmup_steps=min(20, updates // 10),
+            logging_steps=max(1, updates // 40),
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            use_cpu=config.device == "cpu",
+            seed=config.seed,
+            dataloader_pin_memory=False,
+        )
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=list(sample),  # type: ignore[arg-type]
+            data_collator=collate,
+            callbacks=[Report()],
+        )
+        trainer.remove_callback(_printer())
+        trainer.train()
+    model.merge_and_unload()  # type: ignore[operator]
+    backbone.model.eval()
+
+
+def _printer() -> Any:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
+
+
+def _language_linears(model: Any) -> list[str]:
+    names = [name for name, _ in model.named_modules() if re.fullmatch(_LANGUAGE_LINEARS, name)]
+    if not names:
+        raise DigiQError(
+            f"{type(model).__name__}: no linear layers under 'language_model'; tune_vlm cannot adapt it."
+        )
+    return names
+
+
+def _with_answers(inputs: dict[str, Any], answers: Any) -> dict[str, Any]:
+    """Appends one token to each row of right- or left-padded inputs, with labels for it alone."""
+    import torch
+
+    mask = inputs["attention_mask"]
+    rows = torch.arange(len(mask), device=mask.device)
+    place = (torch.arange(mask.shape[1], device=mask.device) * mask).amax(dim=1) + 1
+    out = dict(inputs)
+    for name, value in inputs.items():
+        if value.shape == mask.shape and not value.is_floating_point():
+            out[name] = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
+    out["input_ids"][rows, place] = answers
+    out["attention_mask"][rows, place] = 1
+    labels = torch.full_like(out["input_ids"], _IGNORE)
+    labels[rows, place] = answers
+    return {**out, "labels": labels}
+
+
+def _flatten(path: Path) -> None:
+    """Moves the finished model up, so that the artefact itself is the model directory."""
+    for file in (path / "model").iterdir():
+        file.replace(path / file.name)
+    (path / "model").rmdir()
