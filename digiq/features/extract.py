@@ -118,7 +118,8 @@ def run(
             return w.artifact
         plan = _plan(LabelledEpisodes(episodes, rewards), load_proposals(proposals), config)
         for field, items in (("observation_spans", plan.observations), ("pair_spans", plan.pairs)):
-            check_spans(getattr(config, field), items[0].prompt, field)
+            for item in items[:1]:  # they all have the same spans
+                check_spans(getattr(config, field), item.prompt, field)
         backbone = load_backbone(vlm, device=config.device, dtype=config.dtype)
         backbone, full = open_truncated(backbone, config.layers)
         layers = wanted_layers(config.layers, full)
@@ -239,7 +240,7 @@ def _plan(episodes: LabelledEpisodes, proposals: Proposals, config: FeaturizeCon
     candidate_row = np.full(proposals.valid.shape, -1, np.int32)
     pairs: list[_Item] = []
     known: dict[tuple[bytes, str, Action], int] = {}
-    for n in range(candidate_row.shape[1]):
+    for n in range(proposals.valid.shape[1]):
         for s in np.flatnonzero(proposals.valid[:, n]):
             action, seen = proposals.action(int(s), n), observations[s]
             row = known.setdefault((seen.digest, goals[s], action), len(pairs))

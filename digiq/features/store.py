@@ -84,6 +84,10 @@ class RowStore:
         if repair:
             with self._locked():
                 self._drop_damaged()
+        try:
+            self._keep_shard_size()
+        except ValueError as error:
+            raise ArtifactError(f"{self.path}/{_KEY}/zarr.json: not readable; {_MEND}.") from error
         self._load_keys()
 
     def __contains__(self, key: bytes) -> bool:
@@ -112,7 +116,7 @@ class RowStore:
         size = self.rows_per_shard
         if not 0 < len(keys) <= size or features.shape != (len(keys), len(self.layers), self.dim):
             raise ValueError(f"a shard takes 1 to {size} rows of {(len(self.layers), self.dim)}")
-        shard = next(n for n in itertools.count(len(self._shards())) if not self._exists(_KEY, n))
+        shard = next(n for n in itertools.count(len(self._shards())) if not self._has(_file(_KEY, n)))
         start = shard * size
         for i, layer in enumerate(self.layers):
             self._delete(layer, shard)  # what a killed run may have left
@@ -152,12 +156,19 @@ class RowStore:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def _keep_shard_size(self) -> None:
+        for name in (_KEY, *self.layers):
+            if self._has(f"{name}/zarr.json"):
+                self.rows_per_shard = self._open(name).chunk_layout.write_chunk.shape[0]
+                return
+
     def _drop_damaged(self) -> None:
         for name in (_KEY, *self.layers):
             try:
                 self._open(name)
             except ValueError:  # without a readable zarr.json every shard below is dropped
                 self._kv.write(f"{name}/zarr.json", None).result()
+        self._keep_shard_size()
         for shard in self._shards():
             low = shard * self.rows_per_shard
             try:
@@ -170,8 +181,6 @@ class RowStore:
                     self._delete(name, shard)
 
     def _load_keys(self) -> None:
-        if self._kv.read(f"{_KEY}/zarr.json").result().state == "value":
-            self.rows_per_shard = self._open(_KEY).chunk_layout.write_chunk.shape[0]
         size = self.rows_per_shard
         self._rows = {}
         for shard in self._shards():
@@ -189,15 +198,15 @@ class RowStore:
     def _delete(self, name: str, shard: int) -> None:
         self._kv.write(_file(name, shard), None).result()
 
-    def _exists(self, name: str, shard: int) -> bool:
-        return self._kv.read(_file(name, shard)).result().state == "value"
+    def _has(self, file: str) -> bool:
+        return self._kv.read(file).result().state == "value"
 
     def _read(self, name: str, shard: int, low: int, high: int) -> npt.NDArray[Any]:
         file = f"{self.path}/{_file(name, shard)}"
         try:
             return self._open(name)[low:high].read().result()
         except ValueError as error:
-            if not self._exists(name, shard):
+            if not self._has(_file(name, shard)):
                 raise ArtifactError(f"{file}: this shard is missing; {_MEND}.") from None
             whole = " ".join(str(error).split())
             reason = "Digest mismatch: its bytes have changed" if "Digest mismatch" in whole else whole[:300]
@@ -213,7 +222,7 @@ class RowStore:
         kvstore = self._kv / f"{name}/"
         if rows is None:
             return ts.open(spec, kvstore=kvstore, open=True).result()
-        if self._kv.read(f"{name}/zarr.json").result().state == "missing":
+        if not self._has(f"{name}/zarr.json"):
             spec["metadata"] = self._metadata(name, rows)
             return ts.open(spec, kvstore=kvstore, create=True).result()
         array = ts.open(spec, kvstore=kvstore, open=True).result()

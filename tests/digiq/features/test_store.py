@@ -139,12 +139,14 @@ def test_repair_forgets_damaged_shards_alone(tmp_path, harm):
     check(open_store(tmp_path), *range(48))
 
 
-def test_repair_survives_broken_metadata(tmp_path):
+@pytest.mark.parametrize("name", [LAYERS[0], "key"])
+def test_repair_survives_broken_metadata(tmp_path, name):
     open_store(tmp_path).append(*rows(*range(4)))
-    (tmp_path / "group" / LAYERS[0] / "zarr.json").write_text("{")
-    with pytest.raises(ArtifactError, match=LAYERS[0]):
+    (tmp_path / "group" / name / "zarr.json").write_text("{")
+    with pytest.raises(ArtifactError, match=f"group/{name}"):
         open_store(tmp_path).read(LAYERS[0], rows(0)[0])
-    store = open_store(tmp_path, repair=True)
+    store = RowStore(tmp_path, "group", LAYERS, DIM, repair=True)
+    assert len(store) == 0 and store.rows_per_shard == SIZE
     store.append(*rows(*range(4)))
     check(open_store(tmp_path), *range(4))
 
