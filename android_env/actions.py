@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -54,6 +55,7 @@ class ActionType(IntEnum):
 TOUCH_TYPES = frozenset({ActionType.DUAL_POINT, ActionType.LONG_PRESS})
 TEXT_TYPES = frozenset({ActionType.TYPE, ActionType.OPEN_APP, ActionType.ANSWER})
 
+_FLOATS = struct.Struct("2f")
 # Finger direction → where it touches and where it lifts, (y, x).
 _SWIPES: dict[str, tuple[Point, Point]] = {
     "up": ((0.8, 0.5), (0.2, 0.5)),
@@ -136,9 +138,10 @@ class Action:
     @property
     def is_tap(self) -> bool:
         """A DUAL_POINT whose ends lie at most `SWIPE_DISTANCE` apart."""
-        return self.type is ActionType.DUAL_POINT and _distance(self.touch_yx, self.lift_yx) <= np.float32(
-            SWIPE_DISTANCE
-        )
+        if self.type is not ActionType.DUAL_POINT:
+            return False
+        same = self.touch_yx == self.lift_yx
+        return same or bool(_distance(self.touch_yx, self.lift_yx) <= np.float32(SWIPE_DISTANCE))
 
     @property
     def is_swipe(self) -> bool:
@@ -259,10 +262,13 @@ def actions_match(a: Action, b: Action, boxes_yxhw: Sequence[Sequence[float]] | 
 
 
 def _screen_point(point: Sequence[float], name: str) -> Point:
-    values = tuple(float(np.float32(p)) + 0.0 for p in point)  # + 0.0 turns -0.0 into 0.0
-    if len(values) != 2 or not all(0.0 <= v <= 1.0 for v in values):
-        raise ActionError(f"{name} {tuple(point)} is not (y, x) with both in [0, 1].")
-    return values
+    try:
+        y, x = _FLOATS.unpack(_FLOATS.pack(*point))
+    except (struct.error, OverflowError, TypeError):
+        y = x = math.nan
+    if not (0.0 <= y <= 1.0 and 0.0 <= x <= 1.0):
+        raise ActionError(f"{name} {point!r} is not (y, x) with both in [0, 1].")
+    return y + 0.0, x + 0.0  # turns -0.0 into 0.0
 
 
 def _deltas(a: Point, b: Point) -> tuple[np.float32, np.float32]:

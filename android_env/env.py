@@ -125,7 +125,9 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         chosen = int(self.np_random.integers(len(self.tasks)))
         if seed is None:
             seed = int(self.np_random.integers(2**31))
-        task = self.tasks[chosen] if wanted is None else self._by_id.get(wanted, wanted)
+        task = self.tasks[chosen] if wanted is None else wanted
+        if isinstance(task, str):
+            task = self._by_id.get(task)
         if not isinstance(task, Task):
             raise TaskError(
                 f"options['task'] is {wanted!r}; give a Task or the id of one of the {len(self.tasks)} tasks."

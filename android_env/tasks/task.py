@@ -13,7 +13,7 @@ class Task:
     """Something to do on a phone.
 
     Raises:
-        TaskError: the id or the goal is empty, or `max_steps` is below 1.
+        TaskError: a field is of another type, the id or the goal is empty, or `max_steps` is below 1.
     """
 
     task_id: str
@@ -31,6 +31,13 @@ class Task:
     """Budget: an episode executes at most this many actions."""
 
     def __post_init__(self) -> None:
+        strings = (self.task_id, self.goal, self.family, self.split, *self.params, *self.params.values())
+        if not all(isinstance(value, str) for value in strings):
+            raise TaskError(
+                f"task {self.task_id!r}: task_id, goal, family, split and params must be strings."
+            )
+        if not isinstance(self.level, int) or not isinstance(self.max_steps, int):
+            raise TaskError(f"task {self.task_id!r}: level and max_steps must be whole numbers.")
         if not self.task_id or not self.goal:
             raise TaskError(f"task {self.task_id!r} needs a task_id and a goal, both not empty.")
         if self.max_steps < 1:

@@ -1,0 +1,130 @@
+"""Tasks: splits that hold what they promise, files, and the audit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from android_env.errors import TaskError
+from android_env.tasks import Task, TaskSet, audit, load_tasks, names, save_tasks
+from android_env.tasks import webshop as shop
+
+
+def task(number: int, split: str = "train", **params: str) -> Task:
+    return Task(f"t{number}-{split}", f"goal {number} {split}", "webshop", 2, split, params)
+
+
+def test_webshop_splits_hold_out_what_they_say():
+    sets = {
+        name: load_tasks(f"webshop/{name}")
+        for name in ("train", "test_query", "test_combination", "test_site")
+    }
+    pairs = {name: {(t.params["site"], t.params.get("query")) for t in tasks} for name, tasks in sets.items()}
+    sites = {name: {site for site, _ in found} for name, found in pairs.items()}
+    queries = {name: {query for _, query in found} - {None} for name, found in pairs.items()}
+    assert not queries["test_query"] & queries["train"] and sites["test_query"] == sites["train"]
+    assert not pairs["test_combination"] & pairs["train"]
+    assert sites["test_combination"] == sites["train"] and queries["test_combination"] <= queries["train"]
+    assert not sites["test_site"] & sites["train"]
+    assert sum(len(tasks) for tasks in sets.values()) == len(load_tasks("webshop"))
+
+
+def test_webshop_has_the_promised_size():
+    tasks = load_tasks("webshop")
+    assert {t.params["site"] for t in tasks} == set(shop.SITES) and len(shop.SITES) == 6
+    assert {t.params["query"] for t in tasks if t.level > 1} == set(shop.QUERIES) and len(shop.QUERIES) == 24
+    assert {t.level for t in tasks} == {1, 2, 3} and {t.max_steps for t in tasks} == {20}
+    assert len(load_tasks("webshop/train").where(level=1)) == 4 * 6
+
+
+def test_general_has_twelve_templates_in_both_splits():
+    train, test = load_tasks("general/train"), load_tasks("general/test")
+    assert len({t.params["template"] for t in train}) == 12
+    assert {t.params["template"] for t in train} == {t.params["template"] for t in test}
+    assert {t.max_steps for t in train} == {10}
+
+
+def test_what_must_be_typed_is_a_span_of_the_goal():
+    for t in load_tasks("webshop"):
+        assert all(value in t.goal for value in t.params.values())
+    for t in load_tasks("general"):
+        assert t.params["query"] in t.goal
+
+
+def test_test_is_the_union_of_the_test_splits():
+    assert {t.task_id for t in load_tasks("webshop/test")} == {
+        t.task_id for t in load_tasks("webshop") if t.split != "train"
+    }
+    assert set(names()) >= {"webshop", "webshop/train", "webshop/test", "general/train", "general/test"}
+    assert all(len(load_tasks(name)) for name in names())
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        task(1, "test_query", site="b.com", query="cup"),
+        task(1, "test_site", site="a.com", query="pen"),
+        task(1, "test_combination", site="a.com", query="cup"),
+        dataclasses.replace(task(0, "test", site="c.com", query="pen"), goal="goal 0 train"),
+    ],
+)
+def test_leaks_are_refused(leak):
+    train = task(0, site="a.com", query="cup")
+    with pytest.raises(TaskError, match=r"t0-train.*take one"):
+        TaskSet("mine", (train, leak))
+
+
+def test_honest_sets_pass_the_audit():
+    train = (task(0, site="a.com", query="cup"), task(1, site="b.com", query="pen"))
+    held_out = (
+        task(2, "test_query", site="a.com", query="hat"),
+        task(2, "test_combination", site="a.com", query="pen"),
+        task(2, "test_site", site="c.com", query="cup"),
+    )
+    audit(train + held_out)
+    assert len(TaskSet("mine", train + held_out)) == 5
+
+
+def test_empty_and_doubled_sets_are_refused():
+    with pytest.raises(TaskError, match="empty"):
+        TaskSet("mine", ())
+    with pytest.raises(TaskError, match="twice"):
+        TaskSet("mine", (task(0), task(0)))
+
+
+def test_a_task_file_gives_back_what_was_saved(tmp_path):
+    path = tmp_path / "tasks.json"
+    save_tasks(load_tasks("webshop/test_site"), path)
+    assert tuple(load_tasks(path)) == tuple(load_tasks("webshop/test_site"))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[]", "lists no task"),
+        ("", "not a JSON"),
+        ("{", "not a JSON"),
+        ('{"tasks": []}', "lists no task"),
+        ("[1]", "entry 0"),
+        (json.dumps([{"task_id": "a"}]), "missing field 'family'"),
+        (json.dumps([{"task_id": "a", "gaol": "b"}]), "unknown field 'gaol'"),
+        (json.dumps([dataclasses.asdict(task(0)) | {"goal": ""}]), "goal"),
+        (json.dumps([dataclasses.asdict(task(0)) | {"max_steps": 0}]), "max_steps"),
+        (json.dumps([dataclasses.asdict(task(0)) | {"level": "two"}]), "whole numbers"),
+        (json.dumps([dataclasses.asdict(task(0)) | {"params": {"query": 3}}]), "strings"),
+    ],
+)
+def test_bad_task_files_are_named(tmp_path, content, message):
+    path = tmp_path / "tasks.json"
+    path.write_text(content)
+    with pytest.raises(TaskError, match=message):
+        load_tasks(path)
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(TaskError, match="webshop/train"):
+        load_tasks("webshop/trian")
+    with pytest.raises(TaskError, match="no such task file"):
+        load_tasks("nowhere.json")
