@@ -1,0 +1,558 @@
+"""Critic updates a second: ours against d3rlpy, against torch, and against the hardware's bound.
+
+Every contestant is a process of its own; they take turns, on the same shapes, dtype and threads, and each figure is
+the median of the ratios of neighbouring turns.
+
+(a) ``vs_d3rlpy``: an IQL update (value, twin Q, AWR actor; 256-256 MLPs, observation 17, action 6, batch 256, 100,000
+    transitions, float32) composed of this project's losses, against d3rlpy 2.8.
+(b) ``vs_torch_heads``, ``vs_upstream_shape``: Digi-Q's twin heads (full size 417 M parameters) on stored features, batch
+    32, against the same heads in torch on the same features, and with upstream's three trainable RoBERTa-base encoders
+    in the loop (random weights: the cost is the same).
+(c) ``roofline_256``, ``roofline_2048``: the least time that matrix products and the optimiser's memory pass can take, at
+    the best rate that either framework reaches here, divided by the time of our update.
+(d) ``population_speedup``: eight small critics by ``vmap`` against eight runs in sequence.
+
+``--quick`` uses half-width heads. The last line is one JSON object. d3rlpy's pins ask for an environment of its own; it
+is made under ``build/`` on first use and shares torch with this one.
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+THREADS = os.cpu_count() or 1
+OBSERVATION, ACTION, BATCH, ROWS = 17, 6, 256, 100_000
+V_INPUT, PAIR_INPUT = 5120, 5632
+"""Upstream's inputs: V 5,120; Q the same and 5,632 of the action and the VLM."""
+D3RLPY = Path(__file__).parent.parent / "build" / "d3rlpy"
+_D3RLPY_PACKAGES = [
+    "d3rlpy==2.8.1",
+    "gymnasium==1.0.0",
+    "gym==0.26.2",
+    "gym-notices",
+    "structlog",
+    "colorama",
+    "h5py",
+    "dataclasses-json",
+    "marshmallow",
+    "typing-inspect",
+    "mypy-extensions",
+    "farama-notifications",
+    "click",
+    "tqdm",
+    "cloudpickle",
+]
+
+Turn = Callable[[], tuple[int, float]]
+"""Runs a burst of updates; how many, and the seconds they took."""
+
+
+def q_sizes(width: float) -> tuple[int, ...]:
+    """Hidden units of upstream's Q-head, scaled."""
+    return tuple(round(width * n) for n in (10752, 3840, 3840))
+
+
+def v_sizes(width: float) -> tuple[int, ...]:
+    """Hidden units of upstream's V-head, scaled."""
+    return tuple(round(width * n) for n in (2304, 2304, 2304))
+
+
+def weights(width: float) -> tuple[int, int]:
+    """Weights of one Q-head and of one V-head."""
+
+    def count(*sizes: int) -> int:
+        return sum(a * b for a, b in itertools.pairwise(sizes))
+
+    return count(V_INPUT + PAIR_INPUT, *q_sizes(width), 1), count(V_INPUT, *v_sizes(width), 1)
+
+
+# --- contestants -----------------------------------------------------------------------------------------------------
+
+
+def digiq_iql(steps: int) -> Turn:
+    """One scan of IQL updates: a single fused gradient and one Adam over value, twin Q and actor."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from digiq.critics.heads import MLP
+    from digiq.critics.objectives.base import td_target
+    from digiq.critics.objectives.iql import expectile_weight
+
+    net = functools.partial(MLP, (256, 256), layer_norm=False)
+    q_net, v_net, actor = net(1), net(1), net(ACTION)
+    keys = jax.random.split(jax.random.PRNGKey(0), 8)
+    data = {
+        "s": jax.random.normal(keys[0], (ROWS, OBSERVATION)),
+        "a": jnp.tanh(jax.random.normal(keys[1], (ROWS, ACTION))),
+        "r": jax.random.normal(keys[2], (ROWS,)),
+        "d": jnp.full((ROWS,), 0.99),
+        "next": jax.random.normal(keys[3], (ROWS, OBSERVATION)),
+    }
+    s, a = data["s"][:1], data["a"][:1]
+    params = {
+        "q": jax.vmap(lambda k: q_net.init(k, s, a))(jax.random.split(keys[4], 2)),
+        "v": v_net.init(keys[5], s),
+        "actor": {"mean": actor.init(keys[6], s), "log_std": jnp.zeros(ACTION)},
+    }
+    optimizer = optax.adam(3e-4)
+
+    def q_values(q: Any, s: jax.Array, a: jax.Array) -> jax.Array:
+        return jax.vmap(lambda p: q_net.apply(p, s, a)[..., 0])(q)
+
+    def loss(params: Any, target: Any, b: dict[str, jax.Array]) -> jax.Array:
+        v = v_net.apply(params["v"], b["s"])[..., 0]
+        next_v = v_net.apply(params["v"], b["next"])[..., 0]
+        q_bar = jax.lax.stop_gradient(q_values(target, b["s"], b["a"]).min(0))
+        v_loss = jax.vmap(functools.partial(expectile_weight, expectile=0.7))(q_bar, v) * jnp.square(
+            q_bar - v
+        )
+        y = jax.vmap(td_target)(b["r"], b["d"], next_v)
+        q_loss = jnp.square(q_values(params["q"], b["s"], b["a"]) - y).sum(0)
+        weight = jax.lax.stop_gradient(jnp.minimum(jnp.exp(3.0 * (q_bar - v)), 100.0))
+        mean = jnp.tanh(actor.apply(params["actor"]["mean"], b["s"]))
+        log_std = params["actor"]["log_std"]
+        log_prob = -(0.5 * jnp.square((b["a"] - mean) / jnp.exp(log_std)) + log_std).sum(-1)
+        return (v_loss + q_loss - weight * log_prob).mean()
+
+    def step(carry: Any, rows: jax.Array) -> tuple[Any, None]:
+        params, target, state, data = carry
+        batch = {name: column[rows] for name, column in data.items()}
+        gradient = jax.grad(loss)(params, target, batch)
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        target = optax.incremental_update(params["q"], target, 0.005)
+        return (params, target, state, data), None
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def epoch(learner: Any, data: Any, key: jax.Array) -> Any:
+        rows = jax.random.randint(key, (steps, BATCH), 0, ROWS)
+        (params, target, state, _), _ = jax.lax.scan(step, (*learner, data), rows)
+        return params, target, state
+
+    learner = (params, jax.tree.map(jnp.copy, params["q"]), optimizer.init(params))
+    return jax_turn(lambda learner, key: epoch(learner, data, key), learner, steps)
+
+
+def d3rlpy_iql(steps: int) -> Turn:
+    """d3rlpy's IQL update with its own sampling."""
+    import d3rlpy
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    dataset = d3rlpy.dataset.MDPDataset(
+        observations=rng.normal(size=(ROWS, OBSERVATION)).astype(np.float32),
+        actions=np.tanh(rng.normal(size=(ROWS, ACTION))).astype(np.float32),
+        rewards=rng.normal(size=ROWS).astype(np.float32),
+        terminals=(np.arange(ROWS) % 1000 == 999).astype(np.float32),
+    )
+    algo = d3rlpy.algos.IQLConfig(batch_size=BATCH).create(device=False)
+    algo.build_with_dataset(dataset)
+
+    def turn() -> tuple[int, float]:
+        start = time.perf_counter()
+        for _ in range(steps):
+            algo.update(dataset.sample_transition_batch(BATCH))
+        return steps, time.perf_counter() - start
+
+    return turn
+
+
+def digiq_heads(width: float, batch: int, steps: int) -> Turn:
+    """This project's learner, the paper's objective and optimiser, on stored features."""
+    import jax
+    import numpy as np
+
+    from digiq.critics.arrays import prepare
+    from digiq.critics.learner import CriticConfig, Learner
+
+    config = CriticConfig(
+        heads={"q_hidden": q_sizes(width), "v_hidden": v_sizes(width), "layer_norm": False},
+        batch_size=batch,
+        steps_per_epoch=steps,
+        learning_rate=1e-5,
+        schedule="constant",
+        gradient_clip=0.01,
+        tau=0.1,
+    )
+    learner = Learner(config)
+    data = jax.device_put(prepare(*stored_features(np), gamma=0.95))
+    hyper = learner.hyper()
+    return jax_turn(
+        lambda s, _: learner.epoch(s, hyper, data)[0], learner.init(jax.random.PRNGKey(0), data), steps
+    )
+
+
+def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) -> Turn:
+    """The same update in torch: fused AdamW, clipped, EMA target; with upstream's text encoders on request."""
+    import numpy as np
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+
+    def head(*sizes: int) -> nn.Module:
+        layers: list[nn.Module] = []
+        for a, b in itertools.pairwise(sizes):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    class Critic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q = nn.ModuleList(head(V_INPUT + PAIR_INPUT, *q_sizes(width), 1) for _ in range(2))
+            self.v = nn.ModuleList(head(V_INPUT, *v_sizes(width), 1) for _ in range(2))
+            if encoders:
+                from transformers import RobertaConfig, RobertaModel
+
+                roberta = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+                self.encoders = nn.ModuleList(
+                    RobertaModel(roberta, add_pooling_layer=False) for _ in range(3)
+                )
+
+        def texts(self, tokens: list[torch.Tensor], which: tuple[int, ...]) -> torch.Tensor:
+            found = [self.encoders[e](t).last_hidden_state[:, 0] for e, t in zip(which, tokens, strict=True)]
+            return torch.cat(found, -1)
+
+    online, target = Critic(), Critic()
+    target.load_state_dict(online.state_dict())
+    target.requires_grad_(False)
+    optimizer = torch.optim.AdamW(online.parameters(), lr=1e-5, fused=True)
+    transitions, features = stored_features(np)
+    observation, pair = (torch.from_numpy(features[k]) for k in ("observation", "pair"))
+    obs, following = (
+        torch.from_numpy(transitions["obs"]),
+        torch.from_numpy(transitions["next_obs"]).clamp(min=0),
+    )
+    reward = torch.from_numpy(transitions["reward"])
+    discount = 0.95 * (1 - torch.from_numpy(transitions["terminated"]).float())
+    lengths = (16, 6, 8, 6, 8)  # goal, previous type and text, action type and text, in tokens
+    tokens = [torch.randint(5, 50000, (batch, n)) for n in lengths]
+
+    def inputs(critic: Critic, rows: torch.Tensor, action: torch.Tensor | None) -> torch.Tensor:
+        x = observation[rows]
+        if encoders:  # the encoders' outputs take the place of 768 stored numbers each
+            x = torch.cat([x[:, : V_INPUT - 3 * 768], critic.texts(tokens[:3], (0, 1, 2))], -1)
+        if action is None:
+            return x
+        p = pair[action]
+        if encoders:
+            p = torch.cat([critic.texts(tokens[3:], (1, 2)), p[:, 2 * 768 :]], -1)
+        return torch.cat([x, p], -1)
+
+    def step() -> None:
+        rows = torch.randint(0, len(obs), (batch,))
+        s, s2 = obs[rows], following[rows]
+        with torch.no_grad():
+            next_x = inputs(target, s2, None)
+            y = [reward[rows] + discount[rows] * v(next_x)[:, 0] for v in target.v]
+            target_x = inputs(target, s, s)
+            q_bar = [q(target_x)[:, 0] for q in target.q]
+        x = inputs(online, s, s)
+        loss = sum(((q(x)[:, 0] - t) ** 2).mean() for q, t in zip(online.q, y, strict=True))
+        loss = loss + sum(
+            ((v(x[:, :V_INPUT])[:, 0] - t) ** 2).mean() for v, t in zip(online.v, q_bar, strict=True)
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(online.parameters(), 0.01)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 0.1)
+
+    def turn() -> tuple[int, float]:
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return steps, time.perf_counter() - start
+
+    turn()
+    return turn
+
+
+def population(size: int, steps: int, vectorised: bool) -> Turn:
+    """``size`` small critics, at once or one after another; an update here is one update of every member."""
+    import jax
+    import numpy as np
+
+    from digiq.critics.arrays import prepare
+    from digiq.critics.learner import CriticConfig, Learner
+    from digiq.critics.population import Population, PopulationConfig
+
+    learner = Learner(
+        CriticConfig(heads={"q_hidden": (128, 128), "v_hidden": (128, 128)}, steps_per_epoch=steps)
+    )
+    data = jax.device_put(prepare(*stored_features(np, 256, 256), gamma=0.95))
+    members = Population.of(learner, PopulationConfig(seeds=size), 0)
+    if vectorised:
+        hyper = members.hyper()
+        return jax_turn(lambda s, _: members.epoch(s, hyper, data)[0], members.init(data), steps)
+    hyper = learner.hyper()
+    states = [learner.init(jax.random.PRNGKey(m.seed), data) for m in members.members]
+    return jax_turn(lambda states, _: [learner.epoch(s, hyper, data)[0] for s in states], states, steps)
+
+
+def rates(width: float, batch: int) -> Turn:
+    """This machine's best rates in either framework: FLOP/s of the heads' products, bytes/s of an Adam-and-EMA pass."""
+    import jax
+    import jax.numpy as jnp
+    import torch
+
+    torch.set_num_threads(THREADS)
+    rows, columns = V_INPUT + PAIR_INPUT, q_sizes(width)[0]
+    x, w = jnp.ones((batch, rows)), jnp.ones((rows, columns))
+    product = jax.jit(jnp.matmul)
+    tx, tw = torch.ones(batch, rows), torch.ones(rows, columns)
+    flops = 2 * batch * rows * columns
+
+    @functools.partial(jax.jit, donate_argnums=(0, 2, 3, 4))
+    def adam(p: Any, g: Any, m: Any, v: Any, t: Any) -> Any:
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        p = p - 1e-5 * (m / (jnp.sqrt(v) + 1e-8) + 0.01 * p)
+        return p, m, v, 0.9 * t + 0.1 * p
+
+    arrays = [jnp.ones((rows, columns)) for _ in range(5)]
+    parameter = torch.nn.Parameter(torch.ones(rows, columns))
+    parameter.grad = torch.ones(rows, columns)
+    fused = torch.optim.AdamW([parameter], lr=1e-5, fused=True)
+    size = 4 * rows * columns
+
+    def timed(f: Callable[[], Any]) -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(f())
+        return time.perf_counter() - start
+
+    def turn() -> tuple[int, float]:
+        nonlocal arrays
+        gemm, memory = 0.0, 0.0
+        for _ in range(3):
+            gemm = max(gemm, flops / timed(lambda: product(x, w)), flops / timed(lambda: tx @ tw))
+            start = time.perf_counter()
+            p, m, v, t = adam(arrays[0], arrays[1], *arrays[2:])
+            jax.block_until_ready(t)
+            memory = max(memory, 9 * size / (time.perf_counter() - start))
+            arrays = [p, arrays[1], m, v, t]
+            memory = max(memory, 7 * size / timed(fused.step))
+        turn.rates = (gemm, memory)  # type: ignore[attr-defined]
+        return 1, gemm
+
+    return turn
+
+
+def stored_features(np: Any, observation: int = V_INPUT, pair: int = PAIR_INPUT) -> tuple[dict, dict]:
+    """512 transitions with random features."""
+    rng, t = np.random.default_rng(0), np.arange(512)
+    done = t % 8 == 7
+    transitions = {
+        "obs": t,
+        "next_obs": np.where(done, -1, t + 1),
+        "reward": (done * rng.integers(0, 2, 512)).astype(np.float32),
+        "terminated": done,
+        "truncated": np.zeros(512, bool),
+        "episode": t // 8,
+    }
+    features = {
+        "observation": rng.normal(size=(512, observation)).astype(np.float32),
+        "pair": rng.normal(size=(512, pair)).astype(np.float32),
+        "candidate_row": t[:, None],
+    }
+    return transitions, features
+
+
+def jax_turn(step: Callable[[Any, Any], Any], state: Any, steps: int) -> Turn:
+    """A turn that threads a donated state through ``step``; compiles before the first."""
+    import jax
+
+    key = jax.random.PRNGKey(1)
+    state = jax.block_until_ready(step(state, key))
+
+    def turn() -> tuple[int, float]:
+        nonlocal state, key
+        key, use = jax.random.split(key)
+        start = time.perf_counter()
+        state = jax.block_until_ready(step(state, use))
+        return steps, time.perf_counter() - start
+
+    return turn
+
+
+CONTESTANTS: dict[str, Callable[..., Turn]] = {
+    "digiq_iql": digiq_iql,
+    "d3rlpy_iql": d3rlpy_iql,
+    "digiq_heads": digiq_heads,
+    "torch_heads": torch_heads,
+    "population": population,
+    "rates": rates,
+}
+
+
+# --- taking turns ----------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """A contestant in a process of its own; a context manager."""
+
+    def __init__(self, name: str, python: str | Path = sys.executable, **arguments: Any):
+        command = [str(python), __file__, "--contestant", name, "--arguments", json.dumps(arguments)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "PYTHONWARNINGS": "ignore"}
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        self.name = name
+        self._answer()
+
+    def turn(self) -> Any:
+        """Seconds an update in one burst, or what else the contestant measures."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("turn\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("> "):
+                return json.loads(line[2:])
+        raise RuntimeError(f"{self.name}: ended without an answer (exit {self._process.wait()}).")
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def serve(name: str, arguments: dict[str, Any]) -> None:
+    """The contestant's side: answers each line on stdin with one measurement."""
+    turn = CONTESTANTS[name](**arguments)
+    print("> null", flush=True)
+    for _ in sys.stdin:
+        updates, seconds = turn()
+        found = getattr(turn, "rates", None) or seconds / updates
+        print("> " + json.dumps(found), flush=True)
+
+
+def alternate(turns: int, *processes: Process) -> list[list[Any]]:
+    """Measurements of each process, taken in turn; the first round warms up and is dropped."""
+    rounds = [[p.turn() for p in processes] for _ in range(turns + 1)]
+    return [list(column) for column in zip(*rounds[1:], strict=True)]
+
+
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """Median over rounds of how many times as long ``slow`` took."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def d3rlpy_python() -> Path:
+    """An environment with d3rlpy's pins; everything that they do not name comes from this one."""
+    python = D3RLPY / "bin" / "python"
+    if not python.exists():
+        venv.create(D3RLPY, with_pip=False, symlinks=True)
+        site = next((D3RLPY / "lib").glob("python3*")) / "site-packages"
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site)]
+        subprocess.run([*pip, *_D3RLPY_PACKAGES], check=True)
+        own = next(p for p in sys.path if p.endswith("site-packages"))
+        (site / "zz_shared.pth").write_text(own + "\n")
+    return python
+
+
+def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
+    """Yields (metric, value, remark)."""
+    turns = 3 if quick else 9
+    burst = 200 if quick else 1000
+    with (
+        Process("digiq_iql", steps=burst) as ours,
+        Process("d3rlpy_iql", d3rlpy_python(), steps=burst // 10) as theirs,
+    ):
+        a, b = alternate(turns, ours, theirs)
+    yield "iql_updates_per_second", 1 / statistics.median(a), f"d3rlpy {1 / statistics.median(b):.0f}"
+    yield "vs_d3rlpy", median_ratio(b, a), "IQL, 256-256, batch 256"
+
+    q, v = weights(width)
+    parameters = 2 * (q + v)
+    # Forward, two products backward (one in the first layer, whose input needs no gradient), and the target's forward.
+    first_q, first_v = (V_INPUT + PAIR_INPUT) * q_sizes(width)[0], V_INPUT * v_sizes(width)[0]
+    flops_per_row = 2 * 2 * (4 * (q + v) - first_q - first_v)
+    encoder_flops = 2 * 85e6 * (44 * 3 + 44 + 30)
+    with Process("digiq_heads", width=width, batch=32, steps=2) as ours:
+        with Process("torch_heads", width=width, batch=32, steps=1) as theirs:
+            a, b = alternate(turns, ours, theirs)
+        yield (
+            "vs_torch_heads",
+            median_ratio(b, a),
+            f"{parameters / 1e6:.0f} M parameters, {statistics.median(a):.2f} s",
+        )
+        with Process("torch_heads", width=width, batch=32, steps=1, encoders=True) as theirs:
+            a, b = alternate(max(2, turns // 3), ours, theirs)
+        ratio = 1 + encoder_flops / flops_per_row
+        yield "vs_upstream_shape", median_ratio(b, a), f"{ratio:.1f}x the FLOPs"
+
+    for batch in (256, 2048):
+        with (
+            Process("digiq_heads", width=width, batch=batch, steps=1) as ours,
+            Process("rates", width=width, batch=batch) as bound,
+        ):
+            a, best = alternate(max(2, turns // 3), ours, bound)
+        shares = [
+            (batch * flops_per_row / gemm + 9 * 4 * parameters / memory) / seconds
+            for seconds, (gemm, memory) in zip(a, best, strict=True)
+        ]
+        gemm, memory = (max(r[k] for r in best) / 1e9 for k in (0, 1))
+        yield f"roofline_{batch}", statistics.median(shares), f"{gemm:.0f} GFLOP/s, {memory:.1f} GB/s"
+
+    with (
+        Process("population", size=8, steps=burst // 4, vectorised=True) as ours,
+        Process("population", size=8, steps=burst // 4, vectorised=False) as sequence,
+    ):
+        a, b = alternate(turns, ours, sequence)
+    yield "population_speedup", median_ratio(b, a), "8 critics of 128-128"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="half-width heads and few turns: under 50 s")
+    parser.add_argument("--width", type=float, help="width of the heads as a share of upstream's")
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", type=json.loads, default={}, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.contestant:
+        serve(arguments.contestant, arguments.arguments)
+        return
+    metrics = {}
+    for name, value, remark in measure(arguments.quick, arguments.width or (0.5 if arguments.quick else 1.0)):
+        metrics[name] = round(value, 3)
+        print(f"{name:<24}{value:>10.3g}   {remark}", flush=True)
+    versions = {
+        name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "torch", "optax", "flax")
+    }
+    hardware = f"{platform.machine()}, {THREADS} cores"
+    print(
+        json.dumps(
+            {"benchmark": "critic_updates", "metrics": metrics, "hardware": hardware, "versions": versions}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
