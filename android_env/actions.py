@@ -13,7 +13,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from json.decoder import scanstring
 from typing import Literal
 
 import numpy as np
@@ -257,7 +256,9 @@ def actions_match(a: Action, b: Action, boxes_yxhw: Sequence[Sequence[float]] | 
     start = np.maximum(0, boxes[:, :2] - grown / 2)
     # As upstream has it: the size, not the far edge, is cut at 1.
     end = start + np.minimum(1, boxes[:, 2:] + grown)
-    inside = [np.all((start <= p) & (p <= end), axis=1) for p in np.float32([a.touch_yx, b.touch_yx])]
+    inside = [
+        np.all((start <= p) & (p <= end), axis=1) for p in np.asarray([a.touch_yx, b.touch_yx], np.float32)
+    ]
     return bool(np.any(inside[0] & inside[1]))
 
 
@@ -291,6 +292,7 @@ def _format_point(point: Point) -> str:
     return f"[{y}, {x}]"
 
 
+_STRINGS = json.JSONDecoder(strict=False)
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _POINT = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]", re.ASCII)
 _KEY = re.compile(r'\s*"(action_type|touch_point|lift_point|typed_text)"\s*:\s*')
@@ -335,7 +337,7 @@ def _parse_value(text: str, at: int) -> tuple[str | Point | None, int]:
     """The string or point that starts at `at` and where it ends; None if there is none."""
     if text[at : at + 1] == '"':
         try:
-            return scanstring(text, at + 1, False)
+            return _STRINGS.raw_decode(text, at)
         except ValueError:
             return None, at
     match = _POINT.match(text, at)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import blake2b
@@ -183,10 +184,12 @@ def mistakes(display: Display) -> dict[str, list[AbstractAction]]:
 
 
 def wrong_texts(state: State, goal: str, best: AbstractAction) -> list[str]:
-    """What is typed by mistake: other words of the goal, never what is asked for or what stands there already."""
-    words = goal.replace(",", "").split()
+    """What is typed by mistake: other spans of the goal, never what is asked for or what stands there already."""
+    bounds = [match.span() for match in re.finditer(r"[^\s,]+", goal)]
+    last = len(bounds) - 1
+    spans = ((last, last), (last - 1, last), (0, 0), (1, min(2, last)), (0, last))
+    texts = [goal[bounds[i][0] : bounds[j][1]] for i, j in spans]
     right = str(best[1]) if best[0] == "type" else (state.text or "")
-    texts = (words[-1], " ".join(words[-2:]), words[0].lower(), " ".join(words[1:3]), "hello")
     taken = {right.lower(), (state.text or "").lower()}
     return [text for text in dict.fromkeys(texts) if text.lower() not in taken]
 

@@ -30,7 +30,9 @@ _OPENS = {
     "Mail": State("inbox", "Mail"),
     "Settings": State("settings", "Settings"),
 }
-_SUBJECTS = ("statement", "reminder", "booking", "meeting", "visit")
+_SUBJECTS: dict[str, str] = dict(
+    zip(SENDERS, ("statement", "reminder", "booking", "meeting", "visit"), strict=True)
+)
 
 
 def start(task: Task) -> State:
@@ -400,7 +402,7 @@ def _times(state: State) -> Screen:
 def _inbox(state: State) -> Screen:
     rows = tuple(
         Element(f"mail-{sender}", "list_row", sender, "envelope", "ordered", f"Your {subject}")
-        for sender, subject in zip(SENDERS, _SUBJECTS, strict=True)
+        for sender, subject in _SUBJECTS.items()
         if f"deleted:{sender}" not in state.facts
     )
     return Screen("inbox", "Inbox", "Mail", rows or (Element("none", "label", "No mail"),))
@@ -408,7 +410,7 @@ def _inbox(state: State) -> Screen:
 
 def _mail(state: State) -> Screen:
     sender = state.query
-    subject = dict(zip(SENDERS, _SUBJECTS, strict=True))[sender]
+    subject = _SUBJECTS[sender]
     notes = []
     if f"starred:{sender}" in state.facts:
         notes.append(Element("starred", "label", "Starred", state="success"))

@@ -16,7 +16,7 @@ from android_env.tasks.webshop import SITES
 LAUNCHER = State("launcher")
 TAB = State("tab", "Browser")
 
-COOKIE_WALL = dict(zip(SITES, (0.1, 0.3, 0.45, 0.6, 0.2, 0.5), strict=True))
+COOKIE_WALL: dict[str, float] = dict(zip(SITES, (0.1, 0.3, 0.45, 0.6, 0.2, 0.5), strict=True))
 """How often each site greets with a cookie wall, before `NoiseConfig.cookie_wall`."""
 
 PICTURES = {

@@ -126,6 +126,9 @@ def test_mistakes_are_what_they_are_called():
     assert ("tap", "banner") in kinds["distractor"] and ("tap", "cart") in kinds["useless"]
     assert kinds["no_op"] == [("tap", None)] and kinds["back_home"] == [("back",), ("home",)]
     assert all(("tap", "search") not in actions for actions in kinds.values())
+    for other in TRAIN[::9]:
+        typing = Display(State("url", "Browser", text=""), other, 4)
+        assert all(text in other.goal for _, text in mistakes(typing)["wrong_text"])
     typing = Display(State("url", "Browser", text=""), task, 4)
     wrong = {text for _, text in mistakes(typing)["wrong_text"]}
     assert wrong and task.params["site"] not in wrong
