@@ -99,9 +99,17 @@ def _refuse_unknown(cls: type, mapping: Mapping[str, Any], where: str, prefix: s
             near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
             hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known keys: {', '.join(names)}."
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'; {hint}")
-        nested = _config_type(hints[key])
-        if nested is not None and isinstance(value, Mapping):
-            _refuse_unknown(nested, value, where, prefix=f"{prefix}{key}.")
+        if not isinstance(value, Mapping):
+            continue
+        hint = hints[key]
+        if typing.get_origin(hint) is dict:  # of configs, by name
+            nested, items = _config_type(typing.get_args(hint)[1]), value.items()
+            children = [(f"{prefix}{key}.{name}.", item) for name, item in items if isinstance(item, Mapping)]
+        else:
+            nested, children = _config_type(hint), [(f"{prefix}{key}.", value)]
+        for inner_prefix, inner in children:
+            if nested is not None:
+                _refuse_unknown(nested, inner, where, prefix=inner_prefix)
 
 
 def _config_type(hint: Any) -> type | None:

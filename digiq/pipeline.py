@@ -142,9 +142,9 @@ def plan(recipe: Recipe) -> list[Node]:
     critic = add("critic", "critics.train", recipe.train_q, **labelled, features=features)
     policies = {"behavior": behavior}
     for arm, config in recipe.distill.items():
-        data = {**labelled, "behavior": behavior, "proposals": proposals}
-        if config.needs_critic:
-            data |= {"features": features, "critic": critic}
+        data = {**labelled, "behavior": behavior}
+        if config.arm == "digiq":
+            data |= {"proposals": proposals, "features": features, "critic": critic}
         policies[arm] = add(f"policy/{arm}", "extraction.distill", config, **data)
     if recipe.evaluate is not None:
         for arm, policy in policies.items():

@@ -37,6 +37,9 @@ _COPY, _SPELL = 0, 1
 _TAP, _SWIPE, _TYPE = (KINDS.index(name) for name in ("tap", "swipe", "type"))
 
 
+STAGE, VERSION = "fit-policy", 1
+
+
 @configclass
 class FitConfig:
     """How a policy is fitted, whatever it is fitted to."""
@@ -487,7 +490,7 @@ def run(config: FitPolicyConfig, *, episodes: Path, out: Path, overwrite: bool =
     """
     inputs = {"episodes": episodes}
     with artifacts.write(
-        out, stage="fit-policy", version=1, config=config, inputs=inputs, overwrite=overwrite
+        out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as writer:
         if writer.done:
             return writer.artifact
