@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from android_env.actions import Action, ParseError
-from digiq.critics.scorer import Scorer
 from digiq.policies.base import Candidate, Policy, PolicyInput
+
+if TYPE_CHECKING:
+    from digiq.critics.scorer import Scorer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,14 +101,15 @@ def curves(
       title: over the figure.
       xlabel: with the unit.
       ylabel: with the unit.
-      log: a logarithmic y axis, where every value is positive.
+      log: a logarithmic y axis, where every value is positive and they differ enough.
       limits: of the y axis.
     """
-    figure, axis = _figure(4.4, 2.7)
+    figure, axis = _figure(4.4, 3.1)
     for position, (name, (x, y)) in enumerate(series.items()):
         color = arm_color(name, position)
         axis.plot(x, y, color=color, label=name, marker="o" if len(x) < 3 else None, markersize=4)
-    if log and all((np.asarray(y) > 0).all() for _, y in series.values()):
+    values = np.concatenate([np.asarray(y, np.float64) for _, y in series.values()])
+    if log and (values > 0).all() and values.max() > 20 * values.min():
         axis.set_yscale("log")
     if limits:
         axis.set_ylim(*limits)
@@ -116,7 +117,7 @@ def curves(
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     if len(series) > 1:
-        axis.legend(loc="best")
+        figure.legend(loc="outside lower center", ncols=2)
     return _svg(figure)
 
 

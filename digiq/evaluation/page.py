@@ -89,8 +89,8 @@ def render(page: Page) -> str:
     environment.filters |= {
         "data_uri": lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode(),
         "px": lambda value: f"{value:.1f}",
-        "num": lambda value: f"{value:.2f}",
-        "signed": lambda value: f"{value:+.2f}",
+        "num": lambda value: f"{value:z.2f}",  # z: no minus before a zero
+        "signed": lambda value: f"{value:+z.2f}",
     }
     return environment.get_template("page.html.jinja").render(page=page)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import json
 import math
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from android_env.actions import Action
-from digiq.data.schema import Episode
+from digiq.data.schema import Episode, Step
 
 MAX_HEIGHT = 480  # pixels kept of a screenshot; a strip shows it at 320
 
@@ -62,7 +63,7 @@ class Frame:
     kept: bool | None
     """True where the advantage passes the extraction's threshold; None without one."""
     caption: str
-    """The executed action, in words; empty at the last observation."""
+    """The executed action in words, where there are no candidates to show."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,25 +103,30 @@ def candidate_strip(
     frames = []
     for number, step in enumerate(episode.steps):
         if number >= len(candidates):
-            frames.append(_frame(step.screenshot, step.action, number))
+            frames.append(_frame(step.screenshot, "", number))
             continue
-        lines, marks = _rank(candidates[number], q[number], step.screenshot)
+        lines, marks = _rank(candidates[number], q[number], step)
         advantage = lines[0].q - float(v[number]) if lines else None
         kept = None if threshold is None or advantage is None else advantage > threshold
-        frames.append(
-            _frame(step.screenshot, step.action, number, lines, marks, float(v[number]), advantage, kept)
-        )
+        frames.append(_frame(step.screenshot, "", number, lines, marks, float(v[number]), advantage, kept))
     return Strip(title, episode.goal, episode.outcome, tuple(frames))
 
 
 def plain_strip(
-    screens: Sequence[bytes], actions: Sequence[Action | None], *, goal: str, outcome: str, title: str
+    screens: Sequence[bytes],
+    actions: Sequence[Action | None],
+    *,
+    captions: Sequence[str],
+    goal: str,
+    outcome: str,
+    title: str,
 ) -> Strip:
     """Screenshots with only the executed actions drawn.
 
     Args:
       screens: PNG bytes.
       actions: what followed each screen; None, or missing at the end, where nothing did.
+      captions: the same in words.
       goal: of the episode.
       outcome: of the episode.
       title: over the strip.
@@ -129,12 +135,13 @@ def plain_strip(
     for number, screen in enumerate(screens):
         action = actions[number] if number < len(actions) else None
         mark = _mark(screen, action, "", chosen=True, logged=False, strength=1.0)
-        frames.append(_frame(screen, action, number, marks=(mark,) if mark else ()))
+        caption = captions[number] if number < len(captions) else ""
+        frames.append(_frame(screen, caption, number, marks=(mark,) if mark else ()))
     return Strip(title, goal, outcome, tuple(frames))
 
 
 def _rank(
-    candidates: Sequence[Action | None], q: np.ndarray, screen: bytes
+    candidates: Sequence[Action | None], q: np.ndarray, step: Step
 ) -> tuple[tuple[CandidateLine, ...], tuple[Mark, ...]]:
     """Distinct candidates by falling Q, and what of them can be drawn (best last, so that it lies on top)."""
     best: dict[Action, float] = {}
@@ -152,24 +159,52 @@ def _rank(
         chosen, logged = position == 0, action == candidates[0]
         lines.append(
             CandidateLine(
-                position + 1, describe(action), copies[action], values[position], strength, chosen, logged
+                position + 1,
+                describe(action, step.ui_elements),
+                copies[action],
+                values[position],
+                strength,
+                chosen,
+                logged,
             )
         )
-        mark = _mark(screen, action, str(position + 1), chosen=chosen, logged=logged, strength=strength)
+        mark = _mark(
+            step.screenshot, action, str(position + 1), chosen=chosen, logged=logged, strength=strength
+        )
         if mark is not None:
             marks.append(mark)
     return tuple(lines), tuple(reversed(marks))
 
 
-def describe(action: Action) -> str:
-    """A short line for people: ``tap 0.42, 0.10``, ``swipe up``, ``type "tea"``, ``back``."""
+def describe(action: Action, ui_elements: str = "[]") -> str:
+    """A short line for people: ``tap “Browser”``, ``tap y 0.42 x 0.10``, ``swipe up``, ``type “tea”``, ``back``.
+
+    Args:
+      action: the action.
+      ui_elements: the screen's elements as an observation has them; a tap is named by the smallest that holds it.
+    """
     if action.is_tap:
-        return f"tap y {action.touch_yx[0]:.2f} x {action.touch_yx[1]:.2f}"
+        name = _element_at(action.touch_yx, ui_elements)
+        y, x = action.touch_yx
+        return f"tap {name}" if name else f"tap y {y:.2f} x {x:.2f}"
     if action.swipe_direction:
         return f"swipe {action.swipe_direction}"
     if action.text:
         return f"type “{action.text}”"
     return action.type.name.lower().removeprefix("press_").removeprefix("status_").replace("_", " ")
+
+
+def _element_at(point: tuple[float, float], ui_elements: str) -> str:
+    """Text, or role, of the smallest element that holds the point; empty where none does."""
+    holding = []
+    for element in json.loads(ui_elements or "[]"):
+        y, x, height, width = element.get("bounds") or element.get("yxhw")
+        if y <= point[0] <= y + height and x <= point[1] <= x + width:
+            holding.append((height * width, element))
+    if not holding:
+        return ""
+    element = min(holding, key=lambda item: item[0])[1]
+    return f"“{element['text']}”" if element.get("text") else str(element.get("role", "")).replace("_", " ")
 
 
 def _mark(
@@ -185,7 +220,7 @@ def _mark(
 
 def _frame(
     screen: bytes,
-    action: Action | None,
+    caption: str,
     number: int,
     lines: tuple[CandidateLine, ...] = (),
     marks: tuple[Mark, ...] = (),
@@ -194,7 +229,6 @@ def _frame(
     kept: bool | None = None,
 ) -> Frame:
     height, width = _shown_size(screen)
-    caption = describe(action) if action is not None else ""
     if v is not None and math.isnan(v):
         v = advantage = kept = None
     return Frame(number, image_uri(screen), width, height, marks, lines, v, advantage, kept, caption)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,9 +17,9 @@ from digiq import artifacts
 
 ARM_TITLES = {"behavior": "Behaviour policy", "filtered_bc": "Filtered BC", "digiq": "Digi-Q"}
 SPLIT_TITLES = {
-    "pooled": "test, pooled",
+    "pooled": "all test",
     "test_query": "unseen query",
-    "test_combination": "unseen combination",
+    "test_combination": "unseen pairing",
     "test_site": "unseen site",
 }
 
@@ -63,17 +64,21 @@ def print_summary(
     """Prints the success table of :func:`write_summary`'s result, and where the report is."""
     console = console or Console()
     splits = list(dict.fromkeys(split for arm in summary["arms"].values() for split in arm["splits"]))
-    table = Table(title="Success on held-out test tasks, % (Wilson 95 % interval)", title_justify="left")
-    table.add_column("arm")
-    table.add_column(split_title("pooled"), justify="right")
-    for split in splits:
-        table.add_column(split_title(split), justify="right")
-    table.add_column("episodes", justify="right")
-    table.add_column("mean steps", justify="right")
-    best = max((row["success"] for row in summary["arms"].values()), default=math.nan)
+    table = Table(
+        title="Success on held-out test tasks, % (Wilson 95 %)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("arm", no_wrap=True)
+    for split in ("pooled", *splits):
+        table.add_column(split_title(split), justify="right", max_width=9)
+    table.add_column("episodes", justify="right", no_wrap=True)
+    table.add_column("mean steps", justify="right", max_width=5)
+    rates = [row["success"] for row in summary["arms"].values()]
     for arm, row in summary["arms"].items():
         cells = [_rate(row), *(_rate(row["splits"][s]) if s in row["splits"] else "–" for s in splits)]
-        style = "bold" if row["success"] == best else ""
+        style = "bold" if row["success"] == max(rates) and rates.count(max(rates)) == 1 else ""
         table.add_row(arm_title(arm), *cells, str(row["episodes"]), _number(row["mean_steps"]), style=style)
     console.print(table)
     faults = {a: row.get("faults", 0) for a, row in summary["arms"].items()}
@@ -88,7 +93,7 @@ def print_summary(
 
 
 def _rate(row: Mapping[str, Any]) -> str:
-    return f"{100 * row['success']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    return f"{100 * row['success']:.1f}\n{100 * row['low']:.1f}–{100 * row['high']:.1f}"
 
 
 def _number(value: float | None) -> str:

@@ -82,7 +82,7 @@ def test_a_page_fetches_nothing_and_escapes_every_text():
             Section(
                 anchor="a", name=HOSTILE, lead=HOSTILE, wide_figures=((svg, HOSTILE),), figures=((svg, ""),),
                 tables=(Table((HOSTILE,), (Row((Cell(HOSTILE, HOSTILE),)),), note=HOSTILE),),
-                strips=(scored, plain_strip([png(), png()], [tap], goal=HOSTILE, outcome="failure", title="plain")),
+                strips=(scored, plain_strip([png(), png()], [tap], captions=[HOSTILE], goal=HOSTILE, outcome="failure", title="plain")),
                 details=(Detail(HOSTILE, HOSTILE, HOSTILE),),
             ),
         ),

@@ -1,0 +1,146 @@
+"""Builds devices and agents from configuration."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from android_env.errors import TaskError
+from android_env.tasks import TaskSet, load_tasks
+from digiq.agents.agent import Actor, Agent, EachTurn, ScriptedAgent, TurnScorer
+from digiq.config import configclass
+from digiq.errors import ConfigError
+from digiq.policies.base import Policy
+
+
+@configclass
+class DeviceConfig:
+    """The device that episodes run on."""
+
+    name: Literal["simulated"] = "simulated"
+    """``simulated``: the embedded phone."""
+    noise: Annotated[float, Field(ge=0)] = 1.0
+    """Scale of all of the simulated phone's mishaps; 0 switches them off."""
+    success: Literal["on_reach", "on_declare"] = "on_reach"
+    """Whether reaching the goal ends the episode with success (AitW), or declaring it complete does (AndroidWorld)."""
+
+
+@configclass
+class AgentConfig:
+    """Who acts."""
+
+    kind: Literal["policy", "collector", "oracle", "random", "idle", "quitter", "homesick", "mistyper"] = (
+        "policy"
+    )
+    """``policy``: a policy artefact. The others are scripts that read the simulated phone's state: the collector of
+    demonstrations, the oracle, a uniform choice, and known failures."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of the policy's sampling."""
+    scorer: Literal["none", "critic", "policy_values", "best_values", "random"] = "none"
+    """Re-rank the policy's candidates by the learned Q (``critic``), by the simulator's Q of this very policy or of
+    the best policy there is, or by chance."""
+    num_candidates: Annotated[int, Field(ge=1)] = 8
+    """Samples drawn a step when there is a scorer."""
+    threshold: float | None = None
+    """Least Q - V at which the scorer overrules the policy, in units of return; none: it always does."""
+
+
+def device_tasks(name: str) -> TaskSet:
+    """A built-in task set, or a task file.
+
+    Raises:
+      ConfigError: it does not load, is empty, or leaks test tasks into training.
+    """
+    try:
+        return load_tasks(name)
+    except TaskError as error:
+        raise ConfigError(f"tasks: {error}") from None
+
+
+def env_factory(config: DeviceConfig, tasks: TaskSet) -> Callable[[], Any]:
+    """A function that makes one :class:`android_env.env.AndroidEnv` a call."""
+    from android_env.devices.simulated.phone import SimulatedPhone
+    from android_env.env import AndroidEnv
+
+    noise = noise_of(config)
+    return lambda: AndroidEnv(SimulatedPhone(noise=noise, success=config.success), tasks)
+
+
+def noise_of(config: DeviceConfig) -> Any:
+    """The simulated phone's :class:`~android_env.devices.simulated.state.NoiseConfig`."""
+    from android_env.devices.simulated.state import NoiseConfig
+
+    return NoiseConfig(scale=config.noise)
+
+
+def build_agent(
+    config: AgentConfig,
+    *,
+    policy: Path | None = None,
+    critic: Path | None = None,
+    features: Path | None = None,
+    vlm: Path | None = None,
+) -> Actor:
+    """Opens what the agent needs.
+
+    Args:
+      config: who acts.
+      policy: a policy artefact; needed by, and only by, ``kind="policy"``.
+      critic: of ``train-q``; needed with ``scorer="critic"``, as are the next two.
+      features: those the critic was trained on; only their configuration is read.
+      vlm: the model they came from.
+
+    Raises:
+      ConfigError: an artefact is missing for this agent, or given to one that has no use for it.
+      ArtifactError: an artefact does not open.
+    """
+    if config.kind != "policy":
+        if policy is not None:
+            raise ConfigError(
+                f"agent.kind: '{config.kind}' has no use for a policy; take kind 'policy' or leave --policy out."
+            )
+        return _scripted(config.kind)
+    if policy is None:
+        raise ConfigError("agent.kind: 'policy' needs a policy artefact; name one with --policy.")
+    from digiq.policies.base import load_policy
+
+    opened = load_policy(policy)
+    scorer = _scorer(config, opened, critic=critic, features=features, vlm=vlm)
+    return Agent(
+        opened,
+        scorer,
+        num_candidates=config.num_candidates,
+        temperature=config.temperature,
+        threshold=config.threshold,
+        name=str(policy.name) if scorer is None else f"{policy.name}+{config.scorer}",
+    )
+
+
+def _scorer(
+    config: AgentConfig, policy: Policy, *, critic: Path | None, features: Path | None, vlm: Path | None
+) -> TurnScorer | None:
+    if config.scorer == "none":
+        return None
+    if config.scorer == "random":
+        from digiq.critics.scorer import RandomScorer
+
+        return EachTurn(RandomScorer())
+    if config.scorer == "critic":
+        from digiq.agents.learned import LearnedScorer
+
+        if critic is None or features is None or vlm is None:
+            raise ConfigError(
+                "agent.scorer: 'critic' needs --critic, the --features it was trained on and their --vlm."
+            )
+        return LearnedScorer.open(critic=critic, features=features, vlm=vlm)
+    from digiq.agents.oracle import ExactScorer
+
+    return ExactScorer(policy if config.scorer == "policy_values" else None)
+
+
+def _scripted(kind: str) -> ScriptedAgent:
+    from android_env.devices.simulated import collector
+
+    distribution = collector.SCRIPTED[kind]
+    return ScriptedAgent(lambda phone, rng: collector.draw(distribution(phone.display), rng), kind)

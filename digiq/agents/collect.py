@@ -1,0 +1,100 @@
+"""Collects episodes with a scripted collector or a policy; kill it anywhere, run it again and it finishes."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from digiq import artifacts
+from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory
+from digiq.agents.rollout import plan_episodes, rollout
+from digiq.artifacts import Artifact
+from digiq.config import configclass
+from digiq.data.store import EpisodeStore, EpisodeWriter
+from digiq.errors import DigiQError
+from digiq.progress import progress
+
+STAGE, VERSION = "collect", 1
+
+
+@configclass
+class CollectConfig:
+    """What to collect, with whom, on what."""
+
+    agent: AgentConfig = AgentConfig()
+    tasks: str = "webshop/train"
+    """A built-in task set, or a task file."""
+    num_episodes: Annotated[int, Field(ge=1)] = 256
+    """Episodes, spread evenly over the tasks."""
+    device: DeviceConfig = DeviceConfig()
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Episodes that run side by side; the episodes do not depend on it."""
+    infra_retries: Annotated[int, Field(ge=0)] = 2
+    """How often an episode whose device failed runs again, under the same seed."""
+    seed: int = 0
+    """Chooses tasks, layouts, noise and the agent's sampling."""
+
+
+def run(
+    config: CollectConfig,
+    *,
+    policy: Path | None = None,
+    critic: Path | None = None,
+    features: Path | None = None,
+    vlm: Path | None = None,
+    out: Path,
+    overwrite: bool = False,
+) -> Artifact:
+    """Collects the episodes that ``out`` lacks, each with the behaviour's log-probability of its actions.
+
+    Args:
+      config: see :class:`CollectConfig`.
+      policy: a policy artefact; None with a scripted agent.
+      critic: for an agent that re-ranks with the learned Q.
+      features: those the critic was trained on; only their configuration is read.
+      vlm: the model they came from.
+      out: the ``episodes`` artefact.
+      overwrite: start anew whatever ``out`` holds.
+
+    Raises:
+      DigiQError: an input is missing, ``out`` holds other episodes, or an episode's device kept failing.
+    """
+    inputs = {"policy": policy, "critic": critic, "features": features, "vlm": vlm}
+    with artifacts.write(
+        out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
+    ) as w:
+        if w.done:
+            return w.artifact
+        tasks = device_tasks(config.tasks)
+        specs = plan_episodes(tasks, config.num_episodes, config.seed)
+        with EpisodeWriter(w.path) as writer:
+            done = frozenset(writer.written)
+            missing = [spec for spec in specs if spec.episode_id not in done]
+            if missing:
+                agent = build_agent(config.agent, policy=policy, critic=critic, features=features, vlm=vlm)
+                make_env = env_factory(config.device, tasks)
+                episodes = rollout(
+                    agent,
+                    missing,
+                    make_env,
+                    batch_size=config.batch_size,
+                    infra_retries=config.infra_retries,
+                )
+                won = 0
+                with progress("collect", len(specs), unit="episodes", done=len(done)) as bar:
+                    for number, episode in enumerate(episodes, 1):
+                        if episode.episode is None:
+                            raise DigiQError(
+                                f"{out}: the device failed in episode {episode.spec.episode_id} "
+                                f"({episode.error}); mend it and run 'collect' again, finished episodes stay."
+                            )
+                        writer.write(episode.episode)
+                        won += episode.outcome == "success"
+                        bar.advance(1, success=won / number)
+        store = EpisodeStore(w.path)
+        outcomes, actions = Counter(), 0
+        for episode in store:
+            outcomes[episode.outcome] += 1
+            actions += episode.num_actions
+        return w.complete(counts={"episodes": len(store), "actions": actions, **outcomes})

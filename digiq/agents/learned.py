@@ -1,0 +1,106 @@
+"""The learned scorer at test time: the VLM reads each candidate, the critic values it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from android_env.actions import Action
+from digiq import artifacts
+from digiq.agents.agent import Turn
+from digiq.config import load
+from digiq.critics.critic import Critic, candidate_values, load_critic
+from digiq.features.engine import Request, extract, open_truncated, wanted_layers
+from digiq.features.extract import FeaturizeConfig, layer_name
+from digiq.policies.base import PolicyInput
+
+if TYPE_CHECKING:
+    from digiq.vlm.backbone import Backbone
+
+_WIDTH = 8  # candidates are padded to a multiple of this, so that few shapes are compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedScorer:
+    """VLM features of the moment, valued by a trained critic; the baseline is the critic's own (``baseline``)."""
+
+    critic: Critic
+    backbone: Backbone
+    layers: tuple[int, ...]
+    config: FeaturizeConfig
+    """How the features that the critic was trained on were made."""
+
+    @classmethod
+    def open(cls, *, critic: Path, features: Path, vlm: Path) -> LearnedScorer:
+        """Opens a scorer from the artefacts of a run.
+
+        Args:
+          critic: of ``train-q``.
+          features: those the critic was trained on; only their configuration is read.
+          vlm: the model they came from.
+
+        Raises:
+          DigiQError: one of them is missing or does not open.
+        """
+        from digiq.vlm.backbone import load_backbone
+
+        manifest = artifacts.open(features, stage="featurize").manifest
+        config = load(FeaturizeConfig, manifest.config, where=str(features / artifacts.MANIFEST))
+        backbone = load_backbone(vlm, device=config.device, dtype=config.dtype)
+        backbone, full = open_truncated(backbone, config.layers)
+        return cls(load_critic(critic), backbone, wanted_layers(config.layers, full), config)
+
+    def score(self, observation: PolicyInput, candidates: Sequence[Action]) -> tuple[np.ndarray, float]:
+        """Q of each candidate, float32[N], and the baseline of the observation."""
+        return self._score([observation], [candidates])[0]
+
+    def score_turns(
+        self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
+    ) -> list[tuple[np.ndarray, float]]:
+        """:meth:`score` of many turns, whose pairs share VLM batches."""
+        return self._score([turn.observation for turn in turns], candidates)
+
+    def _score(
+        self, observations: Sequence[PolicyInput], candidates: Sequence[Sequence[Action]]
+    ) -> list[tuple[np.ndarray, float]]:
+        pairs = [(s, action) for s, actions in enumerate(candidates) for action in actions]
+        width = -(-max(map(len, candidates)) // _WIDTH) * _WIDTH
+        rows = np.full((len(observations), width), -1, np.int32)
+        start = 0
+        for s, actions in enumerate(candidates):
+            rows[s, : len(actions)] = np.arange(start, start + len(actions))
+            start += len(actions)
+        features = {
+            "observation": self._features(
+                [self._request(o, None) for o in observations], self.config.observation_spans
+            ),
+            "pair": self._features(
+                [self._request(observations[s], action) for s, action in pairs], self.config.pair_spans
+            ),
+            "candidate_row": rows,
+        }
+        q, v = candidate_values(self.critic, features)
+        return [(q[s, : len(actions)], float(v[s])) for s, actions in enumerate(candidates)]
+
+    def _request(self, observation: PolicyInput, action: Action | None) -> Request:
+        return Request.build(observation.screenshot, observation.goal, action, self.config.grounding)
+
+    def _features(self, requests: Sequence[Request], spans: Sequence[str]) -> dict[str, Any]:
+        """By layer name, [len(requests), D], rounded as the feature store rounds."""
+        found: dict[int, np.ndarray] = {}
+        for positions, block in extract(
+            self.backbone,
+            requests,
+            layers=self.layers,
+            spans=spans,
+            pooling=self.config.pooling,
+            batch_size=self.config.batch_size,
+        ):
+            found |= dict(zip(positions.tolist(), block, strict=True))
+        stacked = np.stack([found[i] for i in range(len(requests))]).astype(ml_dtypes.bfloat16)
+        return {layer_name(layer): stacked[:, i] for i, layer in enumerate(self.layers)}

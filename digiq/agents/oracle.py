@@ -1,0 +1,82 @@
+"""Exact values as a scorer: the ceiling that no critic can pass, on the simulated phone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from android_env.actions import Action
+from android_env.devices import Observation
+from android_env.devices.simulated.exact import ExactValues, seeing
+from android_env.devices.simulated.phone import SimulatedPhone
+from digiq.agents.agent import Turn
+from digiq.errors import DigiQError
+from digiq.policies.base import Policy, PolicyInput
+
+SUPPORT = 64
+"""Actions of a policy that exact values follow from each state; the rest of its probability is scaled away."""
+
+
+@dataclasses.dataclass
+class ExactScorer:
+    """Q and V by backward induction over (state, step), for the episode's own task, layout and noise.
+
+    With a ``policy`` they are that policy's values; without one those of the best policy there is. Tables are kept for
+    the episodes that run, one a (task, layout).
+    """
+
+    policy: Policy | None = None
+    discount: float = 1.0
+    """γ of the values."""
+    keep: int = 64
+    """Tables kept; the one unused for longest goes first."""
+    _tables: dict[Any, ExactValues] = dataclasses.field(default_factory=dict, repr=False)
+
+    def score_turns(
+        self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
+    ) -> list[tuple[np.ndarray, float]]:
+        """Q of each candidate in the device's present state, float32[N], and V of that state.
+
+        Raises:
+          DigiQError: a turn's device is not the simulated phone.
+        """
+        scores = []
+        for turn, actions in zip(turns, candidates, strict=True):
+            phone = turn.device
+            if not isinstance(phone, SimulatedPhone):
+                raise DigiQError(
+                    "agent.scorer: exact values need the simulated phone; use 'critic' on other devices."
+                )
+            values = self._values(phone)
+            q = [values.q(phone.state, action, turn.step) for action in actions]
+            scores.append((np.array(q, np.float32), values.v(phone.state, turn.step)))
+        return scores
+
+    def _values(self, phone: SimulatedPhone) -> ExactValues:
+        key = (phone.task.task_id, phone.layout_seed, phone.noise, phone.success)
+        table = self._tables.pop(key, None)
+        if table is None:
+            table = ExactValues(
+                None if self.policy is None else seeing(policy_fn(self.policy)),
+                phone.task,
+                phone.layout_seed,
+                noise=phone.noise,
+                success=phone.success,
+                discount=self.discount,
+            )
+        self._tables[key] = table
+        while len(self._tables) > self.keep:
+            del self._tables[next(iter(self._tables))]
+        return table
+
+
+def policy_fn(policy: Policy, support: int = SUPPORT) -> Any:
+    """A learned policy in the form that :mod:`android_env.devices.simulated.exact` asks for."""
+
+    def distribution(observations: list[Observation]) -> list[list[tuple[Action, float]]]:
+        return policy.support([PolicyInput(o.screenshot, o.goal) for o in observations], support)
+
+    return distribution

@@ -1,0 +1,287 @@
+"""Evaluates an agent on the tasks of a device: one line an episode, resumable, then a table with intervals."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from android_env.actions import Action, format_action
+from digiq import artifacts
+from digiq.agents.agent import Decision
+from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory, noise_of
+from digiq.agents.oracle import policy_fn
+from digiq.agents.rollout import EpisodeRun, EpisodeSpec, plan_episodes, rollout
+from digiq.artifacts import Artifact
+from digiq.config import configclass
+from digiq.errors import ArtifactError, ConfigError
+from digiq.evaluation.outcomes import EpisodeResult, Outcome, tally
+from digiq.evaluation.statistics import Estimate, cluster_bootstrap
+from digiq.evaluation.strips import describe
+from digiq.policies.base import load_policy
+from digiq.progress import progress
+
+STAGE, VERSION = "evaluate", 1
+_RESAMPLES = 4000
+EPISODES, EXACT, TABLE, RECORDS = "episodes.jsonl", "exact.jsonl", "table.json", "records"
+
+
+@configclass
+class EvaluateConfig:
+    """What to run, on what, how often."""
+
+    arm: str = "digiq"
+    """Name of the arm in tables and figures."""
+    tasks: str = "webshop/test"
+    """A built-in task set, or a task file."""
+    episodes: Annotated[int, Field(ge=1)] = 288
+    """Episodes in all, spread evenly over the splits of the task set and then over their tasks."""
+    agent: AgentConfig = AgentConfig()
+    device: DeviceConfig = DeviceConfig()
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Episodes that run side by side; the results do not depend on it."""
+    infra_retries: Annotated[int, Field(ge=0)] = 2
+    """How often an episode whose device failed runs again, under the same seed."""
+    records: Annotated[int, Field(ge=0)] = 6
+    """The first so many episodes are kept with their screenshots, for the report."""
+    exact: bool = False
+    """Also compute each episode's probability of success without sampling (simulated phone, memoryless policy,
+    temperature 1, no scorer): the roll-outs' rate without their noise."""
+    seed: int = 0
+    """Chooses tasks, layouts, noise and the agent's sampling; arms with one seed run the same episodes."""
+
+
+def run(
+    config: EvaluateConfig,
+    *,
+    policy: Path | None = None,
+    critic: Path | None = None,
+    features: Path | None = None,
+    vlm: Path | None = None,
+    out: Path,
+    overwrite: bool = False,
+) -> Artifact:
+    """Runs the episodes that ``out`` lacks and writes the table.
+
+    Args:
+      config: see :class:`EvaluateConfig`.
+      policy: a policy artefact; None with a scripted agent.
+      critic: for an agent that re-ranks with the learned Q.
+      features: those the critic was trained on; only their configuration is read.
+      vlm: the model they came from.
+      out: ``episodes.jsonl`` (append-only, one line an episode), ``table.json`` and ``records/``.
+      overwrite: start anew whatever ``out`` holds.
+
+    Raises:
+      DigiQError: an input is missing, or ``out`` holds another evaluation.
+    """
+    _check_exact(config)
+    inputs = {"policy": policy, "critic": critic, "features": features, "vlm": vlm}
+    with artifacts.write(
+        out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
+    ) as w:
+        if w.done:
+            return w.artifact
+        tasks = device_tasks(config.tasks)
+        specs = plan_episodes(tasks, config.episodes, config.seed)
+        log = w.path / EPISODES
+        results = read_results(log)
+        done = {r.episode_id for r in results}
+        missing = [spec for spec in specs if spec.episode_id not in done]
+        recorded = {spec.episode_id for spec in specs[: config.records]}
+        if missing:
+            agent = build_agent(config.agent, policy=policy, critic=critic, features=features, vlm=vlm)
+            runs = rollout(
+                agent,
+                missing,
+                env_factory(config.device, tasks),
+                batch_size=config.batch_size,
+                record=lambda spec: spec.episode_id in recorded,
+                infra_retries=config.infra_retries,
+            )
+            with (
+                log.open("a") as file,
+                progress(f"evaluate {config.arm}", len(specs), unit="episodes", done=len(done)) as bar,
+            ):
+                for episode in runs:
+                    if episode.episode is not None:
+                        _write_record(w.path / RECORDS, episode)
+                    results.append(result_of(episode))
+                    file.write(json.dumps(results[-1].to_json()) + "\n")
+                    file.flush()
+                    bar.advance(1, success=tally(results).strict.value)
+        exact = _exact_rates(config, specs, policy, w.path / EXACT) if config.exact else None
+        table = make_table(config.arm, results, exact)
+        artifacts.atomic_write_json(w.path / TABLE, table)
+        return w.complete(counts={"episodes": len(results), **table["pooled"]["outcomes"]})
+
+
+def result_of(run: EpisodeRun) -> EpisodeResult:
+    """The line of ``episodes.jsonl`` for an episode that was run."""
+    spec: EpisodeSpec = run.spec
+    return EpisodeResult(
+        episode_id=spec.episode_id,
+        task_id=spec.task.task_id,
+        split=spec.task.split,
+        index=spec.index,
+        seed=spec.seed,
+        outcome=Outcome(run.outcome),
+        steps=run.steps,
+        error=run.error,
+    )
+
+
+def read_results(path: Path) -> list[EpisodeResult]:
+    """Reads ``episodes.jsonl``; a missing file holds no results.
+
+    Raises:
+      ArtifactError: a line that is not an episode's result.
+    """
+    try:
+        return [EpisodeResult.from_json(row) for row in _whole_lines(path)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArtifactError(
+            f"{path}: a line is not an episode's result ({error}); run 'evaluate' again with --overwrite."
+        ) from None
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Reads JSON lines, and cuts off a last one that a kill left unfinished, so that more can be appended."""
+    if not path.is_file():
+        return []
+    whole, newline, rest = path.read_text().rpartition("\n")
+    if rest:
+        artifacts.atomic_write_text(path, whole + newline)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def make_table(
+    arm: str, results: Iterable[EpisodeResult], exact: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """The arm's rates, pooled and for each split, as JSON-able dicts (see ``summary.json``).
+
+    Args:
+      arm: its name.
+      results: of all episodes.
+      exact: by episode id the exact probability of success, where it was computed.
+    """
+    results = list(results)
+    splits = dict.fromkeys(r.split for r in results)
+    return {
+        "arm": arm,
+        "pooled": _row(results, exact),
+        "splits": {split: _row([r for r in results if r.split == split], exact) for split in splits},
+    }
+
+
+def _row(results: list[EpisodeResult], exact: Mapping[str, float] | None) -> dict[str, Any]:
+    found = tally(results)
+    tasks = [r.task_id for r in results]
+    successes = [float(r.outcome is Outcome.SUCCESS) for r in results]
+    by_task = cluster_bootstrap(successes, tasks, resamples=_RESAMPLES)
+    extra = {}
+    if exact is not None:
+        rates = [exact[r.episode_id] for r in results]
+        extra["exact"] = _estimate(cluster_bootstrap(rates, tasks, resamples=_RESAMPLES))
+    return {
+        "success": found.strict.value,
+        "low": found.strict.low,
+        "high": found.strict.high,
+        "episodes": found.episodes,
+        "mean_steps": _or_none(found.mean_steps),
+        "outcomes": found.counts,
+        "faults": sum(found.counts[o] for o in Outcome if o.is_fault),
+        "infra_excluded": _estimate(found.infra_excluded),
+        "task_clustered": _estimate(by_task),
+        "tasks": len(set(tasks)),
+        **extra,
+    }
+
+
+def _check_exact(config: EvaluateConfig) -> None:
+    agent = config.agent
+    if config.exact and (agent.kind != "policy" or agent.scorer != "none" or agent.temperature != 1.0):
+        raise ConfigError(
+            "exact: only a policy without a scorer, sampled at temperature 1, has an exact success here; "
+            "set exact to false, or agent.scorer to none and agent.temperature to 1."
+        )
+
+
+def _exact_rates(
+    config: EvaluateConfig, specs: list[EpisodeSpec], policy: Path | None, log: Path
+) -> dict[str, float]:
+    """Exact success of every episode's task under its layout, kept line by line as it is found."""
+    from android_env.devices.simulated.exact import exact_success
+    from android_env.devices.simulated.phone import layout_seed_of
+
+    rates = {row["episode_id"]: row["exact"] for row in _whole_lines(log)}
+    missing = [spec for spec in specs if spec.episode_id not in rates]
+    if missing:
+        assert policy is not None
+        query = policy_fn(load_policy(policy))
+        noise = noise_of(config.device)
+        with (
+            log.open("a") as file,
+            progress(f"exact success {config.arm}", len(specs), unit="episodes", done=len(rates)) as bar,
+        ):
+            for spec in missing:
+                rates[spec.episode_id] = exact_success(
+                    query, spec.task, layout_seed_of(spec.seed), noise=noise, success=config.device.success
+                )
+                file.write(
+                    json.dumps({"episode_id": spec.episode_id, "exact": rates[spec.episode_id]}) + "\n"
+                )
+                file.flush()
+                bar.advance(1)
+    return rates
+
+
+def _estimate(estimate: Estimate) -> dict[str, float | None]:
+    return {name: _or_none(value) for name, value in estimate._asdict().items()}
+
+
+def _or_none(value: float) -> float | None:
+    """NaN is not JSON."""
+    return None if math.isnan(value) else value
+
+
+def _write_record(folder: Path, run: EpisodeRun) -> None:
+    """One directory an episode: a PNG an observation and ``record.json``."""
+    episode = run.episode
+    assert episode is not None
+    with artifacts.atomic_path(folder / record_name(episode.episode_id)) as path:
+        path.mkdir(parents=True)
+        for number, step in enumerate(episode.steps):
+            (path / f"{number:02d}.png").write_bytes(step.screenshot)
+        record = {
+            "episode_id": episode.episode_id,
+            "goal": episode.steps[0].goal,
+            "split": episode.split,
+            "outcome": episode.outcome,
+            "error": run.error,
+            "screen_hw": list(episode.screen_hw),
+            "steps": [
+                _decision(decision, step.ui_elements)
+                for decision, step in zip(run.decisions, episode.steps, strict=False)
+            ],
+        }
+        (path / "record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def _decision(decision: Decision, ui_elements: str) -> dict[str, Any]:
+    action = decision.action
+    parsed = isinstance(action, Action)
+    return {
+        "action": format_action(action) if parsed else action.string,
+        "caption": describe(action, ui_elements) if parsed else "unparsable answer",
+        "candidates": [format_action(c) for c in decision.candidates],
+        "q": list(decision.q),
+        "v": _or_none(decision.v),
+    }
+
+
+def record_name(episode_id: str) -> str:
+    """An episode id as a file name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in episode_id)

@@ -1,0 +1,641 @@
+"""The report of a finished run: one self-contained HTML page made from the artefacts alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from android_env.actions import Action, parse_action
+from digiq import artifacts
+from digiq.critics.scorer import candidate_values, load_critic
+from digiq.data.rewards import LabelledEpisodes
+from digiq.data.schema import Episode
+from digiq.data.transitions import build_transitions, observation_index, returns
+from digiq.errors import DigiQError
+from digiq.evaluation import figures
+from digiq.evaluation.evaluate import EPISODES, RECORDS, TABLE, read_results
+from digiq.evaluation.outcomes import Outcome
+from digiq.evaluation.page import Cell, Detail, Page, Row, Section, Table, Tile, render
+from digiq.evaluation.statistics import Estimate, paired_comparison
+from digiq.evaluation.strips import Strip, candidate_strip, plain_strip
+from digiq.evaluation.summary import arm_title, split_title
+from digiq.evaluation.truth import first_of_action, is_simulated, picks, replay
+from digiq.features.extract import load_features
+from digiq.proposals.propose import Proposals, load_proposals
+
+MAX_STRIP_STEPS = 20
+TRUTH_EPISODES = 48  # about a tenth of a second each
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunArtifacts:
+    """Where the artefacts of a run are; what is None is left out of the report."""
+
+    behavior: Path | None = None
+    episodes: Path | None = None
+    rewards: Path | None = None
+    proposals: Path | None = None
+    vlm: Path | None = None
+    features: Path | None = None
+    critic: Path | None = None
+    policies: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    """Extracted policies by arm."""
+    evaluations: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    """Evaluations by arm, in the order of the tables."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggedValues:
+    """The logged episodes with what the critic thinks of every stored candidate."""
+
+    episodes: Sequence[Episode]
+    index: np.ndarray
+    """int[S, 2], (episode, step) of each row."""
+    proposals: Proposals
+    q: np.ndarray
+    """float[S, N]; NaN where a candidate is invalid."""
+    v: np.ndarray
+    """float[S], the extraction's baseline."""
+
+    def rows_of(self, episode: int) -> np.ndarray:
+        """Row numbers of one episode, in the order of its steps."""
+        return np.flatnonzero(self.index[:, 0] == episode)
+
+    def actions(self, row: int) -> list[Action | None]:
+        """The N candidates of a row, None where invalid."""
+        valid = self.proposals.valid[row]
+        return [self.proposals.action(row, n) if valid[n] else None for n in range(len(valid))]
+
+
+def write_report(
+    run: RunArtifacts, out: Path, *, title: str, seconds: Mapping[str, float] | None = None
+) -> Path:
+    """Writes the report.
+
+    Args:
+      run: the artefacts to show.
+      out: the HTML file.
+      title: of the page, e.g. ``DigiQ · quickstart``.
+      seconds: stage to wall seconds, for the provenance section.
+
+    Returns:
+      ``out``.
+
+    Raises:
+      ArtifactError: a named artefact is missing or unfinished.
+    """
+    values = logged_values(run)
+    sections = [
+        results_section(run.evaluations),
+        episodes_section(values, threshold_of(run.policies.get("digiq"))),
+        critic_section(run, values),
+        truth_section(run, values),
+        curves_section(run),
+        data_section(run, values),
+        play_section(run.evaluations),
+        provenance_section(run, seconds or {}),
+    ]
+    made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = Page(
+        title=title,
+        subtitle=_subtitle(run),
+        tiles=headline(run.evaluations),
+        sections=tuple(s for s in sections if s is not None),
+        footer=f"Made {made}. Rates are fractions of all scheduled episodes; intervals are Wilson 95 %.",
+    )
+    artifacts.atomic_write_text(out, render(page))
+    return out
+
+
+def logged_values(run: RunArtifacts) -> LoggedValues | None:
+    """Q and V of every stored candidate, from the stored features; the VLM does not run. None without a critic."""
+    if not (run.episodes and run.proposals and run.features and run.critic):
+        return None
+    episodes = list(LabelledEpisodes(run.episodes, run.rewards))
+    index = observation_index(episodes)
+    proposals = load_proposals(run.proposals)
+    q, v = candidate_values(load_critic(run.critic), load_features(run.features))
+    if not len(index) == len(q) == len(proposals.valid):
+        raise DigiQError(
+            f"{run.features}: {len(q)} rows, but the episodes have {len(index)} and the proposals "
+            f"{len(proposals.valid)}; name artefacts of one run."
+        )
+    q = np.where(proposals.valid, np.asarray(q, np.float64), np.nan)
+    return LoggedValues(episodes, index, proposals, q, np.asarray(v, np.float64))
+
+
+def headline(evaluations: Mapping[str, Path]) -> tuple[Tile, ...]:
+    """One tile an arm."""
+    tiles = []
+    for arm, table in _tables(evaluations).items():
+        row = table["pooled"]
+        note = f"{100 * row['low']:.1f} to {100 * row['high']:.1f} · {row['episodes']} episodes"
+        tiles.append(Tile(f"{100 * row['success']:.1f} %", f"{arm_title(arm)}: test success", note, arm))
+    return tuple(tiles)
+
+
+def results_section(evaluations: Mapping[str, Path]) -> Section | None:
+    """Success bars, the table, and each arm against the last one, paired."""
+    tables = _tables(evaluations)
+    if not tables:
+        return None
+    splits = list(dict.fromkeys(s for t in tables.values() for s in t["splits"]))
+    groups = ["pooled", *splits]
+    rows = {arm: {"pooled": t["pooled"], **t["splits"]} for arm, t in tables.items()}
+    nothing = Estimate(float("nan"), float("nan"), float("nan"))
+    bars = {
+        arm_title(arm): [_estimate(parts[g]) if g in parts else nothing for g in groups]
+        for arm, parts in rows.items()
+    }
+    colors = [figures.arm_color(arm, i) for i, arm in enumerate(rows)]
+    bars_svg = figures.success_bars([split_title(g) for g in groups], bars, colors)
+    header = ("arm", *(split_title(g) for g in groups), "mean steps", "truncated", "faults", "episodes")
+    pooled_rates = [parts["pooled"]["success"] for parts in rows.values()]
+    best = pooled_rates.index(max(pooled_rates)) if pooled_rates.count(max(pooled_rates)) == 1 else -1
+    table_rows = []
+    for position, (arm, parts) in enumerate(rows.items()):
+        pooled = parts["pooled"]
+        steps = "–" if pooled["mean_steps"] is None else f"{pooled['mean_steps']:.1f}"
+        cells = [Cell(arm_title(arm)), *(_rate_cell(parts.get(g)) for g in groups)]
+        counts = (steps, str(pooled["outcomes"]["truncated"]), str(pooled["faults"]), str(pooled["episodes"]))
+        cells += [Cell(text) for text in counts]
+        table_rows.append(Row(tuple(cells), colors[position]))
+    note = "Success in % of all scheduled episodes with its Wilson 95 % interval."
+    success = Table(header, tuple(table_rows), best, note)
+    paired = _paired_table(evaluations)
+    return Section(
+        anchor="results",
+        name="Success on held-out tasks",
+        lead="Every arm ran the same episodes: the same tasks, layouts and noise. No test task was seen in training.",
+        wide_figures=((bars_svg, ""),),
+        tables=(success, *((paired,) if paired else ())),
+    )
+
+
+def episodes_section(values: LoggedValues | None, threshold: float | None) -> Section | None:
+    """Full logged episodes with all candidates, their Q, V and the best one."""
+    if values is None:
+        return None
+    strips = []
+    for wanted, title in [(True, "An episode that succeeded"), (False, "An episode that did not")]:
+        number = _median_episode(values.episodes, wanted)
+        if number is not None:
+            strips.append(logged_strip(values, number, title, threshold))
+    return Section(
+        anchor="episodes",
+        name="What the critic sees",
+        lead="Logged episodes of the behaviour policy. On each screen stand its candidate actions, ranked by the learned "
+        "Q; where the best one exceeds V by more than the threshold, the new policy imitates it.",
+        strips=tuple(strips),
+    )
+
+
+def logged_strip(values: LoggedValues, number: int, title: str, threshold: float | None) -> Strip:
+    """One logged episode as a strip."""
+    episode = values.episodes[number]
+    rows = values.rows_of(number)
+    title = f"{title} · {episode.task_id}"
+    candidates = [values.actions(row) for row in rows]
+    return candidate_strip(
+        episode, candidates, values.q[rows], values.v[rows], title=title, threshold=threshold
+    )
+
+
+def critic_section(run: RunArtifacts, values: LoggedValues | None) -> Section | None:
+    """Calibration, Q along episodes, the advantage that extraction gates on."""
+    if values is None or run.critic is None:
+        return None
+    gamma = _find(artifacts.open(run.critic).manifest.config, "gamma", 0.95)
+    logged = logged_outcomes(values, gamma)
+    gap = np.nanmax(values.q, axis=1) - values.v
+    threshold = threshold_of(run.policies.get("digiq"))
+    marks = {} if threshold is None else {"threshold": threshold}
+    kept = "" if threshold is None else f"{100 * np.mean(gap > threshold):.1f} % of states pass. "
+    return Section(
+        anchor="critic",
+        name="The critic",
+        lead="A useful Q orders actions well; a calibrated one also says how often they lead to the goal.",
+        figures=(
+            (
+                figures.calibration(logged.q, logged.returns),
+                "Each point is a tenth of the logged actions; on the dashed line prediction and outcome agree. The "
+                "behaviour policy's return is the reference, so a critic of a better policy lies right of it.",
+            ),
+            (
+                figures.values_by_outcome(logged.remaining, logged.q, logged.succeeded),
+                "Q should climb towards the end of the episodes that succeed.",
+            ),
+            (
+                figures.histogram(
+                    {"states": gap},
+                    title="Best Q minus V",
+                    xlabel="advantage of the best candidate",
+                    marks=marks,
+                ),
+                f"{kept}Only states right of the threshold are imitated.",
+            ),
+        ),
+    )
+
+
+def truth_section(run: RunArtifacts, values: LoggedValues | None) -> Section | None:
+    """Candidates and critic against the simulator's own values; None where there is no simulator."""
+    if values is None or run.episodes is None or run.critic is None or not is_simulated(run.episodes):
+        return None
+    gamma = _find(artifacts.open(run.critic).manifest.config, "gamma", 0.95)
+    truth = replay(
+        run.episodes, values.episodes, values.index, values.actions,
+        discount=gamma, max_episodes=TRUTH_EPISODES,
+    )  # fmt: skip
+    learned = values.q[truth.rows]
+    distinct = first_of_action([values.actions(row) for row in truth.rows])
+    screens = np.array(truth.screens)
+    everywhere = picks(truth, learned, distinct, np.ones(len(screens), bool))
+    names = {
+        "best action": everywhere.best_action,
+        "best candidate": everywhere.best_candidate,
+        "critic's candidate": everywhere.critic,
+        "logged action": everywhere.logged,
+        "random candidate": everywhere.random,
+    }
+    bars = figures.horizontal_bars(
+        list(names), list(names.values()), title="Value of the chosen action", xlabel="mean Q*", form="{:.3f}"
+    )
+    rows = []
+    for screen in ["all screens", *(s for s, n in Counter(truth.screens).most_common(12) if n >= 5)]:
+        found = everywhere if screen == "all screens" else picks(truth, learned, distinct, screens == screen)
+        if not found.states:
+            continue
+        scores = (found.best_action, found.best_candidate, found.critic, found.logged, found.random)
+        cells = [screen, str(found.states), *(f"{v:.3f}" for v in scores)]
+        cells += [
+            f"{100 * found.coverage:.0f} %",
+            "–" if np.isnan(found.pairwise) else f"{found.pairwise:.2f}",
+        ]
+        rows.append(Row(tuple(map(Cell, cells))))
+    header = (
+        "screen", "states", "best action", "best candidate", "critic", "logged", "random", "coverage", "pair order",
+    )  # fmt: skip
+    note = (
+        "Coverage: states with a candidate as good as the best action. Pair order: share of unequal candidate pairs "
+        "that the critic orders as Q* does; 0.5 is chance."
+    )
+    return Section(
+        anchor="truth",
+        name="Against the simulator's truth",
+        lead="The simulated phone knows Q* of every candidate. From best action to best candidate is what the proposals "
+        "lose, from best candidate to the critic's what the critic loses; random is the floor.",
+        tables=(Table(header, tuple(rows), 0, note),),
+        figures=((bars, ""),),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggedOutcomes:
+    """What followed each logged action."""
+
+    episode: np.ndarray
+    """int[n], number of the episode."""
+    q: np.ndarray
+    """float[n], the critic's Q of it."""
+    returns: np.ndarray
+    """float[n], discounted return that followed."""
+    remaining: np.ndarray
+    """int[n], actions from this one to the episode's last, both counted."""
+    succeeded: np.ndarray
+    """bool[n], of the episode."""
+
+
+def logged_outcomes(values: LoggedValues, gamma: float) -> LoggedOutcomes:
+    """Joins the critic's Q of the logged actions with what followed them."""
+    transitions = build_transitions(values.episodes, timeout="terminal")
+    g = returns(transitions, gamma)
+    length = np.bincount(transitions.episode)
+    undiscounted = np.bincount(transitions.episode, weights=transitions.reward)
+    return LoggedOutcomes(
+        episode=transitions.episode,
+        q=values.q[transitions.obs, 0],
+        returns=np.asarray(g, np.float64),
+        remaining=length[transitions.episode] - transitions.step,
+        succeeded=undiscounted[transitions.episode] > 0.5,
+    )
+
+
+def curves_section(run: RunArtifacts) -> Section | None:
+    """Learning curves of every stage that logged metrics."""
+    sources = [("Policy fit", run.behavior), ("VLM actionability", run.vlm), ("Critic", run.critic)]
+    sources += [(f"{arm_title(arm)} fit", path) for arm, path in run.policies.items()]
+    shown = [f for name, path in sources if path is not None for f in learning_curves(name, path)]
+    if not shown:
+        return None
+    return Section(anchor="curves", name="Learning curves", figures=tuple((svg, "") for svg in shown))
+
+
+def learning_curves(name: str, path: Path) -> list[str]:
+    """The figures of an artefact's ``metrics.jsonl``: losses, errors, mean values and rates, each in one."""
+    rows = read_metrics(path / "metrics.jsonl")
+    if not rows:
+        return []
+    clock = next((key for key in ("epoch", "update", "step") if key in rows[0]), "")
+    groups: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {kind: {} for kind in _CURVES}
+    for key in dict.fromkeys(k for row in rows for k in row):
+        kind = _kind_of_metric(key)
+        points = [(row.get(clock, i), row[key]) for i, row in enumerate(rows) if _is_number(row.get(key))]
+        if kind and key != clock and len(points) > 1:
+            x, y = np.array(points, np.float64).T
+            groups[kind][key.replace("_", " ").replace("heldout", "held-out")] = (x, y)
+    return [
+        figures.curves(
+            series,
+            title=f"{name}: {_CURVES[kind]}",
+            xlabel=clock or "report",
+            log=kind in ("loss", "error"),
+            limits=(0.0, 1.03) if kind == "rate" else None,
+        )
+        for kind, series in groups.items()
+        if series
+    ]
+
+
+_CURVES = {"loss": "loss", "error": "root mean square error", "value": "mean values", "rate": "accuracy"}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Lines of a ``metrics.jsonl``; empty when the stage logged none. An unfinished last line is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def data_section(run: RunArtifacts, values: LoggedValues | None) -> Section | None:
+    """A data card: episodes, success, lengths, actions, candidates."""
+    if run.episodes is None:
+        return None
+    episodes = values.episodes if values else LabelledEpisodes(run.episodes, run.rewards)
+    lengths, kinds, splits = [], Counter(), {}
+    successes = 0
+    for episode in episodes:
+        lengths.append(episode.num_actions)
+        kinds.update(_kind_of_action(s.action) for s in episode.steps if s.action is not None)
+        won = episode.total_reward > 0.5
+        successes += won
+        count = splits.setdefault(episode.split, [0, 0])
+        count[0], count[1] = count[0] + 1, count[1] + won
+    total = len(lengths)
+    facts = [
+        ("episodes", f"{total}"),
+        ("success", f"{100 * successes / max(total, 1):.1f} %"),
+        ("actions", f"{sum(lengths)}"),
+        ("mean length", f"{np.mean(lengths):.1f}"),
+        *(
+            (f"success, split {s}", f"{100 * w / n:.1f} % of {n}")
+            for s, (n, w) in splits.items()
+            if len(splits) > 1
+        ),
+    ]
+    shown = [
+        (
+            figures.horizontal_bars(
+                [k for k, _ in kinds.most_common()],
+                [100 * n / max(sum(lengths), 1) for _, n in kinds.most_common()],
+                title="Logged actions",
+                xlabel="share, %",
+                form="{:.1f}",
+            ),
+            "",
+        ),
+        (
+            figures.histogram(
+                {"episodes": np.array(lengths)}, title="Episode length", xlabel="actions", integers=True
+            ),
+            "",
+        ),
+    ]
+    if run.proposals is not None:
+        proposals = values.proposals if values else load_proposals(run.proposals)
+        distinct = distinct_candidates(proposals)
+        facts += [
+            ("candidates a state", f"{proposals.valid.shape[1]}"),
+            ("distinct, mean", f"{distinct.mean():.2f}"),
+            ("states with one only", f"{100 * np.mean(distinct <= 1):.1f} %"),
+        ]
+        svg = figures.histogram(
+            {"states": distinct},
+            title="Distinct candidates",
+            xlabel="distinct actions a state",
+            integers=True,
+        )
+        shown.append((svg, "Best-of-N can only choose where there is something to choose from."))
+    card = Table(tuple(name for name, _ in facts), (Row(tuple(Cell(text) for _, text in facts)),))
+    return Section(anchor="data", name="The data", tables=(card,), figures=tuple(shown))
+
+
+def distinct_candidates(proposals: Proposals) -> np.ndarray:
+    """How many different actions each state's valid candidates are, int[S]."""
+    rows, width = proposals.valid.shape
+    return np.array(
+        [len({proposals.action(s, n) for n in range(width) if proposals.valid[s, n]}) for s in range(rows)]
+    )
+
+
+def play_section(evaluations: Mapping[str, Path]) -> Section | None:
+    """Recorded test episodes of the last arm."""
+    if not evaluations:
+        return None
+    arm, path = list(evaluations.items())[-1]
+    strips = tuple(recorded_strips(path))
+    if not strips:
+        return None
+    return Section(
+        anchor="play",
+        name=f"{arm_title(arm)} at play",
+        lead="The first test episodes of the evaluation, as they came.",
+        strips=strips,
+    )
+
+
+def recorded_strips(evaluation: Path) -> list[Strip]:
+    """The episodes that an evaluation recorded, as strips."""
+    strips = []
+    for file in sorted((evaluation / RECORDS).glob("*/record.json")):
+        record = json.loads(file.read_text())
+        # An unparsable answer ends an episode without an action.
+        actions = [parse_action(step["action"]) for step in record["steps"]]
+        strips.append(
+            plain_strip(
+                [png.read_bytes() for png in sorted(file.parent.glob("*.png"))],
+                [action if isinstance(action, Action) else None for action in actions],
+                captions=[step["caption"] for step in record["steps"]],
+                goal=record["goal"],
+                outcome=record["outcome"],
+                title=f"{split_title(record['split'])} · {record['episode_id']}",
+            )
+        )
+    return strips
+
+
+def provenance_section(run: RunArtifacts, seconds: Mapping[str, float]) -> Section | None:
+    """Each stage's configuration, and where the time went."""
+    named = [
+        (name, getattr(run, name))
+        for name in ("behavior", "episodes", "rewards", "proposals", "vlm", "features", "critic")
+    ]
+    named += [(f"policy/{arm}", path) for arm, path in run.policies.items()]
+    named += [(f"evaluation/{arm}", path) for arm, path in run.evaluations.items()]
+    details = []
+    for name, path in named:
+        if path is None or not (path / artifacts.MANIFEST).is_file():
+            continue
+        manifest = artifacts.open(path).manifest
+        counts = ", ".join(f"{k} {v}" for k, v in manifest.counts.items() if _is_number(v) and v)
+        text = json.dumps(
+            {
+                "config": manifest.config,
+                "inputs": manifest.inputs,
+                "counts": manifest.counts,
+                "environment": manifest.environment,
+            },
+            indent=2,
+        )
+        details.append(Detail(name, f"{manifest.stage} · {counts}", text))
+    shown = ()
+    if seconds:
+        svg = figures.horizontal_bars(
+            list(seconds), list(seconds.values()), title="Wall time by stage", xlabel="seconds"
+        )
+        shown = ((svg, f"{sum(seconds.values()) / 60:.1f} minutes in all."),)
+    if not details and not shown:
+        return None
+    return Section(
+        anchor="provenance",
+        name="Provenance",
+        lead="Each stage wrote an artefact with its resolved configuration, the content digests of its inputs and "
+        "checksums of its files.",
+        figures=shown,
+        details=tuple(details),
+    )
+
+
+def threshold_of(policy: Path | None) -> float | None:
+    """The advantage above which the extraction kept a state, from its manifest; None when it has none."""
+    if policy is None:
+        return None
+    manifest = artifacts.open(policy).manifest
+    value = manifest.extra.get("threshold", manifest.counts.get("threshold"))
+    return float(value) if _is_number(value) else None
+
+
+def _tables(evaluations: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    return {
+        arm: json.loads((artifacts.open(path, stage="evaluate").path / TABLE).read_text())
+        for arm, path in evaluations.items()
+    }
+
+
+def _paired_table(evaluations: Mapping[str, Path]) -> Table | None:
+    """The last arm against each other one, over the episodes that both ran."""
+    if len(evaluations) < 2:
+        return None
+    results = {
+        arm: {r.episode_id: r for r in read_results(path / EPISODES)} for arm, path in evaluations.items()
+    }
+    *others, last = results
+    rows = []
+    for other in others:
+        common = [
+            i for i, r in results[last].items() if i in results[other] and results[other][i].seed == r.seed
+        ]
+        if not common:
+            continue
+        a, b = ([float(results[arm][i].outcome is Outcome.SUCCESS) for i in common] for arm in (last, other))
+        found = paired_comparison(a, b, [results[last][i].task_id for i in common], resamples=4000)
+        low, high = 100 * found.difference.low, 100 * found.difference.high
+        difference = Cell(f"{100 * found.difference.value:+.1f}", f"{low:+.1f} to {high:+.1f}")
+        numbers = (str(found.wins), str(found.losses), str(found.ties), f"{found.p_value:.3g}")
+        rows.append(
+            Row((Cell(f"{arm_title(last)} minus {arm_title(other)}"), difference, *map(Cell, numbers)))
+        )
+    if not rows:
+        return None
+    note = "The same episodes, pair by pair: bootstrap over tasks, p from sign flips of tasks."
+    return Table(("paired difference", "points (95 %)", "won", "lost", "tied", "p"), tuple(rows), note=note)
+
+
+def _median_episode(episodes: Sequence[Episode], succeeded: bool) -> int | None:
+    """The episode of median length among those that succeeded, or did not, and that fit a strip."""
+    lengths = [
+        (len(e.steps), number)
+        for number, e in enumerate(episodes)
+        if (sum(s.reward for s in e.steps[:-1]) > 0.5) == succeeded
+        and 3 <= len(e.steps) <= MAX_STRIP_STEPS + 1
+    ]
+    return sorted(lengths)[len(lengths) // 2][1] if lengths else None
+
+
+def _subtitle(run: RunArtifacts) -> str:
+    words = []
+    if run.episodes is not None:
+        words.append(f"{artifacts.open(run.episodes).manifest.counts.get('episodes', '')} offline episodes")
+    if run.evaluations:
+        config = artifacts.open(next(iter(run.evaluations.values()))).manifest.config
+        words.append(f"tasks {config.get('tasks', '')}")
+        words.append(f"seed {config.get('seed', 0)}")
+    return " · ".join(words)
+
+
+def _estimate(row: Mapping[str, Any]) -> Estimate:
+    return Estimate(row["success"], row["low"], row["high"])
+
+
+def _rate_cell(row: Mapping[str, Any] | None) -> Cell:
+    if row is None:
+        return Cell("–")
+    return Cell(f"{100 * row['success']:.1f}", f"{100 * row['low']:.0f}–{100 * row['high']:.0f}")
+
+
+def _kind_of_action(action: Action) -> str:
+    if action.is_tap:
+        return "tap"
+    if action.is_swipe:
+        return "swipe"
+    return action.type.name.lower().removeprefix("press_").removeprefix("status_task_")
+
+
+def _kind_of_metric(key: str) -> str:
+    """Which figure of :data:`_CURVES` a metric belongs to; empty for what is not worth a curve."""
+    if "loss" in key:
+        return "loss"
+    if key.endswith(("_error", "_residual")):
+        return "error"
+    if key.endswith(("q_mean", "v_mean")):
+        return "value"
+    return "rate" if key.endswith(("accuracy", "auc")) else ""
+
+
+def _find(config: Any, key: str, default: float) -> float:
+    """The first value of ``key`` in a nested config."""
+    if isinstance(config, Mapping):
+        if key in config:
+            return float(config[key])
+        for value in config.values():
+            found = _find(value, key, float("nan"))
+            if not np.isnan(found):
+                return found
+    return default
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,69 @@
+"""summary.json and the final table come from finished evaluations alone."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from digiq import artifacts
+from digiq.errors import ArtifactError
+from digiq.evaluation.evaluate import make_table
+from digiq.evaluation.outcomes import EpisodeResult, Outcome
+from digiq.evaluation.summary import print_summary, write_summary
+
+
+def results(wins: int, total: int, faults: int = 0) -> list[EpisodeResult]:
+    rows = []
+    for i in range(total):
+        outcome = (
+            Outcome.SUCCESS if i < wins else Outcome.INFRA_ERROR if i < wins + faults else Outcome.TRUNCATED
+        )
+        split = "test_query" if i % 2 else "test_site"
+        rows.append(
+            EpisodeResult(
+                episode_id=f"t{i}#0", task_id=f"t{i}", split=split, index=0, seed=i, outcome=outcome, steps=i
+            )
+        )
+    return rows
+
+
+def evaluation(path, arm, rows, complete=True):
+    with artifacts.write(path, stage="evaluate", version=1, config={"arm": arm}) as w:
+        artifacts.atomic_write_json(w.path / "table.json", make_table(arm, rows))
+        if complete:
+            w.complete()
+    return path
+
+
+def test_summary_has_the_arms_their_splits_and_the_seconds(tmp_path):
+    arms = {
+        "behavior": evaluation(tmp_path / "a", "behavior", results(2, 10)),
+        "digiq": evaluation(tmp_path / "b", "digiq", results(8, 10, faults=1)),
+    }
+    out = tmp_path / "summary.json"
+    summary = write_summary(arms, {"collect": 12.34, "train-q": 5.0}, out)
+    assert json.loads(out.read_text()) == summary
+    assert list(summary["arms"]) == ["behavior", "digiq"]
+    row = summary["arms"]["digiq"]
+    assert (row["success"], row["episodes"], row["faults"]) == (0.8, 10, 1)
+    assert row["low"] < 0.8 < row["high"]
+    assert row["infra_excluded"]["value"] == pytest.approx(8 / 9)
+    assert row["mean_steps"] == pytest.approx((sum(range(8)) + 9) / 9)
+    assert row["splits"]["test_site"]["episodes"] == 5
+    assert summary["seconds"] == {"collect": 12.3, "train-q": 5.0}
+
+    console = Console(file=io.StringIO(), width=140)
+    print_summary(summary, tmp_path / "report.html", console)
+    printed = console.file.getvalue()
+    for text in ("80.0", "49.0–94.3", "Behaviour policy", "unseen", "site"):
+        assert text in printed
+    assert "faults" in printed and "report.html" in printed.replace("\n", "")
+
+
+def test_an_unfinished_evaluation_is_refused(tmp_path):
+    path = evaluation(tmp_path / "a", "digiq", results(1, 2), complete=False)
+    with pytest.raises(ArtifactError, match="has not finished"):
+        write_summary({"digiq": path}, {}, tmp_path / "summary.json")
