@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -33,7 +34,19 @@ T = TypeVar("T")
 def configclass(cls: type[T]) -> type[T]:
     """A frozen, keyword-only dataclass whose values pydantic checks and whose unknown keys are errors."""
     config = pydantic.ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
-    return _pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+    made = _pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+    construct = made.__init__
+
+    @functools.wraps(construct)
+    def checked(self: Any, **fields: Any) -> None:
+        # A value that does not fit is the same one-line error whether it comes from YAML, the command line or code.
+        try:
+            construct(self, **fields)
+        except pydantic.ValidationError as error:
+            raise ConfigError(describe_validation_error(error, cls.__name__)) from None
+
+    made.__init__ = checked  # type: ignore[method-assign]
+    return made
 
 
 def load(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "config") -> T:

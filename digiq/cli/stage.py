@@ -9,11 +9,7 @@ import sys
 import typing
 from typing import Any, TypeVar
 
-import pydantic
 import tyro
-
-from digiq.config import describe_validation_error
-from digiq.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -29,21 +25,18 @@ def main(command: str, stage: tuple[str, str], arguments: list[str]) -> None:
 
 
 def parse(cls: type[T], arguments: list[str], *, program: str, default: T | None = None) -> T:
-    """Parses arguments into ``cls``; a value out of range is one clear error.
+    """Parses arguments into ``cls``.
 
     Raises:
-      ConfigError: pydantic refused a value.
+      ConfigError: a value outside its field's range.
     """
-    try:
-        return tyro.cli(
-            cls,
-            args=arguments,
-            prog=program,
-            default=default,
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
-        )
-    except pydantic.ValidationError as error:
-        raise ConfigError(describe_validation_error(error, program)) from None
+    return tyro.cli(
+        cls,
+        args=arguments,
+        prog=program,
+        default=default,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+    )
 
 
 def _options(run: Any, about: str) -> type:

@@ -1,0 +1,89 @@
+"""The graph of stages: what runs, on what, under which seed; what is refused before it starts."""
+
+import dataclasses
+
+import pytest
+
+from digiq.agents.collect import CollectConfig
+from digiq.config import load, load_yaml
+from digiq.data.import_aitw import ImportAitwConfig
+from digiq.errors import ConfigError, DigiQError
+from digiq.pipeline import Recipe, plan, preflight
+
+QUICKSTART = load_yaml(Recipe, "configs/quickstart.yaml")
+AITW = load_yaml(Recipe, "configs/aitw_sample.yaml")
+
+
+def test_the_quickstart_runs_every_stage_in_order():
+    assert [node.name for node in plan(QUICKSTART)] == [
+        "demonstrations",
+        "behavior",
+        "episodes",
+        "rewards",
+        "proposals",
+        "vlm",
+        "features",
+        "critic",
+        "policy/filtered_bc",
+        "policy/digiq",
+        "evaluation/behavior",
+        "evaluation/filtered_bc",
+        "evaluation/digiq",
+    ]
+
+
+def test_every_input_is_made_before_it_is_read():
+    for recipe in (QUICKSTART, AITW):
+        made = set()
+        for node in plan(recipe):
+            for path in node.inputs.values():
+                inside = recipe.directory in path.parents
+                assert not inside or path in made, f"{node.name} reads {path} before it is made"
+            made.add(node.out)
+
+
+def test_filtered_bc_reads_no_critic():
+    inputs = {node.name: set(node.inputs) for node in plan(QUICKSTART)}
+    assert not inputs["policy/filtered_bc"] & {"critic", "features", "proposals"}
+    assert {"critic", "features", "proposals"} <= inputs["policy/digiq"]
+
+
+def test_seeds_differ_by_stage_and_by_run_but_not_by_evaluated_arm():
+    def seeds(recipe):
+        return {n.name: n.config.seed for n in plan(recipe) if hasattr(n.config, "seed")}
+
+    zero, seven = seeds(QUICKSTART), seeds(dataclasses.replace(QUICKSTART, seed=7))
+    evaluations = {seed for name, seed in zero.items() if name.startswith("evaluation/")}
+    others = [seed for name, seed in zero.items() if not name.startswith("evaluation/")]
+    assert len(evaluations) == 1
+    assert len(set(others)) == len(others)
+    assert all(zero[name] != seven[name] for name in zero)
+
+
+def test_a_source_of_episodes_is_needed_and_only_one():
+    with pytest.raises(ConfigError, match="either 'episodes'"):
+        plan(Recipe())
+    with pytest.raises(ConfigError, match="either 'episodes'"):
+        plan(Recipe(episodes=ImportAitwConfig(), collect=CollectConfig()))
+    with pytest.raises(ConfigError, match="needs 'demonstrations'"):
+        plan(Recipe(collect=CollectConfig()))
+
+
+def test_preflight_refuses_before_anything_starts(tmp_path):
+    with pytest.raises(DigiQError, match="no such directory"):
+        preflight(load(Recipe, {"episodes": {"source": str(tmp_path / "nowhere")}}))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with pytest.raises(DigiQError, match="no processor"):
+        preflight(dataclasses.replace(QUICKSTART, vlm=model))
+    empty = tmp_path / "tasks.json"
+    empty.write_text("[]")
+    bad = dataclasses.replace(QUICKSTART.collect, tasks=str(empty))
+    with pytest.raises(DigiQError, match="tasks"):
+        preflight(dataclasses.replace(QUICKSTART, collect=bad))
+
+
+def test_names_cannot_leave_the_output_directory():
+    with pytest.raises(ConfigError, match="name"):
+        load(Recipe, {"name": "../elsewhere"})
