@@ -21,6 +21,7 @@ from digiq.data.schema import Episode, Step, encode_png
 from digiq.data.tfrecord import Feature, TFRecordError, parse_example, read_records
 from digiq.errors import DigiQError
 
+_MEND = "mend the file, or set on_bad: skip to leave the episode out."
 _TERMINAL = {ActionType.STATUS_TASK_COMPLETE: 1.0, ActionType.STATUS_TASK_IMPOSSIBLE: 0.0}
 
 
@@ -44,28 +45,43 @@ class RawStep:
     ui_elements: list[dict[str, Any]]
 
 
-def read_episodes(
-    path: Path, *, split: str, task_id: str, max_side: int, on_bad: Callable[[DigiQError], None]
-) -> Iterator[tuple[Episode, bool]]:
-    """Yields (episode, whether its last transition was dropped) from one TFRecord file.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RawEpisode:
+    """The steps 0, 1, ... of one episode, none missing; screenshots still at full size."""
 
-    After STATUS_TASK_COMPLETE or STATUS_TASK_IMPOSSIBLE a terminal step is appended, with reward 1 or 0. An episode
-    that ends otherwise loses its last transition, whose outcome was never seen, and counts as truncated.
+    steps: tuple[RawStep, ...]
+
+    @property
+    def episode_id(self) -> str:
+        return self.steps[0].episode_id
+
+    @property
+    def terminated(self) -> bool:
+        """It ends in STATUS_TASK_COMPLETE or STATUS_TASK_IMPOSSIBLE."""
+        return self.steps[-1].action.type in _TERMINAL
+
+    @property
+    def num_actions(self) -> int:
+        """Actions whose outcome was seen: all, or all but the last where the end is not declared."""
+        return len(self.steps) - (not self.terminated)
+
+
+def read_episodes(path: Path, *, on_bad: Callable[[BadEpisode], None]) -> Iterator[RawEpisode]:
+    """Yields the episodes of one TFRecord file.
 
     Args:
       path: the file.
-      split, task_id: written into the episodes.
-      max_side: longest side of the stored screenshots, in pixels.
-      on_bad: called for a bad episode, which is then left out; may raise instead. A damaged file ends the reading.
+      on_bad: called for a bad episode, which is then left out; may raise instead. A damaged file ends the reading;
+        the episodes before the damage are still yielded.
     """
     steps: list[RawStep] = []
     skipping: str | None = None
 
-    def finished() -> Iterator[tuple[Episode, bool]]:
+    def checked() -> Iterator[RawEpisode]:
         if not steps:
             return
         try:
-            yield _build(steps, path, split, task_id, max_side)
+            yield _check_steps(steps, path)
         except BadEpisode as error:
             on_bad(error)
 
@@ -74,25 +90,28 @@ def read_episodes(
             try:
                 features = parse_example(payload)
                 episode_id = _text(_one(features, "episode_id", bytes))
-            except (ValueError, UnicodeDecodeError) as error:
+            except ValueError as error:
                 raise TFRecordError(
-                    f"{path}: record {number} is no tf.train.Example step ({error})."
+                    f"{path}: record {number} is no tf.train.Example step ({error}); copy the file again."
                 ) from None
             if steps and steps[0].episode_id != episode_id:
-                yield from finished()
+                yield from checked()
                 steps = []
             if skipping == episode_id:
                 continue
             try:
                 steps.append(parse_step(features))
             except ValueError as error:
-                on_bad(BadEpisode(f"{path}: record {number}, episode {episode_id}: {error}"))
+                problem = f"{path}: record {number}, episode {episode_id}: {error}"
+                on_bad(BadEpisode(f"{problem.rstrip('.')}; {_MEND}"))
                 skipping, steps = episode_id, []
     except TFRecordError as error:
-        # What was read of the last episode is unfinished, so it goes with the rest of the file.
-        on_bad(BadEpisode(str(error)))
+        # The episode being read goes with the rest of the file, unless its last step came before the damage.
+        if steps and len(steps) == steps[0].episode_length:
+            yield from checked()
+        on_bad(BadEpisode(f"{str(error).rstrip('.')}, or set on_bad: skip to leave the rest of it out."))
         return
-    yield from finished()
+    yield from checked()
 
 
 def parse_step(features: dict[str, Feature]) -> RawStep:
@@ -105,6 +124,8 @@ def parse_step(features: dict[str, Feature]) -> RawStep:
         int(_one(features, f"image/{k}", int)) for k in ("height", "width", "channels")
     )
     data = _one(features, "image/encoded", bytes)
+    if min(height, width) < 1:
+        raise ValueError(f"image/height x image/width is {height} x {width}.")
     if len(data) != height * width * channels:
         raise ValueError(
             f"image/encoded has {len(data)} bytes, but height x width x channels is {height} x {width} x {channels}."
@@ -150,6 +171,8 @@ def _ui_elements(features: dict[str, Feature]) -> list[dict[str, Any]]:
         raise ValueError(
             f"image/ui_annotations_positions has {boxes.size} values, which is no multiple of 4."
         )
+    if not np.isfinite(boxes).all():
+        raise ValueError("image/ui_annotations_positions holds values that are no finite numbers.")
     # A final step carries one empty text and no position, so the positions decide how many there are.
     return [
         {
@@ -161,21 +184,39 @@ def _ui_elements(features: dict[str, Feature]) -> list[dict[str, Any]]:
     ]
 
 
-def _build(raw: list[RawStep], path: Path, split: str, task_id: str, max_side: int) -> tuple[Episode, bool]:
-    first = raw[0]
-    ids = [step.step_id for step in raw]
-    expected = list(range(first.episode_length))
-    if ids != expected:
-        missing = sorted(set(expected) - set(ids))
-        what = f"step {missing[0]} is missing" if missing else f"steps come as {ids[:6]}, not 0, 1, 2, ..."
-        raise BadEpisode(
-            f"{path}: episode {first.episode_id}: {what} (episode_length {first.episode_length}); "
-            "mend the file or use --episodes.on-bad skip."
+def _check_steps(steps: list[RawStep], path: Path) -> RawEpisode:
+    first = steps[0]
+    ids = [step.step_id for step in steps]
+    if ids != list(range(len(ids))) or len(ids) != first.episode_length:
+        # The length may be as wrong as the ids, so only as many numbers are tried as decide it.
+        missing = next((i for i in range(min(first.episode_length, len(ids) + 1)) if i not in ids), None)
+        what = (
+            f"steps come as {ids[:6]}, not 0, 1, 2, ..." if missing is None else f"step {missing} is missing"
         )
-    ending = raw[-1].action.type
-    terminated = ending in _TERMINAL
-    if not terminated and len(raw) < 2:
-        raise BadEpisode(f"{path}: episode {first.episode_id}: its only action has no known outcome.")
+        raise BadEpisode(
+            f"{path}: episode {first.episode_id}: {what} (episode_length {first.episode_length}); {_MEND}"
+        )
+    episode = RawEpisode(steps=tuple(steps))
+    if not episode.num_actions:
+        raise BadEpisode(
+            f"{path}: episode {first.episode_id}: results/action_type {first.action.type.name} of its only step has no "
+            f"known outcome; {_MEND}"
+        )
+    return episode
+
+
+def to_episode(raw: RawEpisode, *, split: str, task_id: str, max_side: int) -> Episode:
+    """The episode as it is stored.
+
+    After STATUS_TASK_COMPLETE or STATUS_TASK_IMPOSSIBLE a terminal step is appended, with reward 1 or 0. An episode
+    that ends otherwise loses its last transition, whose outcome was never seen, and counts as truncated.
+
+    Args:
+      raw: at least one action with a known outcome.
+      split, task_id: written into the episode.
+      max_side: longest side of the stored screenshots, in pixels.
+    """
+    first = raw.steps[0]
     steps = [
         Step(
             screenshot=_png(step.screenshot, max_side),
@@ -185,10 +226,10 @@ def _build(raw: list[RawStep], path: Path, split: str, task_id: str, max_side: i
             action=step.action,
             is_first=t == 0,
         )
-        for t, step in enumerate(raw)
+        for t, step in enumerate(raw.steps)
     ]
-    if terminated:
-        reward = _TERMINAL[ActionType(ending)]
+    if raw.terminated:
+        reward = _TERMINAL[raw.steps[-1].action.type]
         end = dataclasses.replace(
             steps[-1], action=None, is_first=False, is_last=True, is_terminal=True, discount=0.0
         )
@@ -198,18 +239,17 @@ def _build(raw: list[RawStep], path: Path, split: str, task_id: str, max_side: i
     else:
         steps[-1] = dataclasses.replace(steps[-1], action=None, is_last=True, discount=0.0)
         outcome = "truncated"
-    with_size = _resized(first.screenshot, max_side)
-    episode = Episode(
-        episode_id=first.episode_id,
+    stored = _resized(first.screenshot, max_side)
+    return Episode(
+        episode_id=raw.episode_id,
         task_id=task_id,
         split=split,
         outcome=outcome,
         policy="logged",
         device=first.device,
-        screen_hw=(with_size.height, with_size.width),
+        screen_hw=(stored.height, stored.width),
         steps=tuple(steps),
     )
-    return episode, not terminated
 
 
 def _png(screenshot: npt.NDArray[np.uint8], max_side: int) -> bytes:

@@ -92,5 +92,7 @@ def relabel(episode: Episode, label: Label) -> Episode:
     steps: tuple[Step, ...] = tuple(
         dataclasses.replace(step, reward=r, **goal) for step, r in zip(episode.steps, rewards, strict=True)
     )
-    outcome = "success" if sum(label.rewards) > 0 else "failure"
+    # A recorded label changes nothing, so a time-out stays one.
+    recorded = label.provenance == "recorded"
+    outcome = episode.outcome if recorded else "success" if sum(label.rewards) > 0 else "failure"
     return dataclasses.replace(episode, episode_id=label.episode_id, steps=steps, outcome=outcome)

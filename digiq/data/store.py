@@ -1,7 +1,8 @@
 """Episodes on disk: an RLDS-shaped TFDS dataset in ArrayRecord shards, without TensorFlow.
 
 ``tfds.builder_from_directory(path).as_data_source()`` reads it anywhere. Each shard is written whole and renamed, so a
-killed writer loses at most the episodes since the last shard and the next one goes on from there.
+killed writer loses at most the episodes since the last shard and the next one goes on from there, even when the kill
+fell into the naming of the finished shards.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from digiq.errors import ArtifactError
 NAME, VERSION = "episodes", "1.0.0"
 SPLIT = "train"  # of TFDS, which wants one; an episode's own split is its field ``split``
 _UNFINISHED = "episodes-{:05d}.unfinished"
+_FINISHED = re.compile(rf"{NAME}-{SPLIT}\.array_record-(\d+)-of-(\d+)")
 _NO_ACTION = -1
 
 
@@ -70,20 +72,39 @@ class EpisodeWriter:
     """Writes episodes into a directory, going on where an interrupted writer stopped.
 
     Use it as a context manager; leaving the block without an exception finishes the dataset. ``written`` holds the
-    ids that need no writing again.
+    ids that need no writing again. A finished dataset is opened again for appending. One writer at a time: stages
+    hold their artefact's lock.
     """
 
     def __init__(self, path: str | Path, *, episodes_per_shard: int = 32):
+        """Opens ``path``, made when absent.
+
+        Args:
+          path: the dataset's directory.
+          episodes_per_shard: a kill loses fewer than this many episodes; episodes are held in memory until then.
+
+        Raises:
+          ArtifactError: a shard of the interrupted writer cannot be read.
+        """
         self._path = Path(path)
         self._path.mkdir(parents=True, exist_ok=True)
         self._per_shard = episodes_per_shard
         self._features = _features()
         self._pending: list[bytes] = []
+        self._reopen()
         self._shards = sorted(self._path.glob("episodes-*.unfinished"))
         self.written: set[str] = set()
         for shard in self._shards:
             for record in _read_records(shard):
                 self.written.add(_text(self._features.deserialize_example_np(record)["episode_id"]))
+
+    def _reopen(self) -> None:
+        """Takes back names given by :meth:`finish`, which may have been killed between two of them."""
+        for path in sorted(self._path.iterdir()):
+            if match := _FINISHED.fullmatch(path.name):
+                path.rename(self._path / _UNFINISHED.format(int(match[1])))
+            elif ".unfinished." in path.name and path.suffix == ".tmp":
+                path.unlink()  # a shard whose writer was killed
 
     def write(self, episode: Episode) -> None:
         """Appends an episode.
@@ -114,13 +135,14 @@ class EpisodeWriter:
           ArtifactError: no episode was written.
         """
         import tensorflow_datasets as tfds
-        from tensorflow_datasets.core import dataset_info
+        from etils import epath
+        from tensorflow_datasets.core import dataset_info, splits
 
         self.flush()
         if not self._shards:
             raise ArtifactError(f"{self._path}: no episode was written; an empty dataset is of no use.")
         template = tfds.core.ShardedFileTemplate(
-            data_dir=self._path, dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
+            data_dir=epath.Path(self._path), dataset_name=NAME, split=SPLIT, filetype_suffix="array_record"
         )
         lengths, num_bytes = [], 0
         for shard in self._shards:
@@ -134,7 +156,7 @@ class EpisodeWriter:
             name=NAME, version=tfds.core.Version(VERSION), data_dir=str(self._path), module_name="digiq.data"
         )
         info = dataset_info.DatasetInfo(builder=identity, features=self._features)
-        info.set_splits(tfds.core.splits.SplitDict([split]))
+        info.set_splits(splits.SplitDict([split]))
         info.set_file_format("array_record", override=True)
         info.write_to_directory(str(self._path))
         for index, shard in enumerate(self._shards):
@@ -161,19 +183,22 @@ class EpisodeStore(Sequence[Episode]):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self.path = Path(path)
-        shards = sorted(self.path.glob(f"{NAME}-{SPLIT}.array_record-*"))
-        expected = int(m[1]) if shards and (m := re.search(r"-of-(\d+)$", shards[0].name)) else 0
-        if not (self.path / "features.json").is_file() or not shards:
+        found = {int(m[1]): p for p in self.path.glob("*") if (m := _FINISHED.fullmatch(p.name))}
+        self._shards = [found[number] for number in sorted(found)]
+        if not (self.path / "features.json").is_file() or not self._shards:
             raise ArtifactError(
                 f"{self.path}: holds no finished episodes; run the stage that writes them again."
             )
-        if len(shards) != expected:
-            missing = sorted(set(range(expected)) - {int(s.name.split("-of-")[0][-5:]) for s in shards})
+        expected = int(self._shards[0].name.rpartition("-of-")[2])
+        if missing := sorted(set(range(expected)) - set(found)):
             raise ArtifactError(
                 f"{self.path}: shard {missing[0]} of {expected} is missing; run the stage with --overwrite."
             )
         self._features = _features()
-        self._source = ArrayRecordDataSource([str(s) for s in shards])
+        try:
+            self._source = ArrayRecordDataSource([str(shard) for shard in self._shards])
+        except RuntimeError as error:
+            raise self._damage(error) from None
 
     def __len__(self) -> int:
         return len(self._source)
@@ -181,14 +206,28 @@ class EpisodeStore(Sequence[Episode]):
     def __getitem__(self, index: int) -> Episode:  # type: ignore[override]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return _from_example(self._features.deserialize_example_np(self._source[index % len(self)]))
+        try:
+            record = self._source[index % len(self)]
+        except RuntimeError as error:
+            raise self._damage(error) from None
+        return _from_example(self._features.deserialize_example_np(record))
 
     def __iter__(self) -> Iterator[Episode]:
         return (self[i] for i in range(len(self)))
 
     @property
     def episode_ids(self) -> list[str]:
+        """The ids in order; reads every episode."""
         return [episode.episode_id for episode in self]
+
+    def _damage(self, error: RuntimeError) -> ArtifactError:
+        """Names the shard behind an error of ArrayRecord, which checks hashes but tells no file."""
+        for shard in self._shards:
+            try:
+                _read_records(shard)
+            except ArtifactError as damaged:
+                return damaged
+        return ArtifactError(f"{self.path}: cannot be read ({error}); run the stage with --overwrite.")
 
 
 def _to_example(episode: Episode) -> dict[str, Any]:
@@ -288,8 +327,14 @@ def _write_records(path: Path, records: Sequence[bytes]) -> None:
 def _read_records(path: Path) -> list[bytes]:
     from array_record.python.array_record_module import ArrayRecordReader
 
-    reader = ArrayRecordReader(str(path))
     try:
-        return reader.read_all()
-    finally:
-        reader.close()
+        reader = ArrayRecordReader(str(path))
+        try:
+            return reader.read_all()
+        finally:
+            reader.close()
+    except RuntimeError as error:
+        reason = str(error).partition(" (")[0] or "truncated"
+        raise ArtifactError(
+            f"{path}: damaged shard ({reason}); run the stage that writes it with --overwrite."
+        ) from None

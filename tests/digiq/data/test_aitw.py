@@ -1,12 +1,15 @@
 """Importing Android in the Wild: synthetic TFRecords with each fault, and the real sample where it is."""
 
 import gzip
+import math
 import struct
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from android_env.actions import ActionType
 from digiq.data.import_aitw import ImportAitwConfig, run
@@ -87,6 +90,11 @@ def write_shard(path: Path, steps: list[dict]) -> Path:
     return path
 
 
+def shown(episodes) -> list[str]:
+    """Episodes to compare: unknown log-probabilities are NaN, which equals nothing."""
+    return [repr(episode) for episode in episodes]
+
+
 GOOD = [step("a", 0, 2, ActionType.DUAL_POINT), step("a", 1, 2, ActionType.STATUS_TASK_COMPLETE)]
 TYPED = [step("b", 0, 2, ActionType.TYPE), step("b", 1, 2, ActionType.PRESS_BACK)]
 
@@ -111,6 +119,7 @@ def test_endings_splits_and_actions(source, tmp_path):
     )  # its last outcome was never seen
     assert b.steps[0].action.text == "hello, world"
     assert (c.outcome, c.total_reward, c.is_terminated, c.split) == ("failure", 0.0, True, "test")
+    assert all(math.isnan(step.behavior_log_prob) for step in a.steps)
     assert (a.split, a.goal, a.task_id) == ("train", "open a", "general-00000-of-00002")
     assert decode_png(a.steps[1].screenshot)[0, 0].tolist() == [10, 10, 10]
     assert artifact.manifest.counts["dropped_last"] == 1
@@ -129,6 +138,12 @@ def bad(tmp_path, steps) -> Path:
     [
         ([step("x", 0, 1, 10, **{"image/encoded": [b"123"]})], r"image/encoded has 3 bytes.*4 x 2 x 3"),
         ([step("x", 0, 3, 4), step("x", 2, 3, 10)], r"episode x: step 1 is missing"),
+        ([step("x", 0, 3, 4), step("x", 1, 3, 4)], r"episode x: step 2 is missing"),
+        ([step("x", 1, 2, 10)], r"episode x: step 0 is missing"),
+        ([step("x", 0, 2, 4), step("x", 0, 2, 4), step("x", 1, 2, 10)], r"steps come as \[0, 0, 1\]"),
+        ([step("x", 0, 1, 4)], r"episode x: .*DUAL_POINT of its only step has no known outcome"),
+        ([step("x", 0, 1, 10, **{"image/encoded": [b""], "image/height": [0]})], r"image/height .* 0 x 2"),
+        ([step("x", 0, 1, 10, **{"image/ui_annotations_positions": [float("nan")] * 4})], r"positions holds"),
         ([step("x", 0, 1, 99)], r"action_type 99"),
         ([step("x", 0, 1, 4, **{"results/yx_touch": [0.5, 7.0]})], r"touch_yx .* in \[0, 1\]"),
         ([step("x", 0, 1, 10, goal_info=[b"a", b"b"])], r"goal_info must hold one"),
@@ -139,9 +154,35 @@ def test_a_bad_episode_is_named_or_skipped(tmp_path, steps, message):
     with pytest.raises(DigiQError, match=message) as error:
         run(ImportAitwConfig(source=folder), out=tmp_path / "out")
     assert "general-00000-of-00002" in str(error.value)
+    assert "on_bad: skip" in str(error.value)
     artifact = run(ImportAitwConfig(source=folder, on_bad="skip"), out=tmp_path / "skipped")
     assert artifact.manifest.counts["bad"] == 1
+    assert artifact.manifest.extra["problems"] == [str(error.value)]
     assert EpisodeStore(tmp_path / "skipped").episode_ids == ["a", "z"]
+
+
+def test_an_episode_that_comes_twice_is_named_or_counted_once(source, tmp_path):
+    write_shard(source / "other/other-00000-of-00001", GOOD)
+    with pytest.raises(
+        DigiQError, match=r"other-00000-of-00001: episode a is in .*general-00000-of-00002 too"
+    ):
+        run(ImportAitwConfig(source=source), out=tmp_path / "out")
+    artifact = run(ImportAitwConfig(source=source, on_bad="skip"), out=tmp_path / "skipped")
+    assert (artifact.manifest.counts["episodes"], artifact.manifest.counts["bad"]) == (3, 1)
+    assert EpisodeStore(tmp_path / "skipped").episode_ids == ["a", "b", "c"]
+
+
+def test_an_interrupted_import_goes_on(source, tmp_path):
+    good = (source / "general/general-00001-of-00002").read_bytes()
+    (source / "general/general-00001-of-00002").write_bytes(good[:-20])
+    with pytest.raises(DigiQError, match="truncated"):
+        run(ImportAitwConfig(source=source), out=tmp_path / "out")
+    (source / "general/general-00001-of-00002").write_bytes(good)
+    resumed = run(ImportAitwConfig(source=source), out=tmp_path / "out")
+    whole = run(ImportAitwConfig(source=source), out=tmp_path / "whole")
+    assert shown(EpisodeStore(tmp_path / "out")) == shown(EpisodeStore(tmp_path / "whole"))
+    assert resumed.manifest.counts == whole.manifest.counts
+    assert resumed.manifest.counts["episodes"] == 3
 
 
 def test_a_truncated_file_is_named(source, tmp_path):
@@ -149,6 +190,47 @@ def test_a_truncated_file_is_named(source, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-40])
     with pytest.raises(DigiQError, match=r"general-00000-of-00002: record \d is truncated"):
         run(ImportAitwConfig(source=source), out=tmp_path / "out")
+
+
+def test_whole_episodes_before_the_damage_are_kept(source, tmp_path):
+    shard = source / "general/general-00000-of-00002"
+    # Not zipped, so that the cut falls into a known record: the second step of episode b.
+    records = b"".join(framed(example(s)) for s in GOOD + TYPED)
+    shard.write_bytes(records[:-10])
+    artifact = run(ImportAitwConfig(source=source, on_bad="skip"), out=tmp_path / "cut_b")
+    assert EpisodeStore(tmp_path / "cut_b").episode_ids == ["a", "c"]
+    assert "record 3 is truncated" in artifact.manifest.extra["problems"][0]
+    shard.write_bytes(b"".join(framed(example(s)) for s in GOOD) + b"\0\0\0")
+    run(ImportAitwConfig(source=source, on_bad="skip"), out=tmp_path / "cut_end")
+    assert EpisodeStore(tmp_path / "cut_end").episode_ids == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x0a\x05abc",
+        field(1, field(1, field(1, b"f") + field(2, field(2, field(1, b"abc"))))),
+        field(1, field(1, field(1, b"\xff\xfe") + field(2, field(1, field(1, b"x"))))),
+        example({"goal_info": [b"no episode_id"]}),
+    ],
+)
+def test_a_record_that_is_no_step_is_named(source, tmp_path, payload):
+    shard = source / "general/general-00000-of-00002"
+    shard.write_bytes(gzip.compress(framed(example(GOOD[0])) + framed(payload)))
+    with pytest.raises(DigiQError, match=r"general-00000-of-00002: record 1 is no tf\.train\.Example step"):
+        run(ImportAitwConfig(source=source), out=tmp_path / "out")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=40), st.integers(0, 200), st.integers(0, 255))
+def test_no_bytes_break_the_parser_otherwise_than_by_value_error(junk, position, byte):
+    good = bytearray(example(step("a", 0, 1, ActionType.DUAL_POINT)))
+    good[position % len(good)] = byte
+    for payload in (junk, bytes(good)):
+        try:
+            parse_example(payload)
+        except ValueError:
+            continue
 
 
 def test_a_flipped_byte_is_named(tmp_path):
@@ -165,9 +247,23 @@ def test_missing_sources_and_shards(source, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DigiQError, match="holds no TFRecord shards"):
         run(ImportAitwConfig(source=tmp_path / "empty"), out=tmp_path / "out")
-    (source / "general/general-00000-of-00002").unlink()
-    with pytest.raises(DigiQError, match="general-00000-of-00002 is missing"):
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_missing_shard_is_named_or_counted(source, tmp_path, number):
+    (source / f"general/general-0000{number}-of-00002").unlink()
+    with pytest.raises(DigiQError, match=f"general-0000{number}-of-00002: the shard is missing"):
         run(ImportAitwConfig(source=source, held_out_apps=0), out=tmp_path / "out")
+    left = run(ImportAitwConfig(source=source, held_out_apps=0, on_bad="skip"), out=tmp_path / "skipped")
+    assert left.manifest.counts["missing_shards"] == 1
+    assert left.manifest.counts["episodes"] == 1 + (number == 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_file_may_be_imported_alone(source, tmp_path):
+    shard = source / "general/general-00000-of-00002"
+    run(ImportAitwConfig(source=shard, held_out_apps=0), out=tmp_path / "out")
+    assert EpisodeStore(tmp_path / "out").episode_ids == ["a", "b"]
 
 
 def test_example_parsing_keeps_negative_numbers():
@@ -192,6 +288,14 @@ def test_other_goals_adds_failures_within_a_split(tmp_path):
     assert labelled[2].steps[0].action == labelled[0].steps[0].action
 
 
+def test_recorded_labels_change_nothing(source, tmp_path):
+    run(ImportAitwConfig(source=source), out=tmp_path / "episodes")
+    label(LabelConfig(), episodes=tmp_path / "episodes", out=tmp_path / "rewards")
+    labelled = list(LabelledEpisodes(tmp_path / "episodes", tmp_path / "rewards"))
+    assert shown(labelled) == shown(EpisodeStore(tmp_path / "episodes"))
+    assert [e.outcome for e in labelled] == ["success", "truncated", "failure"]
+
+
 def test_one_goal_cannot_give_negatives(source, tmp_path):
     run(ImportAitwConfig(source=source), out=tmp_path / "episodes")
     with pytest.raises(DigiQError, match="share one goal"):
@@ -205,6 +309,7 @@ def test_the_real_sample(tmp_path):
         "episodes": 47,
         "steps": 361,
         "bad": 0,
+        "missing_shards": 0,
         "dropped_last": 0,
         "test_episodes": 12,
     }
@@ -218,3 +323,9 @@ def test_the_real_sample(tmp_path):
     ]
     assert genuine.steps[1].action.swipe_direction == "up"
     assert genuine.steps[2].action.is_tap
+    # The episode's end repeats the screen on which the task was declared complete.
+    assert genuine.steps[-1].screenshot == genuine.steps[-2].screenshot
+    assert genuine.screen_hw == decode_png(genuine.steps[0].screenshot).shape[:2] == (128, 58)
+    assert [e.split for e in EpisodeStore(tmp_path / "out") if e.task_id == "general-00002-of-00003"] == [
+        "test"
+    ] * 12

@@ -2,7 +2,10 @@
 
 import dataclasses
 import math
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +94,66 @@ def test_an_interrupted_writer_goes_on(tmp_path):
         assert writer.written == {"a", "b", "c"}
         writer.write(make_episode("d", ACTIONS[:1]))
     assert EpisodeStore(tmp_path).episode_ids == ["a", "b", "c", "d"]
+
+
+def test_a_killed_process_loses_only_the_open_shard(tmp_path):
+    program = """
+import os, signal, sys
+from digiq.data.store import EpisodeWriter
+from tests.digiq.data.test_store import ACTIONS, make_episode
+writer = EpisodeWriter(sys.argv[1], episodes_per_shard=2)
+for name in ("a", "b", "c"):
+    writer.write(make_episode(name, ACTIONS))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (tmp_path / "episodes-00001.unfinished.99.tmp").write_bytes(b"half a shard")
+    with EpisodeWriter(tmp_path, episodes_per_shard=2) as writer:
+        assert writer.written == {"a", "b"}
+        writer.write(make_episode("c", ACTIONS))
+    assert list(EpisodeStore(tmp_path)) == [make_episode(name, ACTIONS) for name in "abc"]
+    assert not list(tmp_path.glob("*unfinished*"))
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2, 3])
+def test_a_kill_while_finishing_loses_nothing(tmp_path, monkeypatch, renamed):
+    writer = EpisodeWriter(tmp_path, episodes_per_shard=1)
+    for name in ("a", "b", "c"):
+        writer.write(make_episode(name, ACTIONS[:1]))
+    rename, calls = Path.rename, []
+
+    def killed(path, target):
+        calls.append(target)
+        if len(calls) > renamed:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        try:
+            writer.finish()
+        except KeyboardInterrupt:
+            assert renamed < 3
+    with EpisodeWriter(tmp_path, episodes_per_shard=1) as writer:
+        assert writer.written == {"a", "b", "c"}
+        writer.write(make_episode("d", ACTIONS[:1]))
+    assert EpisodeStore(tmp_path).episode_ids == ["a", "b", "c", "d"]
+    assert len(list(tmp_path.glob("*array_record*"))) == 4
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate"])
+def test_a_damaged_shard_is_named(tmp_path, damage):
+    with EpisodeWriter(tmp_path, episodes_per_shard=1) as writer:
+        for name in ("a", "b"):
+            writer.write(make_episode(name, ACTIONS))
+    shard = next(tmp_path.glob("*array_record-00001-*"))
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data if damage == "flip" else data[: len(data) // 2])
+    with pytest.raises(ArtifactError, match=r"array_record-00001-of-00002: damaged shard"):
+        list(EpisodeStore(tmp_path))
 
 
 def test_a_missing_shard_is_named(tmp_path):
