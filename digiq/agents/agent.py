@@ -48,7 +48,10 @@ class Decision:
 class Actor(Protocol):
     """Anything a roll-out can run."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Who acts, as episodes record it."""
+        ...
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         """One decision a turn, in order; each depends on its own turn alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,7 +18,7 @@ ARM_COLORS = {"behavior": "#98a2b3", "filtered_bc": "#e39b2d", "digiq": "#2f6fed
 """Colours of the arms, the same in every figure and table."""
 PALETTE = ("#2f6fed", "#e39b2d", "#12a594", "#d6456b", "#7c5cdb", "#98a2b3", "#5c8a2f", "#b0613a")
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.edgecolor": "#c9cfd9",
     "axes.labelcolor": MUTED,
@@ -247,7 +248,7 @@ def histogram(
         weights = np.full(len(sample), 100 / max(len(sample), 1))
         axis.hist(
             sample,
-            bins=bins,
+            bins=bins.tolist(),
             weights=weights,
             color=arm_color(name, position),
             alpha=0.75,

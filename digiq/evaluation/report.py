@@ -535,7 +535,7 @@ def threshold_of(policy: Path | None) -> float | None:
         return None
     manifest = artifacts.open(policy).manifest
     value = manifest.extra.get("threshold", manifest.counts.get("threshold"))
-    return float(value) if _is_number(value) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _tables(evaluations: Mapping[str, Path]) -> dict[str, dict[str, Any]]:

@@ -56,7 +56,7 @@ def test_a_batch_of_turns_scores_each_as_it_would_alone(scorer):
 
 
 def test_the_cursor_is_drawn_where_the_candidate_taps(scorer):
-    q, v = scorer.score(turn(0, "goal").observation, [TAPS[4], Action.back()])
+    q, _ = scorer.score(turn(0, "goal").observation, [TAPS[4], Action.back()])
     plain, _ = LearnedScorer(None, None, (2,), FeaturizeConfig(grounding="text")).score(
         turn(0, "goal").observation, [TAPS[4]]
     )
