@@ -20,6 +20,8 @@ STAGES: dict[str, tuple[str, str]] = {
     "tune-vlm": ("digiq.vlm.tune", "tune a VLM to predict whether an action changes the screen"),
     "featurize": ("digiq.features.extract", "hidden states of the frozen VLM, once"),
     "train-q": ("digiq.critics.train", "Q- and V-heads by temporal difference"),
+    "diagnose": ("digiq.critics.diagnose", "what a critic's held-out numbers say about it"),
+    "select": ("digiq.critics.select", "choose among critics and epochs without a device"),
     "distill": ("digiq.extraction.distill", "a policy from ranked candidates"),
     "evaluate": ("digiq.evaluation.evaluate", "success of a policy on a device"),
     "rank": ("digiq.evaluation.ranking", "where logged actions of held-out episodes rank"),
