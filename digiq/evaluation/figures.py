@@ -10,11 +10,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from digiq.evaluation.statistics import Estimate
 
 INK, MUTED, GRID = "#1c2430", "#667085", "#e6e9ef"
-ARM_COLORS = {"behavior": "#98a2b3", "filtered_bc": "#e39b2d", "digiq": "#2f6fed"}
+ARM_COLORS = {"behavior": "#98a2b3", "filtered_bc": "#e39b2d", "digiq": "#2f6fed", "ceiling": "#12a594"}
 """Colours of the arms, the same in every figure and table."""
 PALETTE = ("#2f6fed", "#e39b2d", "#12a594", "#d6456b", "#7c5cdb", "#98a2b3", "#5c8a2f", "#b0613a")
 
@@ -255,6 +256,8 @@ def histogram(
             label=name,
             rwidth=0.92,
         )
+    if integers:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for position, (name, at) in enumerate((marks or {}).items()):
         axis.axvline(at, color=PALETTE[3 + position], linewidth=1.4, label=f"{name} {at:.3g}")
     axis.set_title(title)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -266,11 +267,13 @@ def print_ranking(path: Path, console: Console | None = None) -> None:
         title=f"Held-out app: {ranking['states']} states, {ranking['screens']} distinct screens "
         "(95 % intervals over screens)",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for number, name in enumerate(found.header):
         table.add_column(name, justify="right" if number else "left")
     for row in found.rows:
-        table.add_row(*(Text(f"{c.text} [{c.small}]" if c.small else c.text) for c in row.cells))
+        table.add_row(*(Text(f"{c.text}\n{c.small}" if c.small else c.text) for c in row.cells))
     console.print(table)
     console.print(Text(found.note))
     trend = [row["q_mean"] for row in ranking["q_trend"] if "q_mean" in row]
@@ -322,7 +325,7 @@ def make_page(
     ]
     return Page(
         title="DigiQ · ranking on a held-out app",
-        subtitle=f"{len(values.episodes)} episodes, copies under other goals included · seed {config.seed}",
+        subtitle=f"{len(values.episodes)} episodes, copies under other goals included",
         tiles=tiles,
         sections=tuple(s for s in sections if s is not None),
         footer="Intervals are 95 %, from a bootstrap over distinct screens.",
@@ -346,7 +349,7 @@ def _figures(
     here = held_out[logged.episode]
     along = figures.values_by_outcome(logged.remaining[here], logged.q[here], logged.succeeded[here])
     return (
-        (ranks, "Ties count at the worse of their ranks here."),
+        (ranks, "Mid-ranks of ties are rounded up here."),
         (
             along,
             "Held-out episodes under their own goal, and the same screens under another goal (reward 0).",

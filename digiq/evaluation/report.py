@@ -25,7 +25,7 @@ from digiq.evaluation.outcomes import Outcome
 from digiq.evaluation.page import Cell, Detail, Page, Row, Section, Table, Tile, render
 from digiq.evaluation.statistics import Estimate, paired_comparison
 from digiq.evaluation.strips import Strip, candidate_strip, plain_strip
-from digiq.evaluation.summary import arm_title, split_title
+from digiq.evaluation.summary import arm_title, main_arm, split_title
 from digiq.evaluation.truth import first_of_action, is_simulated, picks, replay
 from digiq.features.extract import load_features
 from digiq.proposals.propose import Proposals, load_proposals
@@ -142,7 +142,7 @@ def headline(evaluations: Mapping[str, Path]) -> tuple[Tile, ...]:
 
 
 def results_section(evaluations: Mapping[str, Path]) -> Section | None:
-    """Success bars, the table, and each arm against the last one, paired."""
+    """Success bars, the table, and the main arm against each other, paired."""
     tables = _tables(evaluations)
     if not tables:
         return None
@@ -452,11 +452,11 @@ def distinct_candidates(proposals: Proposals) -> np.ndarray:
 
 
 def play_section(evaluations: Mapping[str, Path]) -> Section | None:
-    """Recorded test episodes of the last arm."""
+    """Recorded test episodes of the main arm."""
     if not evaluations:
         return None
-    arm, path = list(evaluations.items())[-1]
-    strips = tuple(recorded_strips(path))
+    arm = main_arm(evaluations)
+    strips = tuple(recorded_strips(evaluations[arm]))
     if not strips:
         return None
     return Section(
@@ -546,27 +546,27 @@ def _tables(evaluations: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
 
 
 def _paired_table(evaluations: Mapping[str, Path]) -> Table | None:
-    """The last arm against each other one, over the episodes that both ran."""
+    """The main arm against each other one, over the episodes that both ran."""
     if len(evaluations) < 2:
         return None
     results = {
         arm: {r.episode_id: r for r in read_results(path / EPISODES)} for arm, path in evaluations.items()
     }
-    *others, last = results
+    main = main_arm(results)
     rows = []
-    for other in others:
+    for other in (arm for arm in results if arm != main):
         common = [
-            i for i, r in results[last].items() if i in results[other] and results[other][i].seed == r.seed
+            i for i, r in results[main].items() if i in results[other] and results[other][i].seed == r.seed
         ]
         if not common:
             continue
-        a, b = ([float(results[arm][i].outcome is Outcome.SUCCESS) for i in common] for arm in (last, other))
-        found = paired_comparison(a, b, [results[last][i].task_id for i in common], resamples=4000)
+        a, b = ([float(results[arm][i].outcome is Outcome.SUCCESS) for i in common] for arm in (main, other))
+        found = paired_comparison(a, b, [results[main][i].task_id for i in common], resamples=4000)
         low, high = 100 * found.difference.low, 100 * found.difference.high
         difference = Cell(f"{100 * found.difference.value:+.1f}", f"{low:+.1f} to {high:+.1f}")
         numbers = (str(found.wins), str(found.losses), str(found.ties), f"{found.p_value:.3g}")
         rows.append(
-            Row((Cell(f"{arm_title(last)} minus {arm_title(other)}"), difference, *map(Cell, numbers)))
+            Row((Cell(f"{arm_title(main)} minus {arm_title(other)}"), difference, *map(Cell, numbers)))
         )
     if not rows:
         return None
@@ -592,7 +592,6 @@ def _subtitle(run: RunArtifacts) -> str:
     if run.evaluations:
         config = artifacts.open(next(iter(run.evaluations.values()))).manifest.config
         words.append(f"tasks {config.get('tasks', '')}")
-        words.append(f"seed {config.get('seed', 0)}")
     return " · ".join(words)
 
 

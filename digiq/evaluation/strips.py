@@ -80,6 +80,11 @@ class Strip:
         """True where the frames carry candidates and their Q."""
         return any(frame.candidates for frame in self.frames)
 
+    @property
+    def gated(self) -> bool:
+        """True where the frames say what passes the extraction's threshold."""
+        return any(frame.kept is not None for frame in self.frames)
+
 
 def candidate_strip(
     episode: Episode,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,13 @@ from rich.text import Text
 
 from digiq import artifacts
 
-ARM_TITLES = {"behavior": "Behaviour policy", "filtered_bc": "Filtered BC", "digiq": "Digi-Q"}
+ARM_TITLES = {
+    "behavior": "Behaviour policy",
+    "filtered_bc": "Filtered BC",
+    "digiq": "Digi-Q",
+    "ceiling": "Best-of-N by Q*",
+}
+MAIN_ARM = "digiq"
 SPLIT_TITLES = {
     "pooled": "all test",
     "test_query": "unseen query",
@@ -27,6 +33,12 @@ SPLIT_TITLES = {
 def arm_title(arm: str) -> str:
     """How an arm is called in tables and figures."""
     return ARM_TITLES.get(arm, arm)
+
+
+def main_arm(arms: Iterable[str]) -> str:
+    """The arm that the others are compared with: Digi-Q, or the last one where it did not run."""
+    names = list(arms)
+    return MAIN_ARM if MAIN_ARM in names else names[-1]
 
 
 def split_title(split: str) -> str:
