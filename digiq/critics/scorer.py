@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from android_env.actions import Action, format_action
 
+from android_env.actions import Action, format_action
 from digiq.critics.critic import Critic, candidate_values, load_critic
 
 if TYPE_CHECKING:
