@@ -46,7 +46,7 @@ def configclass(cls: type[T]) -> type[T]:
             raise ConfigError(describe_validation_error(error, cls.__name__)) from None
 
     made.__init__ = checked  # type: ignore[method-assign]
-    return made
+    return typing.cast(type[T], made)
 
 
 def load(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "config") -> T:

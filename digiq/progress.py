@@ -120,7 +120,7 @@ class _TerminalBar:
             console=Console(stderr=True),
         )
         self._bar.start()
-        self._task = self._bar.add_task(description, total=total, completed=done, shown="")
+        self._task = self._bar.add_task(description, total=total, completed=int(done), shown="")
         self._fields: dict[str, Any] = {}
 
     def advance(self, count: float = 1, **fields: Any) -> None:

@@ -30,13 +30,14 @@ def parse(cls: type[T], arguments: list[str], *, program: str, default: T | None
     Raises:
       ConfigError: a value outside its field's range.
     """
-    return tyro.cli(
+    parsed = tyro.cli(
         cls,
         args=arguments,
         prog=program,
         default=default,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
     )
+    return typing.cast(T, parsed)
 
 
 def _options(run: Any, about: str) -> type:

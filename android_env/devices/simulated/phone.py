@@ -37,7 +37,7 @@ class SimulatedPhone:
     """
 
     name = "simulated"
-    screen_hw = SCREEN_HW
+    screen_hw: tuple[int, int] = SCREEN_HW
 
     def __init__(
         self,
