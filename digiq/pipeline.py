@@ -131,7 +131,8 @@ def plan(recipe: Recipe) -> list[Node]:
     else:
         demonstrations = add("demonstrations", "agents.collect", recipe.demonstrations)
         behavior = add("behavior", "policies.fit", recipe.fit_policy, episodes=demonstrations)
-        episodes = add("episodes", "agents.collect", recipe.collect, policy=behavior)
+        acting = {"policy": behavior} if recipe.collect.agent.kind == "policy" else {}
+        episodes = add("episodes", "agents.collect", recipe.collect, **acting)
     rewards = add("rewards", "data.label", recipe.label, episodes=episodes)
     labelled = {"episodes": episodes, "rewards": rewards}
     proposals = add("proposals", "proposals.propose", recipe.propose, **labelled, policy=behavior)
