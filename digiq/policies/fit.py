@@ -319,7 +319,9 @@ def _evaluate(grid: GridConfig) -> Any:
             found["weight"] = weight.sum()
             return jax.tree.map(jnp.add, total, found), None
 
-        zeros = dict.fromkeys(("loss", "kind_loss", "touch_loss", "text_loss", "weight"), jnp.zeros(()))
+        zeros: dict[str, jax.Array] = dict.fromkeys(
+            ("loss", "kind_loss", "touch_loss", "text_loss", "weight"), jnp.zeros(())
+        )
         return jax.lax.scan(body, zeros, (rows, counted))[0]
 
     return run
@@ -351,7 +353,8 @@ def row_losses(
     A text's likelihood is that of the way it was encoded (its first span, or its bytes): a lower bound of the
     policy's, which adds up every way to produce it.
     """
-    outputs = network(grid).apply(
+    # With ``mutable`` unset, ``apply`` returns the module's own output, though its type allows more.
+    outputs: Any = network(grid).apply(
         {"params": params["network"]}, images, batch["buckets"], batch["shapes"], keep_word
     )
     rows, columns = grid.grid

@@ -92,9 +92,7 @@ def _forward(config: GridConfig) -> Any:
     module = network(config)
 
     @jax.jit
-    def forward(
-        params: Any, images: jax.Array, buckets: jax.Array, shapes: jax.Array
-    ) -> dict[str, jax.Array]:
+    def forward(params: Any, images: jax.Array, buckets: jax.Array, shapes: jax.Array) -> Any:
         return module.apply({"params": params}, images.astype(jnp.float32) / 255, buckets, shapes)
 
     return forward

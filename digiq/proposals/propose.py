@@ -68,8 +68,9 @@ class Proposals:
         """
         if not self.valid[s, n]:
             raise ValueError(f"observation {s} has no candidate {n}; look at Proposals.valid first.")
-        touch, lift = (tuple(map(float, points[s, n])) for points in (self.touch_yx, self.lift_yx))
-        return Action(ActionType(int(self.action_type[s, n])), touch, lift, self.texts[self.text_id[s, n]])
+        (ty, tx), (ly, lx) = self.touch_yx[s, n].tolist(), self.lift_yx[s, n].tolist()
+        text = self.texts[self.text_id[s, n]]
+        return Action(ActionType(int(self.action_type[s, n])), (ty, tx), (ly, lx), text)
 
 
 def propose(

@@ -82,7 +82,7 @@ def load_backbone(
     check_model_directory(path)
     try:
         processor = AutoProcessor.from_pretrained(path)
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype))
+        model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BackboneError(f"{path}: does not open as an image-text-to-text model: {reason}") from error
