@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import rankdata
+
+from digiq.vlm.auc import auc as auc
 
 
 class Estimate(NamedTuple):
@@ -233,24 +234,6 @@ def pass_hat_k(episodes: int, successes: int, k: int) -> float:
     """
     _check_k(episodes, successes, k)
     return math.comb(successes, k) / math.comb(episodes, k)
-
-
-def auc(scores: Sequence[float] | np.ndarray, labels: Sequence[bool] | np.ndarray) -> float:
-    """Area under the ROC curve: the chance that a positive outscores a negative, ties counting half.
-
-    Args:
-      scores: float[n], higher means more likely positive.
-      labels: bool[n].
-
-    Returns:
-      A number in [0, 1]; NaN when one class is absent.
-    """
-    labels = np.asarray(labels, bool)
-    positives, negatives = int(labels.sum()), int((~labels).sum())
-    if not positives or not negatives:
-        return math.nan
-    ranks = rankdata(np.asarray(scores, np.float64))
-    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def _check_k(episodes: int, successes: int, k: int) -> None:

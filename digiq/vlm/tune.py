@@ -27,6 +27,7 @@ from digiq.data.schema import Episode, decode_png
 from digiq.data.store import EpisodeStore
 from digiq.errors import DigiQError
 from digiq.progress import progress
+from digiq.vlm.auc import auc
 from digiq.vlm.prompts import Grounding, build_prompt, draw_cursor
 
 STAGE, VERSION = "tune-vlm", 1
@@ -172,18 +173,6 @@ def change_scores(
     return np.concatenate(scores).astype(np.float64) if scores else np.zeros(0)
 
 
-def roc_auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Area under the ROC curve, ties counted half; NaN without both labels."""
-    from scipy.stats import rankdata
-
-    scores, labels = np.asarray(scores), np.asarray(labels, bool)
-    positive, negative = int(labels.sum()), int((~labels).sum())
-    if not positive or not negative:
-        return float("nan")
-    ranks = rankdata(scores)
-    return float((ranks[labels].sum() - positive * (positive + 1) / 2) / (positive * negative))
-
-
 def answer_ids(backbone: Any) -> tuple[int, int]:
     """Token ids that the answers Yes and No begin with.
 
@@ -234,7 +223,7 @@ def _balanced(examples: Sequence[Example], config: TuneVlmConfig) -> list[Exampl
 
 def _auc(backbone: Any, examples: Sequence[Example], config: TuneVlmConfig) -> float:
     scores = change_scores(backbone, examples, grounding=config.grounding)
-    return roc_auc(scores, [example.changed for example in examples])
+    return auc(scores, [example.changed for example in examples])
 
 
 def _fit(backbone: Any, sample: Sequence[Example], config: TuneVlmConfig, log: Path) -> None:

@@ -274,7 +274,7 @@ class _Trainer:
         )
         warm = min(1.0, (done + 1) / 100)
         for group in self._optimizer.param_groups:
-            group["lr"] = peak * warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done / span)))
+            group["lr"] = float(peak * warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done / span))))
         with torch.no_grad():
             for live, master in zip(self._live, self._master, strict=True):
                 skip = live.grad is None or (alone and id(live) not in self._vision)

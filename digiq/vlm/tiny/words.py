@@ -1,14 +1,19 @@
 """Names for the pre-training screens: words, sites, apps, people and things that no task of the simulated phone uses.
 
-Most words are made up from syllables, so that reading them means reading letters. One word in eight (by a hash of its
+Most words are made up from syllables, so that reading them means reading letters; those that a task's goal happens to
+contain are thrown away. One word in eight (by a hash of its
 spelling) is never shown in training: accuracy on those tells reading from remembering.
 """
 
 from __future__ import annotations
 
+import functools
+import re
 import zlib
 
 import numpy as np
+
+from android_env.tasks.sets import FAMILIES
 
 REAL_WORDS: tuple[str, ...] = tuple(
     """
@@ -42,6 +47,14 @@ def is_unseen(word: str) -> bool:
     return zlib.crc32(word.lower().encode()) % 8 == 0
 
 
+@functools.cache
+def task_words() -> frozenset[str]:
+    """Every word of three letters or more in the simulated phone's goals and their parameters, lower case."""
+    tasks = (task for family in FAMILIES.values() for task in family())
+    texts = {text for task in tasks for text in (task.goal, *map(str, task.params.values()))}
+    return frozenset(word for text in texts for word in re.findall(r"[a-z]{3,}", text.lower()))
+
+
 class Words:
     """Draws names from one side of the split.
 
@@ -63,7 +76,7 @@ class Words:
         """A single lower-case word."""
         while True:
             word = self.pick(REAL_WORDS) if self.chance(0.3) else self._invented()
-            if is_unseen(word) == self.unseen:
+            if is_unseen(word) == self.unseen and word not in task_words():
                 return word
 
     def near(self, name: str) -> str:
@@ -79,7 +92,7 @@ class Words:
                 changed = stem[:at] + self.pick("abcdefghijklmnopqrstuvwxyz") + stem[at + 1 :]
                 if self.chance(0.5):
                     changed = stem[: max(1, len(stem) // 2)] + self.word()[-max(2, len(stem) // 2) :]
-                if is_unseen(changed) != self.unseen:
+                if is_unseen(changed) != self.unseen or changed in task_words():
                     continue
                 other = [*words[:spot], changed + dot + suffix, *words[spot + 1 :]]
             if " ".join(other) != name:
@@ -90,7 +103,7 @@ class Words:
         """A domain, at most 16 characters long."""
         while True:
             stem = self.word() + self.pick(_ENDINGS)
-            if len(stem) <= 12 and is_unseen(stem) == self.unseen:
+            if len(stem) <= 12 and is_unseen(stem) == self.unseen and stem not in task_words():
                 return stem + self.pick(_SUFFIXES)
 
     def app(self) -> str:
