@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import string
 from pathlib import Path
+from typing import Any
 
 from digiq.vlm.prompts import OBSERVATION_QUESTIONS, PAIR_QUESTIONS
 
@@ -191,7 +192,8 @@ def build_config(tokenizer, *, hidden_size: int = 192, vision_layers: int = 6, t
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
     )
-    return LlavaConfig(
+    config: Any = LlavaConfig  # its declared fields leave out some that it takes
+    return config(
         vision_config=vision,
         text_config=text,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),

@@ -50,8 +50,8 @@ class MakeTinyVlmConfig:
     """Peak of AdamW's cosine schedule for the whole model."""
     dense_weight: Annotated[float, Field(ge=0)] = 0.3
     """Weight of the patches' labels while the whole model trains."""
-    evaluation_examples: Annotated[int, Field(ge=64)] = 1500
-    """Screens of each kind, with seen and with unseen words, that the accuracies are measured on."""
+    evaluation_examples: Annotated[int, Field(ge=1)] = 1500
+    """Screens with seen words, and as many with unseen ones, that the accuracies are measured on."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 250
     """Updates between checkpoints."""
     seed: int = 0
@@ -87,7 +87,11 @@ def run(config: MakeTinyVlmConfig, *, out: Path, overwrite: bool = False) -> Art
                         trainer.step == config.vision_steps
                         or trainer.step % (4 * config.checkpoint_every) == 0
                     )
-                    row = {"step": trainer.step, **metrics, **(trainer.evaluate(300) if looked else {})}
+                    row = {
+                        "step": trainer.step,
+                        **metrics,
+                        **(trainer.evaluate(min(300, config.evaluation_examples)) if looked else {}),
+                    }
                     with log.open("a") as file:
                         file.write(json.dumps(row) + "\n")
         accuracies = trainer.evaluate(config.evaluation_examples)
@@ -168,12 +172,12 @@ class _Trainer:
         from torch import nn
 
         self.config, self.processor = config, processor
-        self.model = build_model(processor.tokenizer).to(torch.bfloat16)
+        self.model: Any = build_model(processor.tokenizer).to(torch.bfloat16)
         width = self.model.config.text_config.hidden_size
         outputs = len(ROLE_IDS) + LETTERS_PER_PATCH * (len(CHARACTERS) + 1) + 2
         # One linear map from the projected patch to role, letters and pointed: thrown away after training.
         self.heads = nn.Linear(width, outputs).to(torch.bfloat16)
-        self._live = [*self.model.parameters(), *self.heads.parameters()]
+        self._live: list[Any] = [*self.model.parameters(), *self.heads.parameters()]
         self._master = [nn.Parameter(p.detach().float().clone()) for p in self._live]
         self._vision = {
             id(p)
@@ -198,7 +202,7 @@ class _Trainer:
 
         config = self.config
         total = config.vision_steps + config.steps
-        batches = _Batches(config.seed, config.batch_size, self.processor.tokenizer, total)
+        batches: Any = _Batches(config.seed, config.batch_size, self.processor.tokenizer, total)
         # One process draws screens while this one trains.
         loader = DataLoader(
             batches, batch_size=None, sampler=range(self.step, total), num_workers=1, prefetch_factor=8
@@ -208,7 +212,8 @@ class _Trainer:
             if self.step == config.vision_steps:
                 self._optimizer = self._new_optimizer()
             losses = self._losses(batch, alone)
-            sum(losses.values()).backward()
+            total_loss: Any = sum(losses.values())
+            total_loss.backward()
             self._apply(alone)
             self.step += 1
             yield {name: float(value.detach()) for name, value in losses.items()}
