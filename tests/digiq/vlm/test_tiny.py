@@ -1,0 +1,127 @@
+"""The tiny LLaVA's making: words, screens, tokens, and the command."""
+
+import re
+
+import numpy as np
+import pytest
+
+from android_env.devices.simulated.themes import PRETRAIN_THEMES, THEMES
+from digiq.vlm.prompts import OBSERVATION_QUESTIONS, PAIR_QUESTIONS
+from digiq.vlm.tiny import make
+from digiq.vlm.tiny.architecture import GRID, answer_token, build_model, build_processor
+from digiq.vlm.tiny.examples import IGNORE, Encoder, make_example
+from digiq.vlm.tiny.make import MakeTinyVlmConfig
+from digiq.vlm.tiny.screens import make_scene
+from digiq.vlm.tiny.words import REAL_WORDS, Words, is_unseen, task_words
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor()
+
+
+def content(text: str) -> set[str]:
+    return set(re.findall(r"[a-z]{3,}", re.sub(r"\.[a-z]+\b", "", text.lower())))
+
+
+def names(unseen: bool) -> list[str]:
+    """Every name that 200 scenes' goals, addresses and queries are made of."""
+    words = Words(np.random.default_rng(3), unseen=unseen)
+    scenes = [make_scene(words) for _ in range(200)]
+    return [name for s in scenes for name in (s.goal.place, s.goal.query, s.address, s.query) if name]
+
+
+def test_no_word_of_a_task_is_shown_in_pretraining():
+    assert {"shopnest", "kettle"} & task_words() == {"shopnest"}
+    assert not task_words() & set(REAL_WORDS)
+    for unseen in (False, True):
+        assert not {word for name in names(unseen) for word in content(name)} & task_words()
+
+
+def test_words_kept_out_of_training_are_never_drawn_for_it_and_the_others_never_for_the_test():
+    for unseen in (False, True):
+        words = {word for name in names(unseen) for word in content(name)}
+        assert len(words) > 100
+        assert {is_unseen(word) for word in words} == {unseen}
+
+
+def test_no_theme_of_pretraining_is_worn_by_the_simulator():
+    simulators = {(t.background, t.surface, t.primary) for t in THEMES.values() if t not in PRETRAIN_THEMES}
+    assert not simulators & {(t.background, t.surface, t.primary) for t in PRETRAIN_THEMES}
+
+
+@pytest.mark.parametrize("name", ["qu'ai-zx.net", "$12.50", "nyquist/yes no", "wren & co (3)"])
+def test_a_name_is_spelled_and_comes_back(processor, name):
+    ids = processor.tokenizer(name, add_special_tokens=False)["input_ids"]
+    assert len(ids) == len(name)
+    assert processor.tokenizer.decode(ids) == name
+
+
+def test_upper_case_reads_like_lower_case_and_answers_are_single_tokens(processor):
+    tokenizer = processor.tokenizer
+    for text in ("Go to FERN.io", "Nylon Yarn"):
+        assert tokenizer(text)["input_ids"] == tokenizer(text.lower())["input_ids"]
+    for answer in ("yes", "no"):
+        ids = tokenizer(answer_token(answer), add_special_tokens=False)["input_ids"]
+        assert tokenizer.convert_ids_to_tokens(ids) == [answer_token(answer)]
+
+
+def test_an_image_becomes_one_token_a_patch(processor):
+    inputs = processor(
+        images=np.zeros((320, 192, 3), np.uint8), text="<image>goal: fern", return_tensors="pt"
+    )
+    assert int((inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids("<image>")).sum()) == GRID**2
+    assert inputs["pixel_values"].shape == (1, 3, 192, 192)
+
+
+def test_the_committed_size_stays_below_20_mb_in_bfloat16(processor):
+    assert 2 * sum(p.numel() for p in build_model(processor.tokenizer).parameters()) < 20e6
+
+
+def test_an_examples_labels_stand_at_the_questions_ends_and_its_name_follows(processor):
+    tokenizer = processor.tokenizer
+    encode = Encoder(tokenizer)
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        example = make_example(rng)
+        ids, readout, spelled = encode(example)
+        asked = PAIR_QUESTIONS if "kind" in example.answers else OBSERVATION_QUESTIONS
+        places = [i for i, label in enumerate(readout) if label != IGNORE]
+        ends = ["".join(tokenizer.convert_ids_to_tokens(ids[: i + 1])) for i in places]
+        assert [e.endswith(q.lower()) for e, q in zip(ends, asked.values(), strict=True)] == [True] * len(
+            asked
+        )
+        said = tokenizer.convert_ids_to_tokens([readout[i] for i in places])
+        assert said == [answer_token(answer) for answer in example.answers.values()]
+        name = tokenizer.convert_ids_to_tokens([label for label in spelled if label != IGNORE])
+        assert "".join(name) == example.name + tokenizer.eos_token
+
+
+def test_an_examples_patches_show_the_letters_that_were_drawn():
+    example = make_example(np.random.default_rng(8))
+    assert example.letters.shape == (GRID**2, 2) and example.letters.any()
+    assert example.roles.shape == example.pointed.shape == (GRID**2,)
+    assert example.pixels.shape == (192, 192, 3)
+
+
+def test_a_killed_run_goes_on_where_it_was_and_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
+    config = MakeTinyVlmConfig(
+        vision_steps=2, steps=2, batch_size=2, evaluation_examples=8, checkpoint_every=1, seed=5
+    )
+    whole = make.run(config, out=tmp_path / "whole")
+    assert whole.manifest.counts["examples"] == 8
+    updates = make._Trainer.updates
+
+    def killed(trainer):
+        for number, metrics in enumerate(updates(trainer)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield metrics
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(make._Trainer, "updates", killed)
+        make.run(config, out=tmp_path / "killed")
+    make.run(config, out=tmp_path / "killed")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    assert not (tmp_path / "killed" / "checkpoint.pt").exists()
