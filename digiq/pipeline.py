@@ -116,7 +116,7 @@ def plan(recipe: Recipe) -> list[Node]:
         raise ConfigError(
             "recipe: give either 'episodes' (import) or 'collect' (a device), not both or neither."
         )
-    if recipe.collect is not None and recipe.demonstrations is None:
+    if recipe.episodes is None and recipe.demonstrations is None:
         raise ConfigError("recipe: 'collect' needs 'demonstrations' to fit the behaviour policy to.")
     nodes: list[Node] = []
 
@@ -129,6 +129,7 @@ def plan(recipe: Recipe) -> list[Node]:
         episodes = add("episodes", "data.import_aitw", recipe.episodes)
         behavior = add("behavior", "policies.fit", recipe.fit_policy, episodes=episodes)
     else:
+        assert recipe.collect is not None
         demonstrations = add("demonstrations", "agents.collect", recipe.demonstrations)
         behavior = add("behavior", "policies.fit", recipe.fit_policy, episodes=demonstrations)
         acting = {"policy": behavior} if recipe.collect.agent.kind == "policy" else {}

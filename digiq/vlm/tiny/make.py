@@ -172,7 +172,8 @@ class _Trainer:
         from torch import nn
 
         self.config, self.processor = config, processor
-        self.model: Any = build_model(processor.tokenizer).to(torch.bfloat16)
+        model: Any = build_model(processor.tokenizer)
+        self.model = model.to(torch.bfloat16)
         width = self.model.config.text_config.hidden_size
         outputs = len(ROLE_IDS) + LETTERS_PER_PATCH * (len(CHARACTERS) + 1) + 2
         # One linear map from the projected patch to role, letters and pointed: thrown away after training.
@@ -282,8 +283,8 @@ class _Trainer:
             group["lr"] = float(peak * warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done / span))))
         with torch.no_grad():
             for live, master in zip(self._live, self._master, strict=True):
-                skip = live.grad is None or (alone and id(live) not in self._vision)
-                master.grad = None if skip else live.grad.float()
+                gradient: Any = None if alone and id(live) not in self._vision else live.grad
+                master.grad = None if gradient is None else gradient.float()
                 live.grad = None
             torch.nn.utils.clip_grad_norm_(self._master, 1.0)
             self._optimizer.step()
