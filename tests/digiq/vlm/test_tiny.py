@@ -1,11 +1,14 @@
 """The tiny LLaVA's making: words, screens, tokens, and the command."""
 
+import json
 import re
 
 import numpy as np
 import pytest
+import torch
 
 from android_env.devices.simulated.themes import PRETRAIN_THEMES, THEMES
+from digiq.vlm.backbone import TINY_VLM_PATH, load_backbone
 from digiq.vlm.prompts import OBSERVATION_QUESTIONS, PAIR_QUESTIONS
 from digiq.vlm.tiny import make
 from digiq.vlm.tiny.architecture import GRID, answer_token, build_model, build_processor
@@ -125,3 +128,33 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_like_an_uninterrupted_one(tm
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
     assert not (tmp_path / "killed" / "checkpoint.pt").exists()
+
+
+def test_the_committed_weights_open_and_were_trained_on_todays_prompts(processor):
+    backbone = load_backbone(TINY_VLM_PATH)
+    assert backbone.processor.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    assert (TINY_VLM_PATH / "model.safetensors").stat().st_size < 20e6
+    accuracies = json.loads((TINY_VLM_PATH / make.METRICS).read_text())
+    questions = {*PAIR_QUESTIONS, *OBSERVATION_QUESTIONS}
+    for side in ("seen", "unseen"):
+        assert {f"answers_{question}_{side}" for question in questions} <= accuracies.keys()
+        assert 0 <= accuracies[f"naming_{side}"] <= 1
+
+
+def test_the_committed_weights_tell_screens_and_kinds_better_than_the_commonest_answer():
+    backbone = load_backbone(TINY_VLM_PATH, dtype="float32")
+    encode = Encoder(backbone.processor.tokenizer)
+    rng = np.random.default_rng(11)
+    examples = [make_example(rng) for _ in range(96)]
+    batch = make._collate(examples, encode, 0)
+    pixels = (batch.pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    with torch.inference_mode():
+        logits = backbone.model(pixel_values=pixels, input_ids=batch.ids, attention_mask=batch.mask).logits
+    for question in ("kind", "screen"):
+        right, truths = [], []
+        for row, example in enumerate(examples):
+            if question in example.answers:
+                place = (batch.readout[row] != IGNORE).nonzero()[0, 0]  # both questions come first
+                truths.append(int(batch.readout[row, place]))
+                right.append(int(logits[row, place].argmax()) == truths[-1])
+        assert np.mean(right) > np.bincount(truths).max() / len(truths) + 0.1
