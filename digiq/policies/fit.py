@@ -48,7 +48,7 @@ class FitConfig:
     """Optimiser steps; the same number for every arm makes a comparison fair."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Rows an update, drawn with replacement."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-3
     """Peak of AdamW's cosine schedule."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the updates over which the learning rate rises."""
@@ -60,8 +60,8 @@ class FitConfig:
     """Probability that a goal word is shown as an unseen one: what makes spans of unseen words copyable."""
     shift: Annotated[int, Field(ge=0)] = 3
     """Screens are moved by up to this many input pixels each way, the touched point with them."""
-    colour: Annotated[float, Field(ge=0)] = 0.2
-    """Strength of the random mixing of colour channels, 0 for none: for themes never seen."""
+    contrast: Annotated[float, Field(ge=0)] = 0.2
+    """Deviation of the logarithm of the random contrast of screens, 0 for none: for themes never seen."""
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the groups (episodes) kept out of training; the parameters of least held-out loss are returned."""
     evaluate_every: Annotated[int, Field(ge=1)] = 100
@@ -89,7 +89,7 @@ class Rows:
     """M rows ready for the device. Screens and goals are stored once however many rows show them."""
 
     images: np.ndarray
-    """uint8[U, h, w, 3]."""
+    """uint8[U, h, w], luminance."""
     image: np.ndarray
     """int32[M], row of ``images``."""
     buckets: np.ndarray
@@ -109,7 +109,7 @@ class Rows:
     span: np.ndarray
     """int32[M, 2], first and last word of a copied text."""
     text: np.ndarray
-    """uint8[M, T], bytes of a spelled text with its end mark; T is 1 when no row is spelled."""
+    """uint8[M, T], bytes of a spelled text with its end mark; T fits the longest, and is 1 when no row is spelled."""
     weight: np.ndarray
     """float32[M], mean 1."""
     group: np.ndarray
@@ -179,7 +179,7 @@ def encode_rows(
     if not pixels:
         raise DigiQError("nothing to fit: no row has a weight above 0.")
     all_words = [read_goal(goal, config) for goal in goals]
-    gate = np.asarray(columns["gate"], np.int32)
+    text = np.stack(columns["text"])
     weight = np.asarray(columns["weight"], np.float64)
     return Rows(
         images=np.stack(pixels),
@@ -190,9 +190,9 @@ def encode_rows(
         kind=np.asarray(columns["kind"], np.int32),
         touch=np.asarray(columns["touch"], np.float32),
         swipe=np.asarray(columns["swipe"], np.int32),
-        gate=gate,
+        gate=np.asarray(columns["gate"], np.int32),
         span=np.asarray(columns["span"], np.int32),
-        text=np.stack(columns["text"])[:, : None if (gate == _SPELL).any() else 1],
+        text=text[:, : 1 + (text > 0).sum(axis=1).max()],
         weight=(weight / weight.mean()).astype(np.float32),
         group=np.asarray(columns["group"], np.int64),
     )
@@ -233,17 +233,23 @@ def fit_policy(
     optimiser = make_optimiser(config)
     params = jax.tree.map(jnp.array, policy.params)  # a copy: the loop donates its state
     state = (params, optimiser.init(params), jax.random.key(config.seed))
+    update, train_rows = _update(policy.config, config), jnp.asarray(train)
     best, best_loss, done = policy.params, np.inf, 0
+    metrics = {"update": 0, "train_rows": len(train), "unreachable_texts": rows.unreachable}
     if len(heldout):
         start = evaluate_loss(policy.config, params, data, heldout, config.batch_size)
         best_loss = start["loss"]
-        on_metrics({"update": 0, **{f"heldout_{k}": v for k, v in start.items()}})
+        metrics |= {f"heldout_{k}": v for k, v in start.items()}
+    on_metrics(metrics)
     with progress(description, config.updates, unit="update") as bar:
         while done < config.updates:
             count = min(config.evaluate_every, config.updates - done)
-            state, losses = _updates(policy.config, config, count)(state, data, jnp.asarray(train))
+            losses = []
+            for _ in range(count):
+                state, loss = update(state, data, train_rows)
+                losses.append(loss)
             done += count
-            metrics = {"update": done, "train_loss": float(losses.mean())}
+            metrics = {"update": done, "train_loss": float(np.mean(jax.device_get(losses)))}
             if len(heldout):
                 found = evaluate_loss(policy.config, state[0], data, heldout, config.batch_size)
                 metrics |= {f"heldout_{k}": v for k, v in found.items()}
@@ -278,29 +284,31 @@ def make_optimiser(config: FitConfig) -> optax.GradientTransformation:
 
 
 @functools.lru_cache(maxsize=16)
-def _updates(grid: GridConfig, config: FitConfig, count: int) -> Any:
-    """``count`` updates as one jitted scan: (state, data, train rows) -> (state, losses float32[count])."""
+def _update(grid: GridConfig, config: FitConfig) -> Any:
+    """One jitted update: (state, data, train rows) -> (state, loss).
+
+    Not a scan over updates: XLA's CPU backend differentiates convolutions inside a loop some ten times slower, and
+    next to an update's time its dispatch is nothing.
+    """
     optimiser = make_optimiser(config)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def run(state: Any, data: dict[str, jax.Array], train: jax.Array) -> Any:
-        def update(state: Any, _: None) -> Any:
-            params, opt_state, key = state
-            key, draw, augment = jax.random.split(key, 3)
-            rows = train[jax.random.randint(draw, (config.batch_size,), 0, len(train))]
-            batch = _gather(data, rows)
+    def update(state: Any, data: dict[str, jax.Array], train: jax.Array) -> Any:
+        params, opt_state, key = state
+        key, draw, augment = jax.random.split(key, 3)
+        rows = train[jax.random.randint(draw, (config.batch_size,), 0, len(train))]
+        batch = _gather(data, rows)
+        shown, images, keep_word = _augment(batch, grid, config, augment)
 
-            def loss_fn(params: Any) -> jax.Array:
-                losses, _ = row_losses(grid, params, *_augment(batch, grid, config, augment))
-                return (batch["weight"] * losses).mean()
+        def loss_fn(params: Any) -> jax.Array:
+            losses, _ = row_losses(grid, params, shown, images, keep_word)
+            return (batch["weight"] * losses).mean()
 
-            loss, gradient = jax.value_and_grad(loss_fn)(params)
-            step, opt_state = optimiser.update(gradient, opt_state, params)
-            return (optax.apply_updates(params, step), opt_state, key), loss
+        loss, gradient = jax.value_and_grad(loss_fn)(params)
+        step, opt_state = optimiser.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, step), opt_state, key), loss
 
-        return jax.lax.scan(update, state, length=count)
-
-    return run
+    return update
 
 
 @functools.lru_cache(maxsize=16)
@@ -415,7 +423,7 @@ def _to_device(rows: Rows) -> dict[str, jax.Array]:
 
 
 def _gather(data: dict[str, jax.Array], rows: jax.Array) -> dict[str, jax.Array]:
-    """The batch of ``rows``: ``image`` uint8[B, h, w, 3] and the goal's arrays in place of their indices."""
+    """The batch of ``rows``: ``image`` uint8[B, h, w] and the goal's arrays in place of their indices."""
     goal = data["goal"][rows]
     named = ("kind", "touch", "swipe", "gate", "span", "text", "weight")
     batch = {name: data[name][rows] for name in named}
@@ -430,26 +438,23 @@ def _augment(
     batch: dict[str, jax.Array], grid: GridConfig, config: FitConfig, key: jax.Array
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
     """(batch with the touched points moved, images float32, words kept bool[B, L])."""
-    shift_key, mix_key, tint_key, word_key = jax.random.split(key, 4)
+    shift_key, contrast_key, word_key = jax.random.split(key, 3)
     images, size, reach = batch["image"], len(batch["kind"]), config.shift
     touch = batch["touch"]
     if reach:
         shift = jax.random.randint(shift_key, (size, 2), -reach, reach + 1)
-        padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+        padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
 
         def crop(image: jax.Array, by: jax.Array) -> jax.Array:
-            corner = (reach - by[0], reach - by[1], 0)
-            return jax.lax.dynamic_slice(image, corner, (grid.input_height, grid.input_width, 3))
+            corner = (reach - by[0], reach - by[1])
+            return jax.lax.dynamic_slice(image, corner, (grid.input_height, grid.input_width))
 
         images = jax.vmap(crop)(padded, shift)
         touch = touch + shift / jnp.array([grid.input_height, grid.input_width], jnp.float32)
         touch = jnp.clip(touch, 0.0, 1.0)
     images = images.astype(jnp.float32) / 255
-    if config.colour:
-        mix = jnp.eye(3) + config.colour * jax.random.normal(mix_key, (size, 3, 3))
-        tint = 0.3 * config.colour * jax.random.normal(tint_key, (size, 1, 1, 3))
-        # Written as a sum, which XLA fuses; as a product with 3 × 3 matrices it is several times slower.
-        images = sum(images[..., c, None] * mix[:, None, None, c] for c in range(3)) + tint
+    gain = jnp.exp(config.contrast * jax.random.normal(contrast_key, (size, 1, 1)))
+    images = 0.5 + (images - 0.5) * gain
     keep = jax.random.uniform(word_key, batch["buckets"].shape) >= config.word_dropout
     return {**batch, "touch": touch}, images, keep
 

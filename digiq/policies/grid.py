@@ -45,7 +45,7 @@ class GridConfig:
     """Pixels; as for the height."""
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
     """Features of a cell or word."""
-    layers: Annotated[int, Field(ge=0)] = 3
+    layers: Annotated[int, Field(ge=0)] = 1
     """Transformer layers over coarse cells and goal words."""
     goal_words: Annotated[int, Field(ge=1)] = 24
     """Words of the goal that are read, and from which texts are copied."""
@@ -75,11 +75,12 @@ def network(config: GridConfig) -> GridNetwork:
 
 
 def fit_screenshot(screenshot: np.ndarray, config: GridConfig) -> np.ndarray:
-    """uint8[h, w, 3]: any uint8[H, W, 3] screenshot at the network's input size (area average, aspect squashed)."""
+    """uint8[h, w]: luminance of any uint8[H, W, 3] screenshot at the network's input size, aspect squashed.
+
+    Shapes say what a screen is for; colours are what themes differ in.
+    """
     size = (config.input_width, config.input_height)
-    if screenshot.shape[:2] == (config.input_height, config.input_width):
-        return screenshot
-    return np.asarray(Image.fromarray(screenshot).resize(size, Image.Resampling.BOX))
+    return np.asarray(Image.fromarray(screenshot).convert("L").resize(size, Image.Resampling.BOX))
 
 
 def read_goal(goal: str, config: GridConfig) -> GoalWords:
@@ -191,7 +192,7 @@ class GridPolicy:
         for start in range(0, len(inputs), _BATCH):
             chunk = inputs[start : start + _BATCH]
             goals = [read_goal(item.goal, config) for item in chunk]
-            images = np.zeros((_BATCH, config.input_height, config.input_width, 3), np.uint8)
+            images = np.zeros((_BATCH, config.input_height, config.input_width), np.uint8)
             buckets = np.zeros((_BATCH, config.goal_words), np.int32)
             shapes = np.zeros((_BATCH, config.goal_words, SHAPE_FEATURES), np.float32)
             for i, (item, goal) in enumerate(zip(chunk, goals, strict=True)):

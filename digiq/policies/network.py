@@ -1,6 +1,6 @@
 """GridPolicy's network: screenshot and goal in, logits of every choice out.
 
-A small encoder of patches turns the screenshot into a grid of cells. A coarser grid, the goal's words and one state
+A small convolutional encoder turns the screenshot's luminance into a grid of cells. A coarser grid, the goal's words and one state
 token go through a few transformer layers together, so that goal and screen attend to each other; the cells then get
 their coarse neighbourhood and the state back and are scored one by one.
 """
@@ -23,16 +23,6 @@ CELL = 8
 KINDS = ("tap", "swipe", "type", "back", "home", "enter", "complete", "impossible")
 SWIPES = ("up", "down", "left", "right")
 _SHAPE_ONLY = nn.initializers.zeros  # initial_params() draws the values
-
-
-def _patches(x: jax.Array, side: int) -> jax.Array:
-    """[B, H / side, W / side, side * side * D]: a strided convolution is a matrix product over these.
-
-    Written so because XLA's CPU backend differentiates convolutions inside a scan some ten times slower.
-    """
-    batch, height, width, depth = x.shape
-    x = x.reshape(batch, height // side, side, width // side, side, depth)
-    return x.swapaxes(2, 3).reshape(batch, height // side, width // side, side * side * depth)
 
 
 class _Block(nn.Module):
@@ -66,7 +56,7 @@ class GridNetwork(nn.Module):
         """Computes the logits.
 
         Args:
-          image: float32[B, h, w, 3] in [0, 1].
+          image: float32[B, h, w], luminance in [0, 1].
           buckets: int32[B, L], hash bucket of each goal word, 0 = padding.
           shapes: float32[B, L, F].
           keep_word: bool[B, L]; a word not kept is read as an unseen one.
@@ -76,14 +66,19 @@ class GridNetwork(nn.Module):
           ``span`` [B, L, L] (unmasked), ``gate`` [B, 2] (copy, spell), ``speller`` [B, H].
         """
         batch, width = image.shape[0], self.width
-        fine = self._encode(image)
+        fine, coarse = self._encode(image)
         rows, columns = fine.shape[1:3]
-        coarse = nn.Dense(width, name="coarse")(_patches(fine, 2))
         coarse_shape = coarse.shape
         place = self.param("place", _SHAPE_ONLY, coarse_shape[1:])
+        seen = nn.relu(coarse).reshape(batch, -1, width)
         coarse = (coarse + place).reshape(batch, -1, width)
         words = self._read(buckets, shapes, keep_word)
-        state = jnp.broadcast_to(self.param("state", _SHAPE_ONLY, (1, 1, width)), (batch, 1, width))
+        # What kind of screen this is shows in what it holds, wherever: a pooled summary is learned much sooner than
+        # the attention that could replace it.
+        summary = nn.Dense(width, name="summary")(
+            jnp.concatenate([seen.mean(axis=1), seen.max(axis=1)], axis=-1)
+        )
+        state = (summary + self.param("state", _SHAPE_ONLY, (width,)))[:, None]
         tokens = jnp.concatenate([state, coarse, words], axis=1)
         patches = coarse.shape[1]
         shown = jnp.concatenate([jnp.ones((batch, 1 + patches), bool), buckets > 0], axis=1)
@@ -105,10 +100,11 @@ class GridNetwork(nn.Module):
             "speller": jnp.tanh(nn.Dense(self.speller_width, name="speller_state")(hidden)),
         }
 
-    def _encode(self, image: jax.Array) -> jax.Array:
-        """float32[B, R, C, width]: what each cell shows by itself."""
-        hidden = nn.relu(nn.Dense(3 * self.width // 2, name="stem")(_patches(image - 0.5, CELL)))
-        return nn.relu(nn.Dense(self.width, name="patch")(hidden))
+    def _encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Fine cells float32[B, R, C, width], each seeing 20 × 20 input pixels, and coarse ones [B, R/2, C/2, width]."""
+        x = nn.relu(nn.Conv(self.width // 2, (8, 8), (4, 4), name="stem")(image[..., None] - 0.5))
+        fine = nn.relu(nn.Conv(self.width, (4, 4), (2, 2), name="fine")(x))
+        return fine, nn.Conv(self.width, (4, 4), (2, 2), name="coarse")(fine)
 
     def _read(self, buckets: jax.Array, shapes: jax.Array, keep_word: jax.Array | None) -> jax.Array:
         """float32[B, L, width]."""
@@ -145,7 +141,7 @@ def initial_params(module: GridNetwork, height: int, width: int, words: int, see
     """
     rng = np.random.default_rng(seed)
     inputs = (
-        jnp.zeros((1, height, width, 3)),
+        jnp.zeros((1, height, width)),
         jnp.zeros((1, words), jnp.int32),
         jnp.zeros((1, words, SHAPE_FEATURES)),
     )
