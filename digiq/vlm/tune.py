@@ -47,7 +47,7 @@ class TuneVlmConfig:
     """Only episodes of this split are tuned on."""
     grounding: Grounding = "cursor"
     """How the VLM sees where a tap lands; the same as ``featurize`` uses."""
-    max_examples: Annotated[int, Field(ge=2)] = 3200
+    max_examples: Annotated[int, Field(ge=2)] = 1600
     """Examples trained on, half of them changes; rarer answers repeat to balance."""
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the episodes kept out, for the AUC."""
