@@ -95,8 +95,12 @@ def describe_validation_error(error: pydantic.ValidationError, where: str) -> st
     """One line per wrong field: where it is, what it holds, what it must be."""
     lines = []
     for item in error.errors():
+        message = _lower_first(item["msg"].removeprefix("Value error, ")).rstrip(".")
         key = ".".join(str(part) for part in item["loc"])
-        lines.append(f"{where}: {key} = {item['input']!r}: {_lower_first(item['msg'])}.")
+        # A check of the whole object has no place of its own, and its input is the object.
+        whole = item["type"] == "value_error"
+        place = f"{where}: {key}" if key else where
+        lines.append(f"{place}: {message}." if whole else f"{place} = {item['input']!r}: {message}.")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from beartype.roar import BeartypeException
 from jaxtyping import TypeCheckError, jaxtyped
 
 from digiq.critics.heads import MLP, Heads, HeadsConfig, Readout, ReadoutConfig
+from digiq.errors import ConfigError
 
 
 def drawn(heads: Heads, *sizes: int):
@@ -108,7 +109,7 @@ def test_bernoulli_readout_is_a_probability():
 
 
 def test_histogram_bounds_must_be_in_order():
-    with pytest.raises(ValueError, match="must be below"):
+    with pytest.raises(ConfigError, match="must be below"):
         ReadoutConfig(kind="hl_gauss", low=1.0, high=0.0)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from digiq.critics.arrays import gather, prepare
 from digiq.critics.learner import CriticConfig, Learner, train
+from digiq.errors import ConfigError
 
 SMALL = {"q_hidden": (8,), "v_hidden": (8,)}
 
@@ -173,6 +174,6 @@ def test_bfloat16_activations_stay_near_float32():
 
 
 def test_batches_split_into_equal_micro_batches():
-    with pytest.raises(ValueError, match="multiple of micro_batches"):
+    with pytest.raises(ConfigError, match="multiple of micro_batches"):
         config(batch_size=10, micro_batches=4)
     assert dataclasses.replace(config(), batch_size=32, micro_batches=4).micro_batches == 4

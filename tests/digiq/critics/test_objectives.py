@@ -15,6 +15,7 @@ from digiq.critics.learner import CriticConfig, Learner, train
 from digiq.critics.objectives import Objectives
 from digiq.critics.objectives.nstep import n_step_return
 from digiq.critics.objectives.td_lambda import lambda_return
+from digiq.errors import ConfigError
 
 STATES, ACTIONS, GAMMA = 5, 3, 0.9
 NAMES = [field.name for field in dataclasses.fields(Objectives)]
@@ -322,7 +323,7 @@ def test_lambda_return_by_hand():
 
 
 def test_an_unknown_objective_is_named_with_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'td_lambda'"):
+    with pytest.raises(ConfigError, match="did you mean 'td_lambda'"):
         CriticConfig(objective="td_lamda")
-    with pytest.raises(ValueError, match="less than 1"):
+    with pytest.raises(ConfigError, match="less than 1"):
         CriticConfig(gamma=1.5)

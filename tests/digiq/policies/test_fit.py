@@ -114,7 +114,7 @@ def test_screens_and_goals_are_stored_once_and_points_are_clipped():
     image = np.zeros((10, 10, 3), np.uint8)
     inputs = [PolicyInput(image, "a"), PolicyInput(image.copy(), "b"), PolicyInput(image + 1, "a")]
     rows = encode_rows(inputs, [Action.tap(1.0, 0.0)] * 3, [1, 1, 2], range(3), CONFIG)
-    assert rows.images.shape == (2, 64, 64, 3) and rows.image.tolist() == [0, 0, 1]
+    assert rows.images.shape == (2, 64, 64) and rows.image.tolist() == [0, 0, 1]
     assert rows.goal.tolist() == [0, 1, 0] and rows.weight.tolist() == [0.75, 0.75, 1.5]
     assert rows.unreachable == 0
     long = encode_rows(inputs[:1], [Action.type_text("much too long a text")], [1], [0], CONFIG)
