@@ -235,7 +235,7 @@ def fit_policy(
     state = (params, optimiser.init(params), jax.random.key(config.seed))
     update, train_rows = _update(policy.config, config), jnp.asarray(train)
     best, best_loss, done = policy.params, np.inf, 0
-    metrics = {"update": 0, "train_rows": len(train), "unreachable_texts": rows.unreachable}
+    metrics: dict[str, float] = {"update": 0, "train_rows": len(train), "unreachable_texts": rows.unreachable}
     if len(heldout):
         start = evaluate_loss(policy.config, params, data, heldout, config.batch_size)
         best_loss = start["loss"]
