@@ -10,9 +10,10 @@ import numpy as np
 from gymnasium import spaces
 
 from android_env.actions import Action, ActionType
-from android_env.devices import Device, Observation
+from android_env.devices import Device, Observation, Reports, StepReport, Verdict
 from android_env.errors import ActionError, EpisodeError, TaskError
 from android_env.evaluators import Evaluator, ground_truth
+from android_env.faults import CAPS, JudgeError
 from android_env.tasks.task import Task
 
 __all__ = ["ACTION_TYPES", "AndroidEnv", "Observation", "StepInfo", "action_from_sample"]
@@ -31,6 +32,8 @@ class StepInfo(TypedDict):
     """The action that was just executed; None after `reset`."""
     outcome: Literal["", "success", "failure", "truncated"]
     """How the episode has ended; empty while it goes on. `truncated`: the budget is used up."""
+    report: StepReport | None
+    """How the action went, where the device says so (`Reports`); None after `reset`."""
 
 
 class AnyText(spaces.Text):
@@ -144,7 +147,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         Raises:
             EpisodeError: there was no reset, or the episode is over.
             ActionError: `action` is neither an `Action` nor a sample of `action_space`.
-            DeviceFault: the device failed; the episode cannot go on.
+            DeviceFault: the device failed, or the judge (`JudgeError`); the episode cannot go on.
         """
         if self._task is None or self._over:
             raise EpisodeError("the episode is over or was never begun; call reset() before step().")
@@ -152,7 +155,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         self.device.execute(action)
         self._step += 1
         self._observation = self.device.observe()
-        verdict = self.evaluator(self.device, self._task, action)
+        verdict = self._judged(action)
         budget = self._task.max_steps if self.max_steps is None else self.max_steps
         truncated = verdict is None and self._step >= budget
         self._over = verdict is not None or truncated
@@ -173,6 +176,16 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         """Closes the device."""
         self.device.close()
 
+    def _judged(self, action: Action) -> Verdict | None:
+        """The evaluator's verdict; a judge that fails is asked again, as often as a read is."""
+        for left in reversed(range(1 + CAPS[JudgeError.rung])):
+            try:
+                return self.evaluator(self.device, self.task, action)
+            except JudgeError:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
     def _seen(self) -> dict[str, Any]:
         seen = self._observation
         assert seen is not None
@@ -186,7 +199,14 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
     def _info(
         self, executed: Action | None, outcome: Literal["", "success", "failure", "truncated"]
     ) -> StepInfo:
-        return {"task_id": self.task.task_id, "step": self._step, "executed": executed, "outcome": outcome}
+        report = self.device.report if executed is not None and isinstance(self.device, Reports) else None
+        return {
+            "task_id": self.task.task_id,
+            "step": self._step,
+            "executed": executed,
+            "outcome": outcome,
+            "report": report,
+        }
 
 
 def action_from_sample(sample: Any) -> Action:
