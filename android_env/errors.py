@@ -21,3 +21,7 @@ class EpisodeError(AndroidEnvError, RuntimeError):
 
 class DeviceFault(AndroidEnvError, RuntimeError):
     """The device itself failed; the episode says nothing about the agent."""
+
+
+class SdkError(AndroidEnvError):
+    """The Android SDK, or a virtual device (AVD), is not there or cannot be used."""

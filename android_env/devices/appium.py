@@ -45,7 +45,8 @@ _KEYS: Mapping[ActionType, Key] = {
 class Dialect(Protocol):
     """What one kind of device understands. `driver` is an `appium.webdriver.Remote` with an open session."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def capabilities(self) -> dict[str, Any]:
         """What a new session asks for."""
@@ -94,6 +95,7 @@ class AppiumDevice:
         screen_hw: height and width of the screenshots, pixels; None asks the device.
         clock: what waiting is measured by.
         log: where faults are counted and written.
+        on_close: called when the device is closed, for example to give back what it runs on.
 
     Raises:
         DeviceFault: `screen_hw` is None and the device cannot be asked.
@@ -112,6 +114,7 @@ class AppiumDevice:
         screen_hw: tuple[int, int] | None = None,
         clock: Clock | None = None,
         log: FaultLog | None = None,
+        on_close: Callable[[], Any] = lambda: None,
     ) -> None:
         self.name = dialect.name
         self.url = url
@@ -120,6 +123,7 @@ class AppiumDevice:
         self.timeout_s = timeout_s
         self.report = StepReport("nothing")
         self._restore = restore
+        self._on_close = on_close
         self._clock = clock or SystemClock()
         self._driver: Any = None
         self._task: Task | None = None
@@ -170,6 +174,10 @@ class AppiumDevice:
 
     def close(self) -> None:
         """Ends the session."""
+        self._drop_session()
+        self._on_close()
+
+    def _drop_session(self) -> None:
         driver, self._driver = self._driver, None
         if driver is not None:
             with contextlib.suppress(Exception):  # the server, or the session, may be gone
@@ -181,7 +189,7 @@ class AppiumDevice:
 
     def _begin(self, task: Task, seed: int) -> Observation:
         if self._restore is not None:
-            self.close()  # what runs on the phone for the session does not survive
+            self._drop_session()  # what runs on the phone for the session does not survive
             self._restore(task, seed)
         self.dialect.reset(self._connected(), task, seed)
         self._settled()
@@ -193,14 +201,14 @@ class AppiumDevice:
         return self._driver
 
     def _new_session(self) -> None:
-        self.close()
+        self._drop_session()
         if self._before_session is not None:
             self._before_session()
         self._connected()
 
     def _dropping_session(self, repair: Callable[[], Any]) -> Callable[[], None]:
         def dropping() -> None:
-            self.close()
+            self._drop_session()
             repair()
 
         return dropping
