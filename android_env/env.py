@@ -14,6 +14,7 @@ from android_env.devices import Device, Observation, Reports, StepReport, Verdic
 from android_env.errors import ActionError, EpisodeError, TaskError
 from android_env.evaluators import Evaluator, ground_truth
 from android_env.faults import CAPS, JudgeError
+from android_env.safety import NO_SAFETY_LIST, SafetyList
 from android_env.tasks.task import Task
 
 __all__ = ["ACTION_TYPES", "AndroidEnv", "Observation", "StepInfo", "action_from_sample"]
@@ -29,11 +30,13 @@ class StepInfo(TypedDict):
     step: int
     """Actions executed in this episode so far."""
     executed: Action | None
-    """The action that was just executed; None after `reset`."""
+    """The action that was just executed; None after `reset`, and where it was refused."""
     outcome: Literal["", "success", "failure", "truncated"]
     """How the episode has ended; empty while it goes on. `truncated`: the budget is used up."""
     report: StepReport | None
-    """How the action went, where the device says so (`Reports`); None after `reset`."""
+    """How the action went, where the device says so (`Reports`); None where `executed` is."""
+    refused: str
+    """Why the safety list did not let the action through; empty if it did. The episode then ends as a failure."""
 
 
 class AnyText(spaces.Text):
@@ -58,6 +61,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         tasks: what `reset` chooses from, unless it is told.
         evaluator: judges after each action; by default the device's own truth.
         max_steps: budget of actions of every episode; by default each task's own.
+        safety: what no agent may do; checked before an action goes to the device.
 
     Raises:
         TaskError: there is no task.
@@ -74,6 +78,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         *,
         evaluator: Evaluator = ground_truth,
         max_steps: int | None = None,
+        safety: SafetyList = NO_SAFETY_LIST,
     ) -> None:
         if not len(tasks):
             raise TaskError("AndroidEnv got no tasks; give it at least one.")
@@ -83,6 +88,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         self.tasks = tuple(tasks)
         self.evaluator = evaluator
         self.max_steps = max_steps
+        self.safety = safety
         self._by_id = {task.task_id: task for task in self.tasks}
         self._task: Task | None = None
         self._observation: Observation | None = None
@@ -152,6 +158,10 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         if self._task is None or self._over:
             raise EpisodeError("the episode is over or was never begun; call reset() before step().")
         action = action if isinstance(action, Action) else action_from_sample(action)
+        assert self._observation is not None
+        if refused := self.safety.refusal(action, self._observation):
+            self._over = True
+            return self._seen(), 0.0, True, False, self._info(None, "failure", refused)
         self.device.execute(action)
         self._step += 1
         self._observation = self.device.observe()
@@ -197,7 +207,10 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         }
 
     def _info(
-        self, executed: Action | None, outcome: Literal["", "success", "failure", "truncated"]
+        self,
+        executed: Action | None,
+        outcome: Literal["", "success", "failure", "truncated"],
+        refused: str = "",
     ) -> StepInfo:
         report = self.device.report if executed is not None and isinstance(self.device, Reports) else None
         return {
@@ -206,6 +219,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
             "executed": executed,
             "outcome": outcome,
             "report": report,
+            "refused": refused,
         }
 
 

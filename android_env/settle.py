@@ -68,6 +68,10 @@ class SettleConfig:
             )
 
 
+SETTLE = SettleConfig()
+"""The default."""
+
+
 @dataclass(frozen=True, eq=False)
 class Settled:
     """What came of a wait."""
@@ -82,7 +86,7 @@ class Settled:
     """True where the screen still moved at the cap."""
 
 
-def same_screen(a: np.ndarray, b: np.ndarray, config: SettleConfig = SettleConfig()) -> bool:
+def same_screen(a: np.ndarray, b: np.ndarray, config: SettleConfig = SETTLE) -> bool:
     """Whether two screenshots, uint8[H, W, 3], show the same below the status bar; other sizes never do."""
     if a.shape != b.shape:
         return False
@@ -92,7 +96,7 @@ def same_screen(a: np.ndarray, b: np.ndarray, config: SettleConfig = SettleConfi
 
 
 def settle(
-    take: Callable[[], np.ndarray], config: SettleConfig = SettleConfig(), clock: Clock | None = None
+    take: Callable[[], np.ndarray], config: SettleConfig = SETTLE, clock: Clock | None = None
 ) -> Settled:
     """Takes screenshots until `stable_polls` in a row show the same as the one before.
 
