@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from android_env.errors import SdkError
+from android_env.errors import SetupError
 from android_env.faults import AvdBusy
 
 MARKER = "cloned-by-digiq"
@@ -45,17 +45,17 @@ class Sdk:
         """The directory of an AVD.
 
         Raises:
-            SdkError: there is no AVD of this name.
+            SetupError: there is no AVD of this name.
         """
         ini = self.avd_home / f"{name}.ini"
         if not ini.is_file():
             known = ", ".join(sorted(path.stem for path in self.avd_home.glob("*.ini"))) or "none"
-            raise SdkError(
+            raise SetupError(
                 f"{ini}: there is no AVD {name!r} (there are: {known}); make one with avdmanager or Android Studio."
             )
         path = Path(_ini(ini).get("path", str(self.avd_home / f"{name}.avd")))
         if not path.is_dir():
-            raise SdkError(f"{ini}: its path {path} is no directory; make the AVD anew.")
+            raise SetupError(f"{ini}: its path {path} is no directory; make the AVD anew.")
         return path
 
 
@@ -63,7 +63,7 @@ def find_sdk(environ: Mapping[str, str] | None = None) -> Sdk:
     """The SDK by the environment variables that Android's own tools read, by the usual places, and by PATH.
 
     Raises:
-        SdkError: adb or the emulator is not found.
+        SetupError: adb or the emulator is not found.
     """
     environ = os.environ if environ is None else environ
     home = Path(environ.get("HOME", "~")).expanduser()
@@ -76,7 +76,7 @@ def find_sdk(environ: Mapping[str, str] | None = None) -> Sdk:
                 return root / folder / name
         if found := shutil.which(name, path=environ.get("PATH", "")):
             return Path(found)
-        raise SdkError(
+        raise SetupError(
             f"{name}: not found under ANDROID_HOME or on PATH; install the Android SDK's {folder} and set ANDROID_HOME."
         )
 
@@ -98,11 +98,11 @@ def clone(sdk: Sdk, template: str, name: str) -> Path:
     A clone of that name that is there already, and is not in use, is replaced.
 
     Raises:
-        SdkError: there is no such template, the name is not one, or an AVD of that name is not a clone.
+        SetupError: there is no such template, the name is not one, or an AVD of that name is not a clone.
         AvdBusy: an emulator uses the template or the clone.
     """
     if not _NAME.fullmatch(name) or name == template:
-        raise SdkError(
+        raise SetupError(
             f"{name!r} cannot name a clone of {template!r}; use letters, digits, '.', '_' and '-'."
         )
     source = sdk.avd_dir(template)
@@ -131,13 +131,15 @@ def remove_clone(sdk: Sdk, name: str) -> None:
     """Deletes a clone; does nothing if there is none.
 
     Raises:
-        SdkError: the AVD is not a clone made here.
+        SetupError: the AVD is not a clone made here.
         AvdBusy: an emulator uses it.
     """
     target = sdk.avd_home / f"{name}.avd"
     if target.exists():
         if target.is_symlink() or not (target / MARKER).is_file():
-            raise SdkError(f"{target}: not a clone made by DigiQ, so it is left alone; choose another name.")
+            raise SetupError(
+                f"{target}: not a clone made by DigiQ, so it is left alone; choose another name."
+            )
         if busy := _locks(target)[1]:
             raise AvdBusy(f"{busy[0]}: the clone {name} is in use")
         shutil.rmtree(target)
@@ -149,10 +151,10 @@ def remove_stale_locks(directory: Path) -> list[Path]:
 
     Raises:
         AvdBusy: a lock's process runs, or the lock is held; nothing is removed then.
-        SdkError: the directory is not a clone made here.
+        SetupError: the directory is not a clone made here.
     """
     if not (directory / MARKER).is_file():
-        raise SdkError(f"{directory}: not a clone made by DigiQ, so its locks are left alone.")
+        raise SetupError(f"{directory}: not a clone made by DigiQ, so its locks are left alone.")
     stale, busy = _locks(directory)
     if busy:
         raise AvdBusy(f"{busy[0]}: its emulator runs")
@@ -171,7 +173,7 @@ def retarget_backing_file(image: Path, source: Path, target: Path) -> bool:
         Whether it named one there.
 
     Raises:
-        SdkError: the new name does not fit before the image's first data.
+        SetupError: the new name does not fit before the image's first data.
     """
     with image.open("r+b") as file:
         header = file.read(24)
@@ -186,7 +188,7 @@ def retarget_backing_file(image: Path, source: Path, target: Path) -> bool:
             return False
         new = os.fsencode(target / named.name)
         if offset + len(new) > 1 << cluster_bits:
-            raise SdkError(
+            raise SetupError(
                 f"{image}: {target / named.name} is too long a path; use a shorter ANDROID_AVD_HOME."
             )
         file.seek(16)

@@ -21,7 +21,7 @@ from typing import Any
 
 from android_env import avd
 from android_env.avd import Sdk
-from android_env.errors import SdkError
+from android_env.errors import SetupError
 from android_env.faults import (
     AdbOffline,
     BootTimeout,
@@ -188,7 +188,7 @@ class Emulator:
         """Clones the template, boots the clone and saves the state that episodes begin from.
 
         Raises:
-            SdkError: the template cannot be cloned.
+            SetupError: the template cannot be cloned.
             DeviceFault: the emulator does not come up.
         """
         self.stop()
@@ -337,7 +337,7 @@ class Emulator:
         except subprocess.TimeoutExpired:
             raise AdbOffline(f"adb {arguments[0]} took over {self.config.command_cap_s:g} s") from None
         except OSError as error:
-            raise SdkError(f"{self.sdk.adb}: cannot be run ({error}); reinstall platform-tools.") from None
+            raise SetupError(f"{self.sdk.adb}: cannot be run ({error}); reinstall platform-tools.") from None
         if done.returncode == 0:
             return done.stdout
         said = " ".join(f"{done.stderr} {done.stdout}".split())[:200]

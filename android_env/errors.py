@@ -23,5 +23,5 @@ class DeviceFault(AndroidEnvError, RuntimeError):
     """The device itself failed; the episode says nothing about the agent."""
 
 
-class SdkError(AndroidEnvError):
-    """The Android SDK, or a virtual device (AVD), is not there or cannot be used."""
+class SetupError(AndroidEnvError, RuntimeError):
+    """Something that the device needs is not installed on this machine, or cannot be used."""

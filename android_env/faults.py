@@ -86,6 +86,13 @@ class EmulatorDead(Fault):
     mend = "see the emulator's log; 'digiq devices doctor' checks memory, disk and KVM."
 
 
+class BrowserGone(Fault):
+    """The browser that the episode ran in has ended, and the page's state with it."""
+
+    kind, rung = "browser_gone", Rung.LOAD_SNAPSHOT
+    mend = "the episode can be run again from its seed in a new browser."
+
+
 class BootTimeout(Fault):
     """Android did not come up in time."""
 

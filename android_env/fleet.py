@@ -15,7 +15,7 @@ from android_env.avd import Sdk
 from android_env.devices.appium import AppiumDevice
 from android_env.devices.uiautomator2 import UiAutomator2
 from android_env.emulator import Emulator, EmulatorConfig, Ports
-from android_env.errors import DeviceFault, SdkError
+from android_env.errors import DeviceFault, SetupError
 from android_env.faults import FaultLog, Quarantined, Recovery, Rung
 from android_env.settle import Clock
 
@@ -48,7 +48,7 @@ class Fleet:
 
     Raises:
         ValueError: the count is below 1.
-        SdkError: there are not so many free ports.
+        SetupError: there are not so many free ports.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Fleet:
         index = first
         while len(self.members) < count:
             if index >= 64:
-                raise SdkError(
+                raise SetupError(
                     f"there are ports for {len(self.members)} of {count} emulators; stop some others."
                 )
             ports = Ports.numbered(index)

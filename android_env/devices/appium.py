@@ -11,13 +11,13 @@ import binascii
 import contextlib
 import io
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from android_env.actions import Action, ActionType
-from android_env.devices import Observation, StepReport
-from android_env.errors import EpisodeError
+from android_env.devices import Observation, StepReport, Verdict
+from android_env.errors import EpisodeError, TaskError
 from android_env.faults import (
     CAPS,
     FaultLog,
@@ -31,6 +31,7 @@ from android_env.faults import (
 from android_env.settle import SETTLE, Clock, SettleConfig, Settled, SystemClock, same_screen, settle
 from android_env.tasks.task import Task
 
+T = TypeVar("T")
 Key = Literal["back", "home", "enter"]
 Pixel = tuple[int, int]
 """(y, x), from the top left corner of the screenshot."""
@@ -52,8 +53,8 @@ class Dialect(Protocol):
         """What a new session asks for."""
         ...
 
-    def reset(self, driver: Any, task: Task, seed: int) -> None:
-        """Brings the device to where the task begins."""
+    def reset(self, driver: Any, task: Task, seed: int) -> str | None:
+        """Brings the device to where the task begins; returns the goal where the device words it, else None."""
         ...
 
     def tap(self, driver: Any, at: Pixel) -> None: ...
@@ -79,8 +80,17 @@ class Dialect(Protocol):
     def ui_elements(self, driver: Any) -> str: ...
 
 
+@runtime_checkable
+class KnowsTruth(Protocol):
+    """A dialect whose device knows how its tasks end."""
+
+    def verdict(self, driver: Any) -> Verdict | None:
+        """Whether the episode has ended, and how; None while it runs."""
+        ...
+
+
 class AppiumDevice:
-    """A device behind an Appium server; implements `Device` and `Reports`.
+    """A device behind an Appium server; implements `Device` and `Reports`, and `JudgesItself` with some dialects.
 
     Args:
         url: where the server listens, for example `http://127.0.0.1:4723`.
@@ -127,6 +137,8 @@ class AppiumDevice:
         self._clock = clock or SystemClock()
         self._driver: Any = None
         self._task: Task | None = None
+        self._goal = ""
+        self._declared = False
         self._shown: np.ndarray | None = None  # what the agent saw last
         self._fresh: np.ndarray | None = None  # settled, not yet observed
         given = dict(repairs or {})
@@ -156,6 +168,7 @@ class AppiumDevice:
         if self._task is None:
             raise EpisodeError("the device has no episode yet; call reset(task, seed=...) first.")
         self.report = StepReport("nothing")
+        self._declared = self._declared or action.ends_episode
         if action.ends_episode or action.type is ActionType.ANSWER:
             return
         before = self._shown
@@ -171,6 +184,27 @@ class AppiumDevice:
     def observe(self) -> Observation:
         """What the device shows now."""
         return self.recovery.read(self._look)
+
+    def verdict(self) -> Verdict | None:
+        """Whether and how the episode has ended; declaring it over before the device takes it for done is a failure.
+
+        Raises:
+            TaskError: devices of this dialect do not know.
+            DeviceFault: the device cannot be asked.
+        """
+        dialect = self.dialect
+        if not isinstance(dialect, KnowsTruth):
+            raise TaskError(f"device {self.name!r} cannot judge its tasks; give AndroidEnv an evaluator that can.")
+        found = self.ask(dialect.verdict)
+        return "failure" if found is None and self._declared else found
+
+    def ask(self, question: Callable[[Any], T]) -> T:
+        """Calls `question` with the driver; it may only read, since after gentle repairs it is called again.
+
+        Raises:
+            DeviceFault: no answer was to be had.
+        """
+        return self.recovery.read(lambda: question(self._connected()))
 
     def close(self) -> None:
         """Ends the session."""
@@ -191,7 +225,8 @@ class AppiumDevice:
         if self._restore is not None:
             self._drop_session()  # what runs on the phone for the session does not survive
             self._restore(task, seed)
-        self.dialect.reset(self._connected(), task, seed)
+        self._goal = self.dialect.reset(self._connected(), task, seed) or task.goal
+        self._declared = False
         self._settled()
         return self._look()
 
@@ -231,7 +266,7 @@ class AppiumDevice:
         screenshot = self._take() if self._fresh is None else self._fresh
         driver = self._connected()
         observation = Observation(
-            screenshot, self._task.goal, self.dialect.activity(driver), self.dialect.ui_elements(driver)
+            screenshot, self._goal, self.dialect.activity(driver), self.dialect.ui_elements(driver)
         )
         self._shown, self._fresh = screenshot, None
         return observation

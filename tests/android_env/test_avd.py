@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from android_env import avd
-from android_env.errors import SdkError
+from android_env.errors import SetupError
 from android_env.faults import AvdBusy
 from android_env.testing.commands import CommandDoubles
 
@@ -39,7 +39,7 @@ def test_the_sdk_is_found_by_variable_by_place_and_by_path(doubles, tmp_path):
     assert avd.find_sdk({"HOME": str(tmp_path)}).adb == tmp_path / "Android/Sdk/platform-tools/adb"
     path = f"{tmp_path}/sdk/platform-tools:{tmp_path}/sdk/emulator"
     assert avd.find_sdk({"HOME": "/nowhere", "PATH": path}).emulator == tmp_path / "sdk/emulator/emulator"
-    with pytest.raises(SdkError, match="set ANDROID_HOME"):
+    with pytest.raises(SetupError, match="set ANDROID_HOME"):
         avd.find_sdk({"HOME": "/nowhere", "PATH": ""})
 
 
@@ -63,7 +63,7 @@ def test_overlays_that_name_another_place_or_none_are_left_alone(doubles, tmp_pa
     assert not avd.retarget_backing_file(image, tmp_path, tmp_path / "new") and image.read_bytes() == before
     (plain := tmp_path / "plain.qcow2").write_bytes(b"no image")
     assert not avd.retarget_backing_file(plain, tmp_path, tmp_path)
-    with pytest.raises(SdkError, match="too long"):
+    with pytest.raises(SetupError, match="too long"):
         avd.retarget_backing_file(image, image.parent, tmp_path / ("x" * 70_000))
     assert image.read_bytes() == before
 
@@ -77,14 +77,14 @@ def test_a_clone_replaces_a_clone_and_nothing_else(doubles):
         lambda: avd.clone(doubles.sdk, "template", "mine"),
         lambda: avd.remove_clone(doubles.sdk, "mine"),
     ):
-        with pytest.raises(SdkError, match="left alone"):
+        with pytest.raises(SetupError, match="left alone"):
             act()
     assert tree(mine) == before and (doubles.avd_home / "mine.ini").exists()
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "", ".hidden", "template", "a b"])
 def test_names_cannot_leave_the_folder(doubles, name):
-    with pytest.raises(SdkError, match="cannot name a clone"):
+    with pytest.raises(SetupError, match="cannot name a clone"):
         avd.clone(doubles.sdk, "template", name)
 
 
@@ -93,13 +93,13 @@ def test_a_clone_reached_by_a_link_is_not_deleted(doubles, tmp_path):
     outside.mkdir()
     (outside / avd.MARKER).write_text("x")
     (doubles.avd_home / "linked.avd").symlink_to(outside)
-    with pytest.raises(SdkError, match="left alone"):
+    with pytest.raises(SetupError, match="left alone"):
         avd.remove_clone(doubles.sdk, "linked")
     assert outside.is_dir()
 
 
 def test_an_unknown_template_names_those_there_are(doubles):
-    with pytest.raises(SdkError, match=r"no AVD 'tempalte' \(there are: template\)"):
+    with pytest.raises(SetupError, match=r"no AVD 'tempalte' \(there are: template\)"):
         avd.clone(doubles.sdk, "tempalte", "copy")
 
 
@@ -137,7 +137,7 @@ def test_a_lock_without_a_process_is_judged_by_whether_it_is_held(doubles):
 def test_locks_in_the_users_own_avds_are_left_alone_and_a_busy_template_is_not_copied(doubles):
     lock = doubles.avd_home / "template.avd" / "hardware-qemu.ini.lock"
     lock.write_text(str(os.getpid()))
-    with pytest.raises(SdkError, match="left alone"):
+    with pytest.raises(SetupError, match="left alone"):
         avd.remove_stale_locks(lock.parent)
     with pytest.raises(AvdBusy, match="torn"):
         avd.clone(doubles.sdk, "template", "copy")
