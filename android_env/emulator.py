@@ -136,6 +136,9 @@ class Fingerprint:
 class Emulator:
     """An emulator on a clone of a virtual device.
 
+    One that was never started here may be run by another process: it is then reached through adb all the same, and
+    only starting and stopping it are that process's.
+
     Args:
         sdk: the tools.
         template: the AVD that is cloned; it is only read.
@@ -219,7 +222,7 @@ class Emulator:
                 stderr=log,
                 start_new_session=True,
             )
-        self._wait_until(self._booted, "Android is up")
+        self.wait_until(self._booted, "Android is up")
         for line in self.config.prepare:
             self.adb("shell", line)
 
@@ -287,7 +290,7 @@ class Emulator:
             SnapshotMissing: there is none, or it does not load.
             FingerprintMismatch: the phone is in another state after loading.
         """
-        if not self.alive:
+        if self._process is not None and not self.alive:
             raise EmulatorDead(f"{self.serial} does not run{self._last_words()}")
         try:
             fields = json.loads(self._fingerprint_file.read_text())
@@ -295,7 +298,7 @@ class Emulator:
         except (OSError, ValueError, KeyError, TypeError):
             raise SnapshotMissing(f"{self._fingerprint_file}: no snapshot was saved") from None
         self._snapshot("load")
-        self._wait_until(self._booted, "adb has it back after the snapshot")
+        self.wait_until(self._booted, "adb has it back after the snapshot")
         differs = saved.mismatch(self.fingerprint(), now_s=self._wall(), slack_s=self.config.clock_slack_s)
         if differs:
             raise FingerprintMismatch(f"snapshot {self.config.snapshot!r} of {self.name}: {differs}")
@@ -347,18 +350,16 @@ class Emulator:
             raise EmulatorDead(f"{said}{self._last_words()}")
         raise CommandFailed(f"adb {' '.join(arguments)}: {said}")
 
-    @property
-    def _fingerprint_file(self) -> Path:
-        return self.run_dir / f"{self.name}.fingerprint.json"
+    def wait_until(self, holds: Callable[[], bool], what: str) -> None:
+        """Polls until `holds`, which may meet faults meanwhile.
 
-    def _booted(self) -> bool:
-        booted = self.adb("shell", "getprop sys.boot_completed").strip() == "1"
-        return booted and self.adb("shell", "pm path android").startswith("package:")
-
-    def _wait_until(self, holds: Callable[[], bool], what: str) -> None:
+        Raises:
+            EmulatorDead: the process, where it is ours, has ended.
+            BootTimeout: it did not hold within `boot_cap_s`; the message says before `what` that was.
+        """
         start = self._clock.now()
         while True:
-            if not self.alive:
+            if self._process is not None and not self.alive:
                 raise EmulatorDead(f"{self.serial} has ended before {what}{self._last_words()}")
             # While Android comes up, adb does not see it, then sees it offline, then its services are missing.
             with contextlib.suppress(AdbOffline, EmulatorDead, CommandFailed):
@@ -367,6 +368,14 @@ class Emulator:
             if self._clock.now() - start >= self.config.boot_cap_s:
                 raise BootTimeout(f"{self.serial}: {self.config.boot_cap_s:g} s have passed before {what}")
             self._clock.sleep(self.config.poll_s)
+
+    @property
+    def _fingerprint_file(self) -> Path:
+        return self.run_dir / f"{self.name}.fingerprint.json"
+
+    def _booted(self) -> bool:
+        booted = self.adb("shell", "getprop sys.boot_completed").strip() == "1"
+        return booted and self.adb("shell", "pm path android").startswith("package:")
 
     def _snapshot(self, verb: str) -> None:
         said = self.adb("emu", "avd", "snapshot", verb, self.config.snapshot)

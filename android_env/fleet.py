@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from android_env import avd
 from android_env.avd import Sdk
@@ -30,7 +32,8 @@ class Member:
     emulator: Emulator
     fault: DeviceFault | None = None
     """Why it was given up; None while it is sound."""
-    lent: bool = False
+    lease: TextIO | None = None
+    """Held while it is lent; no other process can have it then."""
 
 
 class Fleet:
@@ -71,6 +74,7 @@ class Fleet:
         self.members: list[Member] = []
         self._boot_at_once = boot_at_once
         self._lock = threading.Lock()
+        self._ours = True
         index = first
         while len(self.members) < count:
             if index >= 64:
@@ -83,6 +87,30 @@ class Fleet:
                 emulator = Emulator(sdk, template, name, ports, run_dir, config=config, clock=clock)
                 self.members.append(Member(index, emulator))
             index += 1
+
+    @classmethod
+    def attach(
+        cls, fleet_json: Path, sdk: Sdk, *, config: EmulatorConfig | None = None, clock: Clock | None = None
+    ) -> Fleet:
+        """The fleet that another process ('digiq devices start') keeps running.
+
+        Raises:
+            SetupError: the file is not there or damaged.
+        """
+        try:
+            rows = json.loads(fleet_json.read_text())
+            found = [(int(row["index"]), str(row["avd"]), row["fault"]) for row in rows]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise SetupError(f"{fleet_json}: no fleet; start one with 'digiq devices start'.") from None
+        fleet = cls.__new__(cls)
+        fleet.run_dir, fleet.log = fleet_json.parent, FaultLog(fleet_json.parent / "faults.jsonl")
+        fleet._boot_at_once, fleet._lock, fleet._ours = 1, threading.Lock(), False
+        fleet.members = []
+        for index, name, fault in found:
+            ports = Ports.numbered(index)
+            emulator = Emulator(sdk, "", name, ports, fleet.run_dir, config=config, clock=clock)
+            fleet.members.append(Member(index, emulator, Quarantined(fault) if fault else None))
+        return fleet
 
     @property
     def healthy(self) -> list[Member]:
@@ -120,16 +148,51 @@ class Fleet:
             raise
         return self
 
+    def supervise(self) -> None:
+        """Starts again what has ended since the last call, from its snapshot; gives up what does not come back."""
+        for member in self.healthy:
+            emulator = member.emulator
+            if emulator.alive:
+                continue
+            recovery = Recovery({Rung.REBUILD: emulator.create}, device=emulator.serial, log=self.log)
+            try:
+                recovery.reset(emulator.reboot)
+                self._write()
+            except DeviceFault as fault:
+                self.quarantine(member, fault)
+
+    def ask_for_reboot(self, member: Member) -> None:
+        """Ends an emulator that another process keeps, waits until that one has it up again, and loads the snapshot.
+
+        Raises:
+            BootTimeout: it did not come back.
+            Quarantined: its keeper has given it up.
+        """
+        before = self._record(member)["pid"]
+        with contextlib.suppress(DeviceFault):
+            member.emulator.adb("emu", "kill")
+
+        def back() -> bool:
+            record = self._record(member)
+            return bool(record["fault"]) or record["pid"] not in (None, before)
+
+        member.emulator.wait_until(back, "'digiq devices start' has started it again")
+        if fault := self._record(member)["fault"]:
+            raise Quarantined(fault)
+        member.emulator.load_snapshot()
+
     def lend(self) -> Member:
-        """A sound member that nobody has.
+        """A sound member that nobody has, in this process or another.
 
         Raises:
             Quarantined: there is none.
         """
         with self._lock:
             for member in self.healthy:
-                if not member.lent:
-                    member.lent = True
+                if member.lease is None and (
+                    lease := _leased(self.run_dir / f"{member.emulator.name}.lease")
+                ):
+                    member.lease = lease
                     return member
         sound = len(self.healthy)
         raise Quarantined(
@@ -139,7 +202,9 @@ class Fleet:
     def give_back(self, member: Member) -> None:
         """Makes a member available again."""
         with self._lock:
-            member.lent = False
+            lease, member.lease = member.lease, None
+            if lease is not None:
+                lease.close()
 
     def quarantine(self, member: Member, fault: DeviceFault) -> None:
         """Stops a member for good; the others go on."""
@@ -160,9 +225,15 @@ class Fleet:
         """
         member = self.lend()
         emulator = member.emulator
+        repairs = emulator.repairs()
+        if not self._ours:
+            repairs = {
+                Rung.LOAD_SNAPSHOT: emulator.load_snapshot,
+                Rung.REBOOT: lambda: self.ask_for_reboot(member),
+            }
         fields: dict[str, Any] = {
             "restore": lambda task, seed: emulator.load_snapshot(),
-            "repairs": {**emulator.repairs(), Rung.QUARANTINE: lambda: self.quarantine(member, _GIVEN_UP)},
+            "repairs": {**repairs, Rung.QUARANTINE: lambda: self.quarantine(member, _GIVEN_UP)},
             "log": self.log,
             "on_close": lambda: self.give_back(member),
             **options,
@@ -183,6 +254,11 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _record(self, member: Member) -> dict[str, Any]:
+        """What the fleet's keeper has written of a member."""
+        rows = json.loads((self.run_dir / "fleet.json").read_text())
+        return next(row for row in rows if row["index"] == member.index)
+
     def _write(self) -> None:
         rows = [
             {
@@ -194,5 +270,19 @@ class Fleet:
             }
             for member in self.members
         ]
-        with self._lock:
-            (self.run_dir / "fleet.json").write_text(json.dumps(rows, indent=1) + "\n")
+        if self._ours:
+            with self._lock:
+                new = self.run_dir / "fleet.json.new"
+                new.write_text(json.dumps(rows, indent=1) + "\n")
+                new.replace(self.run_dir / "fleet.json")  # readers see the old one or the new one, whole
+
+
+def _leased(path: Path) -> TextIO | None:
+    """The file, locked for as long as it is open; None where another process holds it."""
+    lease = path.open("a")
+    try:
+        fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lease.close()
+        return None
+    return lease

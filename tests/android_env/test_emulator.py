@@ -129,8 +129,6 @@ def test_a_snapshot_that_does_not_come_back_is_a_fault(doubles, up, kind, fault,
 
 def test_a_snapshot_that_was_never_saved_is_missing(doubles, make):
     emulator = make()
-    with pytest.raises(EmulatorDead):
-        emulator.load_snapshot()
     doubles.inject("save_fails")
     with pytest.raises(SnapshotMissing, match="did not save: KO: not enough disk"):
         emulator.create()
@@ -170,6 +168,8 @@ def test_an_emulator_that_was_killed_leaves_locks_that_do_not_stand_in_the_way(d
     up._process.wait()
     with pytest.raises(EmulatorDead, match="not found"):
         up.adb("shell", "wm size")
+    with pytest.raises(EmulatorDead, match="does not run"):
+        up.load_snapshot()
     assert list(doubles.sdk.avd_dir("clone").glob("*.lock"))
     up.reboot()
     assert up.alive and up.fingerprint().package == "com.android.launcher3"

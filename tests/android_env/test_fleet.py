@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from android_env.devices.simulated.collector import SCRIPTED, draw
 from android_env.emulator import EmulatorConfig
 from android_env.env import AndroidEnv
+from android_env.errors import SetupError
 from android_env.faults import EmulatorDead, Quarantined
 from android_env.fleet import Fleet
 from android_env.settle import SettleConfig
@@ -146,3 +148,66 @@ def test_a_device_that_is_given_up_leaves_the_fleet(doubles, make):
     assert fleet.healthy == [] and doubles.running == {}
     with pytest.raises(Quarantined, match="0 of 1 are sound"):
         fleet.device(appium.url)
+
+
+def test_an_emulator_that_ends_is_started_again_by_its_keeper(doubles, make):
+    fleet = make(2).start()
+    pids = [member.emulator.pid for member in fleet.members]
+    fleet.supervise()
+    assert [member.emulator.pid for member in fleet.members] == pids
+    fleet.members[0].emulator._process.kill()
+    fleet.members[0].emulator._process.wait()
+    fleet.supervise()
+    assert fleet.members[0].emulator.pid not in (None, pids[0]) and fleet.members[1].emulator.pid == pids[1]
+    assert fleet.log.kinds == {}
+    doubles.inject("start_fails", 9)
+    fleet.members[0].emulator.stop()
+    fleet.supervise()
+    assert [member.fault is None for member in fleet.members] == [False, True]
+
+
+def test_another_process_attaches_and_shares_nothing_twice(doubles, make, tmp_path):
+    fleet = make(2).start()
+    fleet.quarantine(fleet.members[0], EmulatorDead("gone"))
+    file = tmp_path / "run/fleet.json"
+    attached, other = (Fleet.attach(file, doubles.sdk, config=QUICK) for _ in range(2))
+    assert [m.emulator.serial for m in attached.healthy] == [fleet.members[1].emulator.serial]
+    member = attached.lend()
+    with pytest.raises(Quarantined, match="all of them lent"):
+        other.lend()
+    attached.give_back(member)
+    assert other.lend().index == member.index
+    doubles.set_phone(package="com.android.settings")
+    member.emulator.load_snapshot()
+    assert member.emulator.fingerprint().package == "com.android.launcher3"
+    attached.close()
+    assert fleet.members[1].emulator.alive, "what another process keeps is not stopped from here"
+    with pytest.raises(SetupError, match="digiq devices start"):
+        Fleet.attach(tmp_path / "nothing.json", doubles.sdk)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_an_attached_device_asks_its_keeper_for_a_reboot(doubles, make, tmp_path, comes_back):
+    fleet = make(1).start()
+    attached = Fleet.attach(tmp_path / "run/fleet.json", doubles.sdk, config=QUICK)
+    before = fleet.members[0].emulator.pid
+    doubles.inject("start_fails", 0 if comes_back else 9)
+    stop = threading.Event()
+
+    def keep():
+        while not stop.wait(0.01):
+            fleet.supervise()
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    try:
+        if comes_back:
+            attached.ask_for_reboot(attached.members[0])
+            assert fleet.members[0].emulator.pid not in (None, before)
+            assert attached.members[0].emulator.fingerprint().package == "com.android.launcher3"
+        else:
+            with pytest.raises(Quarantined, match="given up after emulator_dead"):
+                attached.ask_for_reboot(attached.members[0])
+    finally:
+        stop.set()
+        keeper.join()
