@@ -86,10 +86,13 @@ class EmulatorConfig:
     """
 
     window: bool = False
+    """Whether it shows itself on the desktop."""
     gpu: str = "swiftshader_indirect"
     """The emulator's `-gpu`; the default renders on the CPU and needs no display."""
     memory_mb: int = 2048
+    """Of the phone."""
     cores: int = 2
+    """CPU cores of the phone."""
     snapshot: str = "digiq"
     """The name of the saved state that episodes begin from."""
     boot_cap_s: float = 300.0
@@ -97,6 +100,7 @@ class EmulatorConfig:
     command_cap_s: float = 60.0
     """Longest time for one adb command, seconds."""
     poll_s: float = 1.0
+    """Pause between two looks while waiting, seconds."""
     clock_slack_s: float = 120.0
     """How far the phone's clock may be, after loading, from that of the snapshot or of this machine, seconds."""
     prepare: tuple[str, ...] = ("svc power stayon true", "settings put system accelerometer_rotation 0")

@@ -217,7 +217,7 @@ class Fleet:
 
         Args:
             url: where Appium listens.
-            options: of `AppiumDevice`.
+            options: of `AppiumDevice`; `repairs` are added to the emulator's own.
 
         Raises:
             Quarantined: no member is free.
@@ -226,6 +226,7 @@ class Fleet:
         member = self.lend()
         emulator = member.emulator
         repairs = emulator.repairs()
+        beside = options.pop("repairs", {})
         if not self._ours:
             repairs = {
                 Rung.LOAD_SNAPSHOT: emulator.load_snapshot,
@@ -233,7 +234,7 @@ class Fleet:
             }
         fields: dict[str, Any] = {
             "restore": lambda task, seed: emulator.load_snapshot(),
-            "repairs": {**repairs, Rung.QUARANTINE: lambda: self.quarantine(member, _GIVEN_UP)},
+            "repairs": {**repairs, Rung.QUARANTINE: lambda: self.quarantine(member, _GIVEN_UP), **beside},
             "log": self.log,
             "on_close": lambda: self.give_back(member),
             **options,

@@ -11,11 +11,12 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from android_env.avd import Sdk, find_sdk
+from android_env.avd import Sdk, find_sdk, process_runs
 
 _COMMON = """\
 import fcntl, json, os, signal, sys, time
@@ -219,11 +220,17 @@ class CommandDoubles:
             for phone in state["emulators"].values():
                 phone.update(fields)
 
+    def end(self, pid: int) -> None:
+        """Kills an emulator, as a crash does, and waits until it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        while process_runs(pid):
+            time.sleep(0.001)
+
     def close(self) -> None:
         """Ends the emulators that still run."""
         for phone in self.running.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(phone["pid"], signal.SIGKILL)
+            self.end(phone["pid"])
 
     def __enter__(self) -> CommandDoubles:
         return self

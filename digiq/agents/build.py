@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from android_env.errors import TaskError
+from android_env.errors import SetupError, TaskError
 from android_env.tasks import TaskSet, load_tasks
 from digiq.agents.agent import Actor, Agent, EachTurn, ScriptedAgent, TurnScorer
 from digiq.config import configclass
@@ -18,12 +18,24 @@ from digiq.policies.base import Policy
 class DeviceConfig:
     """The device that episodes run on."""
 
-    name: Literal["simulated"] = "simulated"
-    """``simulated``: the embedded phone."""
+    name: Literal["simulated", "android"] = "simulated"
+    """``simulated``: the embedded phone. ``android``: emulators of ``digiq devices start``, through Appium; tasks are
+    judged by what is on the screen (``android_env.evaluators.rules``)."""
     noise: Annotated[float, Field(ge=0)] = 1.0
     """Scale of all of the simulated phone's mishaps; 0 switches them off."""
     success: Literal["on_reach", "on_declare"] = "on_reach"
-    """Whether reaching the goal ends the episode with success (AitW), or declaring it complete does (AndroidWorld)."""
+    """Whether reaching the goal ends the episode with success (AitW), or declaring it complete does (AndroidWorld).
+    The simulated phone's."""
+    fleet: str = "runs/devices/fleet.json"
+    """What ``digiq devices start`` has written. Of ``android``."""
+    server: str = ""
+    """Address of a running Appium server; empty starts one for the run. Of ``android``."""
+    deny_packages: tuple[str, ...] = ()
+    """Safety list: apps, by package name or glob, that no agent may open or use."""
+    deny_urls: tuple[str, ...] = ()
+    """Safety list: domains, or globs over ``host/path``, that no agent may type."""
+    deny_texts: tuple[str, ...] = ()
+    """Safety list: regular expressions that typed text may not contain."""
 
 
 @configclass
@@ -59,12 +71,48 @@ def device_tasks(name: str) -> TaskSet:
 
 
 def env_factory(config: DeviceConfig, tasks: TaskSet) -> Callable[[], Any]:
-    """A function that makes one :class:`android_env.env.AndroidEnv` a call."""
-    from android_env.devices.simulated.phone import SimulatedPhone
+    """A function that makes one :class:`android_env.env.AndroidEnv` a call.
+
+    Raises:
+      ConfigError: what the device needs is not there, or the safety list cannot be read.
+    """
     from android_env.env import AndroidEnv
+    from android_env.safety import SafetyList
+
+    try:
+        safety = SafetyList(config.deny_packages, config.deny_urls, config.deny_texts)
+    except ValueError as error:
+        raise ConfigError(f"device.deny_texts: {error}") from None
+    if config.name == "android":
+        from android_env.evaluators.rules import on_screen
+
+        make = _android(config)
+        return lambda: AndroidEnv(make(), tasks, evaluator=on_screen, safety=safety)
+    from android_env.devices.simulated.phone import SimulatedPhone
 
     noise = noise_of(config)
-    return lambda: AndroidEnv(SimulatedPhone(noise=noise, success=config.success), tasks)
+    return lambda: AndroidEnv(SimulatedPhone(noise=noise, success=config.success), tasks, safety=safety)
+
+
+def _android(config: DeviceConfig) -> Callable[[], Any]:
+    from android_env.appium_server import AppiumServer
+    from android_env.avd import find_sdk
+    from android_env.faults import Rung
+    from android_env.fleet import Fleet
+
+    try:
+        fleet = Fleet.attach(Path(config.fleet), find_sdk())
+        if config.server:
+            return lambda: fleet.device(config.server)
+        server = AppiumServer()
+    except SetupError as error:
+        raise ConfigError(f"device: {error}") from None
+
+    def make() -> Any:
+        server.start()
+        return fleet.device(server.url, repairs={Rung.NEW_SESSION: server.start})
+
+    return make
 
 
 def noise_of(config: DeviceConfig) -> Any:
