@@ -348,9 +348,10 @@ class Emulator:
         if done.returncode == 0:
             return done.stdout
         said = " ".join(f"{done.stderr} {done.stdout}".split())[:200]
-        if re.search(r"offline|unauthorized|closed", said):
+        if re.search(r"device (still )?(offline|unauthorized|authorizing)|error: closed", said):
             raise AdbOffline(f"{self.serial}: {said}")
-        if "not found" in said and self.serial in said:
+        # The second is what 'adb emu' says: it speaks to the console and not to the adb server.
+        if f"'{self.serial}' not found" in said or f"connect to TCP port {self.ports.console}" in said:
             raise EmulatorDead(f"{said}{self._last_words()}")
         raise CommandFailed(f"adb {' '.join(arguments)}: {said}")
 

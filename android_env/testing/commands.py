@@ -86,11 +86,14 @@ with State() as state:
         sys.exit()
     serial, args = args[1], args[2:]
     phone = state["emulators"].get(serial)
-    if phone is None or not runs(phone["pid"]): fail("adb: device '" + serial + "' not found")
+    if phone is None or not runs(phone["pid"]):
+        port = serial.partition("-")[2]
+        if args[0] == "emu": fail("error: could not connect to TCP port " + port + ": Connection refused")
+        fail("error: device '" + serial + "' not found")
     if args[:2] == ["emu", "kill"]:
         if not phone["stubborn"]: os.kill(phone["pid"], signal.SIGTERM)
         print("OK: killing emulator, bye bye"); sys.exit()
-    if args[0] != "emu" and taken(state, "offline"): fail("adb: device offline")
+    if args[0] != "emu" and taken(state, "offline"): fail("error: device offline")
     if args[:3] == ["emu", "avd", "snapshot"]:
         verb, name = args[3:]
         file = phone["path"] + "/snapshots/" + name

@@ -168,6 +168,8 @@ def test_an_emulator_that_was_killed_leaves_locks_that_do_not_stand_in_the_way(d
     up._process.wait()
     with pytest.raises(EmulatorDead, match="not found"):
         up.adb("shell", "wm size")
+    with pytest.raises(EmulatorDead, match="could not connect"):
+        up.adb("emu", "avd", "snapshot", "load", "digiq")
     with pytest.raises(EmulatorDead, match="does not run"):
         up.load_snapshot()
     assert list(doubles.sdk.avd_dir("clone").glob("*.lock"))
