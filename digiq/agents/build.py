@@ -1,12 +1,15 @@
 """Builds devices and agents from configuration."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
-from android_env.errors import TaskError
+from android_env.actions import Action
+from android_env.errors import SetupError, TaskError
 from android_env.tasks import TaskSet, load_tasks
 from digiq.agents.agent import Actor, Agent, EachTurn, ScriptedAgent, TurnScorer
 from digiq.config import configclass
@@ -14,16 +17,21 @@ from digiq.errors import ConfigError
 from digiq.policies.base import Policy
 
 
+_PLAYS = {"simulated": ("webshop", "general"), "chromium": ("miniwob",)}
+"""Families of tasks by device."""
+
+
 @configclass
 class DeviceConfig:
     """The device that episodes run on."""
 
-    name: Literal["simulated"] = "simulated"
-    """``simulated``: the embedded phone."""
+    name: Literal["simulated", "chromium"] = "simulated"
+    """``simulated``: the embedded phone. ``chromium``: a browser behind Appium, for the ``miniwob`` tasks."""
     noise: Annotated[float, Field(ge=0)] = 1.0
     """Scale of all of the simulated phone's mishaps; 0 switches them off."""
     success: Literal["on_reach", "on_declare"] = "on_reach"
-    """Whether reaching the goal ends the episode with success (AitW), or declaring it complete does (AndroidWorld)."""
+    """Whether reaching the goal ends the episode with success (AitW), or declaring it complete does (AndroidWorld);
+    on the simulated phone. A MiniWoB++ page always ends its episode itself."""
 
 
 @configclass
@@ -33,8 +41,8 @@ class AgentConfig:
     kind: Literal["policy", "collector", "oracle", "random", "idle", "quitter", "homesick", "mistyper"] = (
         "policy"
     )
-    """``policy``: a policy artefact. The others are scripts that read the simulated phone's state: the collector of
-    demonstrations, the oracle, a uniform choice, and known failures."""
+    """``policy``: a policy artefact. The others are scripts that read the device's own state: the collector of
+    demonstrations, the oracle, a uniform choice, and known failures. A browser has ``oracle`` and ``random``."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of the policy's sampling."""
     scorer: Literal["none", "critic", "policy_values", "best_values", "random"] = "none"
@@ -59,9 +67,28 @@ def device_tasks(name: str) -> TaskSet:
 
 
 def env_factory(config: DeviceConfig, tasks: TaskSet) -> Callable[[], Any]:
-    """A function that makes one :class:`android_env.env.AndroidEnv` a call."""
-    from android_env.devices.simulated.phone import SimulatedPhone
+    """A function that makes one :class:`android_env.env.AndroidEnv` a call.
+
+    Raises:
+      ConfigError: the device does not play these tasks, or something that it needs is not installed.
+    """
     from android_env.env import AndroidEnv
+
+    plays = _PLAYS[config.name]
+    other = next((task for task in tasks if task.family not in plays), None)
+    if other is not None:
+        raise ConfigError(
+            f"tasks: device '{config.name}' does not play task {other.task_id!r}; it plays: {', '.join(plays)}."
+        )
+    if config.name == "chromium":
+        from android_env.devices.miniwob.host import MiniWoBHost
+
+        try:
+            host = MiniWoBHost()
+        except SetupError as error:
+            raise ConfigError(f"device.name: '{config.name}' cannot start: {error}") from None
+        return lambda: AndroidEnv(host.open(), tasks)
+    from android_env.devices.simulated.phone import SimulatedPhone
 
     noise = noise_of(config)
     return lambda: AndroidEnv(SimulatedPhone(noise=noise, success=config.success), tasks)
@@ -141,6 +168,20 @@ def _scorer(
 
 def _scripted(kind: str) -> ScriptedAgent:
     from android_env.devices.simulated import collector
+    from android_env.devices.simulated.phone import SimulatedPhone
 
     distribution = collector.SCRIPTED[kind]
-    return ScriptedAgent(lambda phone, rng: collector.draw(distribution(phone.display), rng), kind)
+
+    def choose(device: Any, rng: np.random.Generator) -> tuple[Action, float]:
+        if isinstance(device, SimulatedPhone):
+            return collector.draw(distribution(device.display), rng)
+        from android_env.devices.miniwob.scripts import SCRIPTED
+
+        if kind not in SCRIPTED:
+            raise ConfigError(
+                f"agent.kind: '{kind}' plays the simulated phone only; on {device.name!r} take 'policy' or one of: "
+                f"{', '.join(SCRIPTED)}."
+            )
+        return SCRIPTED[kind](device, rng), math.nan
+
+    return ScriptedAgent(choose, kind)

@@ -60,7 +60,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "digiq COMMAND --help teaches one.",
+            "digiq COMMAND --help teaches one; digiq COMMAND FILE.yaml reads its config from a file.",
         ]
     )
 
