@@ -57,7 +57,7 @@ class AppiumServer:
 
     Args:
         home: where Appium and its drivers are; see `find_appium`.
-        port: to listen on; None takes a free one at each start.
+        port: to listen on; None takes a free one at the first start and keeps it.
         log: file that the server's output is appended to; None keeps it in a temporary folder, which stays where the
             server failed.
         start_cap_s: how long the server may take to come up, seconds.
@@ -75,7 +75,6 @@ class AppiumServer:
         start_cap_s: float = 60.0,
     ) -> None:
         self._command, self._home = find_appium(home)
-        self._wanted_port = port
         self._wanted_log = None if log is None else Path(log)
         self._start_cap_s = start_cap_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -121,7 +120,7 @@ class AppiumServer:
         self._folder = Path(tempfile.mkdtemp(prefix="appium-"))
         # Browsers keep their profiles here, so that a killed one leaves nothing behind.
         (self._folder / "tmp").mkdir()
-        self.port = self._wanted_port or _free_port()
+        self.port = self.port or _free_port()
         environment = {**os.environ, "TMPDIR": str(self._folder / "tmp")}
         if self._home is not None:
             environment["APPIUM_HOME"] = str(self._home)

@@ -74,6 +74,7 @@ def _handler(pages: PageServer) -> type[BaseHTTPRequestHandler]:
             kind = "text/html" if path in pages.pages else guess_type(path)[0] or "application/octet-stream"
             self.send_response(200 if body is not None else 404)
             self.send_header("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text/") else kind)
+            self.send_header("Cache-Control", "max-age=3600")
             self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()
             self.wfile.write(body or b"")

@@ -105,7 +105,7 @@ class AppiumDevice:
         screen_hw: height and width of the screenshots, pixels; None asks the device.
         clock: what waiting is measured by.
         log: where faults are counted and written.
-        on_close: called when the device is closed, for example to give back what it runs on.
+        on_close: called when the device is closed, for what it shares with others.
 
     Raises:
         DeviceFault: `screen_hw` is None and the device cannot be asked.
@@ -124,7 +124,7 @@ class AppiumDevice:
         screen_hw: tuple[int, int] | None = None,
         clock: Clock | None = None,
         log: FaultLog | None = None,
-        on_close: Callable[[], Any] = lambda: None,
+        on_close: Callable[[], Any] | None = None,
     ) -> None:
         self.name = dialect.name
         self.url = url
@@ -137,7 +137,7 @@ class AppiumDevice:
         self._clock = clock or SystemClock()
         self._driver: Any = None
         self._task: Task | None = None
-        self._goal = ""
+        self.goal = ""
         self._declared = False
         self._shown: np.ndarray | None = None  # what the agent saw last
         self._fresh: np.ndarray | None = None  # settled, not yet observed
@@ -208,10 +208,12 @@ class AppiumDevice:
 
     def close(self) -> None:
         """Ends the session."""
-        self._drop_session()
-        self._on_close()
+        self._end_session()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
 
-    def _drop_session(self) -> None:
+    def _end_session(self) -> None:
         driver, self._driver = self._driver, None
         if driver is not None:
             with contextlib.suppress(Exception):  # the server, or the session, may be gone
@@ -223,9 +225,9 @@ class AppiumDevice:
 
     def _begin(self, task: Task, seed: int) -> Observation:
         if self._restore is not None:
-            self._drop_session()  # what runs on the phone for the session does not survive
+            self._end_session()  # what runs on the phone for the session does not survive
             self._restore(task, seed)
-        self._goal = self.dialect.reset(self._connected(), task, seed) or task.goal
+        self.goal = self.dialect.reset(self._connected(), task, seed) or task.goal
         self._declared = False
         self._settled()
         return self._look()
@@ -236,14 +238,14 @@ class AppiumDevice:
         return self._driver
 
     def _new_session(self) -> None:
-        self._drop_session()
+        self._end_session()
         if self._before_session is not None:
             self._before_session()
         self._connected()
 
     def _dropping_session(self, repair: Callable[[], Any]) -> Callable[[], None]:
         def dropping() -> None:
-            self._drop_session()
+            self._end_session()
             repair()
 
         return dropping
@@ -266,7 +268,7 @@ class AppiumDevice:
         screenshot = self._take() if self._fresh is None else self._fresh
         driver = self._connected()
         observation = Observation(
-            screenshot, self._goal, self.dialect.activity(driver), self.dialect.ui_elements(driver)
+            screenshot, self.goal, self.dialect.activity(driver), self.dialect.ui_elements(driver)
         )
         self._shown, self._fresh = screenshot, None
         return observation

@@ -25,9 +25,9 @@ from android_env.tasks.task import Task
 TAP_MS = 50
 """How long a tap stays down; Chromium's long press begins at 500."""
 LONG_PRESS_MS = 1000
-SWIPE_MS = 240
+SWIPE_MS = 160
 """How long a swipe's way takes."""
-REST_MS = 120
+REST_MS = 100
 """How long a swipe rests before it lifts, so that nothing runs on (a fling)."""
 SWIPE_MOVES = 8
 ENTER = "\ue007"
@@ -86,8 +86,7 @@ class Chromium:
     Args:
         pages: where tasks are.
         viewport: the screen.
-        binary: the browser; looked for on PATH if None.
-        driver: its `chromedriver`; looked for on PATH if None.
+        programs: paths of the browser and of its `chromedriver`; None looks for them on PATH.
         new_command_timeout_s: how long the agent may think before the server ends the session, seconds.
 
     Raises:
@@ -101,14 +100,12 @@ class Chromium:
         pages: Pages,
         *,
         viewport: Viewport = PHONE,
-        binary: str | None = None,
-        driver: str | None = None,
+        programs: tuple[str, str] | None = None,
         new_command_timeout_s: int = 3600,
     ) -> None:
         self.pages = pages
         self.viewport = viewport
-        self.binary = binary or _program("chromium", "chromium-browser", "google-chrome")
-        self.driver = driver or _program("chromedriver")
+        self.binary, self.driver = programs or find_browser()
         self.new_command_timeout_s = new_command_timeout_s
         self._session: str | None = None  # the one in which the episode began
 
@@ -254,6 +251,20 @@ def script(driver: Any, source: str, *arguments: Any) -> Any:
     return command(driver, "w3cExecuteScript", {"script": source, "args": list(arguments)})
 
 
+def find_browser() -> tuple[str, str]:
+    """The paths of Chromium, or Chrome, and of `chromedriver`, from PATH.
+
+    Raises:
+        SetupError: one of them is not there.
+    """
+    browsers = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    browser, driver = next(filter(None, browsers), None), shutil.which("chromedriver")
+    if browser is None or driver is None:
+        missing = "chromedriver" if browser else "chromium"
+        raise SetupError(f"there is no {missing} on PATH; run 'make appium', or install it.")
+    return browser, driver
+
+
 def plain(text: str) -> str:
     """What of a text can be typed: line breaks and tabs, which would press keys, become spaces; W3C's key codes go."""
     return re.sub(r"[\ue000-\uf8ff\x00-\x08\x0e-\x1f\x7f]", "", re.sub(r"[\t\n\v\f\r\x85\u2028\u2029]+", " ", text))
@@ -265,10 +276,3 @@ def _pause(ms: int) -> dict[str, Any]:
 
 def _is_root() -> bool:
     return getattr(os, "geteuid", lambda: 1)() == 0
-
-
-def _program(*names: str) -> str:
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    raise SetupError(f"there is no {names[0]} on PATH; run 'make appium', or name it.")

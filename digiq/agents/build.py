@@ -1,11 +1,14 @@
 """Builds devices and agents from configuration."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
+from android_env.actions import Action
 from android_env.errors import SetupError, TaskError
 from android_env.tasks import TaskSet, load_tasks
 from digiq.agents.agent import Actor, Agent, EachTurn, ScriptedAgent, TurnScorer
@@ -13,19 +16,23 @@ from digiq.config import configclass
 from digiq.errors import ConfigError
 from digiq.policies.base import Policy
 
+_PLAYS = {"simulated": ("webshop", "general"), "chromium": ("miniwob",)}
+"""Families of tasks by device."""
+
 
 @configclass
 class DeviceConfig:
     """The device that episodes run on."""
 
-    name: Literal["simulated", "android"] = "simulated"
-    """``simulated``: the embedded phone. ``android``: emulators of ``digiq devices start``, through Appium; tasks are
-    judged by what is on the screen (``android_env.evaluators.rules``)."""
+    name: Literal["simulated", "chromium", "android"] = "simulated"
+    """``simulated``: the embedded phone. ``chromium``: a browser behind Appium, for the ``miniwob`` tasks. ``android``:
+    emulators of ``digiq devices start`` behind Appium, for task files; they are judged by what is on the screen
+    (``android_env.evaluators.rules``)."""
     noise: Annotated[float, Field(ge=0)] = 1.0
     """Scale of all of the simulated phone's mishaps; 0 switches them off."""
     success: Literal["on_reach", "on_declare"] = "on_reach"
-    """Whether reaching the goal ends the episode with success (AitW), or declaring it complete does (AndroidWorld).
-    The simulated phone's."""
+    """Whether reaching the goal ends the episode with success (AitW), or declaring it complete does (AndroidWorld);
+    on the simulated phone. A MiniWoB++ page always ends its episode itself."""
     fleet: str = "runs/devices/fleet.json"
     """What ``digiq devices start`` has written. Of ``android``."""
     server: str = ""
@@ -45,8 +52,8 @@ class AgentConfig:
     kind: Literal["policy", "collector", "oracle", "random", "idle", "quitter", "homesick", "mistyper"] = (
         "policy"
     )
-    """``policy``: a policy artefact. The others are scripts that read the simulated phone's state: the collector of
-    demonstrations, the oracle, a uniform choice, and known failures."""
+    """``policy``: a policy artefact. The others are scripts that read the device's own state: the collector of
+    demonstrations, the oracle, a uniform choice, and known failures. A browser has ``oracle`` and ``random``."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of the policy's sampling."""
     scorer: Literal["none", "critic", "policy_values", "best_values", "random"] = "none"
@@ -74,7 +81,8 @@ def env_factory(config: DeviceConfig, tasks: TaskSet) -> Callable[[], Any]:
     """A function that makes one :class:`android_env.env.AndroidEnv` a call.
 
     Raises:
-      ConfigError: what the device needs is not there, or the safety list cannot be read.
+      ConfigError: the device does not play these tasks, something that it needs is not there, or the safety list
+        cannot be read.
     """
     from android_env.env import AndroidEnv
     from android_env.safety import SafetyList
@@ -84,10 +92,29 @@ def env_factory(config: DeviceConfig, tasks: TaskSet) -> Callable[[], Any]:
     except ValueError as error:
         raise ConfigError(f"device.deny_texts: {error}") from None
     if config.name == "android":
-        from android_env.evaluators.rules import on_screen
+        from android_env.evaluators.rules import ACTIVITY, TEXT, on_screen
 
+        unruled = next((task for task in tasks if not {ACTIVITY, TEXT} & set(task.params)), None)
+        if unruled is not None:
+            raise ConfigError(
+                f"tasks: task {unruled.task_id!r} cannot be judged on 'android'; give its params {ACTIVITY!r} or {TEXT!r}."
+            )
         make = _android(config)
         return lambda: AndroidEnv(make(), tasks, evaluator=on_screen, safety=safety)
+    plays = _PLAYS[config.name]
+    other = next((task for task in tasks if task.family not in plays), None)
+    if other is not None:
+        raise ConfigError(
+            f"tasks: device '{config.name}' does not play task {other.task_id!r}; it plays: {', '.join(plays)}."
+        )
+    if config.name == "chromium":
+        from android_env.devices.miniwob.host import MiniWoBHost
+
+        try:
+            host = MiniWoBHost()
+        except SetupError as error:
+            raise ConfigError(f"device.name: '{config.name}' cannot start: {error}") from None
+        return lambda: AndroidEnv(host.open(), tasks, safety=safety)
     from android_env.devices.simulated.phone import SimulatedPhone
 
     noise = noise_of(config)
@@ -189,6 +216,20 @@ def _scorer(
 
 def _scripted(kind: str) -> ScriptedAgent:
     from android_env.devices.simulated import collector
+    from android_env.devices.simulated.phone import SimulatedPhone
 
     distribution = collector.SCRIPTED[kind]
-    return ScriptedAgent(lambda phone, rng: collector.draw(distribution(phone.display), rng), kind)
+
+    def choose(device: Any, rng: np.random.Generator) -> tuple[Action, float]:
+        if isinstance(device, SimulatedPhone):
+            return collector.draw(distribution(device.display), rng)
+        from android_env.devices.miniwob.scripts import SCRIPTED
+
+        able = ["random"] if device.name == "android" else list(SCRIPTED)
+        if kind not in able:
+            raise ConfigError(
+                f"agent.kind: '{kind}' does not play {device.name!r}; take 'policy' or one of: {', '.join(able)}."
+            )
+        return SCRIPTED[kind](device, rng), math.nan
+
+    return ScriptedAgent(choose, kind)

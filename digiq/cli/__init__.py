@@ -65,7 +65,7 @@ def usage() -> str:
             "  digiq devices doctor   what this machine lacks for Android emulators, and how to mend it",
             "  digiq devices start    brings emulators up and keeps them",
             "",
-            "digiq COMMAND --help teaches one.",
+            "digiq COMMAND --help teaches one; digiq COMMAND FILE.yaml reads its config from a file.",
         ]
     )
 

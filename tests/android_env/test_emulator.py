@@ -184,15 +184,16 @@ def test_a_second_emulator_on_the_same_clone_is_refused(doubles, up, tmp_path):
     assert up.alive and len(doubles.running) == 1
 
 
-def test_ports_that_others_listen_on_are_not_taken(make):
+def test_ports_that_others_listen_on_are_not_taken(doubles, tmp_path):
+    ports = Ports.numbered(60)  # no other test's
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", PORTS.grpc))
+        taken.bind(("127.0.0.1", ports.grpc))
         taken.listen()
-        assert not PORTS.free
+        assert not ports.free
         with pytest.raises(EmulatorDead, match="taken by another program"):
-            make().start()
-    assert PORTS.free
+            Emulator(doubles.sdk, "template", "clone", ports, tmp_path / "run").start()
+    assert ports.free and doubles.calls == []
     every = [port for i in range(64) for port in vars(Ports.numbered(i)).values()]
     assert len(set(every)) == 3 * 64
     with pytest.raises(ValueError, match=r"0\.\.63"):

@@ -1,4 +1,4 @@
-"""MiniWoB++ pages for a browser: `MiniWoB` serves, words and judges them; `scripts` plays them."""
+"""MiniWoB++ pages for a browser: `MiniWoB` serves, words and judges them, `host` brings browsers to them, `scripts` plays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from android_env.devices import Verdict
 from android_env.devices.chromium import script
 from android_env.errors import SetupError, TaskError
-from android_env.faults import MalformedResponse
+from android_env.faults import CommandFailed
 from android_env.page_server import PageServer
 from android_env.tasks.task import Task
 
@@ -21,17 +21,26 @@ READY_CAP_S = 10.0
 _PAGE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 # The seed stands in the URL, so that a page opened again (back, home and on) is the same problem anew. Pages count
-# time by themselves; the longest timeout that browsers know is 24 days.
+# time by themselves; the longest timeout that browsers know is 24 days. Images that only a touched icon shows are
+# fetched beforehand: while one loads, the icon has no width, and the tap lands on its neighbour.
 _HEAD = """
 <meta name="viewport" content="width=device-width">
 <style>#reward-display, #click-canvas, #sync-task-cover { display: none !important }</style>
 <script>
-addEventListener('load', () => setTimeout(() => {
+addEventListener('load', async () => {
+  const rules = [...document.styleSheets].flatMap(sheet => [...sheet.cssRules]);
+  window.digiqImages = rules.flatMap(rule => [...rule.cssText.matchAll(/url\\("([^"]+)"\\)/g)].map(found => {
+    const image = new Image();
+    image.src = new URL(found[1], rule.parentStyleSheet.href || location.href);
+    return image;
+  }));
+  await Promise.allSettled(digiqImages.map(image => image.decode()));
+  await new Promise(done => setTimeout(done));  // the page's own handler of this event comes after this one
   core.EPISODE_MAX_TIME = 2 ** 31 - 1;
   Math.seedrandom(core.QueryString.seed);
   core.startEpisodeReal();
   window.digiqStarted = true;
-}));
+});
 </script>
 """
 
@@ -93,7 +102,7 @@ class MiniWoB:
         """The page's utterance.
 
         Raises:
-            MalformedResponse: the page does not come to stand.
+            CommandFailed: the page does not come to stand.
         """
         end = time.monotonic() + READY_CAP_S
         while True:
@@ -101,7 +110,7 @@ class MiniWoB:
             if isinstance(said, str) and said:
                 return said
             if time.monotonic() > end:
-                raise MalformedResponse(f"the MiniWoB++ page says {said!r} instead of what it asks for")
+                raise CommandFailed(f"the MiniWoB++ page says {said!r} instead of what it asks for")
             time.sleep(0.05)
 
     def verdict(self, driver: Any) -> Verdict | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from importlib.resources import files
 
 import numpy as np
@@ -14,7 +15,7 @@ from android_env.devices.chromium import script
 DIRECTIONS: tuple[Direction, ...] = ("up", "down", "left", "right")
 
 
-def oracle(device: AppiumDevice) -> Action:
+def oracle(device: AppiumDevice, rng: np.random.Generator | None = None) -> Action:
     """The next action of a player who knows the page; it looks into the page, never into the observation.
 
     Raises:
@@ -33,14 +34,21 @@ def oracle(device: AppiumDevice) -> Action:
             return Action.enter()
 
 
-def by_chance(goal: str, rng: np.random.Generator) -> Action:
+def by_chance(device: AppiumDevice, rng: np.random.Generator) -> Action:
     """Taps anywhere (6 in 10), types a word of the goal (2 in 10), swipes, or presses a key; never declares an end."""
     draw = rng.random()
     if draw < 0.6:
         return Action.tap(*rng.random(2))
     if draw < 0.8:
-        words = re.findall(r"[\w.@'-]+", goal) or [""]
+        words = re.findall(r"[\w.@'-]+", device.goal) or [""]
         return Action.type_text(words[rng.integers(len(words))])
     if draw < 0.9:
         return Action.swipe(DIRECTIONS[rng.integers(4)])
     return (Action.enter(), Action.back(), Action.home())[rng.integers(3)]
+
+
+SCRIPTED: dict[str, Callable[[AppiumDevice, np.random.Generator], Action]] = {
+    "oracle": oracle,
+    "random": by_chance,
+}
+"""The players by name; each chooses the next action."""

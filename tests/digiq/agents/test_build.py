@@ -15,7 +15,7 @@ from android_env.tasks import TaskSet, load_tasks
 from android_env.testing.appium import AppiumDouble
 from android_env.testing.commands import CommandDoubles
 from digiq.agents.agent import Agent
-from digiq.agents.build import DeviceConfig, env_factory
+from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, env_factory
 from digiq.agents.rollout import plan_episodes, rollout
 from digiq.errors import ConfigError
 from digiq.evaluation.evaluate import EvaluateConfig
@@ -23,6 +23,8 @@ from digiq.evaluation.evaluate import run as evaluate
 from digiq.policies.base import Candidate
 
 TASKS = load_tasks("webshop/train")
+RULE = {"success_activity": "Home/*"}
+RULED = TaskSet("home", tuple(dataclasses.replace(t, params={**t.params, **RULE}) for t in TASKS[:3]))
 
 
 class Always:
@@ -52,28 +54,32 @@ def test_episodes_on_a_fleet_are_judged_by_the_screen_and_use_no_more_devices_th
 ):
     pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
     monkeypatch.setattr("android_env.settle.SystemClock.sleep", lambda clock, seconds: None)
-    rule = {"success_activity": "Home/*"}
-    tasks = TaskSet("home", tuple(dataclasses.replace(t, params={**t.params, **rule}) for t in TASKS[:3]))
     with AppiumDouble() as appium:
-        make_env = env_factory(DeviceConfig(name="android", fleet=str(fleet), server=appium.url), tasks)
-        specs = plan_episodes(tasks, 5, seed=0)
+        make_env = env_factory(DeviceConfig(name="android", fleet=str(fleet), server=appium.url), RULED)
+        specs = plan_episodes(RULED, 5, seed=0)
         runs = list(rollout(Agent(Always(Action.home())), specs, make_env, batch_size=8))
         used = {
             s["capabilities"]["alwaysMatch"]["appium:udid"]
             for c, s in appium.commands
             if c == "session" and s
         }
+        (once,) = rollout(build_agent(AgentConfig(kind="random")), specs[:1], make_env, batch_size=1)
+        with pytest.raises(ConfigError, match="does not play 'android'"):
+            list(rollout(build_agent(AgentConfig(kind="oracle")), specs[:1], make_env, batch_size=1))
     assert [run.outcome for run in runs] == ["success"] * 5
+    assert once.outcome in ("success", "truncated") and once.steps >= 1
     assert runs[0].episode.device == "android" and used == {"emulator-5650", "emulator-5652"}
 
 
 def test_a_fleet_that_is_not_there_is_one_line(fleet, tmp_path):
     with pytest.raises(ConfigError, match="digiq devices start"):
-        env_factory(DeviceConfig(name="android", fleet=str(tmp_path / "none.json")), TASKS)
+        env_factory(DeviceConfig(name="android", fleet=str(tmp_path / "none.json")), RULED)
+    with pytest.raises(ConfigError, match="success_activity"):
+        env_factory(DeviceConfig(name="android", fleet=str(fleet)), TASKS)
     rows = json.loads(fleet.read_text())
     fleet.write_text(json.dumps([{**row, "fault": "gone"} for row in rows]))
-    make_env = env_factory(DeviceConfig(name="android", fleet=str(fleet), server="http://127.0.0.1:1"), TASKS)
-    runs = rollout(Agent(Always(Action.home())), plan_episodes(TASKS, 2, 0), make_env)
+    make_env = env_factory(DeviceConfig(name="android", fleet=str(fleet), server="http://127.0.0.1:1"), RULED)
+    runs = rollout(Agent(Always(Action.home())), plan_episodes(RULED, 2, 0), make_env)
     assert [run.outcome for run in runs] == ["infra_error"] * 2
 
 
@@ -88,5 +94,5 @@ def test_the_safety_list_holds_on_every_device():
 
 def test_what_is_exact_on_the_simulated_phone_only_is_refused_elsewhere(tmp_path):
     config = EvaluateConfig(exact=True, device=DeviceConfig(name="android"))
-    with pytest.raises(ConfigError, match="cannot be computed"):
+    with pytest.raises(ConfigError, match="has no exact success"):
         evaluate(config, out=tmp_path / "out")
