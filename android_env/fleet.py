@@ -235,7 +235,7 @@ class Fleet:
         fields: dict[str, Any] = {
             "restore": lambda task, seed: emulator.load_snapshot(),
             "repairs": {**repairs, Rung.QUARANTINE: lambda: self.quarantine(member, _GIVEN_UP), **beside},
-            "log": self.log,
+            "log": FaultLog(self.log.path),
             "on_close": lambda: self.give_back(member),
             **options,
         }

@@ -194,7 +194,9 @@ class AppiumDevice:
         """
         dialect = self.dialect
         if not isinstance(dialect, KnowsTruth):
-            raise TaskError(f"device {self.name!r} cannot judge its tasks; give AndroidEnv an evaluator that can.")
+            raise TaskError(
+                f"device {self.name!r} cannot judge its tasks; give AndroidEnv an evaluator that can."
+            )
         found = self.ask(dialect.verdict)
         return "failure" if found is None and self._declared else found
 
@@ -305,6 +307,7 @@ def connect(url: str, capabilities: Mapping[str, Any], *, timeout_s: float) -> A
     try:
         from appium import webdriver
         from appium.options.common import AppiumOptions
+        from appium.webdriver.appium_connection import AppiumConnection
         from appium.webdriver.client_config import AppiumClientConfig
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
@@ -315,8 +318,11 @@ def connect(url: str, capabilities: Mapping[str, Any], *, timeout_s: float) -> A
         timeout=timeout_s,  # type: ignore[arg-type]  # urllib3 takes fractions of a second
         init_args_for_pool_manager={"init_args_for_pool_manager": {"retries": False}},
     )
+    # The client keeps the key that tells two requests for a session apart on the connection's class, where threads
+    # overwrite each other's, and two devices get one session. A class of its own keeps it apart.
+    connection = type("Connection", (AppiumConnection,), {"extra_headers": {}})
     options = AppiumOptions().load_capabilities(dict(capabilities))
-    return webdriver.Remote(url, options=options, client_config=config)
+    return webdriver.Remote(connection(client_config=config), options=options)
 
 
 def command(driver: Any, name: str, parameters: Mapping[str, Any] | None = None) -> Any:

@@ -127,6 +127,7 @@ class AppiumDouble:
         self._lock = threading.RLock()
         self._released = threading.Event()
         self._frame = 0
+        self._keys: dict[str, dict[str, Any]] = {}
         self.port = 0
         self._server: _Server | None = None
         self.start()
@@ -278,7 +279,7 @@ class AppiumDouble:
         if command == "status":
             return {"ready": True, "message": "The server is ready to accept new connections"}
         if session_id is None:
-            return self._new_session(body)
+            return self._once(str(body.pop("idempotency", "")), body)
         session = self._session(session_id)
         if command == "session" and method == "DELETE":
             del self.sessions[session_id]
@@ -315,6 +316,12 @@ class AppiumDouble:
             raise _Failure("invalid session id", "A session is either terminated or not started", 404)
         session.last_command = now
         return session
+
+    def _once(self, key: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A new session, or the one that a request with the same key has got before."""
+        if not key or key not in self._keys:
+            self._keys[key] = self._new_session(body)
+        return self._keys[key]
 
     def _new_session(self, body: dict[str, Any]) -> dict[str, Any]:
         asked = body.get("capabilities", {})
@@ -460,6 +467,8 @@ def _listen(double: AppiumDouble, port: int) -> _Server:
         def _serve(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length) or b"{}") if length else {}
+            if key := self.headers.get("X-Idempotency-Key"):
+                body["idempotency"] = key
             status = 200
             try:
                 if double._server is None or double._server is not self.server:

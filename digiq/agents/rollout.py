@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,7 @@ def rollout(
     batch_size: int = 32,
     record: Callable[[EpisodeSpec], bool] = lambda spec: True,
     infra_retries: int = 2,
+    threads: bool = False,
 ) -> Iterator[EpisodeRun]:
     """Runs the episodes, up to ``batch_size`` at a time, and yields their results in the order of ``specs``.
 
@@ -99,6 +101,8 @@ def rollout(
       infra_retries: how often an episode whose device, or judge, failed is run again, under the same seed, before its
         outcome is ``infra_error`` or ``judge_error``. A device that is given up (``Quarantined``) costs its episode
         no retry: another device takes it; only when none is left do the rest end as ``infra_error``.
+      threads: moves every running episode in a thread of its own, for devices that keep one waiting; the results are
+        the same.
 
     Raises:
       Exception: whatever the agent raises: a bug in an agent is no episode's failure. An answer that cannot be
@@ -110,6 +114,8 @@ def rollout(
     idle: list[Any] = []
     next_position = 0
     devices = batch_size
+    pool = ThreadPoolExecutor(batch_size) if threads else None
+    each: Callable[..., Iterable[Any]] = map if pool is None else pool.map
     try:
         while True:
             while len(running) < devices and waiting:
@@ -120,13 +126,12 @@ def rollout(
                     break
                 position, spec, retries = waiting.popleft()
                 running.append(_Running(env, position, spec, record(spec), retries))
-            for episode in running:
-                episode.start_if_needed()
+            list(each(_Running.start_if_needed, running))
             active = [episode for episode in running if episode.result is None and not episode.lost]
             if active:
                 decisions = agent.act([episode.turn() for episode in active])
-                for episode, decision in zip(active, decisions, strict=True):
-                    episode.advance(decision, agent.name)
+                pairs = zip(active, decisions, strict=True)
+                list(each(lambda pair: pair[0].advance(pair[1], agent.name), pairs))
             still = []
             for episode in running:
                 if episode.lost:
@@ -149,6 +154,8 @@ def rollout(
             if next_position == len(specs):
                 return
     finally:
+        if pool is not None:
+            pool.shutdown()
         for env in [*idle, *(episode.env for episode in running)]:
             env.close()
 

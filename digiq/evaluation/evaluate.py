@@ -100,6 +100,7 @@ def run(
                 batch_size=config.batch_size,
                 record=lambda spec: spec.episode_id in recorded,
                 infra_retries=config.infra_retries,
+                threads=config.device.name != "simulated",
             )
             with (
                 log.open("a") as file,

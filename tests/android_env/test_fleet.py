@@ -130,7 +130,9 @@ def test_episodes_begin_from_the_snapshot_and_survive_a_dead_emulator(doubles, m
         before = emulator.pid
         emulator.stop()
         assert play() == "success" and emulator.alive and emulator.pid != before
-        assert fleet.log.kinds == {"emulator_dead": 1} and fleet.log.done == {"REBOOT": 1}
+        log = device.recovery.log
+        assert log.kinds == {"emulator_dead": 1} and log.done == {"REBOOT": 1}
+        assert json.loads(fleet.log.path.read_text())["kind"] == "emulator_dead"
         env.close()
         assert fleet.lend().index == 44
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
 
 from android_env.actions import Action, ActionType
 from android_env.devices import Reports, StepReport
-from android_env.devices.appium import AppiumDevice, extension
+from android_env.devices.appium import AppiumDevice, connect, extension
 from android_env.devices.simulated.collector import SCRIPTED, draw
 from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import NO_NOISE
@@ -59,6 +61,18 @@ def test_two_devices_on_one_port_are_refused_and_on_their_own_are_not(bench):
     assert len(bench.double.sessions) == 2
     beside.close()
     assert len(bench.double.sessions) == 1
+
+
+def test_sessions_that_are_opened_at_the_same_moment_are_not_taken_for_one(bench):
+    start = threading.Barrier(8)
+
+    def open_one(index):
+        dialect = UiAutomator2.numbered(index, f"emulator-{5554 + 2 * index}")
+        start.wait()
+        return connect(bench.double.url, dialect.capabilities(), timeout_s=60).session_id
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(open_one, range(8)))) == len(bench.double.sessions) == 8
 
 
 def test_an_agent_may_think_for_long_and_no_longer(make_bench):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -85,16 +86,40 @@ def summarise(run):
     return run.spec.episode_id, run.outcome, run.steps, [(d.action, d.log_prob) for d in run.decisions]
 
 
+@pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
-def test_episodes_do_not_depend_on_the_batch(batch_size):
+def test_episodes_do_not_depend_on_the_batch(batch_size, threads):
     specs = plan_episodes([make_task(i) for i in range(5)], 12, seed=3)
     reference = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv, batch_size=5)]
-    found = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv, batch_size=batch_size)]
+    options = {"batch_size": batch_size, "threads": threads}
+    found = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv, **options)]
     assert found == reference
     assert len({outcome for _, outcome, _, _ in reference}) > 1
     # Resuming with the second half alone gives the same second half.
-    rest = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs[6:], ToyEnv, batch_size=batch_size)]
+    rest = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs[6:], ToyEnv, **options)]
     assert rest == reference[6:]
+
+
+def test_with_threads_devices_act_at_the_same_time_and_bugs_still_surface():
+    both = threading.Barrier(2)
+
+    class Meeting(ToyEnv):
+        def step(self, action):
+            both.wait(timeout=60)
+            return super().step(action)
+
+    specs = plan_episodes([make_task(i) for i in range(2)], 2, seed=0)
+    idle = Agent(ToyPolicy())
+    idle.act = lambda turns: [Decision(BAD) for _ in turns]
+    runs = list(rollout(idle, specs, Meeting, batch_size=2, threads=True))
+    assert [run.outcome for run in runs] == ["truncated"] * 2
+
+    class Buggy(ToyEnv):
+        def step(self, action):
+            raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        list(rollout(idle, specs, Buggy, batch_size=2, threads=True))
 
 
 def test_another_seed_gives_other_episodes():
