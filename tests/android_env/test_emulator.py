@@ -26,7 +26,7 @@ from android_env.testing.clock import FakeClock
 from android_env.testing.commands import CommandDoubles
 
 PORTS = Ports.numbered(40)
-QUICK = EmulatorConfig(poll_s=0.01, boot_cap_s=60)
+QUICK = EmulatorConfig(poll_s=0.05, boot_cap_s=60)
 SAVED_AT = 1_700_000_000
 
 

@@ -20,7 +20,7 @@ from android_env.testing.appium import AppiumDouble
 from android_env.testing.clock import FakeClock
 from android_env.testing.commands import CommandDoubles
 
-QUICK = EmulatorConfig(poll_s=0.01, boot_cap_s=60, clock_slack_s=1e12)
+QUICK = EmulatorConfig(poll_s=0.05, boot_cap_s=60, clock_slack_s=1e12)
 TASKS = load_tasks("webshop/train")
 
 

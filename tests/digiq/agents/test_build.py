@@ -40,7 +40,7 @@ class Always:
 @pytest.fixture
 def fleet(tmp_path, monkeypatch):
     """A running fleet of two, as `digiq devices start` leaves it for others; yields its file."""
-    config = EmulatorConfig(poll_s=0.01, clock_slack_s=1e12)
+    config = EmulatorConfig(poll_s=0.05, clock_slack_s=1e12)
     with CommandDoubles(tmp_path / "sdk", boot_polls=1) as doubles:
         for key, value in doubles.environ.items():
             monkeypatch.setenv(key, value)

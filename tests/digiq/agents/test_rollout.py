@@ -109,9 +109,14 @@ def test_with_threads_devices_act_at_the_same_time_and_bugs_still_surface():
             return super().step(action)
 
     specs = plan_episodes([make_task(i) for i in range(2)], 2, seed=0)
-    idle = Agent(ToyPolicy())
-    idle.act = lambda turns: [Decision(BAD) for _ in turns]
-    runs = list(rollout(idle, specs, Meeting, batch_size=2, threads=True))
+
+    class Idle:
+        name = "idle"
+
+        def act(self, turns):
+            return [Decision(BAD) for _ in turns]
+
+    runs = list(rollout(Idle(), specs, Meeting, batch_size=2, threads=True))
     assert [run.outcome for run in runs] == ["truncated"] * 2
 
     class Buggy(ToyEnv):
@@ -119,7 +124,7 @@ def test_with_threads_devices_act_at_the_same_time_and_bugs_still_surface():
             raise KeyError("a bug")
 
     with pytest.raises(KeyError, match="a bug"):
-        list(rollout(idle, specs, Buggy, batch_size=2, threads=True))
+        list(rollout(Idle(), specs, Buggy, batch_size=2, threads=True))
 
 
 def test_another_seed_gives_other_episodes():

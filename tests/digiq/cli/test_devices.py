@@ -12,7 +12,7 @@ from digiq import cli
 from digiq.cli import devices
 from digiq.cli.devices import StartOptions
 
-QUICK = EmulatorConfig(poll_s=0.01, boot_cap_s=60)
+QUICK = EmulatorConfig(poll_s=0.05, boot_cap_s=60)
 
 
 @pytest.fixture
