@@ -120,7 +120,7 @@ class AppiumServer:
         self._folder = Path(tempfile.mkdtemp(prefix="appium-"))
         # Browsers keep their profiles here, so that a killed one leaves nothing behind.
         (self._folder / "tmp").mkdir()
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         environment = {**os.environ, "TMPDIR": str(self._folder / "tmp")}
         if self._home is not None:
             environment["APPIUM_HOME"] = str(self._home)
@@ -172,7 +172,8 @@ class AppiumServer:
             raise
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface on which nobody listens now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]
@@ -182,7 +183,7 @@ def _is_ready(url: str) -> bool:
     # Proxies of the environment have no business on the loopback interface.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{url}/status", timeout=5) as answer:
+        with opener.open(f"{url}/status", timeout=2) as answer:
             return bool(json.load(answer)["value"]["ready"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
