@@ -24,4 +24,4 @@ class DeviceFault(AndroidEnvError, RuntimeError):
 
 
 class SetupError(AndroidEnvError, RuntimeError):
-    """Something that the device needs is not installed on this machine."""
+    """Something that the device needs is not installed on this machine, or cannot be used."""

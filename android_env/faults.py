@@ -100,6 +100,13 @@ class BootTimeout(Fault):
     mend = "raise boot_cap_s, or check with 'digiq devices doctor' that KVM is in use."
 
 
+class AvdBusy(Fault):
+    """Another emulator uses the virtual device's files."""
+
+    kind, rung = "avd_busy", Rung.QUARANTINE
+    mend = "stop that emulator, or clone the AVD under another name."
+
+
 class ScreenshotFailed(Fault):
     """No screenshot was to be had."""
 
@@ -314,7 +321,8 @@ class Recovery:
     """Runs calls to one device and mends its faults by the ladder.
 
     Args:
-        repairs: what each rung from NEW_SESSION to REBUILD does; rungs that are not there are passed over.
+        repairs: what each rung from NEW_SESSION on does; rungs that are not there are passed over. That of QUARANTINE
+            is told that the device is given up.
         device: the name that log lines carry.
         caps: see `CAPS`.
         strikes: episodes in a row that a fault may end before the device is given up.
@@ -441,6 +449,8 @@ class Recovery:
     def _give_up(self, fault: DeviceFault) -> Any:
         self.quarantined = True
         self._say(fault, "reset", Rung.QUARANTINE.name)
+        if Rung.QUARANTINE in self.repairs:
+            self.repairs[Rung.QUARANTINE]()
         raise Quarantined(f"{self.device} is given up after {_kind(fault)} ({fault})") from fault
 
     def _fault(self, error: Exception) -> DeviceFault:

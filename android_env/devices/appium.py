@@ -46,7 +46,8 @@ _KEYS: Mapping[ActionType, Key] = {
 class Dialect(Protocol):
     """What one kind of device understands. `driver` is an `appium.webdriver.Remote` with an open session."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def capabilities(self) -> dict[str, Any]:
         """What a new session asks for."""
@@ -193,7 +194,9 @@ class AppiumDevice:
         """
         dialect = self.dialect
         if not isinstance(dialect, KnowsTruth):
-            raise TaskError(f"device {self.name!r} cannot judge its tasks; give AndroidEnv an evaluator that can.")
+            raise TaskError(
+                f"device {self.name!r} cannot judge its tasks; give AndroidEnv an evaluator that can."
+            )
         found = self.ask(dialect.verdict)
         return "failure" if found is None and self._declared else found
 

@@ -137,7 +137,9 @@ class Chromium:
         self._session = driver.session_id
         self._open(driver, self.pages.home)
         command(driver, "deleteAllCookies")
-        script(driver, "localStorage.clear(); sessionStorage.clear(); sessionStorage.task = arguments[0]", url)
+        script(
+            driver, "localStorage.clear(); sessionStorage.clear(); sessionStorage.task = arguments[0]", url
+        )
         self._open(driver, url)
         return self.pages.goal(driver)
 
@@ -154,9 +156,7 @@ class Chromium:
     def swipe(self, driver: Any, start: Pixel, end: Pixel) -> None:
         (y0, x0), (y1, x1) = start, end
         shares = [step / SWIPE_MOVES for step in range(1, SWIPE_MOVES + 1)]
-        way = [
-            self._move((y0 + (y1 - y0) * s, x0 + (x1 - x0) * s), SWIPE_MS // SWIPE_MOVES) for s in shares
-        ]
+        way = [self._move((y0 + (y1 - y0) * s, x0 + (x1 - x0) * s), SWIPE_MS // SWIPE_MOVES) for s in shares]
         self._finger(driver, self._move(start), _DOWN, *way, _pause(REST_MS), _UP)
 
     def type_text(self, driver: Any, text: str) -> None:
@@ -270,7 +270,9 @@ def find_browser() -> tuple[str, str]:
 
 def plain(text: str) -> str:
     """What of a text can be typed: line breaks and tabs, which would press keys, become spaces; W3C's key codes go."""
-    return re.sub(r"[\ue000-\uf8ff\x00-\x08\x0e-\x1f\x7f]", "", re.sub(r"[\t\n\v\f\r\x85\u2028\u2029]+", " ", text))
+    return re.sub(
+        r"[\ue000-\uf8ff\x00-\x08\x0e-\x1f\x7f]", "", re.sub(r"[\t\n\v\f\r\x85\u2028\u2029]+", " ", text)
+    )
 
 
 def _pause(ms: int) -> dict[str, Any]:

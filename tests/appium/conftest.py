@@ -58,9 +58,7 @@ class OnePage:
         return None
 
 
-HEAD = (
-    "<!DOCTYPE html><html><head><meta name='viewport' content='width=device-width'><style>body{margin:0}</style>"
-)
+HEAD = "<!DOCTYPE html><html><head><meta name='viewport' content='width=device-width'><style>body{margin:0}</style>"
 TASK = Task("web/1", "do it", "web", 1, "train")
 
 

@@ -85,7 +85,9 @@ def test_typing_writes_the_text_into_the_focused_field(browser, text):
 
 
 def test_typing_never_presses_keys(browser):
-    device = browser(f"{LISTEN}<form id=form><input id=field autofocus><input id=other><button>Go</button></form>")
+    device = browser(
+        f"{LISTEN}<form id=form><input id=field autofocus><input id=other><button>Go</button></form>"
+    )
     device.execute(Action.tap(0.02, 0.1))
     device.execute(Action.type_text("one\ntwo\r\nthree\tfour\ue007\ue003"))
     assert value(device, "document.querySelector('#field').value") == "one two three four"

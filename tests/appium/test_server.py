@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def session(server: AppiumServer):
 
 
 @pytest.fixture
-def own(installed: None):
-    server = AppiumServer()
+def own(installed: None, tmp_path):
+    server = AppiumServer(log=tmp_path / "appium.log")
     yield server
     server.stop()
 
@@ -78,6 +79,29 @@ def test_a_killed_server_leaves_no_browser_and_starts_again_on_its_port(own):
     own.start()
     assert own.port == port and own.alive
     assert own.start() is own and own._process.pid != leader
+
+
+STARTER = """
+import os, signal, sys
+from android_env.appium_server import AppiumServer
+server = AppiumServer(log=sys.argv[1]).start()
+print(server._process.pid, flush=True)
+signal.pause()
+"""
+
+
+def test_it_does_not_outlive_who_started_it(installed, tmp_path):
+    log = str(tmp_path / "appium.log")
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, log], stdout=subprocess.PIPE, text=True)
+    leader = int(starter.stdout.readline())
+    assert group(leader)
+    starter.kill()
+    starter.wait()
+    starter.stdout.close()
+    end = time.monotonic() + 10
+    while group(leader) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not group(leader)
 
 
 def test_a_port_in_use_is_said_with_the_logs_last_line(installed, tmp_path):

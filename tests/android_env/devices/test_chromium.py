@@ -51,10 +51,14 @@ def test_every_task_has_its_page(pages):
     assert len(tasks) == 16 and len(load_tasks("miniwob/train")) == 12 == 3 * len(load_tasks("miniwob/test"))
     for task in tasks:
         url = pages.url(task, 7)
-        assert url.startswith("http://127.0.0.1:") and url.endswith(f"/miniwob/{task.params['page']}.html?seed=7")
+        assert url.startswith("http://127.0.0.1:") and url.endswith(
+            f"/miniwob/{task.params['page']}.html?seed=7"
+        )
 
 
-@pytest.mark.parametrize("page", ["../core/core", "..%2fcore", "/etc/passwd", "Click-Link", "no-such-page", ""])
+@pytest.mark.parametrize(
+    "page", ["../core/core", "..%2fcore", "/etc/passwd", "Click-Link", "no-such-page", ""]
+)
 def test_tasks_cannot_leave_the_pages(pages, page):
     with pytest.raises(TaskError, match="has no page"):
         pages.url(Task("x", "x", "miniwob", 1, "train", {"page": page}), 0)
