@@ -1,7 +1,7 @@
 """`AppiumServer`: an Appium server of one's own, for as long as it is needed.
 
 The server listens on the loopback interface alone, on a port that was free, in a process group of its own; stopping it
-ends that group, with every browser in it, and nothing else.
+ends that group, with every browser in it, and nothing else. So does the end of the process that started it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from android_env.faults import ServerDead, ServerSlow
 
 HOST = "127.0.0.1"
 POLL_S = 0.1
+# Should this process be killed, its end of the pipe closes, and the watcher ends the server's group with it in it.
+_WATCHED = 'exec 3<&0; { read _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
 GRACE_S = 5.0
 """How long a server may take to end by itself before its group is killed, seconds."""
 
@@ -72,7 +74,7 @@ class AppiumServer:
         home: str | Path | None = None,
         port: int | None = None,
         log: str | Path | None = None,
-        start_cap_s: float = 60.0,
+        start_cap_s: float = 120.0,
     ) -> None:
         self._command, self._home = find_appium(home)
         self._wanted_log = None if log is None else Path(log)
@@ -120,16 +122,16 @@ class AppiumServer:
         self._folder = Path(tempfile.mkdtemp(prefix="appium-"))
         # Browsers keep their profiles here, so that a killed one leaves nothing behind.
         (self._folder / "tmp").mkdir()
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         environment = {**os.environ, "TMPDIR": str(self._folder / "tmp")}
         if self._home is not None:
             environment["APPIUM_HOME"] = str(self._home)
         arguments = ["server", "--address", HOST, "--port", str(self.port), "--log-no-colors"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._command, *arguments, "--log-timestamp"],
+                ["sh", "-c", _WATCHED, "sh", *self._command, *arguments, "--log-timestamp"],
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -146,7 +148,8 @@ class AppiumServer:
             _end_group(process)
         if self._folder is not None:
             shutil.rmtree(self._folder / "tmp", ignore_errors=True)
-            if process is not None and process.returncode in (0, -signal.SIGTERM):
+            ended_well = process is not None and process.returncode in (0, -signal.SIGTERM)
+            if ended_well or self._wanted_log is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> AppiumServer:
@@ -172,7 +175,8 @@ class AppiumServer:
             raise
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface on which nobody listens now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]
@@ -182,7 +186,7 @@ def _is_ready(url: str) -> bool:
     # Proxies of the environment have no business on the loopback interface.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{url}/status", timeout=5) as answer:
+        with opener.open(f"{url}/status", timeout=2) as answer:
             return bool(json.load(answer)["value"]["ready"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -196,6 +200,8 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _last_line(path: Path) -> str:

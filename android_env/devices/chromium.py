@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from android_env.appium_server import free_port
 from android_env.devices import Verdict
 from android_env.devices.appium import Key, Pixel, command, decode_screenshot
 from android_env.errors import SetupError
@@ -118,6 +119,8 @@ class Chromium:
             "unhandledPromptBehavior": "dismiss",
             "appium:automationName": "Chromium",
             "appium:executable": self.driver,
+            # Starting on a port, the server first kills whichever chromedriver was started for the same one.
+            "appium:chromedriverPort": free_port(),
             "appium:autodownloadEnabled": False,
             "appium:newCommandTimeout": self.new_command_timeout_s,
             "goog:chromeOptions": {

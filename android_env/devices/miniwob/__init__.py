@@ -95,7 +95,9 @@ class MiniWoB:
                 f"task {task.task_id!r} is of family {task.family!r}; a browser plays 'miniwob' tasks only."
             )
         if not _PAGE.fullmatch(page) or not (self._root / "miniwob" / f"{page}.html").is_file():
-            raise TaskError(f"task {task.task_id!r}: MiniWoB++ has no page {page!r}; see {self._root}/miniwob.")
+            raise TaskError(
+                f"task {task.task_id!r}: MiniWoB++ has no page {page!r}; see {self._root}/miniwob."
+            )
         return f"{self._server.url}/miniwob/{page}.html?seed={int(seed)}"
 
     def goal(self, driver: Any) -> str:
@@ -131,7 +133,9 @@ def html_folder() -> Path:
     Raises:
         SetupError: it is not installed.
     """
-    found = importlib.util.find_spec("miniwob")  # found, not imported: it would bring a browser driver of its own
+    found = importlib.util.find_spec(
+        "miniwob"
+    )  # found, not imported: it would bring a browser driver of its own
     for place in (found.submodule_search_locations or ()) if found else ():
         if (Path(place) / "html" / "miniwob").is_dir():
             return Path(place) / "html"
