@@ -18,6 +18,7 @@ import numpy as np
 from android_env.appium_server import free_port
 from android_env.devices import Verdict
 from android_env.devices.appium import Key, Pixel, command, decode_screenshot
+from android_env.devices.fingers import DOWN, UP, finger, move, pause
 from android_env.errors import SetupError
 from android_env.faults import BrowserGone, MalformedResponse
 from android_env.settle import SettleConfig
@@ -148,16 +149,16 @@ class Chromium:
         return self.pages.verdict(driver)
 
     def tap(self, driver: Any, at: Pixel) -> None:
-        self._finger(driver, self._move(at), _DOWN, _pause(TAP_MS), _UP)
+        self._finger(driver, self._move(at), DOWN, pause(TAP_MS), UP)
 
     def long_press(self, driver: Any, at: Pixel) -> None:
-        self._finger(driver, self._move(at), _DOWN, _pause(LONG_PRESS_MS), _UP)
+        self._finger(driver, self._move(at), DOWN, pause(LONG_PRESS_MS), UP)
 
     def swipe(self, driver: Any, start: Pixel, end: Pixel) -> None:
         (y0, x0), (y1, x1) = start, end
         shares = [step / SWIPE_MOVES for step in range(1, SWIPE_MOVES + 1)]
         way = [self._move((y0 + (y1 - y0) * s, x0 + (x1 - x0) * s), SWIPE_MS // SWIPE_MOVES) for s in shares]
-        self._finger(driver, self._move(start), _DOWN, *way, _pause(REST_MS), _UP)
+        self._finger(driver, self._move(start), DOWN, *way, pause(REST_MS), UP)
 
     def type_text(self, driver: Any, text: str) -> None:
         self._keys(driver, plain(text))
@@ -199,15 +200,12 @@ class Chromium:
         command(driver, "get", {"url": url})
 
     def _move(self, to: tuple[float, float], ms: int = 0) -> dict[str, Any]:
-        y, x = (round(value / self.viewport.pixel_ratio) for value in to)
-        y, x = min(y, self.viewport.height - 1), min(x, self.viewport.width - 1)
-        return {"type": "pointerMove", "duration": ms, "origin": "viewport", "y": y, "x": x}
+        y, x = (round(value / self.viewport.pixel_ratio) for value in to)  # W3C counts CSS pixels
+        return move((min(y, self.viewport.height - 1), min(x, self.viewport.width - 1)), ms)
 
     def _finger(self, driver: Any, *steps: Mapping[str, Any]) -> None:
         self._same_browser(driver)
-        touch = {"pointerType": "touch"}
-        finger = {"type": "pointer", "id": "finger", "parameters": touch, "actions": list(steps)}
-        command(driver, "actions", {"actions": [finger]})
+        finger(driver, *steps)
 
     def _keys(self, driver: Any, characters: str) -> None:
         self._same_browser(driver)
@@ -226,9 +224,6 @@ ARGUMENTS = (
     "--disable-background-networking",
 )
 """Of the browser's command line."""
-
-_DOWN = {"type": "pointerDown", "button": 0}
-_UP = {"type": "pointerUp", "button": 0}
 
 ELEMENTS = """
 const [width, height] = [innerWidth, innerHeight], found = [];
@@ -273,10 +268,6 @@ def plain(text: str) -> str:
     return re.sub(
         r"[\ue000-\uf8ff\x00-\x08\x0e-\x1f\x7f]", "", re.sub(r"[\t\n\v\f\r\x85\u2028\u2029]+", " ", text)
     )
-
-
-def _pause(ms: int) -> dict[str, Any]:
-    return {"type": "pause", "duration": ms}
 
 
 def _is_root() -> bool:

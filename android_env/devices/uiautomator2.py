@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from android_env.devices.appium import Key, Pixel, command, decode_screenshot, extension
+from android_env.devices.fingers import DOWN, UP, finger, move, pause
 from android_env.faults import MalformedResponse
 from android_env.tasks.task import Task
 
@@ -101,14 +102,14 @@ class UiAutomator2:
             extension(driver, "mobile: activateApp", appId=package)
 
     def tap(self, driver: Any, at: Pixel) -> None:
-        _finger(driver, _move(at), _DOWN, _pause(TAP_MS), _UP)
+        finger(driver, move(at), DOWN, pause(TAP_MS), UP)
 
     def long_press(self, driver: Any, at: Pixel) -> None:
-        _finger(driver, _move(at), _DOWN, _pause(LONG_PRESS_MS), _UP)
+        finger(driver, move(at), DOWN, pause(LONG_PRESS_MS), UP)
 
     def swipe(self, driver: Any, start: Pixel, end: Pixel) -> None:
         way = [
-            _move(
+            move(
                 (
                     round(start[0] + (end[0] - start[0]) * step / SWIPE_MOVES),
                     round(start[1] + (end[1] - start[1]) * step / SWIPE_MOVES),
@@ -117,7 +118,7 @@ class UiAutomator2:
             )
             for step in range(1, SWIPE_MOVES + 1)
         ]
-        _finger(driver, _move(start), _DOWN, *way, _pause(REST_MS), _UP)
+        finger(driver, move(start), DOWN, *way, pause(REST_MS), UP)
 
     def type_text(self, driver: Any, text: str) -> None:
         # A line break would press enter.
@@ -182,25 +183,3 @@ def _element(node: ElementTree.Element, height: float, width: float) -> dict[str
         "id": node.get("resource-id", ""),
         "bounds": [round(value, 4) for value in bounds],
     }
-
-
-_DOWN = {"type": "pointerDown", "button": 0}
-_UP = {"type": "pointerUp", "button": 0}
-
-
-def _move(to: Pixel, ms: int = 0) -> dict[str, Any]:
-    return {"type": "pointerMove", "duration": ms, "origin": "viewport", "y": to[0], "x": to[1]}
-
-
-def _pause(ms: int) -> dict[str, Any]:
-    return {"type": "pause", "duration": ms}
-
-
-def _finger(driver: Any, *steps: Mapping[str, Any]) -> None:
-    finger = {
-        "type": "pointer",
-        "id": "finger",
-        "parameters": {"pointerType": "touch"},
-        "actions": list(steps),
-    }
-    command(driver, "actions", {"actions": [finger]})
