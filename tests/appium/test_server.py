@@ -92,7 +92,12 @@ signal.pause()
 
 def test_it_does_not_outlive_who_started_it(installed, tmp_path):
     log = str(tmp_path / "appium.log")
-    starter = subprocess.Popen([sys.executable, "-c", STARTER, log], stdout=subprocess.PIPE, text=True)
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, log],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # a killed starter tidies nothing up
+    )
     leader = int(starter.stdout.readline())
     assert group(leader)
     starter.kill()
