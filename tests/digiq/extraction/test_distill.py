@@ -1,6 +1,7 @@
 """The distill stage: what each arm imitates, on real episodes, proposals and a fitted policy."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -64,35 +65,33 @@ def test_without_a_success_filtered_bc_says_what_to_do(run, tmp_path):
         distill.run(config, behavior=run["behavior"], episodes=tmp_path / "episodes", out=tmp_path / "p")
 
 
-def arm_with_values(run, out, monkeypatch, q_of_column, **best_of_n):
+def arm_with_values(run, monkeypatch, q_of_column, **best_of_n):
     """The arm ``digiq`` where the critic's Q of every state is ``q_of_column`` and its V is 0."""
     valid = propose.load_proposals(run["proposals"]).valid
     q = np.broadcast_to(np.array(q_of_column, np.float32), valid.shape)
     monkeypatch.setattr(distill, "load_features", lambda path: SimpleNamespace(candidate_row=valid))
     monkeypatch.setattr(distill, "load_critic", lambda path: None)
     monkeypatch.setattr(distill, "candidate_values", lambda *a, **k: (q, np.zeros(len(q), np.float32)))
-    for name in ("features", "critic"):
-        (out.parent / name).mkdir(exist_ok=True)
     config = distill.DistillConfig(
         fit=FIT, best_of_n=BestOfNConfig(threshold_mode="absolute", support=0.0, **best_of_n)
     )
     return distill._select_best_of_n(
         distill.LabelledEpisodes(run["episodes"], run["rewards"]),
-        run["proposals"], out.parent / "features", out.parent / "critic", config,
+        run["proposals"], Path("features"), Path("critic"), config,
     )  # fmt: skip
 
 
-def test_best_of_n_imitates_the_candidate_of_highest_q(run, tmp_path, monkeypatch):
-    logged = arm_with_values(run, tmp_path / "p", monkeypatch, [0.9, 0.5, 0.1], threshold=0.2)
+def test_best_of_n_imitates_the_candidate_of_highest_q(run, monkeypatch):
+    logged = arm_with_values(run, monkeypatch, [0.9, 0.5, 0.1], threshold=0.2)
     episodes = list(EpisodeStore(run["episodes"]))
     executed = {(n, t): s.action for n, e in enumerate(episodes) for t, s in enumerate(e.steps) if s.action}
     # The last observation of an episode that ran out of steps has candidates, but no logged action.
     assert {at: action for at, action in logged.targets.items() if at in executed} == executed
-    other = arm_with_values(run, tmp_path / "p", monkeypatch, [0.1, 0.9, 0.5], threshold=0.2)
+    other = arm_with_values(run, monkeypatch, [0.1, 0.9, 0.5], threshold=0.2)
     assert other.report["logged_share"] == 0.0
     assert len(other.targets) == other.considered
 
 
-def test_best_of_n_keeps_no_state_whose_best_candidate_is_not_worth_it(run, tmp_path, monkeypatch):
-    none = arm_with_values(run, tmp_path / "p", monkeypatch, [0.1, 0.1, 0.1], threshold=0.2)
+def test_best_of_n_keeps_no_state_whose_best_candidate_is_not_worth_it(run, monkeypatch):
+    none = arm_with_values(run, monkeypatch, [0.1, 0.1, 0.1], threshold=0.2)
     assert none.targets == {} and none.report["mean_advantage_kept"] is None
