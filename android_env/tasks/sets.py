@@ -1,4 +1,4 @@
-"""Sets of tasks: the built-in ones, files, and the audit that keeps test tasks out of training."""
+"""Sets of tasks: the built-in ones, files, and the audit that keeps test tasks out of training and tuning."""
 
 from __future__ import annotations
 
@@ -24,8 +24,14 @@ UNSEEN: dict[str, tuple[str, ...]] = {
     "test_combination": ("site", "query"),
     "test_site": ("site",),
     "test_page": ("page",),
+    "tune": ("site", "query"),
 }
-"""What a test split promises: no training task has the same values of these parameters together."""
+"""What a split promises: no training task, and of a test split no tuning task, has the same values of these parameters
+together."""
+
+SEEN = ("train", "tune")
+"""What settings and parameters are chosen on; everything else is for reporting. Tuning tasks keep clear of training
+tasks, test tasks of both."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,30 +79,34 @@ class TaskSet(Sequence[Task]):
 
 
 def audit(tasks: Iterable[Task], name: str = "tasks") -> None:
-    """Refuses test tasks that training shows.
+    """Refuses test tasks that training or tuning shows, and tuning tasks that training shows.
 
     Raises:
-        TaskError: a test task has the goal of a training task, or its split promises something unseen (`UNSEEN`)
-            that a training task of its family has.
+        TaskError: a task has the goal of a training (or tuning) task, or its split promises something unseen (`UNSEEN`)
+            that such a task of its family has.
     """
     tasks = tuple(tasks)
-    train = [t for t in tasks if t.split == "train"]
-    goals = {t.goal: t for t in train}
-    shown = {
-        keys: {(t.family, *(t.params.get(k) for k in keys)): t for t in train} for keys in UNSEEN.values()
+    for number, what in enumerate(SEEN):
+        shown = [task for task in tasks if task.split == what]
+        _refuse_shown(shown, [task for task in tasks if task.split not in SEEN[: number + 1]], name)
+
+
+def _refuse_shown(shown: Sequence[Task], others: Iterable[Task], name: str) -> None:
+    goals = {task.goal: task for task in shown}
+    seen = {
+        keys: {(t.family, *(t.params.get(k) for k in keys)): t for t in shown} for keys in UNSEEN.values()
     }
-    for task in tasks:
-        if task.split == "train":
-            continue
+    kinds = {"train": "training", "tune": "tuning"}
+    for task in others:
         leak = goals.get(task.goal)
         what = "the goal"
         keys = UNSEEN.get(task.split, ())
         if leak is None and keys:
-            leak = shown[keys].get((task.family, *(task.params.get(k) for k in keys)))
+            leak = seen[keys].get((task.family, *(task.params.get(k) for k in keys)))
             what = " and ".join(keys)
         if leak is not None:
             raise TaskError(
-                f"{name}: {task.split} task {task.task_id!r} has {what} of training task {leak.task_id!r}; "
+                f"{name}: {task.split} task {task.task_id!r} has {what} of {kinds[leak.split]} task {leak.task_id!r}; "
                 "take one of them out."
             )
 
@@ -111,7 +121,7 @@ def names() -> list[str]:
     """The built-in task sets: `<family>`, `<family>/<split>`, and `<family>/test` for all test splits together."""
     result = []
     for name in FAMILIES:
-        result += [name, *(f"{name}/{s}" for s in ("train", "test")), *_test_splits(name)]
+        result += [name, *(f"{name}/{s}" for s in ("train", "test")), *_other_splits(name)]
     return result
 
 
@@ -133,7 +143,7 @@ def load_tasks(source: str | Path) -> TaskSet:
         )
     if not split:
         return family(name)
-    kept = tuple(t for t in family(name) if t.split == split or (split == "test" and t.split != "train"))
+    kept = tuple(t for t in family(name) if t.split == split or (split == "test" and t.split not in SEEN))
     return TaskSet(str(source), kept)
 
 
@@ -143,7 +153,7 @@ def save_tasks(tasks: Iterable[Task], path: str | Path) -> None:
     Path(path).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _test_splits(name: str) -> list[str]:
+def _other_splits(name: str) -> list[str]:
     return sorted({f"{name}/{t.split}" for t in family(name) if t.split != "train"})
 
 

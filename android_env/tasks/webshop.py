@@ -1,4 +1,5 @@
-"""Web shopping tasks: 6 sites × 24 queries × 3 levels, split so that test tasks hold something training never shows.
+"""Web shopping tasks: 6 sites × 24 queries × 3 levels, split so that test tasks hold something training never shows;
+and tasks for tuning, with a site and queries of their own.
 
 Level 1 is "Go to SITE", level 2 adds "search for QUERY", level 3 "and select the first entry" (the goals of AitW's
 WebShopping tasks in the form Digi-Q uses them).
@@ -13,6 +14,8 @@ from android_env.tasks.task import Task
 TRAIN_SITES = ("buyhive.com", "cartopia.com", "shopnest.com", "gadgetly.com")
 TEST_SITES = ("dealdock.com", "trovekart.com")
 SITES = TRAIN_SITES + TEST_SITES
+TUNE_SITES = ("pricepond.com",)
+"""For choosing settings: a site that neither training nor test ever visits."""
 
 TRAIN_QUERIES = (
     "usb cable",
@@ -43,6 +46,15 @@ TEST_QUERIES = (
     "garden hose",
 )
 QUERIES = TRAIN_QUERIES + TEST_QUERIES
+TUNE_QUERIES = (
+    "tea kettle",
+    "wall clock",
+    "laptop sleeve",
+    "hiking boots",
+    "paint brush",
+    "baby monitor",
+)
+"""For choosing settings: queries that neither training nor test ever asks for."""
 
 MAX_STEPS = 20
 
@@ -70,7 +82,8 @@ def tasks() -> tuple[Task, ...]:
     """All tasks of the family.
 
     `test_query`: an unseen query on a training site. `test_combination`: a training site and a training query that
-    training never shows together. `test_site`: an unseen site (drawn in an unseen theme) with training queries.
+    training never shows together. `test_site`: an unseen site (drawn in an unseen theme) with training queries. `tune`:
+    for choosing settings without a look at any of these, queries and a site (with a theme) of its own.
     """
     every: list[Task] = []
     for site in SITES:
@@ -84,6 +97,12 @@ def tasks() -> tuple[Task, ...]:
             else:
                 split = "test_combination" if (site, query) in _HELD_OUT else "train"
             every += [_task(level, split, site, query, crc32(f"{site} {query}".encode())) for level in (2, 3)]
+    every += [_task(1, "tune", site, "", wording) for site in TUNE_SITES for wording in range(len(_GO))]
+    pairs = [(site, query) for site in TRAIN_SITES for query in TUNE_QUERIES]
+    pairs += [(site, query) for site in TUNE_SITES for query in TRAIN_QUERIES]
+    for site, query in pairs:
+        wording = crc32(f"{site} {query}".encode())
+        every += [_task(level, "tune", site, query, wording) for level in (2, 3)]
     return tuple(every)
 
 

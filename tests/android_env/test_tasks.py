@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from android_env.errors import TaskError
 from android_env.tasks import Task, TaskSet, audit, load_tasks, names, save_tasks
 from android_env.tasks import webshop as shop
+
+TASKS_OF_THE_QUICKSTART = {"webshop/train": "baf20d1b2a0ab64b", "webshop/test": "5920435425f7ef45"}
+"""Digests of ids and goals. Results are only comparable while these stay."""
 
 
 def task(number: int, split: str = "train", **params: str) -> Task:
@@ -28,11 +32,34 @@ def test_webshop_splits_hold_out_what_they_say():
     assert not pairs["test_combination"] & pairs["train"]
     assert sites["test_combination"] == sites["train"] and queries["test_combination"] <= queries["train"]
     assert not sites["test_site"] & sites["train"]
-    assert sum(len(tasks) for tasks in sets.values()) == len(load_tasks("webshop"))
+    assert sum(map(len, sets.values())) + len(load_tasks("webshop/tune")) == len(load_tasks("webshop"))
+
+
+def test_tuning_tasks_share_nothing_with_training_or_test():
+    tune, rest = load_tasks("webshop/tune"), [t for t in load_tasks("webshop") if t.split != "tune"]
+    assert not {t.goal for t in tune} & {t.goal for t in rest}
+    shown = {(t.params["site"], t.params.get("query")) for t in rest}
+    assert not {(t.params["site"], t.params.get("query")) for t in tune} & shown
+    for t in tune:
+        assert t.params["site"] in shop.TUNE_SITES or t.params["query"] in shop.TUNE_QUERIES
+        assert t.params["site"] not in shop.TEST_SITES and t.params.get("query") not in shop.TEST_QUERIES
+    assert not {*shop.TUNE_SITES, *shop.TUNE_QUERIES} & {*shop.SITES, *shop.QUERIES}
+    assert "tune" not in {t.split for t in load_tasks("webshop/test")}
+    assert {t.level for t in tune} == {1, 2, 3}
+
+
+def test_training_and_test_tasks_are_those_that_results_were_reported_on():
+    digest = {
+        name: hashlib.sha256(
+            "\n".join(f"{t.task_id}|{t.goal}" for t in load_tasks(name)).encode()
+        ).hexdigest()
+        for name in ("webshop/train", "webshop/test")
+    }
+    assert {name: value[:16] for name, value in digest.items()} == TASKS_OF_THE_QUICKSTART
 
 
 def test_webshop_has_the_promised_size():
-    tasks = load_tasks("webshop")
+    tasks = [t for t in load_tasks("webshop") if t.split != "tune"]
     assert {t.params["site"] for t in tasks} == set(shop.SITES) and len(shop.SITES) == 6
     assert {t.params["query"] for t in tasks if t.level > 1} == set(shop.QUERIES) and len(shop.QUERIES) == 24
     assert {t.level for t in tasks} == {1, 2, 3} and {t.max_steps for t in tasks} == {20}
@@ -55,7 +82,7 @@ def test_what_must_be_typed_is_a_span_of_the_goal():
 
 def test_test_is_the_union_of_the_test_splits():
     assert {t.task_id for t in load_tasks("webshop/test")} == {
-        t.task_id for t in load_tasks("webshop") if t.split != "train"
+        t.task_id for t in load_tasks("webshop") if t.split not in ("train", "tune")
     }
     assert set(names()) >= {"webshop", "webshop/train", "webshop/test", "general/train", "general/test"}
     assert all(len(load_tasks(name)) for name in names())
@@ -74,6 +101,27 @@ def test_leaks_are_refused(leak):
     train = task(0, site="a.com", query="cup")
     with pytest.raises(TaskError, match=r"t0-train.*take one"):
         TaskSet("mine", (train, leak))
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        task(1, "test_query", site="b.com", query="cup"),
+        task(1, "test_site", site="a.com", query="pen"),
+        task(1, "test_combination", site="a.com", query="cup"),
+        dataclasses.replace(task(0, "test", site="c.com", query="pen"), goal="goal 0 tune"),
+    ],
+)
+def test_test_tasks_that_tuning_shows_are_refused(leak):
+    with pytest.raises(TaskError, match=r"of tuning task 't0-tune'"):
+        TaskSet("mine", (task(0, "tune", site="a.com", query="cup"), leak))
+
+
+def test_tuning_tasks_that_training_shows_are_refused():
+    train = task(0, site="a.com", query="cup")
+    with pytest.raises(TaskError, match="of training task"):
+        TaskSet("mine", (train, task(1, "tune", site="a.com", query="cup")))
+    assert TaskSet("mine", (train, task(1, "tune", site="a.com", query="hat")))
 
 
 def test_honest_sets_pass_the_audit():

@@ -1,7 +1,7 @@
 """Looks of the simulated phone: palettes, fonts, corners and icon shapes, in disjoint named groups.
 
 `SYSTEM_THEMES` dress the launcher and the apps, `TRAIN_SITE_THEMES` the web sites that training tasks visit,
-`TEST_SITE_THEMES` only sites that no training task visits. `PRETRAIN_THEMES` belong to the tiny VLM's pre-training
+`TEST_SITE_THEMES` only sites that no training task visits, `TUNE_SITE_THEMES` those of tuning tasks. `PRETRAIN_THEMES` belong to the tiny VLM's pre-training
 and are never worn by the simulator.
 """
 
@@ -167,6 +167,10 @@ TEST_SITE_THEMES: tuple[Theme, ...] = (
     make_theme("site-olive", 66, 260, font="mono", radius=8, bar="plain", rows="card", paper=0.92),
 )
 
+TUNE_SITE_THEMES: tuple[Theme, ...] = (
+    make_theme("site-rust", 12, 150, radius=5, bar="plain", rows="divider", paper=0.975, fields="outlined"),
+)
+
 
 def _pretrain_themes() -> tuple[Theme, ...]:
     """Thirty themes that walk through hues and styles in co-prime strides."""
@@ -198,6 +202,8 @@ def _pretrain_themes() -> tuple[Theme, ...]:
 PRETRAIN_THEMES: tuple[Theme, ...] = _pretrain_themes()
 
 THEMES: dict[str, Theme] = {
-    theme.name: theme for theme in (*SYSTEM_THEMES, *TRAIN_SITE_THEMES, *TEST_SITE_THEMES, *PRETRAIN_THEMES)
+    theme.name: theme
+    for group in (SYSTEM_THEMES, TRAIN_SITE_THEMES, TEST_SITE_THEMES, TUNE_SITE_THEMES, PRETRAIN_THEMES)
+    for theme in group
 }
 """Every theme by name."""

@@ -11,12 +11,14 @@ from android_env.devices.simulated import pages
 from android_env.devices.simulated.screen import Element, Screen
 from android_env.devices.simulated.state import AbstractAction, NoiseConfig, Outcomes, State, either, sure
 from android_env.tasks.task import Task
-from android_env.tasks.webshop import SITES
+from android_env.tasks.webshop import SITES, TUNE_SITES
 
 LAUNCHER = State("launcher")
 TAB = State("tab", "Browser")
 
-COOKIE_WALL: dict[str, float] = dict(zip(SITES, (0.1, 0.3, 0.45, 0.6, 0.2, 0.5), strict=True))
+COOKIE_WALL: dict[str, float] = dict(
+    zip((*SITES, *TUNE_SITES), (0.1, 0.3, 0.45, 0.6, 0.2, 0.5, 0.35), strict=True)
+)
 """How often each site greets with a cookie wall, before `NoiseConfig.cookie_wall`."""
 
 PICTURES = {

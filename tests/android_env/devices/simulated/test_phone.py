@@ -15,7 +15,7 @@ from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import NoiseConfig, State
 from android_env.errors import EpisodeError
 from android_env.tasks import load_tasks
-from android_env.tasks.webshop import TEST_SITES, TRAIN_SITES
+from android_env.tasks.webshop import TEST_SITES, TRAIN_SITES, TUNE_SITES
 
 TASK = load_tasks("webshop/train").where(level=3)[0]
 
@@ -108,8 +108,10 @@ def test_what_is_typed_can_be_seen():
 
 
 def test_unseen_sites_wear_unseen_themes():
-    train, test = ({SITE_THEMES[site].name for site in sites} for sites in (TRAIN_SITES, TEST_SITES))
-    assert len(train) == len(TRAIN_SITES) and len(test) == len(TEST_SITES) and not train & test
+    groups = (TRAIN_SITES, TEST_SITES, TUNE_SITES)
+    train, test, tune = ({SITE_THEMES[site].name for site in sites} for sites in groups)
+    assert len(train) == len(TRAIN_SITES) and len(test) == len(TEST_SITES) and len(tune) == len(TUNE_SITES)
+    assert not train & test and not train & tune and not test & tune
 
 
 def test_nothing_works_before_an_episode():
