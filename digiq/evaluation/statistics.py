@@ -137,6 +137,83 @@ def hierarchical_bootstrap(
     return _percentile(float(np.mean(point)), means, confidence)
 
 
+def hierarchical_replicates(
+    values: np.ndarray,
+    seeds: Sequence[Hashable],
+    tasks: Sequence[Hashable],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means of several arms that ran the same episodes, and bootstrap replicates of them, drawn together.
+
+    Seeds are drawn with replacement, then tasks within each drawn seed, the same ones for all arms, so that whatever is
+    computed from the replicates (a ratio, a difference, the best of some) is paired. Every seed weighs the same.
+
+    Args:
+      values: float[A, n], a row an arm.
+      seeds: n labels of the outer level (training seeds).
+      tasks: n labels of the inner level.
+      resamples: bootstrap replicates, R.
+      seed: of the resampling.
+
+    Returns:
+      float64[A], the mean of the seeds' means, and float64[R, A].
+
+    Raises:
+      ValueError: no values, or the lengths differ.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2 or not values.shape[1] == len(seeds) == len(tasks) or not values.size:
+        raise ValueError(
+            f"values has shape {values.shape}; it needs an arm a row and {len(seeds)} columns, as many as seeds and tasks."
+        )
+    rng = np.random.default_rng(seed)
+    labels = list(dict.fromkeys(seeds))
+    drawn = rng.integers(len(labels), size=(resamples, len(labels)))
+    replicates = np.zeros((*drawn.shape, len(values)))
+    point = []
+    for number, label in enumerate(labels):
+        rows = [i for i, s in enumerate(seeds) if s == label]
+        codes = _codes([tasks[i] for i in rows])
+        totals = np.stack([np.bincount(codes, weights=arm) for arm in values[:, rows]])
+        counts = np.bincount(codes).astype(np.float64)
+        point.append(totals.sum(axis=1) / counts.sum())
+        # A seed may be drawn several times in one replicate; each draw resamples its tasks afresh.
+        here = drawn == number
+        if here.any():
+            draws = _bootstrap_weights(len(counts), int(here.sum()), int(rng.integers(2**31)))
+            replicates[here] = (draws @ totals.T) / (draws @ counts)[:, None]
+    return np.mean(point, axis=0), replicates.mean(axis=1)
+
+
+def hierarchical_statistic(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    values: np.ndarray,
+    seeds: Sequence[Hashable],
+    tasks: Sequence[Hashable],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Estimate:
+    """Any function of the arms' means, with a percentile interval; see :func:`hierarchical_replicates`.
+
+    With few seeds a percentile interval is short of its nominal coverage: the simulation in the tests finds about 90 %
+    of intervals at 95 % holding the truth with five seeds. The p-value of a difference is not derived from it.
+
+    Args:
+      statistic: maps float[..., A] means to float[...]; replicates where it is NaN (0 / 0) are left out.
+      values, seeds, tasks, resamples, seed: as there.
+      confidence: coverage in (0, 1).
+    """
+    point, replicates = hierarchical_replicates(values, seeds, tasks, resamples=resamples, seed=seed)
+    drawn = np.asarray(statistic(replicates), np.float64)
+    drawn = drawn[~np.isnan(drawn)]
+    value = float(statistic(point))
+    return _percentile(value, drawn, confidence) if len(drawn) else Estimate(value, math.nan, math.nan)
+
+
 def bootstrap_statistic(
     statistic: Callable[[np.ndarray], float],
     clusters: Sequence[Hashable],
