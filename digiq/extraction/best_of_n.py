@@ -28,7 +28,9 @@ class BestOfNConfig:
     baseline: Literal["v", "logged", "candidate_mean"] | None = None
     """The value to beat: the V-head, Q of the logged action, or the mean Q of the candidates; none: as the critic's
     own config says."""
-
+    candidates: Annotated[int, Field(ge=1)] | None = None
+    """N: only the first so many stored candidates count, the logged action being the first; none counts all. 1 filters
+    the logged actions."""
     support: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Leave out candidates less likely under the proposer than this share of the likeliest candidate's probability
     (discrete BCQ: Fujimoto et al. 2019): Q of what was hardly ever tried is noise, and the highest of N picks noise up.
@@ -88,6 +90,8 @@ def best_of_n(
         raise ValueError(
             f"q {q.shape}, valid {valid.shape} and baseline {baseline.shape} are not [S, N], [S, N], [S]."
         )
+    if config.candidates is not None:
+        valid = valid & (np.arange(valid.shape[1]) < config.candidates)
     usable = valid & np.isfinite(q)
     if config.support > 0:
         if log_prob is None:

@@ -58,3 +58,13 @@ def test_quantile_keeps_the_share_above_it():
 def test_settings_that_make_no_sense_are_refused(fields):
     with pytest.raises(ConfigError):
         BestOfNConfig(**fields)
+
+
+def test_only_the_first_candidates_count_where_a_number_is_given():
+    q = np.array([[0.1, 0.2, 0.9], [0.5, 0.1, 0.2]], np.float32)
+    valid = np.ones_like(q, bool)
+    settings = {"threshold_mode": "absolute", "threshold": -1.0, "support": 0.0}
+    one = best_of_n(q, np.zeros(2, np.float32), valid, BestOfNConfig(candidates=1, **settings))
+    two = best_of_n(q, np.zeros(2, np.float32), valid, BestOfNConfig(candidates=2, **settings))
+    assert one.choice.tolist() == [0, 0] and two.choice.tolist() == [1, 0]
+    assert one.advantage == pytest.approx([0.1, 0.5])

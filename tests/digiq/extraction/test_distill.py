@@ -1,5 +1,6 @@
 """The distill stage: what each arm imitates, on real episodes, proposals and a fitted policy."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,13 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from digiq import artifacts
 from digiq.agents import collect
 from digiq.agents.build import AgentConfig
 from digiq.data import label
 from digiq.data.store import EpisodeStore
+from digiq.data.transitions import observation_index
 from digiq.errors import DigiQError
 from digiq.extraction import distill
 from digiq.extraction.best_of_n import BestOfNConfig
+from digiq.extraction.digirl import DigiRLConfig
 from digiq.policies import fit
 from digiq.policies.base import load_policy
 from digiq.policies.grid import GridConfig
@@ -95,3 +99,66 @@ def test_best_of_n_imitates_the_candidate_of_highest_q(run, monkeypatch):
 def test_best_of_n_keeps_no_state_whose_best_candidate_is_not_worth_it(run, monkeypatch):
     none = arm_with_values(run, monkeypatch, [0.1, 0.1, 0.1], threshold=0.2)
     assert none.targets == {} and none.report["mean_advantage_kept"] is None
+
+
+def test_exact_values_rank_the_candidates_of_the_ceiling(run, tmp_path):
+    stored = propose.load_proposals(run["proposals"])
+    q = np.where(stored.valid, 0.1, np.nan)
+    q[:, 1] = 0.9
+    with artifacts.write(tmp_path / "exact", stage="value", version=1, config={}) as writer:
+        np.savez(writer.path / distill.EXACT, best_q=q, best_v=np.full(len(q), 0.9))
+        writer.complete()
+    config = distill.DistillConfig(
+        values="exact",
+        fit=FIT,
+        best_of_n=BestOfNConfig(support=0.0, threshold_mode="absolute", threshold=0.1),
+    )
+    inputs = {name: run[name] for name in ("behavior", "episodes", "rewards", "proposals")}
+    made = distill.run(config, **inputs, exact=tmp_path / "exact", out=tmp_path / "p")
+    assert json.loads((tmp_path / "p/selection.json").read_text())["logged_share"] == 0.0
+    assert made.manifest.counts["selected"] == made.manifest.counts["considered"]
+    assert set(made.manifest.inputs) == {"behavior", "episodes", "rewards", "proposals", "exact"}
+    with pytest.raises(DigiQError, match="--exact"):
+        distill.run(config, **inputs, out=tmp_path / "q")
+
+
+def test_random_values_choose_every_candidate_alike(run, tmp_path):
+    config = distill.DistillConfig(values="random", fit=FIT, best_of_n=BestOfNConfig(support=0.0))
+    inputs = {name: run[name] for name in ("behavior", "episodes", "rewards", "proposals")}
+    distill.run(config, **inputs, out=tmp_path / "p")
+    report = json.loads((tmp_path / "p/selection.json").read_text())
+    assert 0.15 < report["logged_share"] < 0.55  # one candidate of three is the logged one
+
+
+def test_digirl_imitates_the_logged_steps_that_pass_its_filter(run, tmp_path, monkeypatch):
+    index = observation_index(EpisodeStore(run["episodes"]))
+    features = SimpleNamespace(observation=np.zeros((len(index), 1)), candidate_row=np.zeros((len(index), 1)))
+    monkeypatch.setattr(distill, "load_features", lambda path: features)
+    monkeypatch.setattr(distill, "load_critic", lambda path: ConstantCritic())
+    for name in ("features", "critic"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    config = distill.DistillConfig(arm="digirl", fit=FIT, digirl=DigiRLConfig(decay=1.0, threshold=0.5))
+    made = distill.run(
+        config, behavior=run["behavior"], episodes=run["episodes"], rewards=run["rewards"],
+        features=tmp_path / "features", critic=tmp_path / "critic", out=tmp_path / "p",
+    )  # fmt: skip
+    # With λ = 1 every step is worth its outcome, so the filter is that of filtered behaviour cloning.
+    won = [e for e in EpisodeStore(run["episodes"]) if e.outcome == "success"]
+    assert made.manifest.counts["selected"] == sum(e.num_actions for e in won)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantCritic:
+    """V is 0.3 everywhere."""
+
+    observation_layers: tuple[str, ...] = ()
+    config: SimpleNamespace = dataclasses.field(
+        default_factory=lambda: SimpleNamespace(timeout="terminal", gamma=0.9)
+    )
+
+    def v(self, observation):
+        return np.full((len(observation), 2), 0.3)
+
+    def aggregate(self, values):
+        return values.mean(-1)
