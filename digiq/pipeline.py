@@ -25,7 +25,10 @@ from digiq.critics.train import TrainQConfig
 from digiq.data.import_aitw import ImportAitwConfig
 from digiq.data.label import LabelConfig
 from digiq.errors import ConfigError, DigiQError
+from digiq.evaluation.card import CardConfig
 from digiq.evaluation.evaluate import EvaluateConfig
+from digiq.evaluation.exact_values import ExactValuesConfig
+from digiq.evaluation.q_metrics import QMetricsConfig
 from digiq.evaluation.ranking import RankingConfig
 from digiq.extraction.distill import DistillConfig
 from digiq.features.extract import FeaturizeConfig
@@ -69,6 +72,12 @@ class Recipe:
     """``train-q``: the critic."""
     distill: dict[str, DistillConfig] = Field(default_factory=dict)
     """``distill``: by arm, the policies extracted from the data."""
+    card: CardConfig | None = None
+    """``card``: a data card of the behaviour policy's roll-outs; needs the simulated phone."""
+    exact: ExactValuesConfig | None = None
+    """``value``: the simulator's own Q of every stored candidate, for arms and numbers that need the truth."""
+    q_metrics: QMetricsConfig | None = None
+    """``q-metrics``: of every arm that reads the critic, how good its Q is where its policy goes; needs ``exact``."""
     evaluate: EvaluateConfig | None = None
     """``evaluate``: the behaviour policy and every distilled arm, on the same episodes."""
     rank: RankingConfig | None = None
@@ -136,18 +145,37 @@ def plan(recipe: Recipe) -> list[Node]:
         episodes = add("episodes", "agents.collect", recipe.collect, **acting)
     rewards = add("rewards", "data.label", recipe.label, episodes=episodes)
     labelled = {"episodes": episodes, "rewards": rewards}
+    if recipe.card is not None:
+        add("card", "evaluation.card", recipe.card, episodes=episodes, policy=behavior)
     proposals = add("proposals", "proposals.propose", recipe.propose, **labelled, policy=behavior)
     vlm = recipe.vlm or EMBEDDED_VLM
     if recipe.tune_vlm is not None:
         vlm = add("vlm", "vlm.tune", recipe.tune_vlm, episodes=episodes, vlm=vlm)
     features = add("features", "features.extract", recipe.featurize, **labelled, proposals=proposals, vlm=vlm)
     critic = add("critic", "critics.train", recipe.train_q, **labelled, features=features)
+    exact: dict[str, Path] = {}
+    if recipe.exact is not None:
+        data = {**labelled, "proposals": proposals, "policy": behavior}
+        exact = {"exact": add("exact", "evaluation.exact_values", recipe.exact, **data)}
+    available = {"proposals": proposals, "features": features, "critic": critic, **exact}
     policies = {"behavior": behavior}
     for arm, config in recipe.distill.items():
-        data = {**labelled, "behavior": behavior}
-        if config.arm == "digiq":
-            data |= {"proposals": proposals, "features": features, "critic": critic}
-        policies[arm] = add(f"policy/{arm}", "extraction.distill", config, **data)
+        missing = [name for name in config.reads if name not in available]
+        if missing:
+            raise ConfigError(f"recipe: distill.{arm} reads exact values; give the recipe a section 'exact'.")
+        data = {name: available[name] for name in config.reads}
+        policies[arm] = add(
+            f"policy/{arm}", "extraction.distill", config, **labelled, behavior=behavior, **data
+        )
+        if recipe.q_metrics is not None and config.arm == "digiq" and "critic" in config.reads:
+            if not exact:
+                raise ConfigError(
+                    "recipe: 'q_metrics' compares with exact values; give it a section 'exact'."
+                )
+            add(
+                f"q_metrics/{arm}", "evaluation.q_metrics", recipe.q_metrics,
+                **labelled, **available, policy=policies[arm],
+            )  # fmt: skip
     if recipe.evaluate is not None:
         for arm, policy in policies.items():
             config = dataclasses.replace(recipe.evaluate, arm=arm)

@@ -24,6 +24,8 @@ STAGES: dict[str, tuple[str, str]] = {
     "select": ("digiq.critics.select", "choose among critics and epochs without a device"),
     "distill": ("digiq.extraction.distill", "a policy from ranked candidates"),
     "evaluate": ("digiq.evaluation.evaluate", "success of a policy on a device"),
+    "value": ("digiq.evaluation.exact_values", "the simulator's own Q of every candidate"),
+    "q-metrics": ("digiq.evaluation.q_metrics", "how good a learned Q is where its policy goes"),
     "rank": ("digiq.evaluation.ranking", "where logged actions of held-out episodes rank"),
     "make-tiny-vlm": ("digiq.vlm.tiny.make", "pre-train the embedded tiny LLaVA"),
 }
@@ -60,6 +62,11 @@ def usage() -> str:
             "",
             *lines,
             "",
+            "Studies:",
+            "",
+            "  study   many arms and seeds as one graph, with records and a page: digiq study configs/study/core.yaml",
+            "  card    what the offline data of a run is like: digiq card runs/quickstart",
+            "",
             "Devices:",
             "",
             "  digiq devices doctor   what this machine lacks for Android emulators, and how to mend it",
@@ -87,6 +94,10 @@ def _dispatch(arguments: list[str]) -> None:
         from digiq.cli.run import run_stage
 
         run_stage(rest)
+    elif command in ("study", "run-node", "card"):
+        from digiq.cli import study
+
+        {"study": study.main, "run-node": study.run_node, "card": study.card}[command](rest)
     elif command == "devices":
         from digiq.cli.devices import main as devices
 
@@ -98,6 +109,6 @@ def _dispatch(arguments: list[str]) -> None:
     else:
         import difflib
 
-        near = difflib.get_close_matches(command, [*STAGES, "run", "devices"], n=1)
+        near = difflib.get_close_matches(command, [*STAGES, "run", "study", "card", "devices"], n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise DigiQError(f"unknown command '{command}'.{hint} 'digiq --help' lists them.")

@@ -1,5 +1,7 @@
 """The ``label`` stage: which reward every executed action gets."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,8 +27,11 @@ class LabelConfig:
     where every episode ends in success."""
     copies: Annotated[int, Field(ge=1)] = 1
     """Copies an episode under ``other_goals``."""
+    shuffle: bool = False
+    """Deal the episodes' outcomes out again at random, within each split: a control, from which nothing can be
+    learned of what succeeds."""
     seed: int = 0
-    """Chooses the other goals."""
+    """Chooses the other goals, and shuffles."""
 
 
 def run(config: LabelConfig, *, episodes: Path, out: Path, overwrite: bool = False) -> Artifact:
@@ -52,11 +57,36 @@ def run(config: LabelConfig, *, episodes: Path, out: Path, overwrite: bool = Fal
             )
             for episode in store
         ]
+        if config.shuffle:
+            labels = shuffled(labels, [episode.split for episode in store], config.seed)
         positives = sum(sum(label.rewards) > 0 for label in labels)
         if config.negatives == "other_goals":
             labels += _other_goals(store, config)
         write_labels(w.path, labels)
         return w.complete(counts={"episodes": len(labels), "recorded": len(store), "successes": positives})
+
+
+def shuffled(labels: Sequence[Label], splits: Sequence[str], seed: int) -> list[Label]:
+    """The labels with their total rewards permuted within each split, all paid with the last action.
+
+    Args:
+      labels: one an episode.
+      splits: of the same episodes.
+      seed: of the permutation.
+    """
+    rng = np.random.default_rng(seed)
+    totals = np.array([sum(label.rewards) for label in labels])
+    for split in sorted(set(splits)):
+        members = np.flatnonzero([s == split for s in splits])
+        totals[members] = totals[rng.permutation(members)]
+    return [
+        dataclasses.replace(
+            label,
+            rewards=(*(0.0,) * (len(label.rewards) - 1), float(total))[: len(label.rewards)],
+            provenance="shuffled",
+        )
+        for label, total in zip(labels, totals, strict=True)
+    ]
 
 
 def _other_goals(store: EpisodeStore, config: LabelConfig) -> list[Label]:

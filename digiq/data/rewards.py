@@ -28,7 +28,7 @@ class Label:
     rewards: tuple[float, ...]
     """One an executed action."""
     provenance: str
-    """What said so: ``recorded``, ``other_goals``."""
+    """What said so: ``recorded``, ``other_goals``, ``shuffled``."""
 
 
 def write_labels(path: Path, labels: Sequence[Label]) -> None:

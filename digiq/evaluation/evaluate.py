@@ -47,8 +47,9 @@ class EvaluateConfig:
     records: Annotated[int, Field(ge=0)] = 6
     """The first so many episodes are kept with their screenshots, for the report."""
     exact: bool = False
-    """Also compute each episode's probability of success without sampling (simulated phone, memoryless policy,
-    temperature 1, no scorer): the roll-outs' rate without their noise."""
+    """Also compute each episode's probability of success without sampling (simulated phone; a script, or a memoryless
+    policy at temperature 1 without a scorer): the roll-outs' rate without their noise. A script's takes a tenth of a
+    second an episode, a learned policy's seconds, in which hundreds of roll-outs run."""
     seed: int = 0
     """Chooses tasks, layouts, noise and the agent's sampling; arms with one seed run the same episodes."""
 
@@ -205,9 +206,9 @@ def _check_exact(config: EvaluateConfig) -> None:
     agent = config.agent
     if config.exact and config.device.name != "simulated":
         raise ConfigError(f"exact: device '{config.device.name}' has no exact success; set exact to false.")
-    if config.exact and (agent.kind != "policy" or agent.scorer != "none" or agent.temperature != 1.0):
+    if config.exact and agent.kind == "policy" and (agent.scorer != "none" or agent.temperature != 1.0):
         raise ConfigError(
-            "exact: only a policy without a scorer, sampled at temperature 1, has an exact success here; "
+            "exact: only a policy without a scorer, sampled at temperature 1, and scripts have an exact success here; "
             "set exact to false, or agent.scorer to none and agent.temperature to 1."
         )
 
@@ -216,23 +217,26 @@ def _exact_rates(
     config: EvaluateConfig, specs: list[EpisodeSpec], policy: Path | None, log: Path
 ) -> dict[str, float]:
     """Exact success of every episode's task under its layout, kept line by line as it is found."""
-    from android_env.devices.simulated.exact import exact_success
+    from android_env.devices.simulated import collector
+    from android_env.devices.simulated.exact import ExactValues, reading, seeing
     from android_env.devices.simulated.phone import layout_seed_of
 
     rates = {row["episode_id"]: row["exact"] for row in _whole_lines(log)}
     missing = [spec for spec in specs if spec.episode_id not in rates]
     if missing:
-        assert policy is not None
-        query = policy_fn(load_policy(policy))
+        if policy is None:
+            acting = reading(collector.SCRIPTED[config.agent.kind])
+        else:
+            acting = seeing(policy_fn(load_policy(policy)))
         noise = noise_of(config.device)
         with (
             log.open("a") as file,
             progress(f"exact success {config.arm}", len(specs), unit="episodes", done=len(rates)) as bar,
         ):
             for spec in missing:
-                rates[spec.episode_id] = exact_success(
-                    query, spec.task, layout_seed_of(spec.seed), noise=noise, success=config.device.success
-                )
+                rates[spec.episode_id] = ExactValues(
+                    acting, spec.task, layout_seed_of(spec.seed), noise=noise, success=config.device.success
+                ).success
                 file.write(
                     json.dumps({"episode_id": spec.episode_id, "exact": rates[spec.episode_id]}) + "\n"
                 )

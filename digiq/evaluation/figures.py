@@ -268,12 +268,87 @@ def histogram(
     return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
+def intervals(
+    names: Sequence[str], estimates: Sequence[Estimate], colors: Sequence[str], *, xlabel: str
+) -> str:
+    """Rates with intervals, one a line, the first on top.
+
+    Args:
+      names: of the lines.
+      estimates: fractions, shown in %.
+      colors: one a line.
+      xlabel: with the unit.
+    """
+    figure, axis = _figure(7.2, 0.8 + 0.27 * max(len(names), 1))
+    for at, (found, color) in enumerate(zip(reversed(estimates), reversed(colors), strict=True)):
+        value, low, high = (100 * x for x in found)
+        axis.plot([low, high], [at, at], color=color, linewidth=2.2, solid_capstyle="round")
+        axis.plot([value], [at], "o", color=color, markersize=6)
+        axis.annotate(f"{value:.1f}", (high, at), (6, 0), textcoords="offset points", va="center", fontsize=9)
+    axis.set_yticks(range(len(names)), list(reversed(names)))
+    axis.tick_params(axis="y", length=0, labelcolor=INK)
+    axis.set_xlim(-1, 104)
+    axis.set_ylim(-0.6, len(names) - 0.4)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel(xlabel)
+    return _svg(figure, opaque=True)
+
+
+@matplotlib.rc_context(_STYLE)
+def sweep(points: Sequence[str], series: Mapping[str, Sequence[Estimate]], *, title: str, ylabel: str) -> str:
+    """Rates with intervals over the points of a setting, one line an arm.
+
+    Args:
+      points: labels, from left to right.
+      series: by arm one estimate a point, fractions shown in %; NaN where it did not run.
+      title: over the figure.
+      ylabel: with the unit.
+    """
+    figure, axis = _figure(6.0, 3.4)
+    x = np.arange(len(points), dtype=float)
+    for position, (name, estimates) in enumerate(series.items()):
+        value, low, high = (100 * np.array(column) for column in zip(*estimates, strict=True))
+        here = x + 0.06 * (position - (len(series) - 1) / 2)
+        reach = np.nan_to_num(np.stack([value - low, high - value]))
+        color = PALETTE[position % len(PALETTE)]
+        axis.errorbar(here, value, reach, fmt="o-", color=color, capsize=3, markersize=5, label=name)
+    axis.set_xticks(x, list(points))
+    axis.set_ylim(0, None)
+    axis.set_title(title)
+    axis.set_ylabel(ylabel)
+    figure.legend(loc="outside lower center", ncols=2)
+    return _svg(figure, opaque=True)
+
+
+@matplotlib.rc_context(_STYLE)
+def reliability(series: Mapping[str, tuple[np.ndarray, np.ndarray]], *, xlabel: str, ylabel: str) -> str:
+    """True against predicted values, with the diagonal of perfect calibration.
+
+    Args:
+      series: name to (predicted, true), float[bins] each.
+      xlabel, ylabel: with the unit.
+    """
+    figure, axis = _figure(5.6, 4.2)
+    every = np.concatenate([np.concatenate(pair) for pair in series.values()])
+    ends = [min(0.0, float(every.min())), max(float(every.max()), 0.1)]
+    axis.plot(ends, ends, color="#c9cfd9", linestyle="--", linewidth=1.2)
+    for position, (name, (predicted, true)) in enumerate(series.items()):
+        color = PALETTE[position % len(PALETTE)]
+        axis.plot(predicted, true, "o-", color=color, markersize=4, label=name)
+    axis.set_title("Reliability of Q")
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    figure.legend(loc="outside lower center", ncols=2)
+    return _svg(figure, opaque=True)
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, *, opaque: bool = False) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, format="svg", transparent=not opaque, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

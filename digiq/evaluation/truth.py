@@ -8,7 +8,7 @@ the critic, at random, or by Q* itself; the mean Q* of the picks, state by state
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from android_env.actions import Action
 from digiq import artifacts
 from digiq.agents.build import DeviceConfig, device_tasks, noise_of
-from digiq.agents.oracle import policy_fn
+from digiq.agents.oracle import SUPPORT, policy_fn
 from digiq.config import load
 from digiq.data.schema import Episode
 from digiq.errors import ArtifactError
@@ -76,7 +76,9 @@ def replay(
     *,
     discount: float,
     policy: Policy | None = None,
+    support: int = SUPPORT,
     max_episodes: int | None = None,
+    on_episode: Callable[[], None] = lambda: None,
 ) -> Truth:
     """Replays the recorded episodes and values their candidates.
 
@@ -88,7 +90,9 @@ def replay(
       discount: γ.
       policy: whose values; None for the best policy there is (milliseconds an episode; a learned policy is asked in
         every state it can reach, which takes seconds).
+      support: likeliest actions of the policy that are followed from each state; the rest is scaled away.
       max_episodes: only the first so many.
+      on_episode: called after each episode.
 
     Raises:
       ArtifactError: an episode's task is not in the task set, or a replay shows another screen than the recording.
@@ -103,7 +107,7 @@ def replay(
     by_episode: dict[int, list[int]] = {}
     for row, (episode, _) in enumerate(index):
         by_episode.setdefault(int(episode), []).append(row)
-    asked = None if policy is None else seeing(policy_fn(policy))
+    asked = None if policy is None else seeing(policy_fn(policy, support))
     rows, screens, q, v = [], [], [], []
     played = [n for n in by_episode if "~g" not in episodes[n].episode_id]
     for number in played[:max_episodes]:
@@ -134,6 +138,7 @@ def replay(
             v.append(values.v(phone.state, step))
             if recorded.action is not None:
                 phone.execute(recorded.action)
+        on_episode()
     return Truth(np.array(rows), tuple(screens), np.array(q, np.float64), np.array(v, np.float64))
 
 
@@ -151,13 +156,6 @@ def picks(truth: Truth, critic_q: np.ndarray, distinct: np.ndarray, where: np.nd
     at = np.arange(len(keep))
     best = np.nanmax(q, axis=1)
     shares = np.where(first, q, 0).sum(axis=1) / first.sum(axis=1)
-    right = total = 0.0
-    for a in range(q.shape[1]):
-        for b in range(a):
-            both = first[:, a] & first[:, b] & (np.abs(q[:, a] - q[:, b]) > TIE)
-            gap = np.where(both, (learned[:, a] - learned[:, b]) * np.sign(q[:, a] - q[:, b]), 0)
-            right += (gap > 0).sum() + 0.5 * (both & (gap == 0)).sum()
-            total += both.sum()
     return Picks(
         states=len(keep),
         best_action=float(truth.v[keep].mean()),
@@ -166,8 +164,26 @@ def picks(truth: Truth, critic_q: np.ndarray, distinct: np.ndarray, where: np.nd
         random=float(shares.mean()),
         logged=float(q[:, 0].mean()),
         coverage=float((best >= truth.v[keep] - TIE).mean()),
-        pairwise=float(right / total) if total else float("nan"),
+        pairwise=pairwise_accuracy(q, learned, first),
     )
+
+
+def pairwise_accuracy(truth: np.ndarray, learned: np.ndarray, first: np.ndarray) -> float:
+    """Share of candidate pairs of different true value that are put in the right order, ties half; NaN without any.
+
+    Args:
+      truth: float[R, N], NaN where nothing is known.
+      learned: float[R, N].
+      first: bool[R, N], the first column of each distinct action (:func:`first_of_action`).
+    """
+    right = total = 0.0
+    for a in range(truth.shape[1]):
+        for b in range(a):
+            both = first[:, a] & first[:, b] & (np.abs(truth[:, a] - truth[:, b]) > TIE)
+            gap = np.where(both, (learned[:, a] - learned[:, b]) * np.sign(truth[:, a] - truth[:, b]), 0)
+            right += (gap > 0).sum() + 0.5 * (both & (gap == 0)).sum()
+            total += both.sum()
+    return float(right / total) if total else float("nan")
 
 
 def first_of_action(candidates: Sequence[Sequence[Action | None]]) -> np.ndarray:

@@ -19,6 +19,7 @@ from digiq.config import configclass
 from digiq.data.rewards import LabelledEpisodes
 from digiq.data.schema import decode_png
 from digiq.errors import ArtifactError
+from digiq.features.elements import Source, observation_features, pair_features
 from digiq.features.engine import check_spans, extract, open_truncated, wanted_layers
 from digiq.features.store import KEY_BYTES, RowStore, row_key
 from digiq.progress import progress
@@ -61,6 +62,13 @@ class FeaturizeConfig:
     """Of the model's weights and activations; stored features are bfloat16."""
     device: str = "cpu"
     """Where torch runs: cpu, cuda, cuda:1, ..."""
+    source: Literal["vlm", "random_vlm", "text", "elements"] = "vlm"
+    """The VLM; the same network with random weights; or no VLM (see ``digiq.features.elements``): goal, action and its
+    coordinates as ``text``, or the device's own ``elements``, an oracle. All but the first are for comparison."""
+    permute: bool = False
+    """Deal the rows out to the wrong observations and actions: a control, whose features say nothing."""
+    seed: int = 0
+    """Of random weights and of ``permute``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +125,16 @@ def run(
         if w.done:
             return w.artifact
         plan = _plan(LabelledEpisodes(episodes, rewards), load_proposals(proposals), config)
-        for field, items in (("observation_spans", plan.observations), ("pair_spans", plan.pairs)):
-            for item in items[:1]:  # they all have the same spans
-                check_spans(getattr(config, field), item.prompt, field)
-        backbone = load_backbone(vlm, device=config.device, dtype=config.dtype)
-        backbone, full = open_truncated(backbone, config.layers)
-        layers = wanted_layers(config.layers, full)
+        backbone, layers = None, (1,)
+        if config.source in ("vlm", "random_vlm"):
+            for field, items in (("observation_spans", plan.observations), ("pair_spans", plan.pairs)):
+                for item in items[:1]:  # they all have the same spans
+                    check_spans(getattr(config, field), item.prompt, field)
+            backbone = load_backbone(vlm, device=config.device, dtype=config.dtype)
+            if config.source == "random_vlm":
+                randomise(backbone.model, config.seed)
+            backbone, full = open_truncated(backbone, config.layers)
+            layers = wanted_layers(config.layers, full)
         root = out.parent / ROWS if rows is None else rows
         model = artifacts.content_digest(vlm)
         index: dict[str, Any] = {"candidate_row": plan.candidate_row}
@@ -141,14 +153,20 @@ def run(
                 "dtype": config.dtype,
                 "version": VERSION,
             }
+            if config.source != "vlm":
+                about |= {"source": config.source, "seed": config.seed}
             stamp = repr(about)
             keys = [row_key(stamp, item.digest, item.prompt.text, item.drawn) for item in items]
-            groups[kind] = f"{kind}-{row_key(stamp).hex()[:12]}", len(spans) * backbone.hidden_size
+            dim = _plain(items[0], config).size if backbone is None else len(spans) * backbone.hidden_size
+            groups[kind] = f"{kind}-{row_key(stamp).hex()[:12]}", dim
             store = RowStore(
                 root, groups[kind][0], _names(layers), groups[kind][1], about=about, repair=overwrite
             )
             _fill(store, dict(zip(keys, items, strict=True)), kind, backbone, layers, spans, config)
-            index[f"{kind}_key"] = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+            listed = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+            if config.permute:
+                listed = listed[np.random.default_rng([config.seed, len(keys)]).permutation(len(keys))]
+            index[f"{kind}_key"] = listed
         with artifacts.atomic_path(w.path / INDEX) as temporary, temporary.open("wb") as file:
             np.savez(file, **index)
         counts = {
@@ -192,6 +210,9 @@ class _Item:
     action: Action | None
     prompt: Prompt
     grounding: Grounding
+    goal: str
+    activity: str
+    ui_elements: str
 
     @property
     def screenshot(self) -> npt.NDArray[np.uint8]:
@@ -230,7 +251,17 @@ def _plan(episodes: LabelledEpisodes, proposals: Proposals, config: FeaturizeCon
                 digest = hashlib.sha256(step.screenshot).digest()
                 screenshot = png.setdefault(digest, step.screenshot)
                 prompt = build_prompt(step.goal, None, grounding=config.grounding)
-                observations.append(_Item(screenshot, digest, None, prompt, config.grounding))
+                item = _Item(
+                    screenshot,
+                    digest,
+                    None,
+                    prompt,
+                    config.grounding,
+                    step.goal,
+                    step.activity,
+                    step.ui_elements,
+                )
+                observations.append(item)
                 goals.append(step.goal)
     if len(observations) != len(proposals):
         raise ArtifactError(
@@ -246,7 +277,7 @@ def _plan(episodes: LabelledEpisodes, proposals: Proposals, config: FeaturizeCon
             row = known.setdefault((seen.digest, goals[s], action), len(pairs))
             if row == len(pairs):
                 prompt = build_prompt(goals[s], action, grounding=config.grounding)
-                pairs.append(_Item(seen.png, seen.digest, action, prompt, config.grounding))
+                pairs.append(dataclasses.replace(seen, action=action, prompt=prompt))
             candidate_row[s, n] = row
     return _Plan(observations, pairs, candidate_row)
 
@@ -255,7 +286,7 @@ def _fill(
     store: RowStore,
     items: dict[bytes, _Item],
     kind: str,
-    backbone: "Backbone",
+    backbone: "Backbone | None",
     layers: Sequence[int],
     spans: Sequence[str],
     config: FeaturizeConfig,
@@ -270,6 +301,12 @@ def _fill(
             for start in range(0, len(missing), store.rows_per_shard):
                 shard = missing[start : start + store.rows_per_shard]
                 features = np.empty((len(shard), len(layers), store.dim), np.float32)
+                if backbone is None:
+                    for position, key in enumerate(shard):
+                        features[position] = _plain(items[key], config)
+                    store.append(shard, features)
+                    bar.advance(len(shard))
+                    continue
                 for positions, block in extract(
                     backbone,
                     [items[key] for key in shard],
@@ -281,6 +318,29 @@ def _fill(
                     features[positions] = block
                     bar.advance(len(positions))
                 store.append(shard, features)
+
+
+def _plain(item: _Item, config: FeaturizeConfig) -> npt.NDArray[np.float32]:
+    """The item's features without a VLM, float32[D]."""
+    source: Source = "elements" if config.source == "elements" else "text"
+    if item.action is None:
+        return observation_features(source, item.goal, item.activity, item.ui_elements)
+    return pair_features(source, item.goal, item.action, item.activity, item.ui_elements)
+
+
+def randomise(model: Any, seed: int) -> None:
+    """Draws every weight of a network anew, in place: matrices with deviation 1/√fan-in, gains 1, biases 0."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2:
+                fan_in = parameter[0].numel()
+                drawn = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
+                parameter.copy_(drawn.to(parameter.dtype))
+            else:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
 
 
 def _names(layers: Sequence[int]) -> list[str]:

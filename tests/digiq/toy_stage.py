@@ -1,0 +1,43 @@
+"""A stage that takes no time, for tests of what runs stages: it counts its inputs, or fails when told to."""
+
+from pathlib import Path
+
+from digiq import artifacts
+from digiq.config import configclass
+from digiq.errors import DigiQError
+
+STAGE, VERSION = "toy", 1
+
+
+@configclass
+class ToyConfig:
+    """What to write, or to fail."""
+
+    text: str = ""
+    fails: bool = False
+
+
+def run(
+    config: ToyConfig,
+    *,
+    first: Path | None = None,
+    second: Path | None = None,
+    out: Path,
+    overwrite: bool = False,
+) -> artifacts.Artifact:
+    """Writes ``text`` after the texts of its inputs."""
+    with artifacts.write(
+        out,
+        stage=STAGE,
+        version=VERSION,
+        config=config,
+        inputs={"first": first, "second": second},
+        overwrite=overwrite,
+    ) as writer:
+        if writer.done:
+            return writer.artifact
+        if config.fails:
+            raise DigiQError("told to fail.")
+        read = [(path / "text").read_text() for path in (first, second) if path is not None]
+        (writer.path / "text").write_text("".join([*read, config.text]))
+        return writer.complete()
