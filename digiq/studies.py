@@ -15,10 +15,11 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
-import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,9 @@ def run(
         f"{len(done)} of {len(nodes)} stages of the others are complete.",
         file=sys.stderr,
     )
+    # Stages are processes of their own: ended like this one is, they leave their artefacts resumable.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed: dict[Path, str] = {}
     already = sum(cost[out] for out in done)
     with progress(config.name, sum(cost.values()), unit="estimated s", done=already) as bar:
@@ -269,17 +273,6 @@ def run(
 def unique_nodes(cells: Iterable[Cell]) -> list[Node]:
     """The stages of all cells, each once, in an order in which each comes after what it reads."""
     return list({node.out: node for cell in cells for node in cell.nodes}.values())
-
-
-def execute_node(file: Path, core: int | None = None) -> None:
-    """Runs one stage that :func:`run` has described, in this process."""
-    if core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
-    about = json.loads(file.read_text())
-    module = importlib.import_module(about["module"])
-    config = load(typing.get_type_hints(module.run)["config"], about["config"], where=str(file))
-    inputs = {name: Path(path) for name, path in about["inputs"].items()}
-    Node(about["name"], about["module"], config, inputs, Path(about["out"])).execute()
 
 
 def estimate(nodes: Sequence[Node]) -> list[float]:

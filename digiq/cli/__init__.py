@@ -94,10 +94,14 @@ def _dispatch(arguments: list[str]) -> None:
         from digiq.cli.run import run_stage
 
         run_stage(rest)
-    elif command in ("study", "run-node", "card"):
+    elif command in ("study", "card"):
         from digiq.cli import study
 
-        {"study": study.main, "run-node": study.run_node, "card": study.card}[command](rest)
+        {"study": study.main, "card": study.card}[command](rest)
+    elif command == "run-node":
+        from digiq.cli.node import main as run_node
+
+        run_node(rest)
     elif command == "devices":
         from digiq.cli.devices import main as devices
 

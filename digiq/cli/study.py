@@ -111,14 +111,6 @@ def print_plan(config, cells: Sequence, folder: Path, jobs: int) -> None:
     )
 
 
-def run_node(arguments: list[str]) -> None:
-    """One stage of a study in this process: ``FILE [--core K]``; what ``digiq study`` starts."""
-    from digiq import studies
-
-    core = int(arguments[2]) if len(arguments) == 3 and arguments[1] == "--core" else None
-    studies.execute_node(Path(arguments[0]), core)
-
-
 def card(arguments: list[str]) -> None:
     """``digiq card RUN``: computes and prints the data card of a run's directory."""
     from digiq.evaluation import card as stage

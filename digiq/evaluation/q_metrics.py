@@ -85,7 +85,7 @@ def regret_by_visits(
     lost = np.nanmax(truth[rows], axis=1) - truth[rows, choice[rows]] if len(rows) else np.zeros(0)
     of_kind: dict[str, list[float]] = {}
     for row, value in zip(rows, lost, strict=True):
-        of_kind.setdefault(screens[row], []).append(float(value))
+        of_kind.setdefault(screens[int(row)], []).append(float(value))
     total = sum(visits.values())
     kinds = {
         kind: {

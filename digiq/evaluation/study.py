@@ -244,6 +244,7 @@ def overlay(base: Mapping[str, Any], *over: Mapping[str, Any]) -> dict[str, Any]
     for mapping in over:
         for key, value in mapping.items():
             old = result.get(key)
-            both = isinstance(value, Mapping) and isinstance(old, Mapping)
-            result[key] = overlay(old, value) if both else value
+            if isinstance(value, Mapping) and isinstance(old, Mapping):
+                value = overlay(old, value)
+            result[key] = value
     return result

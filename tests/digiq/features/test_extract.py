@@ -291,3 +291,35 @@ def test_a_vlm_without_a_processor_is_refused(tmp_path, inputs, vlm):
 def test_configs_out_of_range_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         load(FeaturizeConfig, bad)
+
+
+def test_permuted_features_are_the_same_rows_at_the_wrong_places(inputs, tmp_path):
+    right = stage.run(CONFIG, **inputs, out=tmp_path / "right")
+    wrong = stage.run(dataclasses.replace(CONFIG, permute=True), **inputs, out=tmp_path / "wrong")
+    assert wrong.manifest.extra["groups"] == right.manifest.extra["groups"]  # nothing is computed again
+    a, b = load_features(tmp_path / "right"), load_features(tmp_path / "wrong")
+    assert np.array_equal(a.candidate_row, b.candidate_row)
+    for kind in ("observation", "pair"):
+        one, other = (np.asarray(getattr(f, kind)["layer_01"], np.float32) for f in (a, b))
+        assert not np.array_equal(one, other)
+        assert np.array_equal(np.sort(one, axis=0), np.sort(other, axis=0))
+
+
+def test_features_without_a_vlm_and_with_random_weights(inputs, tmp_path):
+    found = {}
+    for source in ("vlm", "random_vlm", "text", "elements"):
+        config = dataclasses.replace(CONFIG, source=source, layers=(1,))
+        stage.run(config, **inputs, out=tmp_path / source)
+        features = load_features(tmp_path / source)
+        found[source] = np.asarray(features.pair["layer_01"], np.float32)
+        assert np.isfinite(found[source]).all() and len(features.observation["layer_01"]) == len(OBSERVED)
+        assert np.array_equal(features.candidate_row >= 0, load_features(tmp_path / "vlm").candidate_row >= 0)
+    assert found["vlm"].shape == found["random_vlm"].shape != found["text"].shape
+    assert not np.allclose(found["vlm"], found["random_vlm"], atol=1e-2)
+    assert len(np.unique(found["text"], axis=0)) >= 4
+    again = dataclasses.replace(CONFIG, source="random_vlm", layers=(1,))
+    stage.run(again, **inputs, out=tmp_path / "again" / "features")
+    assert np.array_equal(
+        np.asarray(load_features(tmp_path / "again" / "features").pair["layer_01"], np.float32),
+        found["random_vlm"],
+    )
