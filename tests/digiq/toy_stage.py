@@ -1,4 +1,4 @@
-"""A stage that takes no time, for tests of what runs stages: it counts its inputs, or fails when told to."""
+"""A stage that takes no time, for tests of what runs stages: it counts its inputs, or fails for want of a file."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ STAGE, VERSION = "toy", 1
 
 @configclass
 class ToyConfig:
-    """What to write, or to fail."""
+    """What to write, and a file without which it fails."""
 
     text: str = ""
-    fails: bool = False
+    needs: str = ""
 
 
 def run(
@@ -36,8 +36,8 @@ def run(
     ) as writer:
         if writer.done:
             return writer.artifact
-        if config.fails:
-            raise DigiQError("told to fail.")
+        if config.needs and not Path(config.needs).exists():
+            raise DigiQError(f"{config.needs} is not there.")
         read = [(path / "text").read_text() for path in (first, second) if path is not None]
         (writer.path / "text").write_text("".join([*read, config.text]))
         return writer.complete()
