@@ -201,7 +201,13 @@ def register(path: Path) -> None:
 
 
 def records_folder(config: StudyConfig, seeds: Sequence[int]) -> Path:
-    """Where the records of these seeds go: with the results, or, of tuning seeds, with the artefacts."""
+    """Where the records of these seeds go: with the results, or, of tuning seeds, with the artefacts.
+
+    Raises:
+      ConfigError: tuning seeds among reported ones, which would be reported with them.
+    """
+    if len({seed >= FIRST_TUNING_SEED for seed in seeds}) > 1:
+        raise ConfigError(f"{config.name}: run tuning seeds and reported seeds apart, not {list(seeds)}.")
     trial = all(seed >= FIRST_TUNING_SEED for seed in seeds) and tuple(seeds) != config.seeds
     return config.output / "records" if trial else config.results / config.name
 

@@ -154,6 +154,17 @@ def test_reported_seeds_do_not_run_unregistered(config, tmp_path):
     assert not (config.output / "store").exists()
 
 
+def test_tuning_seeds_are_recorded_apart_from_reported_ones(config):
+    reported = dataclasses.replace(config, seeds=(10, 11))
+    assert studies.records_folder(reported, (10,)) == config.results / "mini"
+    assert studies.records_folder(reported, (100,)) == config.output / "records"
+    assert (
+        studies.records_folder(config, config.seeds) == config.results / "mini"
+    )  # a study of tuning seeds alone
+    with pytest.raises(ConfigError, match="apart"):
+        studies.records_folder(reported, (10, 100))
+
+
 def test_trials_run_on_tuning_seeds_and_tasks_with_equal_updates(config):
     half = {"distill": {"policy": {"fit": {"learning_rate": 0.001}}}}
     tuning = {"seeds": [100], "episodes": 6, "trials": {"td8": [{}, half], "filtered_bc": [{}, half]}}

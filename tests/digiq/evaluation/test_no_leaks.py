@@ -100,10 +100,6 @@ def check_finished_run(store: Path) -> int:
     return checked
 
 
-def test_a_finished_run_has_read_training_episodes_only(finished_cell):
-    assert check_finished_run(finished_cell) >= 2
-
-
 def test_the_walk_finds_a_leak(tmp_path, monkeypatch):
     """The same check fails on a policy that was fitted to test episodes."""
     from digiq.agents import collect
@@ -123,40 +119,6 @@ def test_the_walk_finds_a_leak(tmp_path, monkeypatch):
     )
     with pytest.raises(AssertionError):
         check_finished_run(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def finished_cell(tmp_path_factory) -> Path:
-    """A cell with a critic and a distilled policy, its networks as small as they get."""
-    from digiq.config import load
-
-    root = tmp_path_factory.mktemp("study")
-    small = {"input_height": 64, "input_width": 32, "width": 8, "word_buckets": 64, "speller_width": 4}
-    quick = {"updates": 2, "batch_size": 4, "heldout": 0.0}
-    config = load(
-        StudyConfig,
-        {
-            "name": "leak", "title": "Leak", "seeds": [100], "output": str(root), "results": str(root / "results"),
-            "recipe": {
-                "demonstrations": {"agent": {"kind": "collector"}, "num_episodes": 16},
-                "fit_policy": {"policy": small, "fit": quick},
-                "collect": {"agent": {"kind": "collector"}, "num_episodes": 16},
-                "propose": {"num_candidates": 2},
-                "tune_vlm": None,
-                "featurize": {"source": "text"},
-                "train_q": {"critic": {"epochs": 1, "steps_per_epoch": 2}},
-                "distill": {"policy": {"fit": quick}},
-                "evaluate": {"episodes": 3, "records": 0},
-            },
-            "arms": {"td": {"title": "TD", "role": "method"}},
-        },
-    )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        untrained(patch)
-        for node in studies.unique_nodes(studies.make_cells(config, (100,))):
-            if stage_of(node) != "evaluate":
-                node.execute()
-    return root / "store"
 
 
 def untrained(patch: pytest.MonkeyPatch) -> None:
