@@ -81,8 +81,11 @@ def arm_with_values(run, monkeypatch, q_of_column, **best_of_n):
     )
     return distill._select_best_of_n(
         distill.LabelledEpisodes(run["episodes"], run["rewards"]),
-        run["proposals"], Path("features"), Path("critic"), config,
-    )  # fmt: skip
+        config,
+        proposals=run["proposals"],
+        features=Path("features"),
+        critic=Path("critic"),
+    )
 
 
 def test_best_of_n_imitates_the_candidate_of_highest_q(run, monkeypatch):
