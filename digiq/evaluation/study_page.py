@@ -179,15 +179,18 @@ class Verdict:
 
 
 def judge(hypothesis: HypothesisConfig, base: Mapping[tuple[str, int], CellRecord]) -> Verdict:
-    """Holds a hypothesis against the records: it held, or did not, where the whole interval says so."""
+    """Holds a hypothesis against the records: it held, or did not, where the whole interval lies beyond the bound.
+
+    An interval that touches the bound decides nothing: two arms that never succeed differ by exactly 0.
+    """
     found = compare(_by_arm(base), hypothesis.arm, hypothesis.over, hypothesis.measure)
     if math.isnan(found.value):
         return Verdict("not run", found)
     if hypothesis.at_least is not None:
-        held, refuted = found.low >= hypothesis.at_least, found.high < hypothesis.at_least
+        held, refuted = found.low > hypothesis.at_least, found.high < hypothesis.at_least
     else:
         assert hypothesis.at_most is not None
-        held, refuted = found.high <= hypothesis.at_most, found.low > hypothesis.at_most
+        held, refuted = found.high < hypothesis.at_most, found.low > hypothesis.at_most
     return Verdict("held" if held else "not held" if refuted else "undecided", found)
 
 

@@ -100,6 +100,8 @@ def test_verdicts_follow_the_whole_interval():
     assert words == {"main": "held", "huge": "not held", "small": "held", "late": "not run"}
     close = dataclasses.replace(CONFIG.hypotheses["main"], at_least=2.0)
     assert judge(close, base).word == "undecided"
+    tie = dataclasses.replace(close, over=("td",), measure="difference", at_least=0.0)
+    assert judge(tie, base).word == "undecided"
 
 
 def test_comparisons_are_paired_and_take_the_best_of_the_others():
