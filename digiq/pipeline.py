@@ -239,9 +239,15 @@ def _execute_in_process(recipe: Recipe, node: Node, overwrite: bool) -> None:
 
 
 def _seeded(config: Any, seed: int, name: str) -> Any:
-    """The config with seeds derived from the run's: stages must not share random numbers."""
-    derived = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
-    return dataclasses.replace(config, seed=derived) if hasattr(config, "seed") else config
+    """The config with its seeds, nested ones too, derived from the run's: stages must not share random numbers."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "seed":
+            changes["seed"] = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = _seeded(value, seed, f"{name}/{field.name}")
+    return dataclasses.replace(config, **changes)
 
 
 def _seconds(node: Node) -> float:

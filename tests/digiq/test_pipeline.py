@@ -59,6 +59,11 @@ def test_seeds_differ_by_stage_and_by_run_but_not_by_evaluated_arm():
     assert len(set(others)) == len(others)
     assert all(zero[name] != seven[name] for name in zero)
 
+    def fitting(recipe):
+        return [n.config.fit.seed for n in plan(recipe) if hasattr(n.config, "fit")]
+
+    assert len({*fitting(QUICKSTART), *fitting(dataclasses.replace(QUICKSTART, seed=7))}) == 6  # nested ones too
+
 
 def test_a_source_of_episodes_is_needed_and_only_one():
     with pytest.raises(ConfigError, match="either 'episodes'"):
