@@ -62,7 +62,9 @@ def test_seeds_differ_by_stage_and_by_run_but_not_by_evaluated_arm():
     def fitting(recipe):
         return [n.config.fit.seed for n in plan(recipe) if hasattr(n.config, "fit")]
 
-    assert len({*fitting(QUICKSTART), *fitting(dataclasses.replace(QUICKSTART, seed=7))}) == 6  # nested ones too
+    assert (
+        len({*fitting(QUICKSTART), *fitting(dataclasses.replace(QUICKSTART, seed=7))}) == 6
+    )  # nested ones too
 
 
 def test_a_source_of_episodes_is_needed_and_only_one():
