@@ -71,6 +71,9 @@ class Recipe:
     """``distill``: by arm, the policies extracted from the data."""
     evaluate: EvaluateConfig | None = None
     """``evaluate``: the behaviour policy and every distilled arm, on the same episodes."""
+    ceiling: bool = True
+    """``evaluate`` also the behaviour policy's candidates chosen by the simulator's best values, where there is a
+    simulator: what no critic can pass."""
     rank: RankingConfig | None = None
     """``rank``: where the logged action of held-out episodes ranks among its candidates."""
 
@@ -149,8 +152,14 @@ def plan(recipe: Recipe) -> list[Node]:
             data |= {"proposals": proposals, "features": features, "critic": critic}
         policies[arm] = add(f"policy/{arm}", "extraction.distill", config, **data)
     if recipe.evaluate is not None:
-        for arm, policy in policies.items():
-            config = dataclasses.replace(recipe.evaluate, arm=arm)
+        agents = {arm: (policy, recipe.evaluate.agent) for arm, policy in policies.items()}
+        if recipe.ceiling and recipe.evaluate.device.name == "simulated":
+            by_truth = dataclasses.replace(
+                recipe.evaluate.agent, scorer="best_values", num_candidates=recipe.propose.num_candidates
+            )
+            agents["ceiling"] = (behavior, by_truth)
+        for arm, (policy, agent) in agents.items():
+            config = dataclasses.replace(recipe.evaluate, arm=arm, agent=agent)
             # All arms run the same tasks, layouts and noise, so that they can be compared in pairs.
             config = _seeded(config, recipe.seed, "evaluate")
             nodes.append(
