@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from android_env.actions import Action, ParseError
+from android_env.devices import StepReport
 from android_env.errors import DeviceFault
 from android_env.faults import JudgeError, Quarantined
 from android_env.tasks import Task
@@ -52,6 +53,8 @@ class EpisodeRun:
     episode: Episode | None
     """The recording, where one was asked for and the device held out."""
     error: str = ""
+    reports: tuple[StepReport | None, ...] = ()
+    """How each executed action went; None on devices that do not tell."""
 
 
 def plan_episodes(tasks: Iterable[Task], episodes: int, seed: int) -> list[EpisodeSpec]:
@@ -178,6 +181,7 @@ class _Running:
             )
             self._decisions: list[Decision] = []
             self._steps: list[Step] = []
+            self._reports: list[StepReport | None] = []
             self._executed = 0
             try:
                 self._observation, _ = self.env.reset(seed=self.spec.seed, options={"task": self.spec.task})
@@ -206,6 +210,7 @@ class _Running:
             self._finish("failure", policy_name, terminal=True, error=info["refused"])
             return
         self._executed += 1
+        self._reports.append(info.get("report"))
         self._keep(decision, float(reward), 0.0 if terminated else 1.0)
         self._observation = observation
         if terminated or truncated:
@@ -252,7 +257,9 @@ class _Running:
                 seed=self.spec.seed,
                 steps=(*self._steps, last),
             )
-        self.result = EpisodeRun(self.spec, outcome, tuple(self._decisions), self._executed, episode, error)
+        self.result = EpisodeRun(
+            self.spec, outcome, tuple(self._decisions), self._executed, episode, error, tuple(self._reports)
+        )
 
     def _fault(self, error: DeviceFault) -> None:
         """The device failed: run again under the same seed, or give up and say so."""
