@@ -128,7 +128,9 @@ class AppiumServer:
         if self.alive:
             return self
         self.stop()
-        self._folder = Path(tempfile.mkdtemp(prefix="appium-"))
+        # A browser's socket lies in here, and Chromium does not start where its path is longer than 107 bytes.
+        short = len(os.fsencode(tempfile.gettempdir())) <= 40
+        self._folder = Path(tempfile.mkdtemp(prefix="appium-", dir=None if short else "/tmp"))
         # Browsers keep their profiles here, so that a killed one leaves nothing behind.
         (self._folder / "tmp").mkdir()
         self.port = self.port or free_port()

@@ -116,7 +116,7 @@ def rollout(
     finished: dict[int, EpisodeRun] = {}
     idle: list[Any] = []
     next_position = 0
-    devices = batch_size
+    devices, reason = batch_size, "there was none"
     pool = ThreadPoolExecutor(batch_size) if threads else None
     each: Callable[..., Iterable[Any]] = map if pool is None else pool.map
     try:
@@ -124,8 +124,8 @@ def rollout(
             while len(running) < devices and waiting:
                 try:
                     env = idle.pop() if idle else make_env()
-                except Quarantined:
-                    devices = len(running)
+                except Quarantined as error:
+                    devices, reason = len(running), str(error)
                     break
                 position, spec, retries = waiting.popleft()
                 running.append(_Running(env, position, spec, record(spec), retries))
@@ -138,7 +138,7 @@ def rollout(
             still = []
             for episode in running:
                 if episode.lost:
-                    devices -= 1
+                    devices, reason = devices - 1, episode.lost
                     episode.env.close()
                     waiting.appendleft((episode.position, episode.spec, episode.retries))
                 elif episode.result is None:
@@ -149,7 +149,8 @@ def rollout(
             running = still
             if not devices:
                 for position, spec, _ in waiting:
-                    finished[position] = EpisodeRun(spec, "infra_error", (), 0, None, "no device is left.")
+                    text = f"no device is left: {reason}"
+                    finished[position] = EpisodeRun(spec, "infra_error", (), 0, None, text)
                 waiting.clear()
             while next_position in finished:
                 yield finished.pop(next_position)
@@ -169,8 +170,8 @@ class _Running:
     def __init__(self, env: Any, position: int, spec: EpisodeSpec, recorded: bool, retries: int):
         self.env, self.position, self.spec = env, position, spec
         self.result: EpisodeRun | None = None
-        self.lost = False
-        """The device is given up; the episode is for another."""
+        self.lost = ""
+        """Why the device is given up; the episode is then for another."""
         self._recorded, self.retries = recorded, retries
         self._observation: dict[str, Any] | None = None
 
@@ -265,7 +266,7 @@ class _Running:
         """The device failed: run again under the same seed, or give up and say so."""
         self._observation = None
         if isinstance(error, Quarantined):
-            self.lost = True
+            self.lost = str(error)
             return
         if self.retries:
             self.retries -= 1

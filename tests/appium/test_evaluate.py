@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -79,7 +80,14 @@ def until(holds, cap_s=240.0) -> bool:
     return holds()
 
 
-def test_a_killed_evaluation_leaves_no_browser_and_goes_on(policy, tmp_path):
+@pytest.fixture
+def scratch():
+    """A folder for what a killed run leaves, of a path short enough for browsers."""
+    with tempfile.TemporaryDirectory(prefix="killed-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def test_a_killed_evaluation_leaves_no_browser_and_goes_on(policy, tmp_path, scratch):
     out = tmp_path / "out"
     lines = lambda: (out / "episodes.jsonl").read_text().splitlines(True)  # noqa: E731
     command = [
@@ -95,9 +103,7 @@ def test_a_killed_evaluation_leaves_no_browser_and_goes_on(policy, tmp_path):
     ]
     command += ["--episodes", "3", "--records", "3", "--batch-size", "1"]
     with (tmp_path / "said").open("wb") as said:
-        killed = subprocess.Popen(
-            command, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=said, stderr=said
-        )
+        killed = subprocess.Popen(command, env={**os.environ, "TMPDIR": scratch}, stdout=said, stderr=said)
     assert until(
         lambda: ((out / "episodes.jsonl").is_file() and len(lines()) >= 1) or killed.poll() is not None
     )
@@ -114,6 +120,7 @@ def test_a_killed_evaluation_leaves_no_browser_and_goes_on(policy, tmp_path):
     assert len(after) == 3 > len(before) >= 1 and after[: len(before)] == before
     results = evaluate.read_results(out / "episodes.jsonl")
     assert len({result.episode_id for result in results}) == 3
+    assert not any(result.outcome.is_fault for result in results)
     outcomes = {result.episode_id: str(result.outcome) for result in results}
     assert {record["episode_id"]: record["outcome"] for record in records_of(out)} == outcomes
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -112,6 +113,16 @@ def test_config_files_neither_allow_the_shell_nor_open_the_server_to_others(inst
     said = (tmp_path / "appium.log").read_text()
     assert "Enabling relaxed security" in said, "the file was read"
     assert "Explicitly disabling insecure features for this session" in said and "*:adb_shell" in said
+
+
+def test_browsers_start_however_long_the_path_of_temporary_files_is(installed, tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with AppiumServer(log=tmp_path / "appium.log") as server:
+        session(server).quit()
+        folder = server._folder
+    assert not folder.exists()
 
 
 def test_a_port_in_use_is_said_with_the_logs_last_line(installed, tmp_path):
