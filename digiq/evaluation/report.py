@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from android_env.actions import Action, parse_action
+from android_env.actions import Action
 from digiq import artifacts
 from digiq.critics.scorer import candidate_values, load_critic
 from digiq.data.rewards import LabelledEpisodes
@@ -20,11 +20,12 @@ from digiq.data.schema import Episode
 from digiq.data.transitions import build_transitions, observation_index, returns
 from digiq.errors import DigiQError
 from digiq.evaluation import figures
-from digiq.evaluation.evaluate import EPISODES, RECORDS, TABLE, read_results
+from digiq.evaluation.evaluate import EPISODES, TABLE, read_results
 from digiq.evaluation.outcomes import Outcome
 from digiq.evaluation.page import Cell, Detail, Page, Row, Section, Table, Tile, render
+from digiq.evaluation.records import recorded_strips
 from digiq.evaluation.statistics import Estimate, paired_comparison
-from digiq.evaluation.strips import Strip, candidate_strip, plain_strip
+from digiq.evaluation.strips import Strip, candidate_strip
 from digiq.evaluation.summary import arm_title, main_arm, split_title
 from digiq.evaluation.truth import first_of_action, is_simulated, picks, replay
 from digiq.extraction.best_of_n import supported
@@ -489,26 +490,6 @@ def play_section(evaluations: Mapping[str, Path]) -> Section | None:
         lead="The first test episodes of the evaluation, as they came.",
         strips=strips,
     )
-
-
-def recorded_strips(evaluation: Path) -> list[Strip]:
-    """The episodes that an evaluation recorded, as strips."""
-    strips = []
-    for file in sorted((evaluation / RECORDS).glob("*/record.json")):
-        record = json.loads(file.read_text())
-        # An unparsable answer ends an episode without an action.
-        actions = [parse_action(step["action"]) for step in record["steps"]]
-        strips.append(
-            plain_strip(
-                [png.read_bytes() for png in sorted(file.parent.glob("*.png"))],
-                [action if isinstance(action, Action) else None for action in actions],
-                captions=[step["caption"] for step in record["steps"]],
-                goal=record["goal"],
-                outcome=record["outcome"],
-                title=f"{split_title(record['split'])} · {record['episode_id']}",
-            )
-        )
-    return strips
 
 
 def provenance_section(run: RunArtifacts, seconds: Mapping[str, float]) -> Section | None:
