@@ -1,7 +1,9 @@
 """Training examples: a screen with a cursor or without, a prompt with its answers, and labels for every patch.
 
 Labels of patches teach the vision tower to read before the language model asks anything: which widget a patch lies in,
-which two letters stand in it, and whether the cursor points at the widget that it belongs to.
+which letters stand where in it, and whether the cursor points at the widget that it belongs to. Pages of nothing but
+text teach the letters fastest. Labels of the goal's letters teach to compare: at each, whether the name so far is what
+stands at the cursor or is typed.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from android_env.actions import Action
+from android_env.actions import Action, ActionType
 from android_env.devices.simulated.layout import layout
 from android_env.devices.simulated.renderer import render
 from android_env.devices.simulated.screen import PANEL_ROLES, ROLES, SCREEN_HW, Box, Element
 from android_env.devices.simulated.themes import PRETRAIN_THEMES
-from android_env.devices.simulated.widgets import TextRun, record_text
+from android_env.devices.simulated.widgets import Canvas, TextRun, record_text
 from digiq.vlm.prompts import OBSERVATION_QUESTIONS, PAIR_QUESTIONS, build_prompt, draw_cursor
 from digiq.vlm.tiny.architecture import CHARACTERS, GRID, IMAGE_SIZE, KINDS, PATCH_SIZE, answer_token
 from digiq.vlm.tiny.questions import observation_answers, pair_answers
@@ -30,7 +32,9 @@ NAME_QUESTION = " what is at the cursor?"
 FIELD_QUESTION = " what does the field say?"
 ROLE_IDS = {role: i for i, role in enumerate(("", *ROLES))}
 CHARACTER_IDS = {c: i + 1 for i, c in enumerate(CHARACTERS)}
-LETTERS_PER_PATCH = 2
+LETTER_GRID = (2, 4)
+"""Places for a letter's middle in a patch, down and across: narrow letters, and two lines of text, keep apart."""
+LETTERS_PER_PATCH = LETTER_GRID[0] * LETTER_GRID[1]
 IGNORE = -100
 _LONGEST_NAME = 20
 
@@ -50,11 +54,15 @@ class Example:
     roles: npt.NDArray[np.int64]
     """[P] index into ROLE_IDS."""
     letters: npt.NDArray[np.int64]
-    """[P, 2] index into CHARACTER_IDS, 0 for none: left and right half."""
+    """[P, LETTERS_PER_PATCH] index into CHARACTER_IDS of the letter whose middle is there, 0 for none; row-major."""
     pointed: npt.NDArray[np.int64]
     """[P] 1 where the cursor's widget is, IGNORE everywhere without a cursor."""
     is_named_tap: bool
     """A tap on a widget with a name: what naming and matching accuracy are measured on."""
+    compared: str = ""
+    """What the goal's names are compared with, lower case: the text at the cursor, typed, or in the focused field."""
+    names: tuple[str, ...] = ()
+    """The goal's names, as the goal writes them; empty where nothing is compared."""
 
 
 def examples(seed: int, *, unseen: bool = False) -> Iterator[Example]:
@@ -73,6 +81,7 @@ def make_example(rng: np.random.Generator, *, unseen: bool = False) -> Example:
     with record_text() as runs:
         screenshot = render(scene.screen, boxes, theme)
     shown = {name: box for name, box in boxes.items() if name in scene.elements}
+    compared, names = "", ()
     if rng.random() < 0.33:
         prompt = build_prompt(scene.goal.text, None)
         answers = observation_answers(scene)
@@ -89,15 +98,57 @@ def make_example(rng: np.random.Generator, *, unseen: bool = False) -> Example:
         name = _name(scene, pointed) if is_tap else "=none"
         text = prompt.text + NAME_QUESTION
         named = is_tap and not name.startswith("=") and not scene.screen.loading
+        compared = _compared(scene, action, pointed).lower()
+        names = tuple(n for n in (scene.goal.place, scene.goal.query) if n) if compared else ()
     return Example(
         pixels=squash(screenshot),
         text=text,
         answers=answers,
         name=name,
         roles=_role_grid(scene, shown),
-        letters=_letter_grid(runs),
+        letters=_letter_grid(_visible(runs, scene, boxes)),
         pointed=_pointed_grid(shown, pointed),
         is_named_tap=named,
+        compared=compared,
+        names=names,
+    )
+
+
+def make_page(rng: np.random.Generator) -> Example:
+    """A page of nothing but text, in every size and colour of a theme: only its letters are labelled."""
+    words = Words(rng)
+    theme = PRETRAIN_THEMES[int(rng.integers(len(PRETRAIN_THEMES)))]
+    canvas = Canvas(theme)
+    height, width = SCREEN_HW
+    inks = (
+        (theme.background, theme.text), (theme.background, theme.muted), (theme.surface, theme.text),
+        (theme.background, theme.primary), (theme.primary, theme.on_primary), (theme.accent, theme.on_accent),
+        (theme.bar, theme.on_bar),
+    )  # fmt: skip
+    with record_text() as runs:
+        y = int(rng.integers(0, 14))
+        while y < height:
+            ground, ink = words.pick(inks)
+            size, bold = int(rng.integers(-3, 3)), words.chance(0.35)
+            step = int(rng.integers(15, 21)) + max(size, 0)
+            canvas.rectangle((y, 0, y + step, width), ground)
+            x = float(rng.integers(0, 24))
+            while x < width - 12:
+                style = words.pick((str.title, str.capitalize, str.lower, str.lower))
+                text = style(words.pick((words.word, words.word, words.site, words.price))())
+                end = canvas.text(text, y + step / 2, x, ink, width=int(width - x), bold=bold, size=size)
+                x = end + float(rng.integers(4, 12))
+            y += step
+    nothing = np.full(GRID * GRID, IGNORE, np.int64)
+    return Example(
+        pixels=squash(np.asarray(canvas.image)),
+        text="",
+        answers={},
+        name="",
+        roles=nothing,
+        letters=_letter_grid(runs),
+        pointed=nothing,
+        is_named_tap=False,
     )
 
 
@@ -170,18 +221,43 @@ def _role_grid(scene: Scene, boxes: dict[str, Box]) -> npt.NDArray[np.int64]:
     return grid.reshape(-1)
 
 
+def _visible(runs: list[TextRun], scene: Scene, boxes: dict[str, Any]) -> list[TextRun]:
+    """The lines that nothing is drawn over."""
+    panel = boxes.get("_panel")
+    if panel is None:
+        return runs
+    said = " ".join(text for element in scene.screen.overlay for text in (element.text, element.detail))
+    return [
+        run
+        for run in runs
+        if not panel.contains(run.row, panel.x0) or run.text.rstrip("…. ") in said
+    ]
+
+
+def _compared(scene: Scene, action: Action, pointed: Element | None) -> str:
+    """The text that the goal's names are compared with."""
+    field = scene.field_element
+    if action.type is ActionType.TYPE:
+        return action.text
+    if action.type is ActionType.PRESS_ENTER and field is not None:
+        return field.text
+    return pointed.text if action.is_tap and pointed is not None and not scene.screen.loading else ""
+
+
 def _letter_grid(runs: list[TextRun]) -> npt.NDArray[np.int64]:
-    grid = np.zeros((GRID, GRID * LETTERS_PER_PATCH), np.int64)
-    half = PATCH_SIZE // LETTERS_PER_PATCH
+    down, across = LETTER_GRID
+    rows, columns = GRID * down, GRID * across
+    grid = np.zeros((rows, columns), np.int64)
     for run in runs:
-        row = int(run.row * IMAGE_SIZE / SCREEN_HW[0] // PATCH_SIZE)
-        if not 0 <= row < GRID:
+        row = int(run.row * rows / SCREEN_HW[0])
+        if not 0 <= row < rows:
             continue
         for character, x in zip(run.text.lower(), run.columns, strict=True):
-            column = int(x * IMAGE_SIZE / SCREEN_HW[1] // half)
-            if 0 <= column < grid.shape[1]:
+            column = int(x * columns / SCREEN_HW[1])
+            if 0 <= column < columns and character != " ":
                 grid[row, column] = CHARACTER_IDS.get(character, 0)
-    return grid.reshape(GRID * GRID, LETTERS_PER_PATCH)
+    patches = grid.reshape(GRID, down, GRID, across).swapaxes(1, 2)
+    return patches.reshape(GRID * GRID, LETTERS_PER_PATCH)
 
 
 def _pointed_grid(boxes: dict[str, Box], pointed: Element | None) -> npt.NDArray[np.int64]:
@@ -225,10 +301,11 @@ class Encoder:
             for prefix in (" ", "\n")
         }
 
-    def __call__(self, example: Example) -> tuple[list[int], list[int], list[int]]:
-        """(input ids, read-out labels, name labels), aligned with the inputs; labels are shifted by the caller.
+    def __call__(self, example: Example) -> tuple[list[int], list[int], list[int], list[int]]:
+        """(input ids, read-out labels, name labels, comparison labels), aligned with the inputs.
 
-        The label at a position is what the model must say *after* it, so no further shift is needed.
+        The label at a position is what the model must say *after* it, so no further shift is needed. A comparison
+        label, 0 or 1, stands at each letter of the goal's names: whether the name up to it is how `compared` begins.
         """
         prompt = self._image + self._tokenizer(example.text, add_special_tokens=False)["input_ids"]
         if example.name.startswith("="):
@@ -236,10 +313,21 @@ class Encoder:
         else:
             name = [self._ids.get(c, self._ids["<unk>"]) for c in example.name]
         ids = prompt + name
-        readout, spelled = [IGNORE] * len(ids), [IGNORE] * len(ids)
+        readout, spelled, agrees = ([IGNORE] * len(ids) for _ in range(3))
         for question, answer in example.answers.items():
             position = max(i for i, token in enumerate(prompt) if token in self._question_ids[question])
             readout[position] = self._ids[answer_token(answer)]
         for offset, token in enumerate([*name, self._eos]):
             spelled[len(prompt) - 1 + offset] = token
-        return ids, readout, spelled
+        for goal_name in example.names:
+            for offset, position in enumerate(self._letters_of(goal_name, prompt), 1):
+                agrees[position] = int(example.compared.startswith(goal_name.lower()[:offset]))
+        return ids, readout, spelled, agrees
+
+    def _letters_of(self, name: str, prompt: list[int]) -> list[int]:
+        """Positions of the letters of a goal's name in the prompt, as far as each letter is a token."""
+        wanted = [self._ids.get(c, self._ids["<unk>"]) for c in name.lower().removesuffix(".com")]
+        for start in range(len(self._image), len(prompt) - len(wanted) + 1):
+            if prompt[start : start + len(wanted)] == wanted:
+                return list(range(start, start + len(wanted)))
+        return []

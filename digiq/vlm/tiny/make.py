@@ -1,7 +1,8 @@
 """``digiq make-tiny-vlm``: pre-trains the embedded tiny LLaVA on generated screens, in about an hour on two cores.
 
-First the vision tower learns to read on its own, from labels for every patch (thousands an image); then the whole model
-learns the prompts' read-outs and to spell names, with the patches' labels kept as a lighter loss. Weights and
+First the vision tower learns to read on its own, from labels for every patch (thousands an image), half of the images
+pages of text; then the whole model learns the prompts' read-outs and to spell names, with the labels of patches and of
+the goal's letters as lighter losses. Weights and
 activations are bfloat16 (four times float32's speed on CPUs that have it); the optimiser keeps a float32 copy.
 """
 
@@ -27,6 +28,7 @@ from digiq.vlm.tiny.examples import (
     Encoder,
     Example,
     make_example,
+    make_page,
 )
 
 STAGE, VERSION = "make-tiny-vlm", 1
@@ -48,12 +50,18 @@ class MakeTinyVlmConfig:
     """Peak of AdamW's cosine schedule while the vision tower trains alone."""
     learning_rate: Annotated[float, Field(gt=0)] = 8e-4
     """Peak of AdamW's cosine schedule for the whole model."""
+    pages: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of pages of text among the screens while the vision tower trains alone."""
     dense_weight: Annotated[float, Field(ge=0)] = 0.3
     """Weight of the patches' labels while the whole model trains."""
+    comparison_weight: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of the goal's letters' labels."""
     evaluation_examples: Annotated[int, Field(ge=1)] = 1500
     """Screens with seen words, and as many with unseen ones, that the accuracies are measured on."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 250
     """Updates between checkpoints."""
+    init: Path | None = None
+    """An earlier tiny VLM to go on from; none: random weights and a whitened patch embedding."""
     seed: int = 0
     """Of the parameters and of the screens."""
 
@@ -119,6 +127,7 @@ class _Batch:
     mask: Any
     readout: Any
     spelled: Any
+    agrees: Any
     roles: Any
     letters: Any
     pointed: Any
@@ -128,7 +137,7 @@ def _collate(examples: list[Example], encode: Encoder, pad: int) -> _Batch:
     import torch
 
     rows = [encode(example) for example in examples]
-    length = max(len(ids) for ids, _, _ in rows)
+    length = max(len(ids) for ids, *_ in rows)
 
     def padded(column: int, value: int) -> Any:
         return torch.tensor([row[column] + [value] * (length - len(row[column])) for row in rows])
@@ -136,13 +145,14 @@ def _collate(examples: list[Example], encode: Encoder, pad: int) -> _Batch:
     def stacked(name: str) -> Any:
         return torch.from_numpy(np.stack([getattr(example, name) for example in examples]))
 
-    mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _, _ in rows])
+    mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, *_ in rows])
     return _Batch(
         pixels=stacked("pixels"),
         ids=padded(0, pad),
         mask=mask,
         readout=padded(1, IGNORE),
         spelled=padded(2, IGNORE),
+        agrees=padded(3, IGNORE),
         roles=stacked("roles"),
         letters=stacked("letters"),
         pointed=stacked("pointed"),
@@ -152,16 +162,20 @@ def _collate(examples: list[Example], encode: Encoder, pad: int) -> _Batch:
 class _Batches:
     """Batch number i, always the same: what makes a resumed run see what an uninterrupted one would."""
 
-    def __init__(self, seed: int, batch_size: int, tokenizer: Any, total: int):
-        self._seed, self._batch_size, self._total = seed, batch_size, total
+    def __init__(self, config: MakeTinyVlmConfig, tokenizer: Any):
+        self._config = config
         self._encode, self._pad = Encoder(tokenizer), tokenizer.pad_token_id
 
     def __len__(self) -> int:
-        return self._total
+        return self._config.vision_steps + self._config.steps
 
     def __getitem__(self, index: int) -> _Batch:
-        rng = np.random.default_rng([self._seed, index])
-        return _collate([make_example(rng) for _ in range(self._batch_size)], self._encode, self._pad)
+        config = self._config
+        rng = np.random.default_rng([config.seed, index])
+        pages = round(config.pages * config.batch_size) if index < config.vision_steps else 0
+        drawn = [make_page(rng) for _ in range(pages)]
+        drawn += [make_example(rng) for _ in range(config.batch_size - pages)]
+        return _collate(drawn, self._encode, self._pad)
 
 
 class _Trainer:
@@ -176,9 +190,19 @@ class _Trainer:
         self.model = model.to(torch.bfloat16)
         width = self.model.config.text_config.hidden_size
         outputs = len(ROLE_IDS) + LETTERS_PER_PATCH * (len(CHARACTERS) + 1) + 2
-        # One linear map from the projected patch to role, letters and pointed: thrown away after training.
+        # Linear maps from the projected patch to role, letters and pointed, and from the goal's letters to whether they
+        # agree: thrown away after training.
         self.heads = nn.Linear(width, outputs).to(torch.bfloat16)
-        self._live: list[Any] = [*self.model.parameters(), *self.heads.parameters()]
+        self.compare = nn.Linear(width, 2).to(torch.bfloat16)
+        if config.init is None:
+            self._whiten()
+        else:
+            self.model.load_state_dict(type(model).from_pretrained(config.init).state_dict())
+        self._live: list[Any] = [
+            *self.model.parameters(),
+            *self.heads.parameters(),
+            *self.compare.parameters(),
+        ]
         self._master = [nn.Parameter(p.detach().float().clone()) for p in self._live]
         self._vision = {
             id(p)
@@ -187,6 +211,26 @@ class _Trainer:
         }
         self.step = 0
         self._optimizer = self._new_optimizer()
+
+    def _whiten(self) -> None:
+        """Starts the patch embedding at the principal components of patches, each of the same size.
+
+        Strokes of letters are a small part of a patch's variance; from random weights they take long to be seen.
+        """
+        import torch
+
+        rng = np.random.default_rng([self.config.seed, 1 << 30])
+        drawn = np.stack([(make_page if i % 2 else make_example)(rng).pixels for i in range(64)])
+        side = PATCH_SIZE
+        patches = drawn.reshape(len(drawn), -1, side, drawn.shape[2] // side, side, 3).swapaxes(2, 3)
+        rows = patches.reshape(-1, side * side * 3).astype(np.float64) / 127.5 - 1
+        variance, axes = np.linalg.eigh(np.cov(rows.T))
+        weight: Any = self.model.model.vision_tower.embeddings.patch_embedding.weight
+        top = slice(None, -len(weight) - 1, -1)
+        components = axes[:, top].T / np.sqrt(variance[top] + 1e-3)[:, None]
+        kernel = components.reshape(-1, side, side, 3).transpose(0, 3, 1, 2)
+        with torch.no_grad():
+            weight.copy_(torch.from_numpy(kernel))
 
     @property
     def parameters(self) -> int:
@@ -203,7 +247,7 @@ class _Trainer:
 
         config = self.config
         total = config.vision_steps + config.steps
-        batches: Any = _Batches(config.seed, config.batch_size, self.processor.tokenizer, total)
+        batches: Any = _Batches(config, self.processor.tokenizer)
         # One process draws screens while this one trains.
         loader = DataLoader(
             batches, batch_size=None, sampler=range(self.step, total), num_workers=1, prefetch_factor=8
@@ -226,12 +270,18 @@ class _Trainer:
         if alone:
             return self._dense(self._image_features(pixels), batch)
         features = self._image_features(pixels)
-        logits = self._logits(features, batch)
-        vocabulary = logits.shape[-1]
-        answers = cross_entropy(logits.view(-1, vocabulary), batch.readout.view(-1), ignore_index=IGNORE)
-        names = cross_entropy(logits.view(-1, vocabulary), batch.spelled.view(-1), ignore_index=IGNORE)
+        hidden = self._hidden(features, batch)
+        logits = self.model.lm_head(hidden).float().flatten(0, 1)
+        agree = self.compare(hidden).float().flatten(0, 1)
+        losses = {
+            "answers": cross_entropy(logits, batch.readout.flatten(), ignore_index=IGNORE),
+            "names": cross_entropy(logits, batch.spelled.flatten(), ignore_index=IGNORE),
+        }
+        if (batch.agrees != IGNORE).any():
+            agreement = cross_entropy(agree, batch.agrees.flatten(), ignore_index=IGNORE)
+            losses["agree"] = self.config.comparison_weight * agreement
         dense = {k: v * self.config.dense_weight for k, v in self._dense(features, batch).items()}
-        return {"answers": answers, "names": names, **dense}
+        return losses | dense
 
     def _pixels(self, batch: _Batch) -> Any:
         import torch
@@ -244,28 +294,40 @@ class _Trainer:
 
         return torch.stack(list(self.model.get_image_features(pixel_values=pixels).pooler_output))
 
-    def _logits(self, features: Any, batch: _Batch) -> Any:
-        """Float32 logits [B, T, V] with the image's features put where its placeholders stand."""
+    def _hidden(self, features: Any, batch: _Batch) -> Any:
+        """The language model's last hidden states [B, T, H], the image's features where its placeholders stand."""
         embedded = self.model.get_input_embeddings()(batch.ids)
         place = (batch.ids == self.model.config.image_token_id).unsqueeze(-1)
         embedded = embedded.masked_scatter(place.expand_as(embedded), features.to(embedded.dtype))
         output = self.model.model.language_model(
             inputs_embeds=embedded, attention_mask=batch.mask, use_cache=False
         )
-        return self.model.lm_head(output.last_hidden_state).float()
+        return output.last_hidden_state
 
-    def _dense(self, features: Any, batch: _Batch) -> dict[str, Any]:
-        from torch.nn.functional import cross_entropy
-
+    def _split(self, features: Any) -> tuple[Any, Any, Any]:
+        """Float32 scores: of the role [B·P, ...], of each letter's place [B·P·LETTERS_PER_PATCH, ...], of being pointed at."""
         letters = len(CHARACTERS) + 1
         scores = self.heads(features).float().flatten(0, 1)
         role, letter, pointed = scores.split([len(ROLE_IDS), LETTERS_PER_PATCH * letters, 2], dim=-1)
+        return role, letter.reshape(-1, letters), pointed
+
+    def _dense(self, features: Any, batch: _Batch) -> dict[str, Any]:
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        role, letter, pointed = self._split(features)
+        # Most places hold no letter and most patches are not pointed at: the few that count weigh more.
+        blank = torch.ones(letter.shape[-1])
+        blank[0] = 0.2
         losses = {
-            "role": cross_entropy(role, batch.roles.flatten()),
-            "letters": 3 * cross_entropy(letter.reshape(-1, letters), batch.letters.flatten()),
+            "role": cross_entropy(role, batch.roles.flatten(), ignore_index=IGNORE),
+            "letters": 2 * cross_entropy(letter, batch.letters.flatten(), weight=blank),
         }
         if (batch.pointed != IGNORE).any():
-            losses["pointed"] = 2 * cross_entropy(pointed, batch.pointed.flatten(), ignore_index=IGNORE)
+            few = torch.tensor([0.25, 1.0])
+            losses["pointed"] = cross_entropy(
+                pointed, batch.pointed.flatten(), weight=few, ignore_index=IGNORE
+            )
         return losses
 
     def _apply(self, alone: bool) -> None:
@@ -294,7 +356,7 @@ class _Trainer:
     def evaluate(self, count: int) -> dict[str, float]:
         """Accuracies on fresh screens, with seen words and with words that training never shows.
 
-        ``naming``: the whole name of a tapped widget is spelled right. ``kind``: its kind is. ``matching``: whether it
+        ``letters``: a letter of a patch is read by the head that is thrown away. ``naming``: the whole name of a tapped widget is spelled right. ``kind``: its kind is. ``matching``: whether it
         fits the goal, mean over fitting and not fitting ones. ``answers_<question>``: each read-out of every prompt.
         """
         import torch
@@ -309,7 +371,11 @@ class _Trainer:
                 examples = [make_example(rng, unseen=side == "unseen") for _ in range(min(50, count - start))]
                 batch = _collate(examples, encode, pad)
                 with torch.inference_mode():
-                    said = self._logits(self._image_features(self._pixels(batch)), batch).argmax(-1)
+                    features = self._image_features(self._pixels(batch))
+                    said = self.model.lm_head(self._hidden(features, batch)).argmax(-1)
+                    read = self._split(features)[1].argmax(-1)
+                shown = batch.letters.flatten() > 0
+                right.setdefault("letters", []).extend((read == batch.letters.flatten())[shown].tolist())
                 self._mark(examples, batch, said, right)
             for name, marks in sorted(right.items()):
                 out[f"{name}_{side}"] = float(np.mean(marks))
