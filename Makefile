@@ -7,11 +7,17 @@ export JAX_PLATFORMS ?= cpu
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install quickstart aitw test lint types imports notebooks help
+APPIUM := 3.8.0
+CHROMIUM_DRIVER := 3.1.1
+APPIUM_STAMP := .appium/.installed-$(APPIUM)-$(CHROMIUM_DRIVER)
+
+.PHONY: install quickstart aitw appium test test-appium lint types imports notebooks help
 
 help:
 	@echo "make quickstart  the whole method on the embedded phone, with a table and a report at the end"
 	@echo "make test        the tests"
+	@echo "make appium      Appium 3 with its Chromium driver, and Debian's chromium (npm and apt-get)"
+	@echo "make test-appium the tests that drive a real browser through it"
 	@echo "make lint types imports notebooks   what CI checks besides"
 
 install: $(STAMP)
@@ -33,7 +39,27 @@ aitw: install
 	$(BIN)/digiq run configs/aitw_sample.yaml --episodes.source $(AITW)
 
 test: install
-	$(BIN)/pytest -n 2 tests
+	$(BIN)/pytest -n 2 tests --ignore tests/appium
+	@echo "skipped: tests/appium, which drive a real browser; 'make appium' gets what they need, 'make test-appium' runs them"
+
+test-appium: install appium
+	$(BIN)/pytest -n 2 tests/appium
+
+# Everything npm brings lies in .appium; Appium finds the drivers that are installed beside it. Debian keeps only the
+# newest chromium, and its chromedriver is always of the same version.
+appium: $(APPIUM_STAMP)
+
+$(APPIUM_STAMP):
+	@{ command -v node && command -v npm; } >/dev/null || { echo "Appium needs Node.js 20.19 or later with npm; see nodejs.org." >&2; exit 1; }
+	{ command -v chromium && command -v chromedriver; } >/dev/null || \
+		{ sudo=$$(test "$$(id -u)" = 0 || echo sudo); $$sudo apt-get update -qq && $$sudo apt-get install -qq -y \
+		--no-install-recommends chromium chromium-driver fonts-liberation >/dev/null; }
+	mkdir -p .appium
+	APPIUM_SKIP_CHROMEDRIVER_INSTALL=1 npm install --prefix .appium --no-audit --no-fund --loglevel error --save-exact \
+		appium@$(APPIUM) appium-chromium-driver@$(CHROMIUM_DRIVER)
+	APPIUM_HOME=$(CURDIR)/.appium node .appium/node_modules/appium/index.js driver list --installed 2>&1 | \
+		grep -F "chromium@$(CHROMIUM_DRIVER)"
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .

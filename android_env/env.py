@@ -10,9 +10,11 @@ import numpy as np
 from gymnasium import spaces
 
 from android_env.actions import Action, ActionType
-from android_env.devices import Device, Observation
+from android_env.devices import Device, Observation, Reports, StepReport, Verdict
 from android_env.errors import ActionError, EpisodeError, TaskError
 from android_env.evaluators import Evaluator, ground_truth
+from android_env.faults import CAPS, JudgeError
+from android_env.safety import NO_SAFETY_LIST, SafetyList
 from android_env.tasks.task import Task
 
 __all__ = ["ACTION_TYPES", "AndroidEnv", "Observation", "StepInfo", "action_from_sample"]
@@ -28,9 +30,13 @@ class StepInfo(TypedDict):
     step: int
     """Actions executed in this episode so far."""
     executed: Action | None
-    """The action that was just executed; None after `reset`."""
+    """The action that was just executed; None after `reset`, and where it was refused."""
     outcome: Literal["", "success", "failure", "truncated"]
     """How the episode has ended; empty while it goes on. `truncated`: the budget is used up."""
+    report: StepReport | None
+    """How the action went, where the device says so (`Reports`); None where `executed` is."""
+    refused: str
+    """Why the safety list did not let the action through; empty if it did. The episode then ends as a failure."""
 
 
 class AnyText(spaces.Text):
@@ -55,6 +61,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         tasks: what `reset` chooses from, unless it is told.
         evaluator: judges after each action; by default the device's own truth.
         max_steps: budget of actions of every episode; by default each task's own.
+        safety: what no agent may do; checked before an action goes to the device.
 
     Raises:
         TaskError: there is no task.
@@ -71,6 +78,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         *,
         evaluator: Evaluator = ground_truth,
         max_steps: int | None = None,
+        safety: SafetyList = NO_SAFETY_LIST,
     ) -> None:
         if not len(tasks):
             raise TaskError("AndroidEnv got no tasks; give it at least one.")
@@ -80,6 +88,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         self.tasks = tuple(tasks)
         self.evaluator = evaluator
         self.max_steps = max_steps
+        self.safety = safety
         self._by_id = {task.task_id: task for task in self.tasks}
         self._task: Task | None = None
         self._observation: Observation | None = None
@@ -144,15 +153,19 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         Raises:
             EpisodeError: there was no reset, or the episode is over.
             ActionError: `action` is neither an `Action` nor a sample of `action_space`.
-            DeviceFault: the device failed; the episode cannot go on.
+            DeviceFault: the device failed, or the judge (`JudgeError`); the episode cannot go on.
         """
         if self._task is None or self._over:
             raise EpisodeError("the episode is over or was never begun; call reset() before step().")
         action = action if isinstance(action, Action) else action_from_sample(action)
+        assert self._observation is not None
+        if refused := self.safety.refusal(action, self._observation):
+            self._over = True
+            return self._seen(), 0.0, True, False, self._info(None, "failure", refused)
         self.device.execute(action)
         self._step += 1
         self._observation = self.device.observe()
-        verdict = self.evaluator(self.device, self._task, action)
+        verdict = self._judged(action)
         budget = self._task.max_steps if self.max_steps is None else self.max_steps
         truncated = verdict is None and self._step >= budget
         self._over = verdict is not None or truncated
@@ -173,6 +186,16 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         """Closes the device."""
         self.device.close()
 
+    def _judged(self, action: Action) -> Verdict | None:
+        """The evaluator's verdict; a judge that fails is asked again, as often as a read is."""
+        for left in reversed(range(1 + CAPS[JudgeError.rung])):
+            try:
+                return self.evaluator(self.device, self.task, action)
+            except JudgeError:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
     def _seen(self) -> dict[str, Any]:
         seen = self._observation
         assert seen is not None
@@ -184,9 +207,20 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         }
 
     def _info(
-        self, executed: Action | None, outcome: Literal["", "success", "failure", "truncated"]
+        self,
+        executed: Action | None,
+        outcome: Literal["", "success", "failure", "truncated"],
+        refused: str = "",
     ) -> StepInfo:
-        return {"task_id": self.task.task_id, "step": self._step, "executed": executed, "outcome": outcome}
+        report = self.device.report if executed is not None and isinstance(self.device, Reports) else None
+        return {
+            "task_id": self.task.task_id,
+            "step": self._step,
+            "executed": executed,
+            "outcome": outcome,
+            "report": report,
+            "refused": refused,
+        }
 
 
 def action_from_sample(sample: Any) -> Action:

@@ -21,3 +21,7 @@ class EpisodeError(AndroidEnvError, RuntimeError):
 
 class DeviceFault(AndroidEnvError, RuntimeError):
     """The device itself failed; the episode says nothing about the agent."""
+
+
+class SetupError(AndroidEnvError, RuntimeError):
+    """Something that the device needs is not installed on this machine, or cannot be used."""

@@ -27,6 +27,23 @@ class Observation:
     """JSON list of the elements on the screen. Learned agents never read it."""
 
 
+@dataclass(frozen=True)
+class StepReport:
+    """How an action went, on a device that takes real time."""
+
+    sent: Literal["executed", "maybe_executed", "nothing"]
+    """`maybe_executed`: the command failed and was not sent again; the observation shows what came of it.
+    `nothing`: the action is none for the device, such as declaring the task complete."""
+    settle_s: float = 0.0
+    """How long the device waited for the screen to stand still, seconds."""
+    polls: int = 0
+    """Screenshots taken for that."""
+    timed_out: bool = False
+    """True where the screen still moved when waiting ended."""
+    faults: int = 0
+    """Faults met, and mended, during the action."""
+
+
 class Device(Protocol):
     """A phone, real or simulated. Any method may raise `android_env.errors.DeviceFault`."""
 
@@ -49,6 +66,13 @@ class Device(Protocol):
     def close(self) -> None:
         """Gives back what the device holds; it cannot be used after that."""
         ...
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """A device that says how its last action went."""
+
+    report: StepReport
 
 
 @runtime_checkable

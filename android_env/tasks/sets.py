@@ -9,16 +9,21 @@ from functools import lru_cache
 from pathlib import Path
 
 from android_env.errors import TaskError
-from android_env.tasks import general, webshop
+from android_env.tasks import general, miniwob, webshop
 from android_env.tasks.task import Task
 
-FAMILIES: dict[str, Callable[[], tuple[Task, ...]]] = {"webshop": webshop.tasks, "general": general.tasks}
+FAMILIES: dict[str, Callable[[], tuple[Task, ...]]] = {
+    "webshop": webshop.tasks,
+    "general": general.tasks,
+    "miniwob": miniwob.tasks,
+}
 """Built-in families; each makes all of its tasks."""
 
 UNSEEN: dict[str, tuple[str, ...]] = {
     "test_query": ("template", "query"),
     "test_combination": ("site", "query"),
     "test_site": ("site",),
+    "test_page": ("page",),
 }
 """What a test split promises: no training task has the same values of these parameters together."""
 

@@ -1,29 +1,48 @@
 """Builds devices and agents from configuration."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
-from android_env.errors import TaskError
+from android_env.actions import Action
+from android_env.errors import SetupError, TaskError
 from android_env.tasks import TaskSet, load_tasks
 from digiq.agents.agent import Actor, Agent, EachTurn, ScriptedAgent, TurnScorer
 from digiq.config import configclass
 from digiq.errors import ConfigError
 from digiq.policies.base import Policy
 
+_PLAYS = {"simulated": ("webshop", "general"), "chromium": ("miniwob",)}
+"""Families of tasks by device."""
+
 
 @configclass
 class DeviceConfig:
     """The device that episodes run on."""
 
-    name: Literal["simulated"] = "simulated"
-    """``simulated``: the embedded phone."""
+    name: Literal["simulated", "chromium", "android"] = "simulated"
+    """``simulated``: the embedded phone. ``chromium``: a browser behind Appium, for the ``miniwob`` tasks. ``android``:
+    emulators of ``digiq devices start`` behind Appium, for task files; they are judged by what is on the screen
+    (``android_env.evaluators.rules``)."""
     noise: Annotated[float, Field(ge=0)] = 1.0
     """Scale of all of the simulated phone's mishaps; 0 switches them off."""
     success: Literal["on_reach", "on_declare"] = "on_reach"
-    """Whether reaching the goal ends the episode with success (AitW), or declaring it complete does (AndroidWorld)."""
+    """Whether reaching the goal ends the episode with success (AitW), or declaring it complete does (AndroidWorld);
+    on the simulated phone. A MiniWoB++ page always ends its episode itself."""
+    fleet: str = "runs/devices/fleet.json"
+    """What ``digiq devices start`` has written. Of ``android``."""
+    server: str = ""
+    """Address of a running Appium server; empty starts one for the run. Of ``android``."""
+    deny_packages: tuple[str, ...] = ()
+    """Safety list: apps, by package name or glob, that no agent may open or use."""
+    deny_urls: tuple[str, ...] = ()
+    """Safety list: domains, or globs over ``host/path``, that no agent may type."""
+    deny_texts: tuple[str, ...] = ()
+    """Safety list: regular expressions that typed text may not contain."""
 
 
 @configclass
@@ -33,8 +52,8 @@ class AgentConfig:
     kind: Literal["policy", "collector", "oracle", "random", "idle", "quitter", "homesick", "mistyper"] = (
         "policy"
     )
-    """``policy``: a policy artefact. The others are scripts that read the simulated phone's state: the collector of
-    demonstrations, the oracle, a uniform choice, and known failures."""
+    """``policy``: a policy artefact. The others are scripts that read the device's own state: the collector of
+    demonstrations, the oracle, a uniform choice, and known failures. A browser has ``oracle`` and ``random``."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of the policy's sampling."""
     scorer: Literal["none", "critic", "policy_values", "best_values", "random"] = "none"
@@ -59,12 +78,68 @@ def device_tasks(name: str) -> TaskSet:
 
 
 def env_factory(config: DeviceConfig, tasks: TaskSet) -> Callable[[], Any]:
-    """A function that makes one :class:`android_env.env.AndroidEnv` a call."""
-    from android_env.devices.simulated.phone import SimulatedPhone
+    """A function that makes one :class:`android_env.env.AndroidEnv` a call.
+
+    Raises:
+      ConfigError: the device does not play these tasks, something that it needs is not there, or the safety list
+        cannot be read.
+    """
     from android_env.env import AndroidEnv
+    from android_env.safety import SafetyList
+
+    try:
+        safety = SafetyList(config.deny_packages, config.deny_urls, config.deny_texts)
+    except ValueError as error:
+        raise ConfigError(f"device.deny_texts: {error}") from None
+    if config.name == "android":
+        from android_env.evaluators.rules import ACTIVITY, TEXT, on_screen
+
+        unruled = next((task for task in tasks if not {ACTIVITY, TEXT} & set(task.params)), None)
+        if unruled is not None:
+            raise ConfigError(
+                f"tasks: task {unruled.task_id!r} cannot be judged on 'android'; give its params {ACTIVITY!r} or {TEXT!r}."
+            )
+        make = _android(config)
+        return lambda: AndroidEnv(make(), tasks, evaluator=on_screen, safety=safety)
+    plays = _PLAYS[config.name]
+    other = next((task for task in tasks if task.family not in plays), None)
+    if other is not None:
+        raise ConfigError(
+            f"tasks: device '{config.name}' does not play task {other.task_id!r}; it plays: {', '.join(plays)}."
+        )
+    if config.name == "chromium":
+        from android_env.devices.miniwob.host import MiniWoBHost
+
+        try:
+            host = MiniWoBHost()
+        except SetupError as error:
+            raise ConfigError(f"device.name: '{config.name}' cannot start: {error}") from None
+        return lambda: AndroidEnv(host.open(), tasks, safety=safety)
+    from android_env.devices.simulated.phone import SimulatedPhone
 
     noise = noise_of(config)
-    return lambda: AndroidEnv(SimulatedPhone(noise=noise, success=config.success), tasks)
+    return lambda: AndroidEnv(SimulatedPhone(noise=noise, success=config.success), tasks, safety=safety)
+
+
+def _android(config: DeviceConfig) -> Callable[[], Any]:
+    from android_env.appium_server import AppiumServer
+    from android_env.avd import find_sdk
+    from android_env.faults import Rung
+    from android_env.fleet import Fleet
+
+    try:
+        fleet = Fleet.attach(Path(config.fleet), find_sdk())
+        if config.server:
+            return lambda: fleet.device(config.server)
+        server = AppiumServer()
+    except SetupError as error:
+        raise ConfigError(f"device: {error}") from None
+
+    def make() -> Any:
+        server.start()
+        return fleet.device(server.url, repairs={Rung.NEW_SESSION: server.start})
+
+    return make
 
 
 def noise_of(config: DeviceConfig) -> Any:
@@ -141,6 +216,20 @@ def _scorer(
 
 def _scripted(kind: str) -> ScriptedAgent:
     from android_env.devices.simulated import collector
+    from android_env.devices.simulated.phone import SimulatedPhone
 
     distribution = collector.SCRIPTED[kind]
-    return ScriptedAgent(lambda phone, rng: collector.draw(distribution(phone.display), rng), kind)
+
+    def choose(device: Any, rng: np.random.Generator) -> tuple[Action, float]:
+        if isinstance(device, SimulatedPhone):
+            return collector.draw(distribution(device.display), rng)
+        from android_env.devices.miniwob.scripts import SCRIPTED
+
+        able = ["random"] if device.name == "android" else list(SCRIPTED)
+        if kind not in able:
+            raise ConfigError(
+                f"agent.kind: '{kind}' does not play {device.name!r}; take 'policy' or one of: {', '.join(able)}."
+            )
+        return SCRIPTED[kind](device, rng), math.nan
+
+    return ScriptedAgent(choose, kind)

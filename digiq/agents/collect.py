@@ -80,6 +80,7 @@ def run(
                     make_env,
                     batch_size=config.batch_size,
                     infra_retries=config.infra_retries,
+                    threads=config.device.name != "simulated",
                 )
                 won = 0
                 with progress("collect", len(specs), unit="episodes", done=len(done)) as bar:

@@ -6,16 +6,19 @@ from generators made of (seed, task, index), so neither the batch size nor a kil
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from android_env.actions import Action, ParseError
 from android_env.errors import DeviceFault
+from android_env.faults import JudgeError, Quarantined
 from android_env.tasks import Task
 from digiq.agents.agent import Actor, Decision, Turn
 from digiq.data.schema import Episode, Step, encode_png
@@ -41,7 +44,7 @@ class EpisodeRun:
 
     spec: EpisodeSpec
     outcome: str
-    """``success``, ``failure``, ``truncated`` or ``infra_error``."""
+    """``success``, ``failure``, ``truncated``, ``infra_error`` or ``judge_error``."""
     decisions: tuple[Decision, ...]
     """Of the executed actions, and of the unparsable one if that ended the episode."""
     steps: int
@@ -84,53 +87,75 @@ def rollout(
     batch_size: int = 32,
     record: Callable[[EpisodeSpec], bool] = lambda spec: True,
     infra_retries: int = 2,
+    threads: bool = False,
 ) -> Iterator[EpisodeRun]:
     """Runs the episodes, up to ``batch_size`` at a time, and yields their results in the order of ``specs``.
 
     Args:
       agent: decides for all running episodes at once.
       specs: the episodes to run.
-      make_env: makes an :class:`android_env.env.AndroidEnv`; called at most ``batch_size`` times.
+      make_env: makes an :class:`android_env.env.AndroidEnv`; called at most ``batch_size`` times. It may raise
+        ``Quarantined`` where there is no further device.
       batch_size: episodes that run side by side.
       record: says which episodes are recorded (screenshots kept as PNG).
-      infra_retries: how often an episode whose device failed is run again, under the same seed, before its outcome
-        is ``infra_error``.
+      infra_retries: how often an episode whose device, or judge, failed is run again, under the same seed, before its
+        outcome is ``infra_error`` or ``judge_error``. A device that is given up (``Quarantined``) costs its episode
+        no retry: another device takes it; only when none is left do the rest end as ``infra_error``.
+      threads: moves every running episode in a thread of its own, for devices that keep one waiting; the results are
+        the same.
 
     Raises:
       Exception: whatever the agent raises: a bug in an agent is no episode's failure. An answer that cannot be
         parsed is a value (:class:`~android_env.actions.ParseError`) and ends its own episode as a failure.
     """
-    waiting = iter(enumerate(specs))
+    waiting = collections.deque((position, spec, infra_retries) for position, spec in enumerate(specs))
     running: list[_Running] = []
     finished: dict[int, EpisodeRun] = {}
     idle: list[Any] = []
     next_position = 0
+    devices = batch_size
+    pool = ThreadPoolExecutor(batch_size) if threads else None
+    each: Callable[..., Iterable[Any]] = map if pool is None else pool.map
     try:
         while True:
-            while len(running) < batch_size and (item := next(waiting, None)) is not None:
-                env = idle.pop() if idle else make_env()
-                running.append(_Running(env, item[0], item[1], record(item[1]), infra_retries))
-            for episode in running:
-                episode.start_if_needed()
-            active = [episode for episode in running if episode.result is None]
+            while len(running) < devices and waiting:
+                try:
+                    env = idle.pop() if idle else make_env()
+                except Quarantined:
+                    devices = len(running)
+                    break
+                position, spec, retries = waiting.popleft()
+                running.append(_Running(env, position, spec, record(spec), retries))
+            list(each(_Running.start_if_needed, running))
+            active = [episode for episode in running if episode.result is None and not episode.lost]
             if active:
                 decisions = agent.act([episode.turn() for episode in active])
-                for episode, decision in zip(active, decisions, strict=True):
-                    episode.advance(decision, agent.name)
+                pairs = zip(active, decisions, strict=True)
+                list(each(lambda pair: pair[0].advance(pair[1], agent.name), pairs))
             still = []
             for episode in running:
-                if episode.result is None:
+                if episode.lost:
+                    devices -= 1
+                    episode.env.close()
+                    waiting.appendleft((episode.position, episode.spec, episode.retries))
+                elif episode.result is None:
                     still.append(episode)
                 else:
                     finished[episode.position] = episode.result
                     idle.append(episode.env)
             running = still
+            if not devices:
+                for position, spec, _ in waiting:
+                    finished[position] = EpisodeRun(spec, "infra_error", (), 0, None, "no device is left.")
+                waiting.clear()
             while next_position in finished:
                 yield finished.pop(next_position)
                 next_position += 1
             if next_position == len(specs):
                 return
     finally:
+        if pool is not None:
+            pool.shutdown()
         for env in [*idle, *(episode.env for episode in running)]:
             env.close()
 
@@ -141,11 +166,13 @@ class _Running:
     def __init__(self, env: Any, position: int, spec: EpisodeSpec, recorded: bool, retries: int):
         self.env, self.position, self.spec = env, position, spec
         self.result: EpisodeRun | None = None
-        self._recorded, self._retries = recorded, retries
+        self.lost = False
+        """The device is given up; the episode is for another."""
+        self._recorded, self.retries = recorded, retries
         self._observation: dict[str, Any] | None = None
 
     def start_if_needed(self) -> None:
-        while self.result is None and self._observation is None:
+        while self.result is None and self._observation is None and not self.lost:
             self._rng = np.random.default_rng(
                 _derive(self.spec.seed, self.spec.task.task_id, self.spec.index, "agent")
             )
@@ -173,6 +200,10 @@ class _Running:
             observation, reward, terminated, truncated, info = self.env.step(decision.action)
         except DeviceFault as error:
             self._fault(error)
+            return
+        if info.get("refused"):
+            # As with an answer that cannot be parsed: the agent's error, and nothing was executed.
+            self._finish("failure", policy_name, terminal=True, error=info["refused"])
             return
         self._executed += 1
         self._keep(decision, float(reward), 0.0 if terminated else 1.0)
@@ -226,11 +257,15 @@ class _Running:
     def _fault(self, error: DeviceFault) -> None:
         """The device failed: run again under the same seed, or give up and say so."""
         self._observation = None
-        if self._retries:
-            self._retries -= 1
+        if isinstance(error, Quarantined):
+            self.lost = True
+            return
+        if self.retries:
+            self.retries -= 1
             return
         text = f"{type(error).__name__}: {error}"
-        self.result = EpisodeRun(self.spec, "infra_error", tuple(self._decisions), self._executed, None, text)
+        outcome = "judge_error" if isinstance(error, JudgeError) else "infra_error"
+        self.result = EpisodeRun(self.spec, outcome, tuple(self._decisions), self._executed, None, text)
 
 
 def _derive(seed: int, task_id: str, index: int, purpose: str) -> int:

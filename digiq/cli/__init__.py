@@ -60,7 +60,12 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "digiq COMMAND --help teaches one.",
+            "Devices:",
+            "",
+            "  digiq devices doctor   what this machine lacks for Android emulators, and how to mend it",
+            "  digiq devices start    brings emulators up and keeps them",
+            "",
+            "digiq COMMAND --help teaches one; digiq COMMAND FILE.yaml reads its config from a file.",
         ]
     )
 
@@ -82,6 +87,10 @@ def _dispatch(arguments: list[str]) -> None:
         from digiq.cli.run import run_stage
 
         run_stage(rest)
+    elif command == "devices":
+        from digiq.cli.devices import main as devices
+
+        devices(rest)
     elif command in STAGES:
         from digiq.cli.stage import main as stage
 
@@ -89,6 +98,6 @@ def _dispatch(arguments: list[str]) -> None:
     else:
         import difflib
 
-        near = difflib.get_close_matches(command, [*STAGES, "run"], n=1)
+        near = difflib.get_close_matches(command, [*STAGES, "run", "devices"], n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise DigiQError(f"unknown command '{command}'.{hint} 'digiq --help' lists them.")

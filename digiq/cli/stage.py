@@ -1,4 +1,7 @@
-"""One stage from the command line: its config's fields, the artefacts it reads, ``--out`` and ``--overwrite``."""
+"""One stage from the command line: its config's fields, the artefacts it reads, ``--out`` and ``--overwrite``.
+
+A first argument that ends in ``.yaml`` names a file with the config; options win over it.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,19 @@ from typing import Any, TypeVar
 
 import tyro
 
+from digiq.config import load_yaml
+
 T = TypeVar("T")
 
 
 def main(command: str, stage: tuple[str, str], arguments: list[str]) -> None:
-    """Runs ``digiq COMMAND``."""
+    """Runs ``digiq COMMAND [CONFIG.yaml]``."""
     module = importlib.import_module(stage[0])
-    options = parse(_options(module.run, stage[1]), arguments, program=f"digiq {command}")
+    config = None
+    if arguments and arguments[0].endswith(".yaml"):
+        kind = typing.get_type_hints(module.run)["config"]
+        config, arguments = load_yaml(kind, arguments[0]), arguments[1:]
+    options = parse(_options(module.run, stage[1], config), arguments, program=f"digiq {command}")
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     artifact = module.run(values.pop("config"), **values)
     counts = ", ".join(f"{key} {value}" for key, value in artifact.manifest.counts.items())
@@ -40,8 +49,8 @@ def parse(cls: type[T], arguments: list[str], *, program: str, default: T | None
     return typing.cast(T, parsed)
 
 
-def _options(run: Any, about: str) -> type:
-    """A dataclass with the parameters of a stage's ``run``; the config's fields stand at the top level."""
+def _options(run: Any, about: str, config: Any = None) -> type:
+    """A dataclass with the parameters of a stage's ``run``; the fields of ``config`` stand at the top level."""
     hints = typing.get_type_hints(run)
     fields: list[Any] = []
     for name, parameter in inspect.signature(run).parameters.items():
@@ -51,7 +60,7 @@ def _options(run: Any, about: str) -> type:
                 (
                     name,
                     typing.Annotated[kind, tyro.conf.arg(name="")],
-                    dataclasses.field(default_factory=kind),
+                    dataclasses.field(default_factory=kind if config is None else lambda: config),
                 )
             )
         elif name == "overwrite":

@@ -107,7 +107,11 @@ class MLP(nn.Module):
             x = _ACTIVATIONS[self.activation](x)
             if self.dropout:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            x = nn.Dense(size, dtype=self.dtype, name=f"dense_{i + 1}")(x)
+            # The last layer starts at zero, so that every value does: a random start is a bias that bootstrapping
+            # passes on from target to target and forgets only as γ to the number of times they have turned over.
+            last = i == len(sizes) - 2
+            init = nn.initializers.zeros if last else nn.initializers.lecun_normal()
+            x = nn.Dense(size, kernel_init=init, dtype=self.dtype, name=f"dense_{i + 1}")(x)
         return x.astype(jnp.float32)
 
 

@@ -100,6 +100,7 @@ def run(
                 batch_size=config.batch_size,
                 record=lambda spec: spec.episode_id in recorded,
                 infra_retries=config.infra_retries,
+                threads=config.device.name != "simulated",
             )
             with (
                 log.open("a") as file,
@@ -202,6 +203,8 @@ def _row(results: list[EpisodeResult], exact: Mapping[str, float] | None) -> dic
 
 def _check_exact(config: EvaluateConfig) -> None:
     agent = config.agent
+    if config.exact and config.device.name != "simulated":
+        raise ConfigError(f"exact: device '{config.device.name}' has no exact success; set exact to false.")
     if config.exact and (agent.kind != "policy" or agent.scorer != "none" or agent.temperature != 1.0):
         raise ConfigError(
             "exact: only a policy without a scorer, sampled at temperature 1, has an exact success here; "

@@ -192,7 +192,8 @@ def episodes_section(values: LoggedValues | None, threshold: float | None) -> Se
         anchor="episodes",
         name="What the critic sees",
         lead="Logged episodes of the behaviour policy. On each screen stand its candidate actions, ranked by the learned "
-        "Q; where the best one exceeds V by more than the threshold, the new policy imitates it.",
+        "Q. Ticked where the best one exceeds V by more than the threshold; the new policy imitates the best one there of "
+        "those that the behaviour policy makes often enough.",
         strips=tuple(strips),
     )
 

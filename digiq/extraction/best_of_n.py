@@ -7,11 +7,11 @@ which only scales the gradient, to which Adam is indifferent.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from digiq.config import configclass
 
@@ -28,6 +28,11 @@ class BestOfNConfig:
     baseline: Literal["v", "logged", "candidate_mean"] | None = None
     """The value to beat: the V-head, Q of the logged action, or the mean Q of the candidates; none: as the critic's
     own config says."""
+
+    support: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Leave out candidates less likely under the proposer than this share of the likeliest candidate's probability
+    (discrete BCQ: Fujimoto et al. 2019): Q of what was hardly ever tried is noise, and the highest of N picks noise up.
+    0 leaves out none (paper)."""
 
     @model_validator(mode="after")
     def _check(self) -> "BestOfNConfig":
@@ -65,6 +70,7 @@ def best_of_n(
     baseline: npt.NDArray[np.float32],
     valid: npt.NDArray[np.bool_],
     config: BestOfNConfig,
+    log_prob: npt.NDArray[np.float32] | None = None,
 ) -> BestOfN:
     """Chooses candidates.
 
@@ -73,15 +79,20 @@ def best_of_n(
       baseline: float32[S], NaN where there is none.
       valid: bool[S, N]; an invalid candidate is never chosen, nor one whose Q is not finite.
       config: see :class:`BestOfNConfig`.
+      log_prob: float32[S, N], of the candidates under the proposer; needed when ``config.support`` is above 0.
 
     Raises:
-      ValueError: the shapes disagree.
+      ValueError: the shapes disagree, or ``log_prob`` is missing.
     """
     if q.shape != valid.shape or baseline.shape != q.shape[:1]:
         raise ValueError(
             f"q {q.shape}, valid {valid.shape} and baseline {baseline.shape} are not [S, N], [S, N], [S]."
         )
     usable = valid & np.isfinite(q)
+    if config.support > 0:
+        if log_prob is None:
+            raise ValueError("best_of_n.support needs the candidates' log-probabilities.")
+        usable &= supported(log_prob, valid, config.support)
     values = np.where(usable, q.astype(np.float64), -np.inf)
     possible = usable.any(axis=1) & np.isfinite(baseline)
     choice = np.where(possible, values.argmax(axis=1), -1)
@@ -89,6 +100,14 @@ def best_of_n(
     advantage = np.where(possible, best - np.where(possible, baseline, 0.0), -np.inf)
     threshold = _threshold(advantage[possible], config)
     return BestOfN(choice=choice, advantage=advantage, keep=advantage > threshold, threshold=threshold)
+
+
+def supported(
+    log_prob: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], share: float
+) -> npt.NDArray[np.bool_]:
+    """bool[S, N]: candidates at least ``share`` times as likely as the likeliest of their state."""
+    known = np.where(valid & ~np.isnan(log_prob), log_prob, -np.inf)
+    return known >= known.max(axis=1, keepdims=True) + np.log(share)
 
 
 def _threshold(advantages: npt.NDArray[np.float64], config: BestOfNConfig) -> float:

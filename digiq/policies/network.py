@@ -104,7 +104,8 @@ class GridNetwork(nn.Module):
         """Fine cells float32[B, R, C, width], each seeing 20 × 20 input pixels, and coarse ones [B, R/2, C/2, width]."""
         x = nn.relu(nn.Conv(self.width // 2, (8, 8), (4, 4), name="stem")(image[..., None] - 0.5))
         fine = nn.relu(nn.Conv(self.width, (4, 4), (2, 2), name="fine")(x))
-        return fine, nn.Conv(self.width, (4, 4), (2, 2), name="coarse")(fine)
+        coarse = nn.Conv(self.width, (4, 4), (2, 2), name="coarse")(fine)
+        return fine, coarse + nn.Conv(self.width, (3, 3), name="near")(nn.relu(coarse))
 
     def _read(self, buckets: jax.Array, shapes: jax.Array, keep_word: jax.Array | None) -> jax.Array:
         """float32[B, L, width]."""
@@ -119,7 +120,8 @@ class GridNetwork(nn.Module):
 
     def _cells(self, fine: jax.Array, coarse: jax.Array, state: jax.Array) -> jax.Array:
         """float32[B, R, C, width]: what each cell shows, where it stands and what is wanted."""
-        wide = nn.Dense(self.width, name="from_coarse")(coarse)
+        around = nn.Conv(self.width, (3, 3), name="around")(nn.relu(nn.Dense(self.width, name="mix")(coarse)))
+        wide = nn.Dense(self.width, name="from_coarse")(coarse) + around
         wide = wide + nn.Dense(self.width, name="from_state")(state)[:, None, None]
         wide = jnp.repeat(jnp.repeat(wide, 2, axis=1), 2, axis=2)
         return nn.relu(nn.Dense(self.width, name="from_fine")(fine) + wide)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 
 import numpy as np
 import pytest
 
 from android_env.actions import Action, ParseError, parse_action
 from android_env.errors import DeviceFault
+from android_env.faults import JudgeError, Quarantined
 from android_env.tasks import Task
 from digiq.agents.agent import Agent, Decision
 from digiq.agents.rollout import plan_episodes, rollout
@@ -84,16 +86,45 @@ def summarise(run):
     return run.spec.episode_id, run.outcome, run.steps, [(d.action, d.log_prob) for d in run.decisions]
 
 
+@pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
-def test_episodes_do_not_depend_on_the_batch(batch_size):
+def test_episodes_do_not_depend_on_the_batch(batch_size, threads):
     specs = plan_episodes([make_task(i) for i in range(5)], 12, seed=3)
     reference = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv, batch_size=5)]
-    found = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv, batch_size=batch_size)]
+    options = {"batch_size": batch_size, "threads": threads}
+    found = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv, **options)]
     assert found == reference
     assert len({outcome for _, outcome, _, _ in reference}) > 1
     # Resuming with the second half alone gives the same second half.
-    rest = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs[6:], ToyEnv, batch_size=batch_size)]
+    rest = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs[6:], ToyEnv, **options)]
     assert rest == reference[6:]
+
+
+def test_with_threads_devices_act_at_the_same_time_and_bugs_still_surface():
+    both = threading.Barrier(2)
+
+    class Meeting(ToyEnv):
+        def step(self, action):
+            both.wait(timeout=60)
+            return super().step(action)
+
+    specs = plan_episodes([make_task(i) for i in range(2)], 2, seed=0)
+
+    class Idle:
+        name = "idle"
+
+        def act(self, turns):
+            return [Decision(BAD) for _ in turns]
+
+    runs = list(rollout(Idle(), specs, Meeting, batch_size=2, threads=True))
+    assert [run.outcome for run in runs] == ["truncated"] * 2
+
+    class Buggy(ToyEnv):
+        def step(self, action):
+            raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        list(rollout(Idle(), specs, Buggy, batch_size=2, threads=True))
 
 
 def test_another_seed_gives_other_episodes():
@@ -152,6 +183,64 @@ def test_a_faulted_episode_runs_again_under_its_seed_and_gives_up_at_the_cap():
     assert runs[1].outcome == "infra_error" and "the cable fell out" in runs[1].error
     assert runs[1].episode is None
     assert summarise(runs[2]) == clean[runs[2].spec.episode_id]
+
+
+class GivenUp(ToyEnv):
+    """A device that is given up after so many episodes."""
+
+    def __init__(self, episodes: int):
+        super().__init__()
+        self.episodes = episodes
+
+    def reset(self, **options):
+        if not self.episodes:
+            raise Quarantined("it never comes back")
+        self.episodes -= 1
+        return super().reset(**options)
+
+
+def test_a_device_that_is_given_up_loses_no_episode_to_the_others():
+    specs = plan_episodes([make_task(i) for i in range(6)], 6, seed=5)
+    clean = [summarise(run) for run in rollout(Agent(ToyPolicy()), specs, ToyEnv)]
+    envs = iter([GivenUp(1), ToyEnv(), GivenUp(0)])
+    runs = list(rollout(Agent(ToyPolicy()), specs, lambda: next(envs), batch_size=3, infra_retries=0))
+    assert [summarise(run) for run in runs] == clean
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_when_no_device_is_left_the_rest_are_infra_errors_and_none_is_dropped(batch_size):
+    specs = plan_episodes([make_task(i) for i in range(6)], 6, seed=5)
+    runs = list(rollout(Agent(ToyPolicy()), specs, lambda: GivenUp(1), batch_size=batch_size))
+    assert [run.outcome == "infra_error" for run in runs] == [i >= batch_size for i in range(6)]
+    assert "no device is left" in runs[-1].error
+    envs = iter([ToyEnv()])
+
+    def fleet_of_one():
+        if (env := next(envs, None)) is None:
+            raise Quarantined("no further device")
+        return env
+
+    runs = list(rollout(Agent(ToyPolicy()), specs, fleet_of_one, batch_size=batch_size))
+    assert len(runs) == 6 and not any(run.outcome == "infra_error" for run in runs)
+
+
+def test_a_judge_that_fails_is_a_judge_error():
+    class Unjudged(ToyEnv):
+        def step(self, action):
+            raise JudgeError("no answer")
+
+    (run,) = rollout(Agent(ToyPolicy()), plan_episodes([make_task(0)], 1, 0), Unjudged, infra_retries=1)
+    assert run.outcome == "judge_error" and run.episode is None
+
+
+def test_a_refused_action_is_the_agents_failure_and_is_not_counted():
+    class Strict(ToyEnv):
+        def step(self, action):
+            return self._observe(), 0.0, True, False, {"outcome": "failure", "refused": "not here"}
+
+    (run,) = rollout(Agent(ToyPolicy()), plan_episodes([make_task(0)], 1, 0), Strict)
+    assert (run.outcome, run.steps, run.error) == ("failure", 0, "not here")
+    assert len(run.episode.steps) == 1 and run.episode.steps[0].action is None
 
 
 def test_an_unparsable_answer_is_a_failure_and_is_not_run_again():

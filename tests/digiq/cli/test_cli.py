@@ -73,3 +73,14 @@ def test_importing_a_package_is_light(package):
     heavy = "{'torch', 'transformers', 'jax', 'appium', 'ray', 'gradio', 'tensorflow'}"
     code = f"import sys, {package}; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_stage_reads_its_config_from_a_file(tmp_path, capsys):
+    recipe = tmp_path / "e.yaml"
+    recipe.write_text("tasks: webshop/test\nepisodes: 3\nagent: {kind: oracle}\nrecords: 0\n")
+    out = tmp_path / "out"
+    code, _, err = run("evaluate", str(recipe), "--episodes", "2", "--out", str(out), capsys=capsys)
+    assert code == 0 and "episodes 2" in err
+    recipe.write_text("episode: 3\n")
+    code, _, err = run("evaluate", str(recipe), "--out", str(out), capsys=capsys)
+    assert code == 2 and "unknown key 'episode'; did you mean 'episodes'?" in err

@@ -14,6 +14,11 @@ from digiq.errors import ConfigError
 
 
 def drawn(heads: Heads, *sizes: int):
+    """Initial parameters, moved off the zeros that the last layers start at."""
+    return jax.tree.map(lambda p: p + 0.1, initial(heads, *sizes))
+
+
+def initial(heads: Heads, *sizes: int):
     return jax.jit(lambda key: heads.init(key, *sizes))(jax.random.PRNGKey(0))
 
 
@@ -46,6 +51,16 @@ def test_an_observation_broadcasts_over_its_candidates():
     np.testing.assert_allclose(
         together[:, 1, 3], heads.q_value(params, observation[1], pairs[1, 3]), rtol=1e-5
     )
+
+
+def test_every_value_starts_at_zero_and_is_learned_from_there():
+    heads = Heads(SMALL)
+    params = initial(heads, 4, 2)
+    observation, pair = jnp.ones((2, 4)), jnp.ones((2, 2))
+    assert not heads.q_value(params, observation, pair).any()
+    assert not heads.v_value(params, observation).any()
+    gradient = jax.grad(lambda p: jnp.square(heads.q_value(p, observation, pair) - 1).sum())(params)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["q"]))
 
 
 def test_members_start_different_and_ignore_one_another():

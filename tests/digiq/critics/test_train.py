@@ -199,7 +199,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
     """SIGKILL in epoch 5, when epoch 4's checkpoint may still be on its way to disk."""
     code = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), file=__file__)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "killed")], capture_output=True, timeout=120
+        [sys.executable, "-c", code, str(tmp_path / "killed")], capture_output=True, timeout=600
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert not (tmp_path / "killed" / "critic.json").exists()

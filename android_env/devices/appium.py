@@ -1,0 +1,363 @@
+"""`AppiumDevice`: a device behind an Appium server.
+
+What differs between kinds of devices (capabilities, gestures, keys) is a `Dialect`; waiting, reading and recovering
+are the same for all of them and live here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import io
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from android_env.actions import Action, ActionType
+from android_env.devices import Observation, StepReport, Verdict
+from android_env.errors import EpisodeError, TaskError
+from android_env.faults import (
+    CAPS,
+    FaultLog,
+    MalformedResponse,
+    Recovery,
+    Rung,
+    ScreenshotBlack,
+    ScreenshotFailed,
+    WrongScreenSize,
+)
+from android_env.settle import SETTLE, Clock, SettleConfig, Settled, SystemClock, same_screen, settle
+from android_env.tasks.task import Task
+
+T = TypeVar("T")
+Key = Literal["back", "home", "enter"]
+Pixel = tuple[int, int]
+"""(y, x), from the top left corner of the screenshot."""
+
+_KEYS: Mapping[ActionType, Key] = {
+    ActionType.PRESS_BACK: "back",
+    ActionType.PRESS_HOME: "home",
+    ActionType.PRESS_ENTER: "enter",
+}
+
+
+class Dialect(Protocol):
+    """What one kind of device understands. `driver` is an `appium.webdriver.Remote` with an open session."""
+
+    @property
+    def name(self) -> str: ...
+
+    def capabilities(self) -> dict[str, Any]:
+        """What a new session asks for."""
+        ...
+
+    def reset(self, driver: Any, task: Task, seed: int) -> str | None:
+        """Brings the device to where the task begins; returns the goal where the device words it, else None."""
+        ...
+
+    def tap(self, driver: Any, at: Pixel) -> None: ...
+
+    def long_press(self, driver: Any, at: Pixel) -> None: ...
+
+    def swipe(self, driver: Any, start: Pixel, end: Pixel) -> None: ...
+
+    def type_text(self, driver: Any, text: str) -> None:
+        """Types into the focused field; never presses enter."""
+        ...
+
+    def press(self, driver: Any, key: Key) -> None: ...
+
+    def open_app(self, driver: Any, name: str) -> None: ...
+
+    def screenshot(self, driver: Any) -> np.ndarray:
+        """uint8[H, W, 3]."""
+        ...
+
+    def activity(self, driver: Any) -> str: ...
+
+    def ui_elements(self, driver: Any) -> str: ...
+
+
+@runtime_checkable
+class KnowsTruth(Protocol):
+    """A dialect whose device knows how its tasks end."""
+
+    def verdict(self, driver: Any) -> Verdict | None:
+        """Whether the episode has ended, and how; None while it runs."""
+        ...
+
+
+class AppiumDevice:
+    """A device behind an Appium server; implements `Device` and `Reports`, and `JudgesItself` with some dialects.
+
+    Args:
+        url: where the server listens, for example `http://127.0.0.1:4723`.
+        dialect: how the device is spoken to.
+        settle: when a screen counts as settled.
+        timeout_s: how long an answer may take, seconds.
+        restore: puts the phone into a task's first state from outside, for example by loading a snapshot; the session
+            is opened anew after it. None: the dialect's own reset is enough.
+        repairs: what the rungs beyond a new session do; see `faults.Recovery`. NEW_SESSION may name what to do before
+            the new session, such as starting the server again.
+        caps: how often each rung is taken.
+        screen_hw: height and width of the screenshots, pixels; None asks the device.
+        clock: what waiting is measured by.
+        log: where faults are counted and written.
+        on_close: called when the device is closed, for what it shares with others.
+
+    Raises:
+        DeviceFault: `screen_hw` is None and the device cannot be asked.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        dialect: Dialect,
+        *,
+        settle: SettleConfig = SETTLE,
+        timeout_s: float = 120.0,
+        restore: Callable[[Task, int], Any] | None = None,
+        repairs: Mapping[Rung, Callable[[], Any]] | None = None,
+        caps: Mapping[Rung, int] = CAPS,
+        screen_hw: tuple[int, int] | None = None,
+        clock: Clock | None = None,
+        log: FaultLog | None = None,
+        on_close: Callable[[], Any] | None = None,
+    ) -> None:
+        self.name = dialect.name
+        self.url = url
+        self.dialect = dialect
+        self.settle = settle
+        self.timeout_s = timeout_s
+        self.report = StepReport("nothing")
+        self._restore = restore
+        self._on_close = on_close
+        self._clock = clock or SystemClock()
+        self._driver: Any = None
+        self._task: Task | None = None
+        self.goal = ""
+        self._declared = False
+        self._shown: np.ndarray | None = None  # what the agent saw last
+        self._fresh: np.ndarray | None = None  # settled, not yet observed
+        given = dict(repairs or {})
+        self._before_session = given.pop(Rung.NEW_SESSION, None)
+        beyond = {rung: self._dropping_session(repair) for rung, repair in given.items()}
+        self.recovery = Recovery(
+            {Rung.NEW_SESSION: self._new_session, **beyond}, device=self.name, caps=caps, log=log
+        )
+        self.screen_hw = screen_hw or self.recovery.reset(self._measure)
+
+    def reset(self, task: Task, *, seed: int) -> Observation:
+        """Brings the device into the task's first state, climbing the whole ladder if need be.
+
+        Raises:
+            Quarantined: the device could not be brought back, and is given up.
+        """
+        self._task = task
+        return self.recovery.reset(lambda: self._begin(task, seed))
+
+    def execute(self, action: Action) -> None:
+        """Executes one action and waits for the screen to settle; `report` says how it went.
+
+        Raises:
+            EpisodeError: there was no reset.
+            DeviceFault: the episode cannot go on.
+        """
+        if self._task is None:
+            raise EpisodeError("the device has no episode yet; call reset(task, seed=...) first.")
+        self.report = StepReport("nothing")
+        self._declared = self._declared or action.ends_episode
+        if action.ends_episode or action.type is ActionType.ANSWER:
+            return
+        before = self._shown
+        faults = self.recovery.log.kinds.total()
+        sent = self.recovery.act(
+            lambda: self._send(action),
+            lambda: before is not None and same_screen(before, self._take(), self.settle),
+        )
+        settled = self.recovery.read(self._settled)
+        faults = self.recovery.log.kinds.total() - faults
+        self.report = StepReport(sent, settled.wait_s, settled.polls, settled.timed_out, faults)
+
+    def observe(self) -> Observation:
+        """What the device shows now."""
+        return self.recovery.read(self._look)
+
+    def verdict(self) -> Verdict | None:
+        """Whether and how the episode has ended; declaring it over before the device takes it for done is a failure.
+
+        Raises:
+            TaskError: devices of this dialect do not know.
+            DeviceFault: the device cannot be asked.
+        """
+        dialect = self.dialect
+        if not isinstance(dialect, KnowsTruth):
+            raise TaskError(
+                f"device {self.name!r} cannot judge its tasks; give AndroidEnv an evaluator that can."
+            )
+        found = self.ask(dialect.verdict)
+        return "failure" if found is None and self._declared else found
+
+    def ask(self, question: Callable[[Any], T]) -> T:
+        """Calls `question` with the driver; it may only read, since after gentle repairs it is called again.
+
+        Raises:
+            DeviceFault: no answer was to be had.
+        """
+        return self.recovery.read(lambda: question(self._connected()))
+
+    def close(self) -> None:
+        """Ends the session."""
+        self._end_session()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+    def _end_session(self) -> None:
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            with contextlib.suppress(Exception):  # the server, or the session, may be gone
+                driver.quit()
+
+    def _measure(self) -> tuple[int, int]:
+        height, width = self.dialect.screenshot(self._connected()).shape[:2]
+        return height, width
+
+    def _begin(self, task: Task, seed: int) -> Observation:
+        if self._restore is not None:
+            self._end_session()  # what runs on the phone for the session does not survive
+            self._restore(task, seed)
+        self.goal = self.dialect.reset(self._connected(), task, seed) or task.goal
+        self._declared = False
+        self._settled()
+        return self._look()
+
+    def _connected(self) -> Any:
+        if self._driver is None:
+            self._driver = connect(self.url, self.dialect.capabilities(), timeout_s=self.timeout_s)
+        return self._driver
+
+    def _new_session(self) -> None:
+        self._end_session()
+        if self._before_session is not None:
+            self._before_session()
+        self._connected()
+
+    def _dropping_session(self, repair: Callable[[], Any]) -> Callable[[], None]:
+        def dropping() -> None:
+            self._end_session()
+            repair()
+
+        return dropping
+
+    def _take(self) -> np.ndarray:
+        screenshot = self.dialect.screenshot(self._connected())
+        if screenshot.shape[:2] != self.screen_hw:
+            raise WrongScreenSize(f"the screenshot is {screenshot.shape[:2]}, the screen {self.screen_hw}")
+        if not screenshot.any():
+            raise ScreenshotBlack("the screenshot is black")
+        return screenshot
+
+    def _settled(self) -> Settled:
+        settled = settle(self._take, self.settle, self._clock)
+        self._fresh = settled.screenshot
+        return settled
+
+    def _look(self) -> Observation:
+        assert self._task is not None
+        screenshot = self._take() if self._fresh is None else self._fresh
+        driver = self._connected()
+        observation = Observation(
+            screenshot, self.goal, self.dialect.activity(driver), self.dialect.ui_elements(driver)
+        )
+        self._shown, self._fresh = screenshot, None
+        return observation
+
+    def _send(self, action: Action) -> None:
+        driver, dialect = self._connected(), self.dialect
+        match action.type:
+            case ActionType.DUAL_POINT if action.is_tap:
+                dialect.tap(driver, self._pixel(action.touch_yx))
+            case ActionType.DUAL_POINT:
+                dialect.swipe(driver, self._pixel(action.touch_yx), self._pixel(action.lift_yx))
+            case ActionType.LONG_PRESS:
+                dialect.long_press(driver, self._pixel(action.touch_yx))
+            case ActionType.TYPE:
+                dialect.type_text(driver, action.text)
+            case ActionType.OPEN_APP:
+                dialect.open_app(driver, action.text)
+            case ActionType.PRESS_BACK | ActionType.PRESS_HOME | ActionType.PRESS_ENTER:
+                dialect.press(driver, _KEYS[action.type])
+            case _:  # WAIT: the settling that follows is all there is to it
+                pass
+
+    def _pixel(self, point: tuple[float, float]) -> Pixel:
+        (y, x), (height, width) = point, self.screen_hw
+        return min(int(y * height), height - 1), min(int(x * width), width - 1)
+
+
+def connect(url: str, capabilities: Mapping[str, Any], *, timeout_s: float) -> Any:
+    """Opens a session; the HTTP client never sends a request again by itself.
+
+    Raises:
+        ModuleNotFoundError: the Appium client is not installed; the message says how to get it.
+    """
+    try:
+        from appium import webdriver
+        from appium.options.common import AppiumOptions
+        from appium.webdriver.appium_connection import AppiumConnection
+        from appium.webdriver.client_config import AppiumClientConfig
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "the Appium client is not installed; pip install 'digiq[appium]'."
+        ) from None
+    config = AppiumClientConfig(
+        url,
+        timeout=timeout_s,  # type: ignore[arg-type]  # urllib3 takes fractions of a second
+        init_args_for_pool_manager={"init_args_for_pool_manager": {"retries": False}},
+    )
+    # The client keeps the key that tells two requests for a session apart on the connection's class, where threads
+    # overwrite each other's, and two devices get one session. A class of its own keeps it apart.
+    connection = type("Connection", (AppiumConnection,), {"extra_headers": {}})
+    options = AppiumOptions().load_capabilities(dict(capabilities))
+    return webdriver.Remote(connection(client_config=config), options=options)
+
+
+def command(driver: Any, name: str, parameters: Mapping[str, Any] | None = None) -> Any:
+    """Runs one command of the protocol and returns its value.
+
+    The client takes an answer that it cannot read for a success; this does not.
+
+    Raises:
+        MalformedResponse: the answer is no answer of the protocol.
+    """
+    answer = driver.execute(name, dict(parameters or {}))
+    value = answer.get("value") if isinstance(answer, dict) else None
+    if not isinstance(answer, dict) or "status" in answer:  # the client puts it there where there was no JSON
+        raise MalformedResponse(f"{name} was answered with {str(value)[:80]!r}")
+    return value
+
+
+def extension(driver: Any, script: str, **arguments: Any) -> Any:
+    """Runs an extension command such as `mobile: pressKey`; see `command`."""
+    return command(driver, "w3cExecuteScript", {"script": script, "args": [arguments]})
+
+
+def decode_screenshot(value: Any) -> np.ndarray:
+    """The uint8[H, W, 3] screenshot of a base64 PNG.
+
+    Raises:
+        ScreenshotFailed: there is none.
+        MalformedResponse: it is no PNG.
+    """
+    from PIL import Image
+
+    if not value:
+        raise ScreenshotFailed("the screenshot is empty")
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(value, validate=True))) as image:
+            return np.asarray(image.convert("RGB"))
+    except (binascii.Error, OSError, TypeError, ValueError, SyntaxError):
+        raise MalformedResponse(f"the screenshot is no PNG: {str(value)[:40]!r}") from None

@@ -1,0 +1,185 @@
+"""The UiAutomator2 dialect: Android emulators and phones.
+
+Fingers are W3C actions. A tap is short enough never to be a long press; a swipe moves at once, so it is none either,
+and rests before it lifts, so that nothing runs on (a fling) and equal swipes scroll equally far.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from android_env.devices.appium import Key, Pixel, command, decode_screenshot, extension
+from android_env.devices.fingers import DOWN, UP, finger, move, pause
+from android_env.faults import MalformedResponse
+from android_env.tasks.task import Task
+
+TAP_MS = 60
+"""How long a tap stays down; Android's long press begins at 400."""
+LONG_PRESS_MS = 1000
+SWIPE_MS = 300
+"""How long a swipe's way takes."""
+REST_MS = 200
+"""How long a swipe rests before it lifts; Android takes a finger for stopped after 40."""
+SWIPE_MOVES = 10
+
+KEYCODES: Mapping[Key, int] = {"home": 3, "back": 4, "enter": 66}
+
+
+@dataclass(frozen=True)
+class UiAutomator2:
+    """How an Android device is spoken to.
+
+    Sessions that run side by side need a `udid` and ports of their own; `numbered` gives them.
+
+    Raises:
+        ValueError: two of the ports are the same.
+    """
+
+    udid: str
+    """As `adb devices` names it, for example `emulator-5554`."""
+    system_port: int = 8200
+    """Where the helper on the phone is reached from this machine."""
+    mjpeg_port: int = 9200
+    chromedriver_port: int = 9515
+    new_command_timeout_s: int = 3600
+    """How long the agent may think before the server ends the session, seconds; 0: for ever."""
+    wait_for_idle_ms: int = 0
+    """How long the helper itself waits for an idle screen; settling does that better."""
+    capabilities_besides: Mapping[str, Any] = field(default_factory=dict)
+    """Further capabilities, for example `{"appium:adbPort": 5038}`; they win over those from here."""
+    name: str = "android"
+
+    def __post_init__(self) -> None:
+        if len({self.system_port, self.mjpeg_port, self.chromedriver_port}) < 3:
+            raise ValueError(f"{self.udid}: system_port, mjpeg_port and chromedriver_port must differ.")
+
+    @classmethod
+    def numbered(cls, index: int, udid: str, **fields: Any) -> UiAutomator2:
+        """The dialect of the device with this index, from 0 to 99, its ports shared with no other index.
+
+        Raises:
+            ValueError: the index is out of that range.
+        """
+        if not 0 <= index < 100:
+            raise ValueError(f"device index {index} is not in 0..99; the ports of two devices would clash.")
+        ports = {
+            "system_port": 8200 + index,
+            "mjpeg_port": 9200 + index,
+            "chromedriver_port": 9515 + index,
+        }
+        return cls(udid, **{**ports, **fields})
+
+    def capabilities(self) -> dict[str, Any]:
+        return {
+            "platformName": "Android",
+            "appium:automationName": "UiAutomator2",
+            "appium:udid": self.udid,
+            "appium:systemPort": self.system_port,
+            "appium:mjpegServerPort": self.mjpeg_port,
+            "appium:chromedriverPort": self.chromedriver_port,
+            "appium:newCommandTimeout": self.new_command_timeout_s,
+            "appium:settings[waitForIdleTimeout]": self.wait_for_idle_ms,
+            # adb's server belongs to everyone on this machine.
+            "appium:suppressKillServer": True,
+            "appium:noReset": True,
+            "appium:disableWindowAnimation": True,
+            "appium:skipLogcatCapture": True,
+            **self.capabilities_besides,
+        }
+
+    def reset(self, driver: Any, task: Task, seed: int) -> None:
+        """Goes to the home screen; a task with a `package` parameter begins in that app, freshly started."""
+        self.press(driver, "home")
+        if package := task.params.get("package"):
+            extension(driver, "mobile: terminateApp", appId=package)
+            extension(driver, "mobile: activateApp", appId=package)
+
+    def tap(self, driver: Any, at: Pixel) -> None:
+        finger(driver, move(at), DOWN, pause(TAP_MS), UP)
+
+    def long_press(self, driver: Any, at: Pixel) -> None:
+        finger(driver, move(at), DOWN, pause(LONG_PRESS_MS), UP)
+
+    def swipe(self, driver: Any, start: Pixel, end: Pixel) -> None:
+        way = [
+            move(
+                (
+                    round(start[0] + (end[0] - start[0]) * step / SWIPE_MOVES),
+                    round(start[1] + (end[1] - start[1]) * step / SWIPE_MOVES),
+                ),
+                SWIPE_MS // SWIPE_MOVES,
+            )
+            for step in range(1, SWIPE_MOVES + 1)
+        ]
+        finger(driver, move(start), DOWN, *way, pause(REST_MS), UP)
+
+    def type_text(self, driver: Any, text: str) -> None:
+        # A line break would press enter.
+        extension(driver, "mobile: type", text=" ".join(text.splitlines()))
+
+    def press(self, driver: Any, key: Key) -> None:
+        extension(driver, "mobile: pressKey", keycode=KEYCODES[key])
+
+    def open_app(self, driver: Any, name: str) -> None:
+        """Opens the app with this package name."""
+        extension(driver, "mobile: activateApp", appId=name)
+
+    def screenshot(self, driver: Any) -> np.ndarray:
+        return decode_screenshot(command(driver, "screenshot"))
+
+    def activity(self, driver: Any) -> str:
+        """`package/activity` in the foreground."""
+        names = (
+            extension(driver, f"mobile: getCurrent{what}") or "unknown" for what in ("Package", "Activity")
+        )
+        return "/".join(map(str, names))
+
+    def ui_elements(self, driver: Any) -> str:
+        """The visible elements that have a text, a description or react to a tap, as JSON."""
+        size = re.fullmatch(r"(\d+)x(\d+)", str(driver.caps.get("deviceScreenSize")))
+        screen_hw = (int(size[2]), int(size[1])) if size else None
+        return elements_of(command(driver, "getPageSource"), screen_hw)
+
+
+def elements_of(source: Any, screen_hw: tuple[int, int] | None = None) -> str:
+    """The elements of a UiAutomator2 page source: JSON list of objects with `text`, `role`, `id` and `bounds`.
+
+    `bounds` are top, left, height and width as fractions of the screen; `role` is the class name's last part.
+
+    Args:
+        source: the XML.
+        screen_hw: the screen's size, pixels; None takes the source's own, which may leave the system bars out.
+
+    Raises:
+        MalformedResponse: it is no page source.
+    """
+    try:
+        root = ElementTree.fromstring(source.encode())
+        size = screen_hw or (float(root.attrib["height"]), float(root.attrib["width"]))
+        found = [_element(node, *size) for node in root.iter() if "bounds" in node.attrib and _counts(node)]
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, ElementTree.ParseError):
+        raise MalformedResponse(f"the page source cannot be read: {str(source)[:60]!r}") from None
+    return json.dumps(found, separators=(",", ":"), ensure_ascii=False)
+
+
+def _counts(node: ElementTree.Element) -> bool:
+    shown = node.get("displayed", "true") == "true"
+    return shown and bool(node.get("text") or node.get("content-desc") or node.get("clickable") == "true")
+
+
+def _element(node: ElementTree.Element, height: float, width: float) -> dict[str, Any]:
+    x0, y0, x1, y1 = map(int, re.findall(r"-?\d+", node.attrib["bounds"]))
+    bounds = (y0 / height, x0 / width, (y1 - y0) / height, (x1 - x0) / width)
+    return {
+        "text": node.get("text") or node.get("content-desc") or "",
+        "role": node.get("class", node.tag).rpartition(".")[2],
+        "id": node.get("resource-id", ""),
+        "bounds": [round(value, 4) for value in bounds],
+    }

@@ -1,0 +1,472 @@
+"""What fails in the apparatus, by kind, and the ladder that mends it.
+
+A fault says nothing of the agent. Each kind knows the gentlest rung that can mend it; when a rung does not help, the
+next one is tried. Only re-reading and a new session leave the phone's state alone, so only these two are used while an
+episode runs; the others wait for the next `reset`, and the episode is run again from its seed by whoever runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from android_env.errors import DeviceFault
+
+T = TypeVar("T")
+logger = logging.getLogger("android_env.faults")
+
+
+class Rung(IntEnum):
+    """What can be done about a fault, gentlest first."""
+
+    RETRY_READ = 0
+    """Ask again; nothing on the phone changes."""
+    NEW_SESSION = 1
+    """Open a new session with the server, starting the server where it has died; the phone stays as it is."""
+    LOAD_SNAPSHOT = 2
+    """Put the phone back to its saved state."""
+    REBOOT = 3
+    """Stop the emulator and start it again."""
+    REBUILD = 4
+    """Throw the emulator away and make it anew from its template."""
+    QUARANTINE = 5
+    """Give the device up."""
+
+
+class Fault(DeviceFault):
+    """A typed fault.
+
+    Args:
+        message: what happened, as the server or the tool tells it.
+        begun: False where the answer proves that the command it answers was never begun.
+    """
+
+    kind: ClassVar[str] = "fault"
+    rung: ClassVar[Rung] = Rung.NEW_SESSION
+    """The gentlest rung that can mend it."""
+    mend: ClassVar[str] = "see the server's log."
+
+    def __init__(self, message: str, *, begun: bool = True) -> None:
+        super().__init__(f"{' '.join(message.split()).rstrip('.')}; {self.mend}")
+        self.begun = begun
+
+
+class AdbOffline(Fault):
+    """adb sees the device but cannot talk to it."""
+
+    kind, rung = "adb_offline", Rung.LOAD_SNAPSHOT
+    mend = "check 'adb devices'; the shared adb server is never restarted from here."
+
+
+class SessionLost(Fault):
+    """The server no longer knows the session."""
+
+    kind, rung = "session_lost", Rung.NEW_SESSION
+    mend = "raise new_command_timeout_s if the agent thinks for longer than that."
+
+
+class InstrumentationDead(Fault):
+    """The helper on the phone that carries out commands has died."""
+
+    kind, rung = "instrumentation_dead", Rung.NEW_SESSION
+    mend = "a new session starts it again; if it keeps dying, see logcat."
+
+
+class EmulatorDead(Fault):
+    """The emulator's process has ended, or adb no longer lists it."""
+
+    kind, rung = "emulator_dead", Rung.REBOOT
+    mend = "see the emulator's log; 'digiq devices doctor' checks memory, disk and KVM."
+
+
+class BrowserGone(Fault):
+    """The browser that the episode ran in has ended, and the page's state with it."""
+
+    kind, rung = "browser_gone", Rung.LOAD_SNAPSHOT
+    mend = "the episode can be run again from its seed in a new browser."
+
+
+class BootTimeout(Fault):
+    """Android did not come up in time."""
+
+    kind, rung = "boot_timeout", Rung.REBUILD
+    mend = "raise boot_cap_s, or check with 'digiq devices doctor' that KVM is in use."
+
+
+class AvdBusy(Fault):
+    """Another emulator uses the virtual device's files."""
+
+    kind, rung = "avd_busy", Rung.QUARANTINE
+    mend = "stop that emulator, or clone the AVD under another name."
+
+
+class ScreenshotFailed(Fault):
+    """No screenshot was to be had."""
+
+    kind, rung = "screenshot_failed", Rung.RETRY_READ
+    mend = "secure windows and sleeping displays give none."
+
+
+class ScreenshotBlack(Fault):
+    """Every pixel of the screenshot is black."""
+
+    kind, rung = "screenshot_black", Rung.RETRY_READ
+    mend = "the display may sleep, or the emulator's GPU mode may not render without a window."
+
+
+class SettleTimeout(Fault):
+    """The screen never stood still."""
+
+    kind, rung = "settle_timeout", Rung.RETRY_READ
+    mend = "raise settle.cap_s, or allow_moving for apps that animate for ever."
+
+
+class WrongScreenSize(Fault):
+    """The screenshot has another size than the device's screen."""
+
+    kind, rung = "wrong_screen_size", Rung.LOAD_SNAPSHOT
+    mend = "lock the phone's rotation and leave its resolution alone."
+
+
+class SnapshotMissing(Fault):
+    """The saved state is not there, or does not load."""
+
+    kind, rung = "snapshot_missing", Rung.REBUILD
+    mend = "the rebuilt device saves a new one."
+
+
+class FingerprintMismatch(Fault):
+    """After loading, the phone does not show what was saved."""
+
+    kind, rung = "fingerprint_mismatch", Rung.REBOOT
+    mend = "the snapshot may come from another version of the emulator."
+
+
+class ServerDead(Fault):
+    """The server does not answer at all."""
+
+    kind, rung = "server_dead", Rung.NEW_SESSION
+    mend = "start Appium, or see why it ended in its log."
+
+
+class ServerSlow(Fault):
+    """The server has not answered in time."""
+
+    kind, rung = "server_slow", Rung.RETRY_READ
+    mend = "raise timeout_s, or run fewer devices on this machine."
+
+
+class MalformedResponse(Fault):
+    """The server's answer cannot be read."""
+
+    kind, rung = "malformed_response", Rung.RETRY_READ
+    mend = "check that the address is Appium's and not a proxy's."
+
+
+class CommandFailed(Fault):
+    """The server refused or failed a command in a way that no other kind covers."""
+
+    kind, rung = "command_failed", Rung.NEW_SESSION
+    mend = "see the server's log for this command."
+
+
+class JudgeError(Fault):
+    """The judge gave no verdict."""
+
+    kind, rung = "judge_error", Rung.RETRY_READ
+    mend = "the episode's recording can be judged again."
+
+
+class Quarantined(Fault):
+    """The device has been given up; no call brings it back."""
+
+    kind, rung = "quarantined", Rung.QUARANTINE
+    mend = "its faults stand in the log; start another device."
+
+
+KINDS: dict[str, type[Fault]] = {cls.kind: cls for cls in Fault.__subclasses__()}
+"""Every kind of fault by its name."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    fault: type[Fault]
+    message: str
+    """Searched in the exception's text, letters of any case."""
+    exceptions: frozenset[str] = frozenset()
+    """Names of exception classes, of which the exception must be one; empty: any of the client's."""
+    begun: bool = True
+
+
+# First match wins. Exceptions go by name, so that nothing here needs the client to be installed.
+_RULES: tuple[_Rule, ...] = (
+    _Rule(SessionLost, "", frozenset({"InvalidSessionIdException"}), begun=False),
+    _Rule(
+        ServerDead,
+        "",
+        frozenset({"NewConnectionError", "ConnectionRefusedError", "NameResolutionError"}),
+        begun=False,
+    ),
+    _Rule(ServerDead, "connection refused|failed to establish a new connection", begun=False),
+    _Rule(ServerSlow, "", frozenset({"ReadTimeoutError", "ConnectTimeoutError", "TimeoutError"})),
+    _Rule(
+        ServerDead, "", frozenset({"ProtocolError", "MaxRetryError", "ConnectionError", "RemoteDisconnected"})
+    ),
+    _Rule(MalformedResponse, "", frozenset({"DecodeError", "JSONDecodeError", "UnicodeDecodeError"})),
+    _Rule(AdbOffline, r"device (\S+ )?(is )?offline|device unauthorized"),
+    _Rule(
+        EmulatorDead,
+        r"device '?\S+'? (was )?not found|no devices/emulators found|could not find a connected android device|was not in the list of connected devices",
+    ),
+    _Rule(InstrumentationDead, "instrumentation process is not running", begun=False),
+    _Rule(
+        InstrumentationDead,
+        "instrumentation process|socket hang up|could not proxy command to the remote server",
+    ),
+    _Rule(ScreenshotFailed, "", frozenset({"ScreenshotException"})),
+    _Rule(ScreenshotFailed, "screenshot"),
+    _Rule(MalformedResponse, "valid w3c session creation response"),
+    _Rule(ServerSlow, "", frozenset({"TimeoutException"})),
+    _Rule(CommandFailed, "", frozenset({"WebDriverException", "HTTPError"})),
+)
+
+
+def classify(error: BaseException) -> DeviceFault | None:
+    """The fault that an exception of the client or its HTTP library stands for.
+
+    Returns:
+        The fault, or the exception itself if it is one; None if it is no fault: a bug must stay a bug.
+    """
+    if isinstance(error, DeviceFault):
+        return error
+    names = {cls.__name__ for cls in type(error).__mro__}
+    modules = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
+    ours = modules & {"selenium", "appium", "urllib3", "http", "json"}
+    if not ours and not isinstance(error, OSError):
+        return None
+    text = " ".join(str(getattr(error, "msg", None) or error).split())
+    reason = getattr(error, "reason", None)  # urllib3 wraps what happened
+    if isinstance(reason, BaseException):
+        names |= {cls.__name__ for cls in type(reason).__mro__}
+    for rule in _RULES:
+        if rule.exceptions and not rule.exceptions & names:
+            continue
+        if re.search(rule.message, text, re.IGNORECASE):
+            return rule.fault(f"{type(error).__name__}: {text[:300]}", begun=rule.begun)
+    return None
+
+
+@dataclass(frozen=True)
+class FaultEvent:
+    """One line of a `FaultLog`."""
+
+    device: str
+    kind: str
+    message: str
+    step: str
+    """What was being done: `read`, `act` or `reset`."""
+    done: str
+    """What was done about it: a rung's name, `raised` or `maybe_executed`."""
+
+    def __str__(self) -> str:
+        return f"{self.device}: {self.kind} during {self.step}, {self.done.lower()}: {self.message}"
+
+
+@dataclass
+class FaultLog:
+    """Counts faults and rungs, and says each in one line to the logger `android_env.faults`.
+
+    Args:
+        path: JSONL file that every event is appended to; None keeps them in memory only.
+    """
+
+    path: Path | None = None
+    events: list[FaultEvent] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    """How often each kind of fault came; one fault may have several events."""
+    done: Counter[str] = field(default_factory=Counter)
+    """How often each rung was taken; `raised` and `maybe_executed` besides."""
+
+    def add(self, event: FaultEvent) -> None:
+        """Keeps and writes one event."""
+        self.events.append(event)
+        self.done[event.done] += 1
+        logger.warning("%s", event)
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(event.__dict__, ensure_ascii=False) + "\n")
+
+
+CAPS: Mapping[Rung, int] = {
+    Rung.RETRY_READ: 2,
+    Rung.NEW_SESSION: 2,
+    Rung.LOAD_SNAPSHOT: 2,
+    Rung.REBOOT: 1,
+    Rung.REBUILD: 1,
+}
+"""How often each rung is taken for one command, or one reset, before the next one is."""
+
+Sent = Literal["executed", "maybe_executed"]
+"""What is known of a mutating action."""
+
+
+class Recovery:
+    """Runs calls to one device and mends its faults by the ladder.
+
+    Args:
+        repairs: what each rung from NEW_SESSION on does; rungs that are not there are passed over. That of QUARANTINE
+            is told that the device is given up.
+        device: the name that log lines carry.
+        caps: see `CAPS`.
+        strikes: episodes in a row that a fault may end before the device is given up.
+        log: where events go.
+    """
+
+    def __init__(
+        self,
+        repairs: Mapping[Rung, Callable[[], Any]],
+        *,
+        device: str = "device",
+        caps: Mapping[Rung, int] = CAPS,
+        strikes: int = 5,
+        log: FaultLog | None = None,
+    ) -> None:
+        self.repairs = dict(repairs)
+        self.device = device
+        self.caps = caps
+        self.strikes = strikes
+        self.log = FaultLog() if log is None else log
+        self.quarantined = False
+        self._pending: DeviceFault | None = None
+        self._struck = 0
+
+    def reset(self, call: Callable[[], T]) -> T:
+        """Runs what begins an episode, with every rung allowed; first mends what ended the episode before.
+
+        Raises:
+            Quarantined: no rung has helped, or too many episodes in a row were ended by faults.
+        """
+        if self.quarantined:
+            raise Quarantined(f"{self.device} is in quarantine")
+        fault, self._pending = self._pending, None
+        self._struck = self._struck + 1 if fault else 0
+        if fault is not None and self._struck > self.strikes:
+            self._give_up(fault)
+        taken: Counter[Rung] = Counter()
+        lowest = Rung.NEW_SESSION if fault else Rung.RETRY_READ
+        while True:
+            try:
+                if fault is not None:
+                    lowest = self._climb(fault, lowest, taken)
+                return call()
+            except Quarantined:
+                raise
+            except Exception as error:
+                fault = self._fault(error)
+
+    def read(self, call: Callable[[], T]) -> T:
+        """Runs a call that changes nothing, and runs it again after gentle repairs.
+
+        Raises:
+            DeviceFault: they did not help, or the fault needs a repair that ends the episode; `reset` begins with it.
+        """
+        taken: Counter[Rung] = Counter()
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                fault = self._fault(error)
+                self._mend_gently(fault, "read", taken)
+
+    def act(self, send: Callable[[], Any], unchanged: Callable[[], bool]) -> Sent:
+        """Sends an action that changes the phone; a fault never sends it again blindly.
+
+        After a fault the session is mended and the screen read again. The action is sent once more only if the answer
+        proved that it was never begun and the screen still shows what the agent saw.
+
+        Args:
+            send: sends the action.
+            unchanged: reads the screen; True if it is what the agent saw.
+
+        Raises:
+            DeviceFault: the fault needs a repair that ends the episode, or the screen can no longer be read.
+        """
+        taken: Counter[Rung] = Counter()
+        for resent in (False, True):
+            try:
+                send()
+                return "executed"
+            except Exception as error:
+                fault = self._fault(error)
+                self._mend_gently(fault, "act", taken)
+                never_begun = isinstance(fault, Fault) and not fault.begun
+                if self.read(unchanged) and never_begun and not resent:
+                    continue
+                self._say(fault, "act", "maybe_executed")
+                break
+        return "maybe_executed"
+
+    def _mend_gently(self, fault: DeviceFault, step: str, taken: Counter[Rung]) -> None:
+        rung = _rung(fault)
+        while rung <= Rung.NEW_SESSION:
+            able = rung is Rung.RETRY_READ or rung in self.repairs
+            if able and taken[rung] < self.caps.get(rung, 0):
+                taken[rung] += 1
+                self._say(fault, step, rung.name)
+                try:
+                    if rung in self.repairs:
+                        self.repairs[rung]()
+                    return
+                except Exception as error:
+                    fault = self._fault(error)
+                    rung = max(rung, _rung(fault))
+                    continue
+            rung = Rung(rung + 1)
+        self._pending = fault
+        self._say(fault, step, "raised")
+        raise fault
+
+    def _climb(self, fault: DeviceFault, lowest: Rung, taken: Counter[Rung]) -> Rung:
+        """Takes the lowest rung that is left, and returns it."""
+        for rung in Rung:
+            if rung < max(lowest, _rung(fault)) or taken[rung] >= self.caps.get(rung, 0):
+                continue
+            if rung is Rung.RETRY_READ or rung in self.repairs:
+                taken[rung] += 1
+                self._say(fault, "reset", rung.name)
+                if rung in self.repairs:
+                    self.repairs[rung]()
+                return rung
+        return self._give_up(fault)
+
+    def _give_up(self, fault: DeviceFault) -> Any:
+        self.quarantined = True
+        self._say(fault, "reset", Rung.QUARANTINE.name)
+        if Rung.QUARANTINE in self.repairs:
+            self.repairs[Rung.QUARANTINE]()
+        raise Quarantined(f"{self.device} is given up after {_kind(fault)} ({fault})") from fault
+
+    def _fault(self, error: Exception) -> DeviceFault:
+        fault = classify(error)
+        if fault is None:
+            raise error
+        self.log.kinds[_kind(fault)] += 1
+        return fault
+
+    def _say(self, fault: DeviceFault, step: str, done: str) -> None:
+        self.log.add(FaultEvent(self.device, _kind(fault), str(fault), step, done))
+
+
+def _rung(fault: DeviceFault) -> Rung:
+    return fault.rung if isinstance(fault, Fault) else Rung.NEW_SESSION
+
+
+def _kind(fault: DeviceFault) -> str:
+    return fault.kind if isinstance(fault, Fault) else "fault"

@@ -1,0 +1,289 @@
+"""Several emulators at once: brought up side by side, lent out, and given up one by one where nothing mends them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from android_env import avd
+from android_env.avd import Sdk
+from android_env.devices.appium import AppiumDevice
+from android_env.devices.uiautomator2 import UiAutomator2
+from android_env.emulator import Emulator, EmulatorConfig, Ports
+from android_env.errors import DeviceFault, SetupError
+from android_env.faults import FaultLog, Quarantined, Recovery, Rung
+from android_env.settle import Clock
+
+_GIVEN_UP = Quarantined("an episode's device could not be mended")
+
+
+@dataclass
+class Member:
+    """One emulator of a fleet."""
+
+    index: int
+    emulator: Emulator
+    fault: DeviceFault | None = None
+    """Why it was given up; None while it is sound."""
+    lease: TextIO | None = None
+    """Held while it is lent; no other process can have it then."""
+
+
+class Fleet:
+    """Emulators on clones of one virtual device; a context manager that stops them all.
+
+    Args:
+        sdk: the tools.
+        template: the AVD that every member is a clone of; it is only read.
+        count: how many.
+        run_dir: where logs, fingerprints, `faults.jsonl` and `fleet.json` go.
+        config: how they run.
+        first: index of the first member; indices whose ports are taken are passed over.
+        boot_at_once: how many boot at the same time.
+        clock: what caps are measured by.
+
+    Raises:
+        ValueError: the count is below 1.
+        SetupError: there are not so many free ports.
+    """
+
+    def __init__(
+        self,
+        sdk: Sdk,
+        template: str,
+        count: int,
+        run_dir: Path,
+        *,
+        config: EmulatorConfig | None = None,
+        first: int = 0,
+        boot_at_once: int = 4,
+        clock: Clock | None = None,
+    ) -> None:
+        if count < 1:
+            raise ValueError(f"count is {count}; use at least 1.")
+        self.run_dir = run_dir
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.log = FaultLog(run_dir / "faults.jsonl")
+        self.members: list[Member] = []
+        self._boot_at_once = boot_at_once
+        self._lock = threading.Lock()
+        self._ours = True
+        index = first
+        while len(self.members) < count:
+            if index >= 64:
+                raise SetupError(
+                    f"there are ports for {len(self.members)} of {count} emulators; stop some others."
+                )
+            ports = Ports.numbered(index)
+            if ports.free:
+                name = f"{template}-digiq-{index}"
+                emulator = Emulator(sdk, template, name, ports, run_dir, config=config, clock=clock)
+                self.members.append(Member(index, emulator))
+            index += 1
+
+    @classmethod
+    def attach(
+        cls, fleet_json: Path, sdk: Sdk, *, config: EmulatorConfig | None = None, clock: Clock | None = None
+    ) -> Fleet:
+        """The fleet that another process ('digiq devices start') keeps running.
+
+        Raises:
+            SetupError: the file is not there or damaged.
+        """
+        try:
+            rows = json.loads(fleet_json.read_text())
+            found = [(int(row["index"]), str(row["avd"]), row["fault"]) for row in rows]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise SetupError(f"{fleet_json}: no fleet; start one with 'digiq devices start'.") from None
+        fleet = cls.__new__(cls)
+        fleet.run_dir, fleet.log = fleet_json.parent, FaultLog(fleet_json.parent / "faults.jsonl")
+        fleet._boot_at_once, fleet._lock, fleet._ours = 1, threading.Lock(), False
+        fleet.members = []
+        for index, name, fault in found:
+            ports = Ports.numbered(index)
+            emulator = Emulator(sdk, "", name, ports, fleet.run_dir, config=config, clock=clock)
+            fleet.members.append(Member(index, emulator, Quarantined(fault) if fault else None))
+        return fleet
+
+    @property
+    def healthy(self) -> list[Member]:
+        return [member for member in self.members if member.fault is None]
+
+    def start(self, tell: Callable[[Member], Any] = lambda member: None) -> Fleet:
+        """Brings all members up; one that does not come up is rebuilt once, and then given up.
+
+        Args:
+            tell: called with each member when it is up or given up.
+
+        Raises:
+            Quarantined: not one has come up.
+        """
+
+        def bring_up(member: Member) -> None:
+            emulator = member.emulator
+            recovery = Recovery({Rung.REBUILD: emulator.create}, device=emulator.serial, log=self.log)
+            try:
+                recovery.reset(emulator.create)
+            except DeviceFault as fault:
+                self.quarantine(member, fault)
+            tell(member)
+
+        try:
+            with ThreadPoolExecutor(self._boot_at_once) as pool:
+                list(pool.map(bring_up, self.members))
+            self._write()
+            if not self.healthy:
+                raise Quarantined(
+                    f"not one of {len(self.members)} emulators has come up ({self.members[0].fault})"
+                )
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def supervise(self) -> None:
+        """Starts again what has ended since the last call, from its snapshot; gives up what does not come back."""
+        for member in self.healthy:
+            emulator = member.emulator
+            if emulator.alive:
+                continue
+            recovery = Recovery({Rung.REBUILD: emulator.create}, device=emulator.serial, log=self.log)
+            try:
+                recovery.reset(emulator.reboot)
+                self._write()
+            except DeviceFault as fault:
+                self.quarantine(member, fault)
+
+    def ask_for_reboot(self, member: Member) -> None:
+        """Ends an emulator that another process keeps, waits until that one has it up again, and loads the snapshot.
+
+        Raises:
+            BootTimeout: it did not come back.
+            Quarantined: its keeper has given it up.
+        """
+        before = self._record(member)["pid"]
+        with contextlib.suppress(DeviceFault):
+            member.emulator.adb("emu", "kill")
+
+        def back() -> bool:
+            record = self._record(member)
+            return bool(record["fault"]) or record["pid"] not in (None, before)
+
+        member.emulator.wait_until(back, "'digiq devices start' has started it again")
+        if fault := self._record(member)["fault"]:
+            raise Quarantined(fault)
+        member.emulator.load_snapshot()
+
+    def lend(self) -> Member:
+        """A sound member that nobody has, in this process or another.
+
+        Raises:
+            Quarantined: there is none.
+        """
+        with self._lock:
+            for member in self.healthy:
+                if member.lease is None and (
+                    lease := _leased(self.run_dir / f"{member.emulator.name}.lease")
+                ):
+                    member.lease = lease
+                    return member
+        sound = len(self.healthy)
+        raise Quarantined(
+            f"no emulator is to be had: {sound} of {len(self.members)} are sound, all of them lent"
+        )
+
+    def give_back(self, member: Member) -> None:
+        """Makes a member available again."""
+        with self._lock:
+            lease, member.lease = member.lease, None
+            if lease is not None:
+                lease.close()
+
+    def quarantine(self, member: Member, fault: DeviceFault) -> None:
+        """Stops a member for good; the others go on."""
+        member.fault = fault
+        member.emulator.stop()
+        self._write()
+
+    def device(self, url: str, **options: Any) -> AppiumDevice:
+        """A device on a sound member, through the Appium server at `url`; episodes begin from its snapshot.
+
+        Args:
+            url: where Appium listens.
+            options: of `AppiumDevice`; `repairs` are added to the emulator's own.
+
+        Raises:
+            Quarantined: no member is free.
+            DeviceFault: the device cannot be reached.
+        """
+        member = self.lend()
+        emulator = member.emulator
+        repairs = emulator.repairs()
+        beside = options.pop("repairs", {})
+        if not self._ours:
+            repairs = {
+                Rung.LOAD_SNAPSHOT: emulator.load_snapshot,
+                Rung.REBOOT: lambda: self.ask_for_reboot(member),
+            }
+        fields: dict[str, Any] = {
+            "restore": lambda task, seed: emulator.load_snapshot(),
+            "repairs": {**repairs, Rung.QUARANTINE: lambda: self.quarantine(member, _GIVEN_UP), **beside},
+            "log": FaultLog(self.log.path),
+            "on_close": lambda: self.give_back(member),
+            **options,
+        }
+        return AppiumDevice(url, UiAutomator2.numbered(member.index, emulator.serial), **fields)
+
+    def close(self, *, remove: bool = False) -> None:
+        """Stops every emulator; `remove` deletes the clones too."""
+        with ThreadPoolExecutor(len(self.members)) as pool:
+            list(pool.map(lambda member: member.emulator.stop(), self.members))
+        if remove:
+            for member in self.members:
+                avd.remove_clone(member.emulator.sdk, member.emulator.name)
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _record(self, member: Member) -> dict[str, Any]:
+        """What the fleet's keeper has written of a member."""
+        rows = json.loads((self.run_dir / "fleet.json").read_text())
+        return next(row for row in rows if row["index"] == member.index)
+
+    def _write(self) -> None:
+        rows = [
+            {
+                "index": member.index,
+                "udid": member.emulator.serial,
+                "avd": member.emulator.name,
+                "pid": member.emulator.pid,
+                "fault": None if member.fault is None else str(member.fault),
+            }
+            for member in self.members
+        ]
+        if self._ours:
+            with self._lock:
+                new = self.run_dir / "fleet.json.new"
+                new.write_text(json.dumps(rows, indent=1) + "\n")
+                new.replace(self.run_dir / "fleet.json")  # readers see the old one or the new one, whole
+
+
+def _leased(path: Path) -> TextIO | None:
+    """The file, locked for as long as it is open; None where another process holds it."""
+    lease = path.open("a")
+    try:
+        fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lease.close()
+        return None
+    return lease

@@ -1,0 +1,121 @@
+"""Waits until the screen stands still.
+
+Two screenshots are the same when few enough pixels differ, the status bar left out: its clock and icons change on
+their own, and a blinking cursor must not keep an episode waiting.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from android_env.faults import SettleTimeout
+
+
+class Clock(Protocol):
+    """Time, so that tests need not wait for it."""
+
+    def now(self) -> float:
+        """Seconds since some moment; never goes back."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Lets time pass."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class SettleConfig:
+    """When a screen counts as settled.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    poll_s: float = 0.2
+    """Pause between two screenshots, seconds."""
+    stable_polls: int = 2
+    """How many screenshots in a row must show what the one before them showed, at least 1."""
+    cap_s: float = 10.0
+    """Longest wait, seconds."""
+    status_bar: float = 0.05
+    """Share of the height, from the top, that is not compared; in [0, 1)."""
+    tolerance: int = 12
+    """Channel values (0 to 255) that differ by at most this are equal."""
+    changed_share: float = 0.001
+    """Screens are the same when at most this share of the pixels differ."""
+    allow_moving: bool = True
+    """A screen that never stands still is recorded and taken as it is; False makes it a fault."""
+
+    def __post_init__(self) -> None:
+        if self.poll_s < 0 or self.cap_s < 0 or self.stable_polls < 1 or not 0 <= self.status_bar < 1:
+            raise ValueError(
+                f"{self}: poll_s and cap_s must be at least 0, stable_polls at least 1, status_bar in [0, 1)."
+            )
+
+
+SETTLE = SettleConfig()
+"""The default."""
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """What came of a wait."""
+
+    screenshot: np.ndarray
+    """uint8[H, W, 3], the last one taken."""
+    wait_s: float
+    """How long it took, seconds, screenshots included."""
+    polls: int
+    """Screenshots taken."""
+    timed_out: bool
+    """True where the screen still moved at the cap."""
+
+
+def same_screen(a: np.ndarray, b: np.ndarray, config: SettleConfig = SETTLE) -> bool:
+    """Whether two screenshots, uint8[H, W, 3], show the same below the status bar; other sizes never do."""
+    if a.shape != b.shape:
+        return False
+    top = round(config.status_bar * a.shape[0])
+    differs = np.abs(a[top:].astype(np.int16) - b[top:]).max(axis=-1) > config.tolerance
+    return bool(np.mean(differs) <= config.changed_share)
+
+
+def settle(
+    take: Callable[[], np.ndarray], config: SettleConfig = SETTLE, clock: Clock | None = None
+) -> Settled:
+    """Takes screenshots until `stable_polls` in a row show the same as the one before.
+
+    Raises:
+        SettleTimeout: `allow_moving` is False and the screen has not stood still within `cap_s`.
+    """
+    clock = clock or SystemClock()
+    start = clock.now()
+    last, polls, stable = take(), 1, 0
+    while stable < config.stable_polls:
+        if clock.now() - start >= config.cap_s:
+            if not config.allow_moving:
+                raise SettleTimeout(
+                    f"the screen still moves after {config.cap_s:g} s and {polls} screenshots"
+                )
+            return Settled(last, clock.now() - start, polls, True)
+        clock.sleep(config.poll_s)
+        new = take()
+        polls += 1
+        stable = stable + 1 if same_screen(last, new, config) else 0
+        last = new
+    return Settled(last, clock.now() - start, polls, False)

@@ -1,0 +1,519 @@
+"""`AppiumDouble`: an Appium server with a UiAutomator2 phone behind it, for tests. Real HTTP, simulated phone.
+
+It answers as the driver does (endpoints, error codes, messages, ports that clash, sessions that expire) as far as
+DigiQ uses it, makes of a finger what Android makes of it (`gestures`), and fails on demand in every way that a fault
+kind stands for.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import random
+import re
+import socket
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from PIL import Image
+
+from android_env.actions import Action, ActionType
+from android_env.devices.simulated.phone import SimulatedPhone
+from android_env.devices.simulated.state import NO_NOISE
+from android_env.faults import EmulatorDead
+from android_env.settle import Clock, SystemClock
+from android_env.tasks import Task, load_tasks
+from android_env.testing.gestures import Gesture, read_gesture
+
+UNKNOWN = "An unknown server-side error occurred while processing the command."
+NOT_RUNNING = (
+    "'{method} /{command}' cannot be proxied to UiAutomator2 server because the instrumentation process is not "
+    "running (probably crashed). Check the server log and/or the logcat output for more details"
+)
+KEYS = {3: Action.home(), 4: Action.back(), 66: Action.enter()}
+"""What Android's key codes do on the simulated phone."""
+
+INJECTABLE = (
+    "adb_offline",
+    "session_lost",
+    "instrumentation_dead",
+    "emulator_dead",
+    "screenshot_failed",
+    "screenshot_black",
+    "settle_timeout",
+    "wrong_screen_size",
+    "server_dead",
+    "server_slow",
+    "malformed_response",
+    "command_failed",
+)
+"""The faults that this server can show; the others belong to the life cycle and to judges."""
+_OF_SCREENSHOTS = ("screenshot_failed", "screenshot_black", "settle_timeout", "wrong_screen_size")
+
+_BOOTED: Task = load_tasks("webshop/train")[0]
+"""Every task begins at the home screen; the phone shows it until another is loaded."""
+
+
+@dataclass
+class _Injection:
+    kind: str
+    on: str
+    after: int
+    times: int
+    executed: bool
+
+
+@dataclass
+class _Session:
+    capabilities: dict[str, Any]
+    last_command: float
+    instrumented: bool = True
+
+
+class _Failure(Exception):
+    """A W3C error answer."""
+
+    def __init__(self, error: str, message: str, status: int = 500) -> None:
+        super().__init__(message)
+        self.error, self.message, self.status = error, message, status
+
+
+class _Hangup(Exception):
+    """The connection is closed without an answer."""
+
+
+class AppiumDouble:
+    """The server; it listens on a free port of the loopback interface until `close`. A context manager.
+
+    Args:
+        phone: what it drives.
+        clock: what `newCommandTimeout` is measured by.
+        allow_insecure: features that are off by default, for example `adb_shell`.
+    """
+
+    def __init__(
+        self,
+        phone: SimulatedPhone | None = None,
+        *,
+        clock: Clock | None = None,
+        allow_insecure: Sequence[str] = (),
+    ) -> None:
+        self.phone = phone or SimulatedPhone(noise=NO_NOISE)
+        self.phone.reset(_BOOTED, seed=0)
+        self.clock = clock or SystemClock()
+        self.allow_insecure = frozenset(allow_insecure)
+        self.sessions: dict[str, _Session] = {}
+        self.commands: list[tuple[str, Any]] = []
+        """Every command with its body, in order, failed ones too."""
+        self.executed: list[Action] = []
+        """What has reached the phone, in order."""
+        self.gestures: list[Gesture] = []
+        self.settings: dict[str, Any] = {}
+        self.state = "device"
+        """As `adb devices` would have it: `device`, `offline` or `gone`."""
+        self.faults: Counter[str] = Counter()
+        """How often each kind was shown."""
+        self._injections: list[_Injection] = []
+        self._rate: tuple[float, tuple[str, ...], random.Random] | None = None
+        self._lock = threading.RLock()
+        self._released = threading.Event()
+        self._frame = 0
+        self._keys: dict[str, dict[str, Any]] = {}
+        self.port = 0
+        self._server: _Server | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Listens, on the port it had before if there was one; does nothing while it listens."""
+        if self._server is not None:
+            return
+        self._server = _listen(self, self.port)
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Stops listening and forgets all sessions, as a server that dies does."""
+        server, self._server = self._server, None
+        self.sessions.clear()
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+            server.hang_up()
+
+    def close(self) -> None:
+        """Lets go of every connection and stops."""
+        self._released.set()
+        self.stop()
+
+    def __enter__(self) -> AppiumDouble:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def load(self, task: Task, seed: int) -> None:
+        """Puts the phone into the task's first state: what loading a snapshot does for an emulator.
+
+        Raises:
+            EmulatorDead: the emulator is gone; `heal` brings it back.
+        """
+        with self._lock:
+            if self.state == "gone":
+                raise EmulatorDead("the emulator does not run")
+            self.phone.reset(task, seed=seed)
+            self.state = "device"
+
+    def inject(
+        self, kind: str, *, on: str = "", after: int = 0, times: int = 1, executed: bool = False
+    ) -> None:
+        """Makes a coming command fail.
+
+        Args:
+            kind: one of `INJECTABLE`.
+            on: the command's last part, for example `screenshot`, `actions`, `execute/sync`, `session`; "": any,
+                or `screenshot` for the kinds that only a screenshot can show.
+            after: let so many of these commands pass first.
+            times: so many of them fail.
+            executed: the command takes effect all the same.
+        """
+        if kind not in INJECTABLE:
+            raise ValueError(f"cannot inject {kind!r}; use one of: {', '.join(INJECTABLE)}.")
+        on = on or ("screenshot" if kind in _OF_SCREENSHOTS else "")
+        self._injections.append(_Injection(kind, on, after, times, executed))
+
+    def inject_at_rate(self, rate: float, *, seed: int, kinds: Sequence[str]) -> None:
+        """Makes each later command fail with this probability, by kinds drawn from `kinds`; 0 ends it."""
+        self._rate = (rate, tuple(kinds), random.Random(seed)) if rate else None
+
+    def heal(self) -> None:
+        """What restarting the emulator does: adb has the device again, and the phone is as it was."""
+        self.state = "device"
+
+    # What follows runs in the server's threads, one command at a time.
+
+    def answer(self, method: str, path: str, body: dict[str, Any]) -> bytes:
+        """The body of the answer to one request; `_Failure` and `_Hangup` say otherwise."""
+        match = re.fullmatch(r"/session/([^/]+)(?:/(.*))?", path)
+        command = "status" if path == "/status" else "session" if not match else match[2] or "session"
+        with self._lock:
+            self.commands.append((command, body))
+            kind, executed = self._drawn(command)
+            run = lambda: self._run(method, command, match[1] if match else None, body)  # noqa: E731
+            if kind is None:
+                return _json(run())
+            self.faults[kind] += 1
+            if executed:
+                run()
+            answer = self._fail(kind, method, command, match[1] if match else None, run)
+        if answer is None:
+            self._released.wait()
+            raise _Hangup
+        return answer
+
+    def _drawn(self, command: str) -> tuple[str | None, bool]:
+        for injection in self._injections:
+            if injection.times and (not injection.on or command == injection.on):
+                if injection.after:
+                    injection.after -= 1
+                    continue
+                injection.times -= 1
+                return injection.kind, injection.executed
+        if self._rate is not None and command not in ("status", "session"):
+            rate, kinds, rng = self._rate
+            if rng.random() < rate:
+                kind = rng.choice(kinds)
+                if kind not in _OF_SCREENSHOTS or command == "screenshot":
+                    return kind, False
+        return None, False
+
+    def _fail(
+        self, kind: str, method: str, command: str, session: str | None, run: Callable[[], Any]
+    ) -> bytes | None:
+        """Shows one fault: raises, answers, or (None) never answers."""
+        match kind:
+            case "adb_offline":
+                self.state = "offline"
+            case "emulator_dead":
+                self.state = "gone"
+            case "session_lost":
+                self.sessions.pop(session or "", None)
+            case "instrumentation_dead":
+                if session in self.sessions:
+                    self.sessions[session].instrumented = False
+            case "screenshot_failed":
+                raise _Failure("unable to capture screen", "A screen capture was made impossible")
+            case "screenshot_black":
+                return _json(_png(np.zeros_like(self.phone.observe().screenshot)))
+            case "wrong_screen_size":
+                return _json(_png(np.rot90(self.phone.observe().screenshot)))
+            case "settle_timeout":
+                self._frame += 1
+                moving = self.phone.observe().screenshot.copy()
+                moving[40 + self._frame % 20 :: 20] = 255
+                return _json(_png(moving))
+            case "server_dead":
+                self.stop()
+                raise _Hangup
+            case "server_slow":
+                return None
+            case "malformed_response":
+                raise _Failure("", "<html><body>502 Bad Gateway</body></html>", 502)
+            case "command_failed":
+                raise _Failure("unknown error", f"{UNKNOWN} Original error: it did not work")
+        return _json(run())  # the state that was just broken makes the command fail
+
+    def _run(self, method: str, command: str, session_id: str | None, body: dict[str, Any]) -> Any:
+        if command == "status":
+            return {"ready": True, "message": "The server is ready to accept new connections"}
+        if session_id is None:
+            return self._once(str(body.pop("idempotency", "")), body)
+        session = self._session(session_id)
+        if command == "session" and method == "DELETE":
+            del self.sessions[session_id]
+            return None
+        if command == "appium/settings":
+            self.settings.update(body.get("settings", {}))
+            return self.settings
+        self._reach(session, method, command)
+        match command:
+            case "screenshot":
+                return _png(self.phone.observe().screenshot)
+            case "source":
+                return _source(self.phone)
+            case "window/rect":
+                height, width = self.phone.screen_hw
+                return {"x": 0, "y": 0, "width": width, "height": height}
+            case "actions" if method == "POST":
+                return self._touch(body)
+            case "execute/sync":
+                return self._extension(str(body.get("script")), (body.get("args") or [{}])[0])
+        raise _Failure(
+            "unknown command", f"The requested resource could not be found: {method} {command}", 404
+        )
+
+    def _session(self, session_id: str) -> _Session:
+        session = self.sessions.get(session_id)
+        now = self.clock.now()
+        if session is not None:
+            limit = float(session.capabilities.get("appium:newCommandTimeout", 60))
+            if limit and now - session.last_command > limit:
+                del self.sessions[session_id]
+                session = None
+        if session is None:
+            raise _Failure("invalid session id", "A session is either terminated or not started", 404)
+        session.last_command = now
+        return session
+
+    def _once(self, key: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A new session, or the one that a request with the same key has got before."""
+        if not key or key not in self._keys:
+            self._keys[key] = self._new_session(body)
+        return self._keys[key]
+
+    def _new_session(self, body: dict[str, Any]) -> dict[str, Any]:
+        asked = body.get("capabilities", {})
+        capabilities = {**(asked.get("firstMatch") or [{}])[0], **asked.get("alwaysMatch", {})}
+        created = "A new session could not be created. Details: "
+        if str(capabilities.get("appium:automationName", "")).lower() != "uiautomator2":
+            raise _Failure("session not created", f"{created}Could not find a driver for the automationName")
+        for name, value in capabilities.items():
+            if ":" not in name and name not in ("platformName", "browserName"):
+                raise _Failure("invalid argument", f"'{name}' = {value!r} is not a W3C capability", 400)
+        udid = capabilities.get("appium:udid")
+        for port in ("appium:systemPort", "appium:mjpegServerPort", "appium:chromedriverPort"):
+            for other in self.sessions.values():
+                same = (
+                    capabilities.get(port) is not None and other.capabilities.get(port) == capabilities[port]
+                )
+                if same and other.capabilities.get("appium:udid") != udid:
+                    raise _Failure("session not created", f"{created}{port} {capabilities[port]} is occupied")
+        self._adb_reaches(str(udid))
+        for name, other in list(self.sessions.items()):
+            if other.capabilities.get("appium:udid") == udid:
+                other.instrumented = False  # the newer session's helper takes the older one's place
+                del self.sessions[name]
+        for name, value in capabilities.items():
+            if setting := re.fullmatch(r"appium:settings\[(\w+)\]", name):
+                self.settings[setting[1]] = value
+        session_id = str(uuid.uuid4())
+        self.sessions[session_id] = _Session(capabilities, self.clock.now())
+        height, width = self.phone.screen_hw
+        shown = {**capabilities, "deviceScreenSize": f"{width}x{height}", "platformVersion": "14"}
+        return {"sessionId": session_id, "capabilities": shown}
+
+    def _reach(self, session: _Session, method: str, command: str) -> None:
+        self._adb_reaches(str(session.capabilities.get("appium:udid")))
+        if not session.instrumented:
+            text = NOT_RUNNING.format(method=method, command=command)
+            raise _Failure("unknown error", f"{UNKNOWN} Original error: {text}")
+
+    def _adb_reaches(self, udid: str) -> None:
+        trouble = {"offline": "adb: device offline", "gone": f"adb: device '{udid}' not found"}.get(
+            self.state
+        )
+        if trouble:
+            text = f"Error executing adbExec. Original error: 'Command exited with code 1'; Command output: {trouble}"
+            raise _Failure("unknown error", f"{UNKNOWN} Original error: {text}")
+
+    def _touch(self, body: dict[str, Any]) -> None:
+        height, width = self.phone.screen_hw
+        try:
+            gesture = read_gesture(body["actions"], pixels_per_dp=width / 411)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _Failure("invalid argument", f"Unable to perform W3C actions: {error}", 400) from None
+        for y, x in (gesture.touch_yx, gesture.lift_yx):
+            if not (0 <= y < height and 0 <= x < width):
+                raise _Failure("move target out of bounds", f"The coordinates ({x}, {y}) are outside", 500)
+        self.gestures.append(gesture)
+        touch, lift = (
+            ((y + 0.5) / height, (x + 0.5) / width) for y, x in (gesture.touch_yx, gesture.lift_yx)
+        )
+        match gesture.kind:
+            case "tap":
+                self._do(Action.tap(*touch))
+            case "long_press":
+                self._do(Action(ActionType.LONG_PRESS, touch))
+            case kind:
+                for _ in range(1 + (kind == "fling")):  # a fling runs on
+                    self._do(Action(ActionType.DUAL_POINT, touch, lift))
+
+    def _extension(self, script: str, arguments: Mapping[str, Any]) -> Any:
+        match script:
+            case "mobile: type":
+                self._do(Action.type_text(str(arguments["text"])))
+                return True
+            case "mobile: pressKey":
+                self._do(KEYS[int(arguments["keycode"])])
+                return None
+            case "mobile: getCurrentPackage":
+                return self.phone.display.screen.app
+            case "mobile: getCurrentActivity":
+                return self.phone.display.screen.template
+            case "mobile: activateApp" | "mobile: terminateApp" | "mobile: deepLink":
+                return None
+            case "mobile: shell":
+                if "adb_shell" not in self.allow_insecure:
+                    text = "Potentially insecure feature 'adb_shell' has not been enabled."
+                    raise _Failure("unknown error", f"{UNKNOWN} Original error: {text}")
+                return ""
+        raise _Failure("unknown method", f"Unknown mobile command {script!r}", 404)
+
+    def _do(self, action: Action) -> None:
+        self.executed.append(action)
+        self.phone.execute(action)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, *args: Any) -> None:
+        self._open: set[socket.socket] = set()
+        super().__init__(*args)
+
+    def server_bind(self) -> None:  # the base class would look up the machine's name
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """Closes every connection, as the end of a process does."""
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def _listen(double: AppiumDouble, port: int) -> _Server:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16  # headers and body leave in one packet
+
+        def handle_one_request(self) -> None:
+            try:
+                super().handle_one_request()
+            except OSError:  # the client has gone away
+                self.close_connection = True
+
+        def do_GET(self) -> None:
+            self._serve()
+
+        def do_POST(self) -> None:
+            self._serve()
+
+        def do_DELETE(self) -> None:
+            self._serve()
+
+        def _serve(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length) or b"{}") if length else {}
+            if key := self.headers.get("X-Idempotency-Key"):
+                body["idempotency"] = key
+            status = 200
+            try:
+                if double._server is None or double._server is not self.server:
+                    raise _Hangup
+                answer = double.answer(self.command, self.path, body)
+            except _Hangup:
+                self.close_connection = True
+                return
+            except _Failure as failure:
+                status = failure.status
+                fields = {"error": failure.error, "message": failure.message, "stacktrace": ""}
+                answer = _json(fields) if failure.error else failure.message.encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json; charset=utf-8")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    return _Server(("127.0.0.1", port), Handler)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps({"value": value}).encode()
+
+
+def _png(screenshot: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(screenshot)).save(buffer, "png", compress_level=1)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _source(phone: SimulatedPhone) -> str:
+    height, width = phone.screen_hw
+    nodes = []
+    for element in json.loads(phone.observe().ui_elements):
+        y, x, tall, wide = element["bounds"]
+        corners = (round(x * width), round(y * height), round((x + wide) * width), round((y + tall) * height))
+        bounds = "[{},{}][{},{}]".format(*corners)
+        nodes.append(
+            f'<android.widget.TextView class="android.widget.TextView" package={quoteattr(phone.display.screen.app)}'
+            f" text={quoteattr(element['text'])} resource-id={quoteattr('id/' + element['role'])}"
+            f' content-desc="" clickable="true" displayed="true" bounds="{bounds}"/>'
+        )
+    head = '<?xml version="1.0" encoding="UTF-8" standalone="yes" ?>'
+    return f'{head}<hierarchy rotation="0" width="{width}" height="{height}">{"".join(nodes)}</hierarchy>'

@@ -1,0 +1,16 @@
+"""Time that passes only when someone sleeps."""
+
+from __future__ import annotations
+
+
+class FakeClock:
+    """Starts at 0; `sleep` moves it on at once."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds

@@ -1,0 +1,89 @@
+"""What Android makes of a finger: tap, long press, swipe or fling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+LONG_PRESS_MS = 400.0
+"""A finger that has not moved for this long presses long (`ViewConfiguration.getLongPressTimeout`)."""
+TOUCH_SLOP_DP = 8.0
+"""A finger that stays within this has not moved (`ViewConfiguration.getScaledTouchSlop`)."""
+FLING_DP_PER_S = 50.0
+"""A finger that lifts at least this fast makes the content run on (`getScaledMinimumFlingVelocity`)."""
+VELOCITY_WINDOW_MS = 100.0
+"""The path's last part, over which the speed at the lift is taken (`VelocityTracker`)."""
+
+_FRAME_MS = 10.0
+
+
+@dataclass(frozen=True)
+class Gesture:
+    """One finger, from down to up."""
+
+    kind: Literal["tap", "long_press", "swipe", "fling"]
+    touch_yx: tuple[float, float]
+    """Where it came down, pixels."""
+    lift_yx: tuple[float, float]
+    held_ms: float
+    """From down to up."""
+
+
+def read_gesture(sources: list[dict[str, Any]], *, pixels_per_dp: float) -> Gesture:
+    """The gesture of a W3C `actions` list with one pointer that comes down and up once.
+
+    Raises:
+        ValueError: it is no such list; says what is wrong, as a server would.
+    """
+    pointers = [source for source in sources if source.get("type") == "pointer"]
+    if len(pointers) != 1:
+        raise ValueError(f"expected one pointer, got {len(pointers)}")
+    now = x = y = 0.0
+    path: list[tuple[float, float, float]] = []  # (ms, y, x) while the finger is down
+    lifted = False
+    for step in pointers[0]["actions"]:
+        duration = float(step.get("duration") or 0)
+        match step.get("type"):
+            case "pointerDown":
+                path.append((now, y, x))
+            case "pointerUp":
+                lifted = True
+                path.append((now, y, x))
+            case "pause":
+                now += duration
+            case "pointerMove":
+                if step.get("origin", "viewport") not in ("viewport", "pointer"):
+                    raise ValueError(f"unknown origin {step['origin']!r}")
+                relative = step.get("origin") == "pointer"
+                to_y, to_x = step["y"] + relative * y, step["x"] + relative * x
+                frames = max(1, round(duration / _FRAME_MS)) if path else 1
+                for frame in range(1, frames + 1):
+                    if path:
+                        share = frame / frames
+                        at = now + share * duration
+                        path.append((at, y + share * (to_y - y), x + share * (to_x - x)))
+                now, y, x = now + duration, to_y, to_x
+            case other:
+                raise ValueError(f"unknown pointer action {other!r}")
+        if lifted:
+            break
+    if not lifted or len(path) < 2:
+        raise ValueError("the pointer never came down and up")
+    return _judge(path, pixels_per_dp)
+
+
+def _judge(path: list[tuple[float, float, float]], pixels_per_dp: float) -> Gesture:
+    (start, y0, x0), (end, y1, x1) = path[0], path[-1]
+    slop = TOUCH_SLOP_DP * pixels_per_dp
+    moved_at = next((t for t, y, x in path if ((y - y0) ** 2 + (x - x0) ** 2) ** 0.5 > slop), None)
+    kind: Literal["tap", "long_press", "swipe", "fling"]
+    if moved_at is None:
+        kind = "tap" if end - start < LONG_PRESS_MS else "long_press"
+    elif moved_at - start >= LONG_PRESS_MS:
+        kind = "long_press"
+    else:
+        since = next((t, y, x) for t, y, x in path if t >= end - VELOCITY_WINDOW_MS)
+        distance = ((y1 - since[1]) ** 2 + (x1 - since[2]) ** 2) ** 0.5
+        speed = distance / max(end - since[0], 1.0) * 1000
+        kind = "fling" if speed >= FLING_DP_PER_S * pixels_per_dp else "swipe"
+    return Gesture(kind, (y0, x0), (y1, x1), end - start)

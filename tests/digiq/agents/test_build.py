@@ -1,0 +1,98 @@
+"""Devices from configuration: Android emulators through Appium, doubled; the safety list."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from android_env.actions import Action
+from android_env.emulator import EmulatorConfig
+from android_env.fleet import Fleet
+from android_env.tasks import TaskSet, load_tasks
+from android_env.testing.appium import AppiumDouble
+from android_env.testing.commands import CommandDoubles
+from digiq.agents.agent import Agent
+from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, env_factory
+from digiq.agents.rollout import plan_episodes, rollout
+from digiq.errors import ConfigError
+from digiq.evaluation.evaluate import EvaluateConfig
+from digiq.evaluation.evaluate import run as evaluate
+from digiq.policies.base import Candidate
+
+TASKS = load_tasks("webshop/train")
+RULE = {"success_activity": "Home/*"}
+RULED = TaskSet("home", tuple(dataclasses.replace(t, params={**t.params, **RULE}) for t in TASKS[:3]))
+
+
+class Always:
+    """A policy with one action."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def sample(self, inputs, n, rng, temperature=1.0):
+        return [[Candidate(self.action, math.log(1.0))] * n for _ in inputs]
+
+
+@pytest.fixture
+def fleet(tmp_path, monkeypatch):
+    """A running fleet of two, as `digiq devices start` leaves it for others; yields its file."""
+    config = EmulatorConfig(poll_s=0.05, clock_slack_s=1e12)
+    with CommandDoubles(tmp_path / "sdk", boot_polls=1) as doubles:
+        for key, value in doubles.environ.items():
+            monkeypatch.setenv(key, value)
+        with Fleet(doubles.sdk, "template", 2, tmp_path / "run", config=config, first=48) as kept:
+            kept.start()
+            yield tmp_path / "run/fleet.json"
+
+
+def test_episodes_on_a_fleet_are_judged_by_the_screen_and_use_no_more_devices_than_there_are(
+    fleet, monkeypatch
+):
+    pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
+    monkeypatch.setattr("android_env.settle.SystemClock.sleep", lambda clock, seconds: None)
+    with AppiumDouble() as appium:
+        make_env = env_factory(DeviceConfig(name="android", fleet=str(fleet), server=appium.url), RULED)
+        specs = plan_episodes(RULED, 5, seed=0)
+        runs = list(rollout(Agent(Always(Action.home())), specs, make_env, batch_size=8))
+        used = {
+            s["capabilities"]["alwaysMatch"]["appium:udid"]
+            for c, s in appium.commands
+            if c == "session" and s
+        }
+        (once,) = rollout(build_agent(AgentConfig(kind="random")), specs[:1], make_env, batch_size=1)
+        with pytest.raises(ConfigError, match="does not play 'android'"):
+            list(rollout(build_agent(AgentConfig(kind="oracle")), specs[:1], make_env, batch_size=1))
+    assert [run.outcome for run in runs] == ["success"] * 5
+    assert once.outcome in ("success", "truncated") and once.steps >= 1
+    assert runs[0].episode.device == "android" and used == {"emulator-5650", "emulator-5652"}
+
+
+def test_a_fleet_that_is_not_there_is_one_line(fleet, tmp_path):
+    with pytest.raises(ConfigError, match="digiq devices start"):
+        env_factory(DeviceConfig(name="android", fleet=str(tmp_path / "none.json")), RULED)
+    with pytest.raises(ConfigError, match="success_activity"):
+        env_factory(DeviceConfig(name="android", fleet=str(fleet)), TASKS)
+    rows = json.loads(fleet.read_text())
+    fleet.write_text(json.dumps([{**row, "fault": "gone"} for row in rows]))
+    make_env = env_factory(DeviceConfig(name="android", fleet=str(fleet), server="http://127.0.0.1:1"), RULED)
+    runs = rollout(Agent(Always(Action.home())), plan_episodes(RULED, 2, 0), make_env)
+    assert [run.outcome for run in runs] == ["infra_error"] * 2
+
+
+def test_the_safety_list_holds_on_every_device():
+    make_env = env_factory(DeviceConfig(deny_texts=("secret",)), TASKS)
+    env = make_env()
+    env.reset(seed=0)
+    assert "secret" in env.step(Action.type_text("my Secret"))[4]["refused"]
+    with pytest.raises(ConfigError, match="no regular expression"):
+        env_factory(DeviceConfig(deny_texts=("(",)), TASKS)
+
+
+def test_what_is_exact_on_the_simulated_phone_only_is_refused_elsewhere(tmp_path):
+    config = EvaluateConfig(exact=True, device=DeviceConfig(name="android"))
+    with pytest.raises(ConfigError, match="has no exact success"):
+        evaluate(config, out=tmp_path / "out")

@@ -1,0 +1,60 @@
+"""Best-of-N: which candidate of which state is imitated."""
+
+import numpy as np
+import pytest
+
+from digiq.errors import ConfigError
+from digiq.extraction.best_of_n import BestOfNConfig, best_of_n, supported
+
+Q = np.array([[0.1, 0.5, 0.9], [0.3, 0.2, 0.1], [0.0, 0.6, 0.6]], np.float32)
+BASELINE = np.array([0.2, 0.2, 0.2], np.float32)
+VALID = np.ones((3, 3), bool)
+LOG_PROB = np.log(np.array([[0.5, 0.3, 0.001], [0.2, 0.2, 0.2], [0.4, 0.02, 0.3]], np.float32))
+
+
+def absolute(threshold: float, **fields) -> BestOfNConfig:
+    return BestOfNConfig(threshold_mode="absolute", threshold=threshold, support=0.0, **fields)
+
+
+def test_the_highest_q_is_chosen_and_kept_strictly_above_the_threshold():
+    found = best_of_n(Q, BASELINE, VALID, absolute(0.1))
+    assert found.choice.tolist() == [2, 0, 1]
+    assert found.advantage == pytest.approx([0.7, 0.1, 0.4], abs=1e-6)
+    assert found.keep.tolist()[::2] == [True, True]
+    assert best_of_n(Q, BASELINE, VALID, absolute(0.5)).keep.tolist() == [True, False, False]
+
+
+def test_an_invalid_candidate_is_never_chosen_and_a_state_without_any_never_kept():
+    valid = np.array([[True, True, False], [False, False, False], [True, True, True]])
+    found = best_of_n(Q, BASELINE, valid, absolute(-1.0))
+    assert found.choice.tolist() == [1, -1, 1]
+    assert found.keep.tolist() == [True, False, True]
+    assert found.share_kept == 1.0
+
+
+def test_a_candidate_that_the_proposer_hardly_makes_is_left_out():
+    config = BestOfNConfig(threshold_mode="absolute", threshold=-1.0, support=0.1)
+    assert best_of_n(Q, BASELINE, VALID, config, LOG_PROB).choice.tolist() == [1, 0, 2]
+    assert supported(LOG_PROB, VALID, 0.1).tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 1]]
+
+
+def test_support_is_relative_to_the_likeliest_valid_candidate():
+    valid = VALID.copy()
+    valid[0, :2] = False
+    assert supported(LOG_PROB, valid, 0.1)[0].tolist() == [False, False, True]
+
+
+def test_support_needs_log_probabilities():
+    with pytest.raises(ValueError, match="log-probabilities"):
+        best_of_n(Q, BASELINE, VALID, BestOfNConfig(support=0.1))
+
+
+def test_quantile_keeps_the_share_above_it():
+    config = BestOfNConfig(threshold_mode="quantile", threshold=0.5, support=0.0)
+    assert best_of_n(Q, BASELINE, VALID, config).keep.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("fields", [{"threshold": 1.0}, {"threshold": float("nan")}, {"support": 1.5}])
+def test_settings_that_make_no_sense_are_refused(fields):
+    with pytest.raises(ConfigError):
+        BestOfNConfig(**fields)
