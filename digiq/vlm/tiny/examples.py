@@ -23,7 +23,7 @@ from android_env.devices.simulated.screen import PANEL_ROLES, ROLES, SCREEN_HW, 
 from android_env.devices.simulated.themes import PRETRAIN_THEMES
 from android_env.devices.simulated.widgets import Canvas, TextRun, record_text
 from digiq.vlm.prompts import OBSERVATION_QUESTIONS, PAIR_QUESTIONS, build_prompt, draw_cursor
-from digiq.vlm.tiny.architecture import CHARACTERS, GRID, IMAGE_SIZE, KINDS, PATCH_SIZE, answer_token
+from digiq.vlm.tiny.architecture import CHARACTERS, GRID, IMAGE_SIZE, KINDS, answer_token
 from digiq.vlm.tiny.questions import observation_answers, pair_answers
 from digiq.vlm.tiny.screens import Goal, Scene, make_scene, rename
 from digiq.vlm.tiny.words import Words
@@ -275,11 +275,7 @@ def _visible(runs: list[TextRun], scene: Scene, boxes: dict[str, Any]) -> list[T
     if panel is None:
         return runs
     said = " ".join(text for element in scene.screen.overlay for text in (element.text, element.detail))
-    return [
-        run
-        for run in runs
-        if not panel.contains(run.row, panel.x0) or run.text.rstrip("…. ") in said
-    ]
+    return [run for run in runs if not panel.contains(run.row, panel.x0) or run.text.rstrip("…. ") in said]
 
 
 def _letter_grid(runs: list[TextRun]) -> npt.NDArray[np.int64]:
