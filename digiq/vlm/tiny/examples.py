@@ -3,7 +3,8 @@
 Labels of patches teach the vision tower to read before the language model asks anything: which widget a patch lies in,
 which letters stand where in it, and whether the cursor points at the widget that it belongs to. Pages of nothing but
 text teach the letters fastest. The same screen is asked about under several goals, which differ in names alone, and
-labels of the goal's letters teach to compare: at each, whether the name so far is how a text on the screen begins.
+labels of the goal's letters teach to compare: at each, whether the pair it ends stands in the text in question (a whole
+name agrees where all its pairs do, and one pair is found in one look).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Asked:
     name: str = ""
     """What is spelled at the end; empty where nothing is."""
     compared: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Names in the prompt, each with the texts of which it may be the beginning."""
+    """Names in the prompt, each with the texts that it may be."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,7 +332,7 @@ class Encoded:
     spelled: list[int]
     """Ordinary next tokens of the name."""
     agrees: list[int]
-    """At each letter of a compared name, 1 where the name so far begins one of the texts, else 0."""
+    """At each letter of a compared name but the first, 1 where it and the one before stand in one of the texts."""
 
 
 class Encoder:
@@ -378,9 +379,11 @@ class Encoder:
         for offset, token in enumerate([*name, self._eos] if name else []):
             spelled[len(prompt) - 1 + offset] = token
         for written, texts in asked.compared:
-            for offset, position in enumerate(self._letters_of(written, prompt), 1):
-                begins = any(text.lower().startswith(written.lower()[:offset]) for text in texts)
-                agrees[position] = int(begins)
+            letters = written.lower()
+            for offset, position in enumerate(self._letters_of(written, prompt)):
+                if offset:
+                    pair = letters[offset - 1 : offset + 1]
+                    agrees[position] = int(any(pair in text.lower() for text in texts))
         return ids, readout, spelled, agrees
 
     def _spell(self, text: str) -> list[int]:

@@ -111,7 +111,7 @@ def test_an_examples_labels_stand_at_the_questions_ends_and_its_name_follows(pro
         assert [bool(asked.name) for asked in example.asked] == [True, False]
 
 
-def test_letters_of_a_name_are_labelled_by_how_far_it_agrees(processor):
+def test_letters_of_a_name_are_labelled_by_whether_their_pair_stands_in_the_text(processor):
     text = 'Goal: Open fern\nAction: type "fernet"\nWhat kind of element?'
     blank = make_example(np.random.default_rng(0))
 
@@ -124,8 +124,8 @@ def test_letters_of_a_name_are_labelled_by_how_far_it_agrees(processor):
             a for _, a in there
         ]
 
-    assert labels(("fernet", ("Ferret", "elm"))) == ("fernet", [1, 1, 1, 0, 0, 0])
-    assert labels(("fernet", ("elm", "FERNET"))) == ("fernet", [1] * 6)
+    assert labels(("fernet", ("Ferret", "elm"))) == ("ernet", [1, 1, 0, 0, 1])  # fe, er, rn, ne, et
+    assert labels(("fernet", ("elm", "a FERNET"))) == ("ernet", [1] * 5)
     assert labels(("moss", ("moss",))) == ("", [])  # not in the prompt
 
 
