@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from android_env.actions import Action, ActionType
 from digiq import artifacts
 from digiq.artifacts import Artifact
 from digiq.config import configclass, load
@@ -198,7 +199,48 @@ def rank(values: LoggedValues, rows: np.ndarray, config: RankingConfig) -> dict[
         "distinct_candidates": float(first.sum(axis=1).mean()),
         **{name: measure(name) for name in _MEASURES},
         "rank_counts": np.bincount(np.ceil(ranks).astype(int), minlength=valid.shape[1] + 1)[1:].tolist(),
+        "by_action": by_action(candidates, q, valid & first),
     }
+
+
+def by_action(
+    candidates: Sequence[Sequence[Action | None]], q: np.ndarray, distinct: np.ndarray
+) -> list[dict[str, Any]]:
+    """For each kind of action, how the logged ones rank and how far Q lifts such candidates in their states.
+
+    Args:
+      candidates: R rows of N, the logged action first.
+      q: float[R, N].
+      distinct: bool[R, N], each action of a row once.
+
+    Returns:
+      By falling count of logged ones: ``action``, ``states``, ``mean_rank`` and ``random`` among distinct candidates
+      (None where none was logged), ``candidates``, and ``lead``, the mean of Q less its mean over the state's
+      distinct candidates.
+    """
+    kinds = np.array([["" if a is None else _kind(a) for a in row] for row in candidates])
+    ranks, chance = mid_ranks(q, distinct), (distinct.sum(axis=1) + 1) / 2
+    lead = q - np.nanmean(np.where(distinct, q, np.nan), axis=1, keepdims=True)
+    rows = []
+    for kind in np.unique(kinds[distinct]):
+        logged, shown = kinds[:, 0] == kind, (kinds == kind) & distinct
+        rows.append(
+            {
+                "action": str(kind),
+                "states": int(logged.sum()),
+                "mean_rank": float(ranks[logged].mean()) if logged.any() else None,
+                "random": float(chance[logged].mean()) if logged.any() else None,
+                "candidates": int(shown.sum()),
+                "lead": float(lead[shown].mean()),
+            }
+        )
+    return sorted(rows, key=lambda row: -row["states"])
+
+
+def _kind(action: Action) -> str:
+    if action.type is ActionType.DUAL_POINT:
+        return "tap" if action.is_tap else "swipe"
+    return action.type.name.lower().replace("status_task_", "").replace("_", " ")
 
 
 _MEASURES = {
@@ -310,7 +352,7 @@ def make_page(
             name="The held-out app",
             lead=f"{ranking['states']} states on {ranking['screens']} distinct screens of {', '.join(apps)}, which no "
             "stage trained on. Intervals resample distinct screens.",
-            tables=(_table(ranking),),
+            tables=(_table(ranking), _by_action_table(ranking)),
             figures=_figures(ranking, values, run_artifacts),
         ),
         Section(
@@ -391,6 +433,29 @@ def _table(ranking: dict[str, Any]) -> page.Table:
         f"A state has {ranking['distinct_candidates']:.1f} distinct candidates on average."
     )
     return page.Table(("", "critic", "random scorer", "difference"), tuple(rows), note=note)
+
+
+def _by_action_table(ranking: dict[str, Any]) -> page.Table:
+    rows = [
+        Row(
+            (
+                Cell(row["action"]),
+                Cell(str(row["states"])),
+                Cell("–" if row["mean_rank"] is None else f"{row['mean_rank']:.2f}"),
+                Cell("–" if row["random"] is None else f"{row['random']:.2f}"),
+                Cell(str(row["candidates"])),
+                Cell(f"{row['lead']:+.3f}"),
+            )
+        )
+        for row in ranking["by_action"]
+    ]
+    note = (
+        "Ranks are of the logged action among distinct candidates. Lead: Q of all candidates of the kind, less the mean "
+        "of their state. A kind that Q lifts in every state, such as declaring the task complete where no logged episode "
+        "ever did so too early, pushes the others down."
+    )
+    header = ("logged action", "states", "mean rank", "random scorer", "candidates", "lead in Q")
+    return page.Table(header, tuple(rows), note=note)
 
 
 def _tile(ranking: dict[str, Any], key: str, label: str, form: str, scale: float) -> Tile:

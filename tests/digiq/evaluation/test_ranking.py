@@ -16,7 +16,7 @@ from rich.console import Console
 from android_env.actions import Action
 from digiq.errors import DigiQError
 from digiq.evaluation import ranking
-from digiq.evaluation.ranking import RankingConfig, held_out_rows, mid_ranks, rank, top_credit
+from digiq.evaluation.ranking import RankingConfig, by_action, held_out_rows, mid_ranks, rank, top_credit
 from digiq.evaluation.report import logged_values
 from digiq.evaluation.truth import first_of_action
 
@@ -86,6 +86,23 @@ def test_a_critic_that_knows_ranks_first_and_an_ignorant_one_like_chance(ranked)
     assert knowing["states"] == len(rows) and knowing["screens"] <= len(rows)
     assert knowing["distinct_candidates"] == pytest.approx(first[rows].sum(axis=1).mean())
     assert sum(knowing["rank_counts"]) == len(rows) == knowing["rank_counts"][0]
+
+
+def test_by_action_says_which_kind_the_critic_lifts():
+    tap, other, done = Action.tap(0.2, 0.2), Action.tap(0.8, 0.8), Action.complete()
+    candidates = [[tap, other, done, done], [tap, done, None, None], [done, tap, None, None]]
+    q = np.array([[0.0, 0.0, 0.9, 0.9], [0.0, 1.0, np.nan, np.nan], [0.5, 0.5, np.nan, np.nan]])
+    taps, ends = by_action(candidates, q, first_of_action(candidates))
+    assert taps == {
+        "action": "tap",
+        "states": 2,
+        "mean_rank": (2.5 + 2) / 2,  # behind "complete", in the first state level with the other tap
+        "random": (2 + 1.5) / 2,
+        "candidates": 4,
+        "lead": pytest.approx((-0.3 - 0.3 - 0.5 + 0) / 4),
+    }
+    assert ends["action"] == "complete" and ends["states"] == 1 and ends["mean_rank"] == 1.5
+    assert ends["lead"] == pytest.approx((0.6 + 0.5 + 0) / 3)
 
 
 def test_relabelled_copies_and_other_splits_are_left_out(ranked):
