@@ -146,6 +146,11 @@ def place(data: CriticData, to: Any = None) -> CriticData:
     return jax.device_put(data._replace(observation=observation, pair=pair), to)
 
 
+def read_rows(array: Any, rows: np.ndarray) -> np.ndarray:
+    """Features of ``rows`` on the host, wherever ``array`` is."""
+    return np.asarray(_rows(array, rows))
+
+
 def _rows(array: Any, rows: Any) -> Any:
     """``array[rows]``, bits of bfloat16 (see :func:`place`) as bfloat16."""
     found = array[rows]

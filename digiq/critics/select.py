@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from digiq import artifacts
 from digiq.config import configclass
 from digiq.critics.diagnose import checkpoint_epochs, diagnose_checkpoint, training_data_of
-from digiq.critics.diagnostics import Diagnostics
+from digiq.critics.diagnostics import Diagnostics, Reference
 from digiq.errors import DigiQError
 from digiq.progress import track
 
@@ -100,9 +100,10 @@ def run(
         for critic in critics:
             data = training_data_of(critic, features=features, episodes=episodes, rewards=rewards)
             epochs = checkpoint_epochs(critic)
+            reference = Reference.of(data, seed=config.seed)
             for epoch in track(epochs if config.every_checkpoint else epochs[-1:], f"select {critic.name}"):
                 name = f"{critic.name} epoch {epoch}"
-                found[name] = diagnose_checkpoint(critic, epoch, data, 0.0, config.seed)
+                found[name] = diagnose_checkpoint(critic, epoch, data, 0.0, reference)
                 where[name] = {"critic": str(critic), "epoch": epoch}
         choice = choose(found)
         artifacts.atomic_write_json(

@@ -16,7 +16,8 @@ from digiq import artifacts
 from digiq.config import configclass
 from digiq.critics.arrays import CriticData, choose_layers, layer_names, place, prepare
 from digiq.critics.checkpoints import Checkpoints
-from digiq.critics.critic import Critic, describe
+from digiq.critics.critic import Critic, describe, flat
+from digiq.critics.diagnostics import Diagnostics, Monitor, draw_reliability, scalars
 from digiq.critics.learner import CriticConfig, Epoch, Learner, train
 from digiq.critics.placement import everywhere, mesh_of_all_devices, replicate
 from digiq.critics.population import (
@@ -209,12 +210,17 @@ def _train_resumably(
         state = state if mesh is None else replicate(jax.device_get(state), mesh)
         log.rewind(first)
         epochs = train(runner, state, learner.hyper(), data, first=first)
+        monitor = Monitor.of(data, _monitored_states(config, data.candidate_row.shape[1]))
         with progress("train-q", config.critic.epochs, unit="epoch", done=first) as bar:
             for epoch in _until_stale(config, epochs, log.rows):
-                log.write(epoch.number, epoch.metrics)
-                last = epoch.number == config.critic.epochs or _stale(config, log.rows)
+                rows = [*log.rows, {"epoch": epoch.number, **epoch.metrics}]
+                last = epoch.number == config.critic.epochs or _stale(config, rows)
                 if last or epoch.number % config.checkpoint_every == 0:
                     checkpoints.save(epoch.number, epoch.state)
+                    critic = _critic(config.critic, epoch.state.params, data, features, ())
+                    log.write(epoch.number, epoch.metrics, monitor.look(flat(critic), rows))
+                else:
+                    log.write(epoch.number, epoch.metrics)
                 bar.advance(1, td_error=epoch.metrics["td_error"], q=epoch.metrics["q_mean"])
         chosen = _choose(config, log.rows, checkpoints.epochs)
         params = checkpoints.restore_params(chosen, like.params)
@@ -262,10 +268,24 @@ def _train_population(
     rows = [r for r in log.rows if Member(int(r["seed"]), r["learning_rate"]) == population.members[best]]
     with Checkpoints(path / "checkpoints") as chosen, MetricsLog(path) as chosen_log:
         chosen.save_params(config.critic.epochs, params)
+        critic = _critic(config.critic, params, data, features, ())
+        monitor = Monitor.of(data, _monitored_states(config, data.candidate_row.shape[1]))
         for row in rows:
-            chosen_log.write(int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"})
-    describe(path, _critic(config.critic, params, data, features, ()), config.critic.epochs)
+            metrics = {k: v for k, v in row.items() if k != "epoch"}
+            found = monitor.look(flat(critic), rows) if row is rows[-1] else None
+            chosen_log.write(int(row["epoch"]), metrics, found)
+    describe(path, critic, config.critic.epochs)
     return config.critic.epochs, rows
+
+
+def _monitored_states(config: TrainQConfig, candidates: int) -> int:
+    """Observations that diagnostics look at: their forward passes are a twentieth of the work between checkpoints.
+
+    An update of one transition counts for four forward passes: there, twice that back, and through the target.
+    """
+    c = config.critic
+    work = 4 * c.steps_per_epoch * c.batch_size * config.checkpoint_every
+    return min(max(work // (20 * candidates), 64), 2048)
 
 
 def _until_stale(
@@ -318,21 +338,52 @@ class MetricsLog:
         """Keeps the rows of the first ``epoch`` epochs that an earlier run wrote, and drops later ones."""
         lines = self._file.read_text().splitlines() if self._file.is_file() else []
         self.rows.clear()
+        kept: list[str] = []
         for line in lines:
             with contextlib.suppress(ValueError):  # a killed run may leave half a line
                 row = json.loads(line)
                 if row["epoch"] <= epoch:
-                    self.rows.append(row)
-        artifacts.atomic_write_text(self._file, "".join(json.dumps(row) + "\n" for row in self.rows))
+                    kept.append(line + "\n")
+                    self.rows.append({k: v for k, v in row.items() if k != "verdict"})
+        artifacts.atomic_write_text(self._file, "".join(kept))
 
-    def write(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Appends an epoch."""
+    def write(self, epoch: int, metrics: dict[str, float], found: Diagnostics | None = None) -> None:
+        """Appends an epoch, with what its diagnostics found: numbers, the gaps' histogram, a reliability plot, a verdict."""
+        metrics = metrics | ({} if found is None else scalars(found))
         self.rows.append({"epoch": epoch, **metrics})
+        row: dict[str, Any] = dict(self.rows[-1])
+        if found is not None:
+            row["verdict"] = f"{found.verdict.kind}: {found.verdict.reason}; advice: {found.verdict.advice}"
         with self._file.open("a") as file:
-            file.write(json.dumps(self.rows[-1]) + "\n")
-        if self._events:
-            for name, value in metrics.items():
-                self._events.add_scalar(name, value, epoch)
+            file.write(json.dumps(row) + "\n")
+        if self._events is None:
+            return
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, epoch)
+        if found is not None:
+            self._draw(epoch, found, row["verdict"])
+
+    def _draw(self, epoch: int, found: Diagnostics, verdict: str) -> None:
+        from matplotlib.figure import Figure
+
+        assert self._events is not None
+        self._events.add_text("diagnostic_verdict", verdict, epoch)
+        counts, edges = np.array(found.gaps.counts), np.array(found.gaps.edges)
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        self._events.add_histogram_raw(
+            "diagnostic_gap",
+            min=edges[0],
+            max=edges[-1],
+            num=int(counts.sum()),
+            sum=float(counts @ middle),
+            sum_squares=float(counts @ middle**2),
+            bucket_limits=edges[1:].tolist(),
+            bucket_counts=counts.tolist(),
+            global_step=epoch,
+        )
+        figure = Figure(figsize=(4, 4), layout="constrained")
+        draw_reliability(figure.subplots(), found.calibration)
+        self._events.add_figure("diagnostic_reliability", figure, epoch)
 
     def __enter__(self) -> "MetricsLog":
         return self
