@@ -1,5 +1,10 @@
 """``digiq select``: chooses a checkpoint, of one critic or among many, without a device and without simulator truth.
 
+Why no truth: where exact values exist (on the simulator) one would not need to choose by proxy, and where they do not
+(on phones) a score tuned to them would be a promise nobody can keep. Nothing here takes them as an argument, and a test
+makes asking for them an error. ``benchmarks/selection_correlation.py`` measures, afterwards, how well the score orders
+critics whose true success is known.
+
 Four numbers say how good the policy extracted from a critic may be; none is reliable alone, so a candidate's score is
 the mean of its ranks by each, scaled to [0, 1].
 """

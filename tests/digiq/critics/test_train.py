@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import re
 import signal
 import struct
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -68,6 +70,20 @@ def test_permuting_candidates_permutes_q_and_duplicates_tie(fitted):
     np.testing.assert_allclose(other, q[:, [2, 0, 0, 1]], atol=1e-6)
     np.testing.assert_array_equal(other[:, 1], other[:, 2])
     np.testing.assert_array_equal(v, same_v)
+
+
+def test_the_example_of_the_readme_runs_as_it_stands():
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    (example,) = (
+        block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "fit_critic(" in block
+    )
+    names: dict = {}
+    exec(example, names)
+    assert names["q"].shape == (400, 3)
+    assert names["v"].shape == (400,)
+    good = names["success"]
+    assert names["q"][good, 0].mean() > names["q"][~good, 0].mean() + 0.1
+    assert names["best"].shape == (400,)
 
 
 def test_missing_candidates_are_nan_and_do_not_enter_the_baseline(fitted):
