@@ -63,6 +63,30 @@ def test_every_value_starts_at_zero_and_is_learned_from_there():
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["q"]))
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "bins", "expected"),
+    [
+        (0.0, 1.0, 51, 0.0),
+        (-1.0, 1.0, 51, 0.0),
+        (-3.0, 1.0, 101, 0.0),
+        (0.5, 2.0, 21, 0.5),
+        (-2.0, -1.0, 21, -1.0),
+    ],
+)
+@pytest.mark.parametrize("hidden", [(5,), ()])
+def test_histogram_heads_start_at_zero_too(low, high, bins, expected, hidden):
+    readout = {"kind": "hl_gauss", "low": low, "high": high, "bins": bins}
+    heads = Heads(HeadsConfig(q_hidden=hidden, v_hidden=hidden, readout=readout))
+    params = initial(heads, 4, 2)
+    if not hidden:  # a linear head has no layer that could start at zero; its bias is what is looked at here
+        params = jax.tree.map(lambda p: p * 0 if p.ndim == 3 else p, params)
+    observation, pair = jnp.ones((2, 4)), jnp.ones((2, 2))
+    for values in (heads.q_value(params, observation, pair), heads.v_value(params, observation)):
+        np.testing.assert_allclose(values, expected, atol=2e-3 * (high - low))
+    logits = heads.v(params, observation)
+    assert float(jnp.ptp(logits)) < 20, "a bin without mass would take an age to learn"
+
+
 def test_members_start_different_and_ignore_one_another():
     heads = Heads(SMALL)
     params = drawn(heads, 4, 2)
