@@ -264,7 +264,7 @@ def sample_episodes(data: CriticData, states: int, seed: int = 0) -> tuple[Criti
     starts = rows[t.first[rows]]
     drawn = np.random.default_rng(seed).permutation(starts)
     count = max(1, int(np.sum(np.cumsum(t.end[drawn] - drawn + 1) <= states)))
-    rows = np.concatenate([np.arange(start, t.end[start] + 1) for start in np.sort(drawn[:count])])
+    rows = np.concatenate([np.arange(start, int(t.end[start]) + 1) for start in np.sort(drawn[:count])])
     goes_on = t.discount[rows] > 0
     observations = np.unique(np.concatenate([t.obs[rows], t.next_obs[rows][goes_on]]))
     candidates = np.asarray(data.candidate_row)[observations]
@@ -458,7 +458,7 @@ def novelty(
     x = std.pair(read_rows(data.pair, logged))
     basis, scale, centre = _principal(x, components)
 
-    def distance(x: np.ndarray) -> np.ndarray:
+    def distance(x: Any) -> np.ndarray:
         return np.square((x - centre) @ basis / scale).sum(1)
 
     candidates = candidates if states is None else candidates[states]

@@ -216,9 +216,10 @@ def _train_resumably(
                 rows = [*log.rows, {"epoch": epoch.number, **epoch.metrics}]
                 last = epoch.number == config.critic.epochs or _stale(config, rows)
                 if last or epoch.number % config.checkpoint_every == 0:
-                    checkpoints.save(epoch.number, epoch.state)
+                    # The row first: a kill between the two leaves a row that resuming drops, not a gap.
                     critic = _critic(config.critic, epoch.state.params, data, features, ())
                     log.write(epoch.number, epoch.metrics, monitor.look(flat(critic), rows))
+                    checkpoints.save(epoch.number, epoch.state)
                 else:
                     log.write(epoch.number, epoch.metrics)
                 bar.advance(1, td_error=epoch.metrics["td_error"], q=epoch.metrics["q_mean"])

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import itertools
 import math
@@ -234,11 +235,8 @@ class RowStore:
     def _metadata(self, name: str, rows: int) -> dict[str, Any]:
         size = self.rows_per_shard
         # Keys are always read whole; of features, a few rows at a time are wanted while training streams.
-        inner = next(
-            n
-            for n in (_CHUNK_ROWS >> k for k in itertools.count())
-            if n * 2 * self.dim <= _CHUNK_BYTES or n == 1
-        )
+        fit = max(1, _CHUNK_BYTES // (2 * self.dim))
+        inner = min(_CHUNK_ROWS, 1 << (fit.bit_length() - 1))
         width, inner = (KEY_BYTES, size) if name == _KEY else (self.dim, math.gcd(inner, size))
         crc = {"name": "crc32c"}
         little = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -264,8 +262,11 @@ class StoredLayer:
 
     def __init__(self, store: RowStore, layer: str, rows: npt.NDArray[np.int64]):
         self._store, self._layer, self._rows = store, layer, rows
-        self._array = store._open(layer) if len(rows) else None
         self.shape = (len(rows), store.dim)
+
+    @functools.cached_property
+    def _array(self) -> Any:
+        return self._store._open(self._layer)
 
     @property
     def order(self) -> npt.NDArray[np.int64]:
@@ -282,8 +283,8 @@ class StoredLayer:
           ArtifactError: a missing shard, or a changed byte ("Digest mismatch").
         """
         rows = self._rows[wanted]
-        if self._array is None or not len(rows):
-            return np.empty((len(rows), self.shape[1]), self.dtype)
+        if not len(rows):
+            return np.empty((0, self.shape[1]), self.dtype)
         try:
             return self._array[rows].read().result()
         except ValueError:

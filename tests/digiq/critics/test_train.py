@@ -253,8 +253,8 @@ KILLED = """
     spec.loader.exec_module(stage)
     from digiq.critics.train import MetricsLog
     write = MetricsLog.write
-    def write_then_die(self, epoch, metrics):
-        write(self, epoch, metrics)
+    def write_then_die(self, epoch, metrics, *found):
+        write(self, epoch, metrics, *found)
         if epoch == 5:
             os.kill(os.getpid(), signal.SIGKILL)
     MetricsLog.write = write_then_die
