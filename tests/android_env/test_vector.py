@@ -113,8 +113,12 @@ def test_it_is_an_ordinary_gymnasium_environment():
 
 
 def test_environments_in_processes_of_their_own_say_the_same(envs):
-    # "spawn": a process with threads must not be forked.
-    apart = AsyncVectorEnv([make] * NUM, shared_memory=False, context="spawn")
+    # "spawn": a process with threads must not be forked. Such a process cannot import this file: a function made here
+    # travels whole, one of the module would travel as its name.
+    def make_there():
+        return AndroidEnv(SimulatedPhone(noise=NO_NOISE, render=False), TASKS, max_steps=3)
+
+    apart = AsyncVectorEnv([make_there] * NUM, shared_memory=False, context="spawn")
     try:
         here, there = envs.reset(seed=[5, 6, 7]), apart.reset(seed=[5, 6, 7])
         assert_same(here[0], there[0])
