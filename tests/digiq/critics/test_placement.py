@@ -68,7 +68,7 @@ def launch(devices: int, processes: int = 1) -> list[subprocess.Popen]:
 
 
 def result(process: subprocess.Popen) -> dict:
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err[-3000:]
     return json.loads(out.splitlines()[-1])
 
