@@ -10,7 +10,7 @@ name agrees where all its pairs do, and one pair is found in one look).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,13 +70,6 @@ class Example:
     """[P] 1 where the cursor's widget is, IGNORE everywhere without a cursor."""
     is_named_tap: bool = False
     """A tap on a widget with a name: what naming and matching accuracy are measured on."""
-
-
-def examples(seed: int, *, unseen: bool = False) -> Iterator[Example]:
-    """An endless stream; ``unseen`` draws only words that training never shows."""
-    rng = np.random.default_rng(seed)
-    while True:
-        yield make_example(rng, unseen=unseen)
 
 
 def make_example(rng: np.random.Generator, *, unseen: bool = False, goals: int = 1) -> Example:
