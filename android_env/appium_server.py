@@ -1,7 +1,8 @@
 """`AppiumServer`: an Appium server of one's own, for as long as it is needed.
 
 The server listens on the loopback interface alone, on a port that was free, in a process group of its own; stopping it
-ends that group, with every browser in it, and nothing else. So does the end of the process that started it.
+ends that group, with every browser in it, and nothing else. So does the end of the process that started it. Nobody gets
+a shell on a phone through it (`adb_shell`), whatever Appium's own config files say, unless `allow_insecure` names that.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import atexit
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,6 +19,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from android_env.faults import ServerDead, ServerSlow
 
 HOST = "127.0.0.1"
 POLL_S = 0.1
+DENIED = "*:adb_shell"
+"""The feature of Appium's drivers that gives its clients a shell on the phone."""
 # Should this process be killed, its end of the pipe closes, and the watcher ends the server's group with it in it.
 _WATCHED = 'exec 3<&0; { read _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
 GRACE_S = 5.0
@@ -63,6 +68,8 @@ class AppiumServer:
         log: file that the server's output is appended to; None keeps it in a temporary folder, which stays where the
             server failed.
         start_cap_s: how long the server may take to come up, seconds.
+        allow_insecure: Appium's `--allow-insecure`: features that are off by default, each with its driver, for example
+            `uiautomator2:adb_shell`. None is needed here.
 
     Raises:
         SetupError: there is no Appium.
@@ -75,10 +82,12 @@ class AppiumServer:
         port: int | None = None,
         log: str | Path | None = None,
         start_cap_s: float = 120.0,
+        allow_insecure: Sequence[str] = (),
     ) -> None:
         self._command, self._home = find_appium(home)
         self._wanted_log = None if log is None else Path(log)
         self._start_cap_s = start_cap_s
+        self.allow_insecure = tuple(allow_insecure)
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
         self.port = port or 0
@@ -119,17 +128,18 @@ class AppiumServer:
         if self.alive:
             return self
         self.stop()
-        self._folder = Path(tempfile.mkdtemp(prefix="appium-"))
+        # A browser's socket lies in here, and Chromium does not start where its path is longer than 107 bytes.
+        short = len(os.fsencode(tempfile.gettempdir())) <= 40
+        self._folder = Path(tempfile.mkdtemp(prefix="appium-", dir=None if short else "/tmp"))
         # Browsers keep their profiles here, so that a killed one leaves nothing behind.
         (self._folder / "tmp").mkdir()
         self.port = self.port or free_port()
         environment = {**os.environ, "TMPDIR": str(self._folder / "tmp")}
         if self._home is not None:
             environment["APPIUM_HOME"] = str(self._home)
-        arguments = ["server", "--address", HOST, "--port", str(self.port), "--log-no-colors"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["sh", "-c", _WATCHED, "sh", *self._command, *arguments, "--log-timestamp"],
+                ["sh", "-c", _WATCHED, "sh", *self._command, *self.arguments()],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -139,6 +149,16 @@ class AppiumServer:
         atexit.register(self.stop)
         self._wait_until_ready(self._process)
         return self
+
+    def arguments(self) -> list[str]:
+        """What `start` tells Appium; it goes before what config files say."""
+        allowed = any(name.endswith(":adb_shell") for name in self.allow_insecure)
+        return [
+            *("server", "--address", HOST, "--port", str(self.port)),
+            *("--log-no-colors", "--log-timestamp"),
+            *(("--allow-insecure", ",".join(self.allow_insecure)) if self.allow_insecure else ()),
+            *(() if allowed else ("--deny-insecure", DENIED)),
+        ]
 
     def stop(self) -> None:
         """Ends the server and all that it started; a server that does not run is left as it is."""
@@ -176,10 +196,19 @@ class AppiumServer:
 
 
 def free_port() -> int:
-    """A port of the loopback interface on which nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
+    """A port of the loopback interface on which nobody listens now.
+
+    It lies below those that the system gives to connections, so that none takes it before it is listened on.
+
+    Raises:
+        SetupError: none of many was free.
+    """
+    for _ in range(100):
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise SetupError(f"no free port on {HOST} between 20000 and 32000; stop some servers.")
 
 
 def _is_ready(url: str) -> bool:

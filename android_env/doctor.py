@@ -63,7 +63,7 @@ def examine(
     else:
         missing = ""
     return [
-        _sdk(sdk, missing),
+        _sdk(sdk, missing, environ),
         _acceleration(kvm),
         _avds(environ),
         *_appium(environ),
@@ -74,7 +74,7 @@ def examine(
     ]
 
 
-def _sdk(sdk: Sdk | None, missing: str) -> Finding:
+def _sdk(sdk: Sdk | None, missing: str, environ: Mapping[str, str]) -> Finding:
     if sdk is None:
         what, _, mend = missing.partition("; ")
         return Finding("SDK", False, f"{what}.", mend)
@@ -86,6 +86,9 @@ def _sdk(sdk: Sdk | None, missing: str) -> Finding:
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
             return Finding("SDK", False, f"{tool} fails: {' '.join(said)}", "reinstall it with sdkmanager.")
+    if not (environ.get("ANDROID_HOME") or environ.get("ANDROID_SDK_ROOT")):
+        says = f"{sdk.adb} is there, but Appium looks in ANDROID_HOME only, which is not set."
+        return Finding("SDK", False, says, f"export ANDROID_HOME={sdk.adb.parent.parent}")
     return Finding("SDK", True, f"{sdk.adb}, {sdk.emulator}")
 
 

@@ -104,7 +104,8 @@ class EmulatorConfig:
     clock_slack_s: float = 120.0
     """How far the phone's clock may be, after loading, from that of the snapshot or of this machine, seconds."""
     prepare: tuple[str, ...] = ("svc power stayon true", "settings put system accelerometer_rotation 0")
-    """Shell commands on the phone after every boot; these keep the display on and upright."""
+    """Shell commands on the phone after every boot; these keep the display on and upright. Besides them only its state
+    is asked for; nothing of tasks or agents ever gets to a shell."""
     options: tuple[str, ...] = ()
     """Further options of the `emulator` command."""
 

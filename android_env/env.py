@@ -10,11 +10,12 @@ import numpy as np
 from gymnasium import spaces
 
 from android_env.actions import Action, ActionType
-from android_env.devices import Device, Observation, Reports, StepReport, Verdict
+from android_env.devices import Device, LogsFaults, Observation, Reports, StepReport, Verdict
 from android_env.errors import ActionError, EpisodeError, TaskError
 from android_env.evaluators import Evaluator, ground_truth
-from android_env.faults import CAPS, JudgeError
+from android_env.faults import CAPS, FaultEvent, FaultLog, JudgeError
 from android_env.safety import NO_SAFETY_LIST, SafetyList
+from android_env.spaces import AnyText
 from android_env.tasks.task import Task
 
 __all__ = ["ACTION_TYPES", "AndroidEnv", "Observation", "StepInfo", "action_from_sample"]
@@ -37,16 +38,6 @@ class StepInfo(TypedDict):
     """How the action went, where the device says so (`Reports`); None where `executed` is."""
     refused: str
     """Why the safety list did not let the action through; empty if it did. The episode then ends as a failure."""
-
-
-class AnyText(spaces.Text):
-    """Strings of any characters up to a length; samples are of letters and digits."""
-
-    def __init__(self, max_length: int) -> None:
-        super().__init__(max_length, min_length=0)
-
-    def contains(self, x: Any) -> bool:
-        return isinstance(x, str) and len(x) <= self.max_length
 
 
 class AndroidEnv(gym.Env[dict[str, Any], Any]):
@@ -89,6 +80,8 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         self.evaluator = evaluator
         self.max_steps = max_steps
         self.safety = safety
+        self.faults = device.faults if isinstance(device, LogsFaults) else FaultLog()
+        """Where the judge's faults are counted and written: with the device's, where it keeps any."""
         self._by_id = {task.task_id: task for task in self.tasks}
         self._task: Task | None = None
         self._observation: Observation | None = None
@@ -191,7 +184,10 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         for left in reversed(range(1 + CAPS[JudgeError.rung])):
             try:
                 return self.evaluator(self.device, self.task, action)
-            except JudgeError:
+            except JudgeError as error:
+                done = JudgeError.rung.name if left else "raised"
+                self.faults.kinds[error.kind] += 1
+                self.faults.add(FaultEvent(self.device.name, error.kind, str(error), "judge", done))
                 if not left:
                     raise
         raise AssertionError("unreachable")

@@ -271,7 +271,7 @@ class FaultEvent:
     kind: str
     message: str
     step: str
-    """What was being done: `read`, `act` or `reset`."""
+    """What was being done: `read`, `act`, `reset` or `judge`."""
     done: str
     """What was done about it: a rung's name, `raised` or `maybe_executed`."""
 

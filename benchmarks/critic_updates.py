@@ -12,11 +12,19 @@ the median of the ratios of neighbouring turns.
     the best rate that either framework reaches here, divided by the time of our update.
 (d) ``population_speedup``: eight small critics by ``vmap`` against eight runs in sequence.
 
-``--quick`` uses half-width heads. The last line is one JSON object. d3rlpy's pins ask for an environment of its own; it
+On a quiet machine only: another busy process falls on one contestant's turn and not on the other's. Contestants use the
+cores that this process may use (``taskset`` is respected). Where two learners of the asked width would fill more than
+half of the memory, only one is alive at a time: it starts, warms up, takes its turn and ends.
+
+    .venv/bin/python benchmarks/critic_updates.py            # full width: 24 GB of memory, tens of minutes
+    .venv/bin/python benchmarks/critic_updates.py --quick    # after one call that installs d3rlpy
+
+``--quick`` uses half-width heads and few turns. The last line is one JSON object. d3rlpy's pins ask for an environment of its own; it
 is made under ``build/`` on first use and shares torch with this one.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib.metadata
 import itertools
@@ -32,7 +40,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-THREADS = os.cpu_count() or 1
+THREADS = len(os.sched_getaffinity(0))
 OBSERVATION, ACTION, BATCH, ROWS = 17, 6, 256, 100_000
 V_INPUT, PAIR_INPUT = 5120, 5632
 """Upstream's inputs: V 5,120; Q the same and 5,632 of the action and the VLM."""
@@ -279,7 +287,6 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
             step()
         return steps, time.perf_counter() - start
 
-    turn()
     return turn
 
 
@@ -373,11 +380,10 @@ def stored_features(np: Any, observation: int = V_INPUT, pair: int = PAIR_INPUT)
 
 
 def jax_turn(step: Callable[[Any, Any], Any], state: Any, steps: int) -> Turn:
-    """A turn that threads a donated state through ``step``; compiles before the first."""
+    """A turn that threads a donated state through ``step``; the first one compiles too, and is dropped as warm-up."""
     import jax
 
     key = jax.random.PRNGKey(1)
-    state = jax.block_until_ready(step(state, key))
 
     def turn() -> tuple[int, float]:
         nonlocal state, key
@@ -457,6 +463,25 @@ def alternate(turns: int, *processes: Process) -> list[list[Any]]:
     return [list(column) for column in zip(*rounds[1:], strict=True)]
 
 
+def alternate_alone(turns: int, *contestants: tuple[str, dict[str, Any]]) -> list[list[Any]]:
+    """As :func:`alternate`, with one process alive at a time; each warms up by a turn that is dropped."""
+    columns: list[list[Any]] = [[] for _ in contestants]
+    for _ in range(turns):
+        for column, (name, arguments) in zip(columns, contestants, strict=True):
+            with Process(name, **arguments) as process:
+                process.turn()
+                column.append(process.turn())
+    return columns
+
+
+def take_turns(alone: bool, turns: int, *contestants: tuple[str, dict[str, Any]]) -> list[list[Any]]:
+    """Measurements of each contestant, one process at a time or all of them alive."""
+    if alone:
+        return alternate_alone(turns, *contestants)
+    with contextlib.ExitStack() as stack:
+        return alternate(turns, *(stack.enter_context(Process(name, **a)) for name, a in contestants))
+
+
 def median_ratio(slow: list[float], fast: list[float]) -> float:
     """Median over rounds of how many times as long ``slow`` took."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
@@ -493,25 +518,28 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
     first_q, first_v = (V_INPUT + PAIR_INPUT) * q_sizes(width)[0], V_INPUT * v_sizes(width)[0]
     flops_per_row = 2 * 2 * (4 * (q + v) - first_q - first_v)
     encoder_flops = 2 * 85e6 * (44 * 3 + 44 + 30)
-    with Process("digiq_heads", width=width, batch=32, steps=2) as ours:
-        with Process("torch_heads", width=width, batch=32, steps=1) as theirs:
-            a, b = alternate(turns, ours, theirs)
-        yield (
-            "vs_torch_heads",
-            median_ratio(b, a),
-            f"{parameters / 1e6:.0f} M parameters, {statistics.median(a):.2f} s",
-        )
-        with Process("torch_heads", width=width, batch=32, steps=1, encoders=True) as theirs:
-            a, b = alternate(max(2, turns // 3), ours, theirs)
-        ratio = 1 + encoder_flops / flops_per_row
-        yield "vs_upstream_shape", median_ratio(b, a), f"{ratio:.1f}x the FLOPs"
+    learner = 5 * 4 * parameters  # parameters, target, two moments and a gradient, float32
+    memory_size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    alone = 2 * learner > 0.5 * memory_size
+    ours = ("digiq_heads", {"width": width, "batch": 32, "steps": 2})
+    theirs = {"width": width, "batch": 32, "steps": 1}
+    few = max(2, turns // 3)
+    a, b = take_turns(alone, turns, ours, ("torch_heads", theirs))
+    remark = f"{parameters / 1e6:.0f} M parameters, {statistics.median(a):.2f} s"
+    yield "vs_torch_heads", median_ratio(b, a), remark
+    a, b = take_turns(alone, few, ours, ("torch_heads", {**theirs, "encoders": True}))
+    ratio = 1 + encoder_flops / flops_per_row
+    yield "vs_upstream_shape", median_ratio(b, a), f"{ratio:.1f}x the FLOPs"
 
     for batch in (256, 2048):
-        with (
-            Process("digiq_heads", width=width, batch=batch, steps=1) as ours,
-            Process("rates", width=width, batch=batch) as bound,
-        ):
-            a, best = alternate(max(2, turns // 3), ours, bound)
+        # A turn at 2,048 takes many seconds at half width: in a quick run one has to do.
+        rounds = 1 if quick and batch == 2048 else few
+        a, best = take_turns(
+            alone,
+            rounds,
+            ("digiq_heads", {"width": width, "batch": batch, "steps": 1}),
+            ("rates", {"width": width, "batch": batch}),
+        )
         shares = [
             (batch * flops_per_row / gemm + 9 * 4 * parameters / memory) / seconds
             for seconds, (gemm, memory) in zip(a, best, strict=True)

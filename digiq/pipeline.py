@@ -80,6 +80,9 @@ class Recipe:
     """``q-metrics``: of every arm that reads the critic, how good its Q is where its policy goes; needs ``exact``."""
     evaluate: EvaluateConfig | None = None
     """``evaluate``: the behaviour policy and every distilled arm, on the same episodes."""
+    ceiling: bool = True
+    """``evaluate`` also the behaviour policy's candidates chosen by the simulator's best values, where there is a
+    simulator: what no critic can pass."""
     rank: RankingConfig | None = None
     """``rank``: where the logged action of held-out episodes ranks among its candidates."""
 
@@ -177,8 +180,14 @@ def plan(recipe: Recipe) -> list[Node]:
                 **labelled, **available, policy=policies[arm],
             )  # fmt: skip
     if recipe.evaluate is not None:
-        for arm, policy in policies.items():
-            config = dataclasses.replace(recipe.evaluate, arm=arm)
+        agents = {arm: (policy, recipe.evaluate.agent) for arm, policy in policies.items()}
+        if recipe.ceiling and recipe.evaluate.device.name == "simulated":
+            by_truth = dataclasses.replace(
+                recipe.evaluate.agent, scorer="best_values", num_candidates=recipe.propose.num_candidates
+            )
+            agents["ceiling"] = (behavior, by_truth)
+        for arm, (policy, agent) in agents.items():
+            config = dataclasses.replace(recipe.evaluate, arm=arm, agent=agent)
             # All arms run the same tasks, layouts and noise, so that they can be compared in pairs.
             config = _seeded(config, recipe.seed, "evaluate")
             nodes.append(
@@ -267,9 +276,15 @@ def _execute_in_process(recipe: Recipe, node: Node, overwrite: bool) -> None:
 
 
 def _seeded(config: Any, seed: int, name: str) -> Any:
-    """The config with seeds derived from the run's: stages must not share random numbers."""
-    derived = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
-    return dataclasses.replace(config, seed=derived) if hasattr(config, "seed") else config
+    """The config with its seeds, nested ones too, derived from the run's: stages must not share random numbers."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "seed":
+            changes["seed"] = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = _seeded(value, seed, f"{name}/{field.name}")
+    return dataclasses.replace(config, **changes)
 
 
 def _seconds(node: Node) -> float:

@@ -28,7 +28,7 @@ from digiq import artifacts
 from digiq.agents.build import AgentConfig
 from digiq.config import load, load_yaml, to_dict
 from digiq.errors import ConfigError, DigiQError
-from digiq.evaluation.records import CellRecord, read_record, record_cell, record_name, write_record
+from digiq.evaluation.study_records import CellRecord, read_record, record_cell, record_name, write_record
 from digiq.evaluation.study import (
     FIRST_TUNING_SEED,
     ArmConfig,

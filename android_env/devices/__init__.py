@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from android_env.actions import Action
+from android_env.faults import FaultLog
 from android_env.tasks import Task
 
 Verdict = Literal["success", "failure"]
@@ -42,6 +43,8 @@ class StepReport:
     """True where the screen still moved when waiting ended."""
     faults: int = 0
     """Faults met, and mended, during the action."""
+    act_s: float = 0.0
+    """How long it took to carry the action out, before that wait, seconds; mending included."""
 
 
 class Device(Protocol):
@@ -73,6 +76,14 @@ class Reports(Protocol):
     """A device that says how its last action went."""
 
     report: StepReport
+
+
+@runtime_checkable
+class LogsFaults(Protocol):
+    """A device that counts its faults."""
+
+    @property
+    def faults(self) -> FaultLog: ...
 
 
 @runtime_checkable

@@ -149,6 +149,11 @@ class AppiumDevice:
         )
         self.screen_hw = screen_hw or self.recovery.reset(self._measure)
 
+    @property
+    def faults(self) -> FaultLog:
+        """What has failed, and what was done about it."""
+        return self.recovery.log
+
     def reset(self, task: Task, *, seed: int) -> Observation:
         """Brings the device into the task's first state, climbing the whole ladder if need be.
 
@@ -172,14 +177,16 @@ class AppiumDevice:
         if action.ends_episode or action.type is ActionType.ANSWER:
             return
         before = self._shown
-        faults = self.recovery.log.kinds.total()
+        faults = self.faults.kinds.total()
+        start = self._clock.now()
         sent = self.recovery.act(
             lambda: self._send(action),
             lambda: before is not None and same_screen(before, self._take(), self.settle),
         )
+        act_s = self._clock.now() - start
         settled = self.recovery.read(self._settled)
-        faults = self.recovery.log.kinds.total() - faults
-        self.report = StepReport(sent, settled.wait_s, settled.polls, settled.timed_out, faults)
+        faults = self.faults.kinds.total() - faults
+        self.report = StepReport(sent, settled.wait_s, settled.polls, settled.timed_out, faults, act_s)
 
     def observe(self) -> Observation:
         """What the device shows now."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from android_env.devices.appium import Key, Pixel, command, decode_screenshot, extension
 from android_env.devices.fingers import DOWN, UP, finger, move, pause
+from android_env.errors import TaskError
 from android_env.faults import MalformedResponse
 from android_env.tasks.task import Task
 
@@ -29,6 +30,8 @@ REST_MS = 200
 """How long a swipe rests before it lifts; Android takes a finger for stopped after 40."""
 SWIPE_MOVES = 10
 
+_PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
+"""The names that apps can have. The driver hands them to the phone's shell, so nothing else may pass."""
 KEYCODES: Mapping[Key, int] = {"home": 3, "back": 4, "enter": 66}
 
 
@@ -95,9 +98,18 @@ class UiAutomator2:
         }
 
     def reset(self, driver: Any, task: Task, seed: int) -> None:
-        """Goes to the home screen; a task with a `package` parameter begins in that app, freshly started."""
+        """Goes to the home screen; a task with a `package` parameter begins in that app, freshly started.
+
+        Raises:
+            TaskError: that parameter is no package name.
+        """
+        package = task.params.get("package")
+        if package and not _PACKAGE.fullmatch(package):
+            raise TaskError(
+                f"task {task.task_id!r}: package {package!r} is no package name, like com.android.settings."
+            )
         self.press(driver, "home")
-        if package := task.params.get("package"):
+        if package:
             extension(driver, "mobile: terminateApp", appId=package)
             extension(driver, "mobile: activateApp", appId=package)
 
@@ -128,8 +140,9 @@ class UiAutomator2:
         extension(driver, "mobile: pressKey", keycode=KEYCODES[key])
 
     def open_app(self, driver: Any, name: str) -> None:
-        """Opens the app with this package name."""
-        extension(driver, "mobile: activateApp", appId=name)
+        """Opens the app with this package name; a text that is none names no app, and nothing happens."""
+        if _PACKAGE.fullmatch(name):
+            extension(driver, "mobile: activateApp", appId=name)
 
     def screenshot(self, driver: Any) -> np.ndarray:
         return decode_screenshot(command(driver, "screenshot"))

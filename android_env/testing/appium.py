@@ -2,7 +2,7 @@
 
 It answers as the driver does (endpoints, error codes, messages, ports that clash, sessions that expire) as far as
 DigiQ uses it, makes of a finger what Android makes of it (`gestures`), and fails on demand in every way that a fault
-kind stands for.
+kind stands for. A Chromium session gets the same phone, as if it were one page.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ INJECTABLE = (
     "session_lost",
     "instrumentation_dead",
     "emulator_dead",
+    "browser_gone",
     "screenshot_failed",
     "screenshot_black",
     "settle_timeout",
@@ -57,6 +58,8 @@ INJECTABLE = (
     "command_failed",
 )
 """The faults that this server can show; the others belong to the life cycle and to judges."""
+_W3C = ("platformName", "browserName", "unhandledPromptBehavior")
+"""The capabilities that need no prefix, of those that are asked for."""
 _OF_SCREENSHOTS = ("screenshot_failed", "screenshot_black", "settle_timeout", "wrong_screen_size")
 
 _BOOTED: Task = load_tasks("webshop/train")[0]
@@ -248,7 +251,7 @@ class AppiumDouble:
                 self.state = "offline"
             case "emulator_dead":
                 self.state = "gone"
-            case "session_lost":
+            case "session_lost" | "browser_gone":  # a browser ends with its session
                 self.sessions.pop(session or "", None)
             case "instrumentation_dead":
                 if session in self.sessions:
@@ -296,8 +299,14 @@ class AppiumDouble:
             case "window/rect":
                 height, width = self.phone.screen_hw
                 return {"x": 0, "y": 0, "width": width, "height": height}
+            case "actions" if method == "POST" and body["actions"][0]["type"] == "key":
+                return self._type(body["actions"][0]["actions"])
             case "actions" if method == "POST":
                 return self._touch(body)
+            case "url" | "cookie":
+                return None
+            case "execute/sync" if not str(body.get("script")).startswith("mobile: "):
+                return []  # what any JavaScript says
             case "execute/sync":
                 return self._extension(str(body.get("script")), (body.get("args") or [{}])[0])
         raise _Failure(
@@ -327,10 +336,10 @@ class AppiumDouble:
         asked = body.get("capabilities", {})
         capabilities = {**(asked.get("firstMatch") or [{}])[0], **asked.get("alwaysMatch", {})}
         created = "A new session could not be created. Details: "
-        if str(capabilities.get("appium:automationName", "")).lower() != "uiautomator2":
+        if str(capabilities.get("appium:automationName", "")).lower() not in ("uiautomator2", "chromium"):
             raise _Failure("session not created", f"{created}Could not find a driver for the automationName")
         for name, value in capabilities.items():
-            if ":" not in name and name not in ("platformName", "browserName"):
+            if ":" not in name and name not in _W3C:
                 raise _Failure("invalid argument", f"'{name}' = {value!r} is not a W3C capability", 400)
         udid = capabilities.get("appium:udid")
         for port in ("appium:systemPort", "appium:mjpegServerPort", "appium:chromedriverPort"):
@@ -389,6 +398,11 @@ class AppiumDouble:
             case kind:
                 for _ in range(1 + (kind == "fling")):  # a fling runs on
                     self._do(Action(ActionType.DUAL_POINT, touch, lift))
+
+    def _type(self, steps: Sequence[Mapping[str, str]]) -> None:
+        """What a browser's keyboard does."""
+        typed = "".join(step["value"] for step in steps if step["type"] == "keyDown")
+        self._do(Action.enter() if typed == "\ue007" else Action.type_text(typed))
 
     def _extension(self, script: str, arguments: Mapping[str, Any]) -> Any:
         match script:

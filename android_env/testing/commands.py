@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ class State:
 def taken(state, kind):
     left = state["faults"].get(kind, 0)
     if left: state["faults"][kind] = left - 1
+    elif kind in state["rate"]["kinds"]:
+        import random
+        state["rate"]["draws"] += 1
+        left = random.Random("{{seed}} {{draws}}".format(**state["rate"])).random() < state["rate"]["rate"]
+    if left: state["shown"][kind] = state["shown"].get(kind, 0) + 1
     return bool(left)
 def fail(text):
     sys.stderr.write(text + "\\n"); sys.exit(1)
@@ -91,6 +97,7 @@ with State() as state:
         if args[0] == "emu": fail("error: could not connect to TCP port " + port + ": Connection refused")
         fail("error: device '" + serial + "' not found")
     if args[:2] == ["emu", "kill"]:
+        if taken(state, "busy"): open(phone["path"] + "/multiinstance.lock", "w").write(str(os.getppid()))
         if not phone["stubborn"]: os.kill(phone["pid"], signal.SIGTERM)
         print("OK: killing emulator, bye bye"); sys.exit()
     if args[0] != "emu" and taken(state, "offline"): fail("error: device offline")
@@ -136,6 +143,7 @@ class CommandDoubles:
         "start_fails",
         "boot_hangs",
         "ignores_kill",
+        "busy",
         "offline",
         "save_fails",
         "load_fails",
@@ -150,7 +158,8 @@ class CommandDoubles:
         self._state = root / "state"
         self._state.mkdir(parents=True)
         phone = {"package": "com.android.launcher3", "size": "1080x2400", "clock": 1_700_000_000}
-        state = {"emulators": {}, "faults": {}, "boot_polls": boot_polls, "phone": phone}
+        state = {"emulators": {}, "faults": {}, "shown": {}, "boot_polls": boot_polls, "phone": phone}
+        state["rate"] = {"rate": 0.0, "kinds": [], "seed": 0, "draws": 0}
         (self._state / "state.json").write_text(json.dumps(state))
         for folder, name, body in (("platform-tools", "adb", _ADB), ("emulator", "emulator", _EMULATOR)):
             program = root / "sdk" / folder / name
@@ -188,6 +197,12 @@ class CommandDoubles:
         with self._locked() as state:
             return dict(state["emulators"])
 
+    @property
+    def faults(self) -> Counter[str]:
+        """How often each kind was shown."""
+        with self._locked() as state:
+            return Counter(state["shown"])
+
     def make_avd(self, name: str) -> Path:
         """Makes an AVD, with an overlay that names its base image as real ones do."""
         directory = self.avd_home / f"{name}.avd"
@@ -207,15 +222,25 @@ class CommandDoubles:
         return directory
 
     def inject(self, kind: str, times: int = 1) -> None:
-        """Makes the next `times` occasions fail in a way of `FAULTS`.
+        """Makes the next `times` occasions fail in a way of `FAULTS`; `busy`: another emulator takes the clone.
 
         Raises:
             ValueError: an unknown kind.
         """
-        if kind not in self.FAULTS:
-            raise ValueError(f"cannot inject {kind!r}; use one of: {', '.join(self.FAULTS)}.")
+        self._check(kind)
         with self._locked() as state:
             state["faults"][kind] = times
+
+    def inject_at_rate(self, rate: float, *, seed: int, kinds: Sequence[str]) -> None:
+        """Makes each later occasion for one of `kinds` fail with this probability; 0 ends it.
+
+        Raises:
+            ValueError: an unknown kind.
+        """
+        for kind in kinds:
+            self._check(kind)
+        with self._locked() as state:
+            state["rate"] = {"rate": rate, "kinds": list(kinds), "seed": seed, "draws": 0}
 
     def set_phone(self, **fields: Any) -> None:
         """Changes what every running phone shows: `package`, `size`, `clock`."""
@@ -240,6 +265,10 @@ class CommandDoubles:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _check(self, kind: str) -> None:
+        if kind not in self.FAULTS:
+            raise ValueError(f"cannot inject {kind!r}; use one of: {', '.join(self.FAULTS)}.")
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[dict[str, Any]]:

@@ -37,6 +37,9 @@ class DeviceConfig:
     """What ``digiq devices start`` has written. Of ``android``."""
     server: str = ""
     """Address of a running Appium server; empty starts one for the run. Of ``android``."""
+    allow_insecure: tuple[str, ...] = ()
+    """Appium's features that are off unless named here, for example ``uiautomator2:adb_shell``, a shell on the phone.
+    DigiQ needs none. Of ``android``, for a server started for the run."""
     deny_packages: tuple[str, ...] = ()
     """Safety list: apps, by package name or glob, that no agent may open or use."""
     deny_urls: tuple[str, ...] = ()
@@ -131,7 +134,7 @@ def _android(config: DeviceConfig) -> Callable[[], Any]:
         fleet = Fleet.attach(Path(config.fleet), find_sdk())
         if config.server:
             return lambda: fleet.device(config.server)
-        server = AppiumServer()
+        server = AppiumServer(allow_insecure=config.allow_insecure)
     except SetupError as error:
         raise ConfigError(f"device: {error}") from None
 

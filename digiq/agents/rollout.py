@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from android_env.actions import Action, ParseError
+from android_env.devices import StepReport
 from android_env.errors import DeviceFault
 from android_env.faults import JudgeError, Quarantined
 from android_env.tasks import Task
@@ -52,6 +53,8 @@ class EpisodeRun:
     episode: Episode | None
     """The recording, where one was asked for and the device held out."""
     error: str = ""
+    reports: tuple[StepReport | None, ...] = ()
+    """How each executed action went; None on devices that do not tell."""
 
 
 def plan_episodes(tasks: Iterable[Task], episodes: int, seed: int) -> list[EpisodeSpec]:
@@ -113,7 +116,7 @@ def rollout(
     finished: dict[int, EpisodeRun] = {}
     idle: list[Any] = []
     next_position = 0
-    devices = batch_size
+    devices, reason = batch_size, "there was none"
     pool = ThreadPoolExecutor(batch_size) if threads else None
     each: Callable[..., Iterable[Any]] = map if pool is None else pool.map
     try:
@@ -121,8 +124,8 @@ def rollout(
             while len(running) < devices and waiting:
                 try:
                     env = idle.pop() if idle else make_env()
-                except Quarantined:
-                    devices = len(running)
+                except Quarantined as error:
+                    devices, reason = len(running), str(error)
                     break
                 position, spec, retries = waiting.popleft()
                 running.append(_Running(env, position, spec, record(spec), retries))
@@ -135,7 +138,7 @@ def rollout(
             still = []
             for episode in running:
                 if episode.lost:
-                    devices -= 1
+                    devices, reason = devices - 1, episode.lost
                     episode.env.close()
                     waiting.appendleft((episode.position, episode.spec, episode.retries))
                 elif episode.result is None:
@@ -146,7 +149,8 @@ def rollout(
             running = still
             if not devices:
                 for position, spec, _ in waiting:
-                    finished[position] = EpisodeRun(spec, "infra_error", (), 0, None, "no device is left.")
+                    text = f"no device is left: {reason}"
+                    finished[position] = EpisodeRun(spec, "infra_error", (), 0, None, text)
                 waiting.clear()
             while next_position in finished:
                 yield finished.pop(next_position)
@@ -166,8 +170,8 @@ class _Running:
     def __init__(self, env: Any, position: int, spec: EpisodeSpec, recorded: bool, retries: int):
         self.env, self.position, self.spec = env, position, spec
         self.result: EpisodeRun | None = None
-        self.lost = False
-        """The device is given up; the episode is for another."""
+        self.lost = ""
+        """Why the device is given up; the episode is then for another."""
         self._recorded, self.retries = recorded, retries
         self._observation: dict[str, Any] | None = None
 
@@ -178,6 +182,7 @@ class _Running:
             )
             self._decisions: list[Decision] = []
             self._steps: list[Step] = []
+            self._reports: list[StepReport | None] = []
             self._executed = 0
             try:
                 self._observation, _ = self.env.reset(seed=self.spec.seed, options={"task": self.spec.task})
@@ -206,6 +211,7 @@ class _Running:
             self._finish("failure", policy_name, terminal=True, error=info["refused"])
             return
         self._executed += 1
+        self._reports.append(info.get("report"))
         self._keep(decision, float(reward), 0.0 if terminated else 1.0)
         self._observation = observation
         if terminated or truncated:
@@ -252,13 +258,15 @@ class _Running:
                 seed=self.spec.seed,
                 steps=(*self._steps, last),
             )
-        self.result = EpisodeRun(self.spec, outcome, tuple(self._decisions), self._executed, episode, error)
+        self.result = EpisodeRun(
+            self.spec, outcome, tuple(self._decisions), self._executed, episode, error, tuple(self._reports)
+        )
 
     def _fault(self, error: DeviceFault) -> None:
         """The device failed: run again under the same seed, or give up and say so."""
         self._observation = None
         if isinstance(error, Quarantined):
-            self.lost = True
+            self.lost = str(error)
             return
         if self.retries:
             self.retries -= 1

@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import re
 import sys
 import typing
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import tyro
@@ -17,6 +19,7 @@ import tyro
 from digiq.config import load_yaml
 
 T = TypeVar("T")
+_NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?(,[-+]?[\d.]+(e[-+]?\d+)?)+", re.IGNORECASE)
 
 
 def main(command: str, stage: tuple[str, str], arguments: list[str]) -> None:
@@ -41,12 +44,24 @@ def parse(cls: type[T], arguments: list[str], *, program: str, default: T | None
     """
     parsed = tyro.cli(
         cls,
-        args=arguments,
+        args=list(_listed(arguments)),
         prog=program,
         default=default,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
     )
     return typing.cast(T, parsed)
+
+
+def _listed(arguments: list[str]) -> Iterator[str]:
+    """Numbers joined by commas as separate arguments: ``--lr 1e-5,1e-4`` is ``--lr 1e-5 1e-4``."""
+    for argument in arguments:
+        option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        if not _NUMBERS.fullmatch(value):
+            yield argument
+            continue
+        if equals:
+            yield option
+        yield from value.split(",")
 
 
 def _options(run: Any, about: str, config: Any = None) -> type:

@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     from digiq import studies
     from digiq.cli.stage import parse
     from digiq.config import load_yaml
-    from digiq.evaluation.records import read_records
+    from digiq.evaluation.study_records import read_records
     from digiq.evaluation.study import StudyConfig
     from digiq.evaluation.study_page import print_trials, write_page
 

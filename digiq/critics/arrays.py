@@ -5,7 +5,7 @@ Features are stored once; a transition holds indices into them. Everything the l
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from digiq.errors import DigiQError
 Array = jax.Array | np.ndarray
 """On the host while data is prepared or streamed, on the device while it is learned from."""
 
-_CHUNK = 8192  # rows whose statistics are taken at once, so that float64 copies stay small
+_CHUNK, _CHUNK_VALUES = 8192, 2**24  # rows and numbers looked at at once, so that float64 copies stay small
 
 
 class Standardizer(NamedTuple):
@@ -59,7 +59,7 @@ class CriticData(NamedTuple):
     """All that an epoch reads."""
 
     observation: Any
-    """[S, Do] in the dtype they are stored in; converted to float32 after the gather."""
+    """[S, Do] in the dtype they are stored in (on the device see :func:`place`); float32 after the gather."""
     pair: Any
     """[M, Dp]."""
     candidate_row: Int[Array, "S N"]
@@ -114,22 +114,51 @@ def gather(data: CriticData, rows: Int[Array, "B"], needs: Needs) -> Batch:
     window = xp.minimum(steps, t.end[rows][:, None])
     obs = t.obs[rows]
     batch = Batch(
-        observation=std.observation(data.observation[obs]),
-        pair=std.pair(data.pair[data.candidate_row[obs, 0]]),
+        observation=std.observation(_rows(data.observation, obs)),
+        pair=std.pair(_rows(data.pair, data.candidate_row[obs, 0])),
         reward=xp.where(inside, t.reward[window], np.float32(0)),
         discount=xp.where(inside, t.discount[window], np.float32(1)),
-        next_observation=std.observation(data.observation[t.next_obs[window[:, -1]]]),
+        next_observation=std.observation(_rows(data.observation, t.next_obs[window[:, -1]])),
         returns=t.returns[rows],
         first=t.first[rows],
     )
     if needs.every_step:
-        batch = batch._replace(next_observations=std.observation(data.observation[t.next_obs[window]]))
+        batch = batch._replace(next_observations=std.observation(_rows(data.observation, t.next_obs[window])))
     if needs.candidates:
         candidates = data.candidate_row[obs]
         batch = batch._replace(
-            candidates=std.pair(data.pair[xp.maximum(candidates, 0)]), mask=candidates >= 0
+            candidates=std.pair(_rows(data.pair, xp.maximum(candidates, 0))), mask=candidates >= 0
         )
     return batch
+
+
+def place(data: CriticData, to: Any = None) -> CriticData:
+    """Moves prepared arrays to a device (or a sharding), each of them once.
+
+    bfloat16 features travel as their bits, uint16: XLA gathers no bfloat16 on CPUs and would keep the whole table a
+    second time, widened to float32, for as long as an epoch runs. :func:`gather` reads the bits as what they are.
+    """
+    bits = (
+        x.view(np.uint16) if isinstance(x, np.ndarray) and x.dtype == jnp.bfloat16 else x
+        for x in (data.observation, data.pair)
+    )
+    observation, pair = bits
+    return jax.device_put(data._replace(observation=observation, pair=pair), to)
+
+
+def read_rows(array: Any, rows: np.ndarray) -> np.ndarray:
+    """Features of ``rows`` on the host, wherever ``array`` is."""
+    return np.asarray(_rows(array, rows))
+
+
+def _rows(array: Any, rows: Any) -> Any:
+    """``array[rows]``, bits of bfloat16 (see :func:`place`) as bfloat16."""
+    found = array[rows]
+    if found.dtype != np.uint16:
+        return found
+    if isinstance(found, np.ndarray):
+        return found.view(jnp.bfloat16)
+    return jax.lax.bitcast_convert_type(found, jnp.bfloat16)
 
 
 def prepare(
@@ -213,11 +242,20 @@ def concatenate_layers(arrays: Any, layers: Sequence[str] = ()) -> Any:
     """
     if not isinstance(arrays, Mapping):
         return arrays if hasattr(arrays, "shape") else np.asarray(arrays)
+    chosen = [np.asarray(layer) for layer in choose_layers(arrays, layers)]
+    return chosen[0] if len(chosen) == 1 else np.concatenate(chosen, axis=-1)
+
+
+def choose_layers(arrays: Mapping[str, Any], layers: Sequence[str] = ()) -> list[Any]:
+    """The named arrays, or all of them.
+
+    Raises:
+      DigiQError: a layer that the mapping lacks.
+    """
     missing = [name for name in layers if name not in arrays]
     if missing:
         raise DigiQError(f"features: no layer '{missing[0]}'; stored layers: {', '.join(arrays)}.")
-    chosen = [np.asarray(arrays[name]) for name in (layers or arrays)]
-    return chosen[0] if len(chosen) == 1 else np.concatenate(chosen, axis=-1)
+    return [arrays[name] for name in (layers or arrays)]
 
 
 def layer_names(features: Any, kind: str, layers: Sequence[str] = ()) -> tuple[str, ...]:
@@ -330,27 +368,38 @@ def _heldout_episodes(
     return numbers[np.isin(labels, chosen)]
 
 
-def _statistics(array: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _statistics(array: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and inverse deviation of chosen rows; a constant column keeps its scale."""
     total = np.zeros(array.shape[1], np.float64)
-    for start in range(0, len(rows), _CHUNK):
-        total += array[rows[start : start + _CHUNK]].astype(np.float64).sum(0)
+    for part in _chunks(array, rows):
+        total += array[part].astype(np.float64).sum(0)
     mean = total / len(rows)
     squares = np.zeros_like(mean)
-    for start in range(0, len(rows), _CHUNK):
-        squares += np.square(array[rows[start : start + _CHUNK]].astype(np.float64) - mean).sum(0)
+    for part in _chunks(array, rows):
+        difference = array[part].astype(np.float64)
+        difference -= mean
+        squares += np.square(difference, out=difference).sum(0)
     deviation = np.sqrt(squares / len(rows))
     inverse = 1.0 / np.where(deviation < 1e-6, 1.0, deviation)
     return mean.astype(np.float32), inverse.astype(np.float32)
 
 
-def _refuse_non_finite(array: np.ndarray, name: str) -> None:
-    for start in range(0, len(array), _CHUNK):
-        chunk = array[start : start + _CHUNK].astype(np.float32)
-        bad = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
+def _refuse_non_finite(array: Any, name: str) -> None:
+    for part in _chunks(array, np.arange(len(array))):
+        bad = part[~np.isfinite(array[part].astype(np.float32)).all(axis=1)]
         if len(bad):
-            shown = ", ".join(str(start + b) for b in bad[:5])
+            shown = ", ".join(map(str, np.sort(bad)[:5]))
             raise DigiQError(f"{name} holds NaN or Inf in rows {shown}; extract or label those again.")
+
+
+def _chunks(array: Any, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """``rows`` in parts, in the order in which an array on disk holds them (its ``order``)."""
+    order = getattr(array, "order", None)
+    if order is not None:
+        rows = order[np.isin(order, rows, assume_unique=True)]
+    size = min(_CHUNK, max(1, _CHUNK_VALUES // max(1, array.shape[1])))
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def _field(source: Any, name: str, *default: Any) -> Any:

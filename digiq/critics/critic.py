@@ -78,6 +78,11 @@ class Critic:
         return array
 
 
+def flat(critic: Critic) -> Critic:
+    """The critic on features whose layers are joined already."""
+    return dataclasses.replace(critic, observation_layers=(), pair_layers=())
+
+
 def candidate_values(
     critic: Critic, features: Any, *, aggregate: Aggregate | None = None, baseline: Baseline | None = None
 ) -> tuple[Float[np.ndarray, "S N"], Float[np.ndarray, "S"]]:
@@ -94,27 +99,42 @@ def candidate_values(
     Returns:
       float32 ``q[S, N]``, NaN where there is no candidate, and float32 ``baseline[S]``.
     """
+    q, v = (critic.aggregate(values, aggregate) for values in member_values(critic, features))
+    return q, baseline_of(q, v, baseline or critic.config.baseline)
+
+
+def baseline_of(
+    q: Float[np.ndarray, "S N"], v: Float[np.ndarray, "S"], baseline: Baseline
+) -> Float[np.ndarray, "S"]:
+    """The value that candidates must beat; see :func:`candidate_values`."""
+    if baseline == "logged":
+        return q[:, 0].copy()
+    if baseline == "candidate_mean":
+        exists = ~np.isnan(q)
+        return (np.where(exists, q, 0).sum(1) / np.maximum(exists.sum(1), 1)).astype(np.float32)
+    return v
+
+
+def member_values(
+    critic: Critic, features: Any
+) -> tuple[Float[np.ndarray, "S N E"], Float[np.ndarray, "S E"]]:
+    """Q of every stored candidate (NaN where there is none) and V, of every ensemble member; float32."""
     get = features.get if isinstance(features, Mapping) else functools.partial(getattr, features)
     observation = concatenate_layers(get("observation"), critic.observation_layers)
     pair = concatenate_layers(get("pair"), critic.pair_layers)
     rows = np.asarray(get("candidate_row"))
-    q = np.full(rows.shape, np.nan, np.float32)
-    v = np.zeros(len(rows), np.float32)
-    plain = dataclasses.replace(critic, observation_layers=(), pair_layers=())
+    members = critic.config.heads.members
+    q = np.full((*rows.shape, members), np.nan, np.float32)
+    v = np.zeros((len(rows), members), np.float32)
+    plain = flat(critic)
     for start in range(0, len(rows), _STATES_AT_ONCE):
         # The last chunk is filled up with its last state, so that one shape is compiled.
         states = np.minimum(np.arange(start, start + _STATES_AT_ONCE), len(rows) - 1)
         chunk = rows[states]
         obs = observation[states]
-        values = critic.aggregate(plain.q(obs[:, None], pair[np.maximum(chunk, 0)]), aggregate)
-        q[states] = np.where(chunk >= 0, values, np.nan)
-        v[states] = critic.aggregate(plain.v(obs), aggregate)
-    baseline = baseline or critic.config.baseline
-    if baseline == "logged":
-        v = q[:, 0].copy()
-    elif baseline == "candidate_mean":
-        exists = ~np.isnan(q)
-        v = (np.where(exists, q, 0).sum(1) / np.maximum(exists.sum(1), 1)).astype(np.float32)
+        values = plain.q(obs[:, None], pair[np.maximum(chunk, 0)])
+        q[states] = np.where(chunk[..., None] >= 0, values, np.nan)
+        v[states] = plain.v(obs)
     return q, v
 
 

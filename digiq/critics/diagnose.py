@@ -13,7 +13,7 @@ from digiq.config import configclass
 from digiq.critics.arrays import CriticData
 from digiq.critics.checkpoints import Checkpoints
 from digiq.critics.critic import load_critic
-from digiq.critics.diagnostics import Diagnostics, diagnose
+from digiq.critics.diagnostics import Diagnostics, Reference, diagnose, draw_reliability
 from digiq.critics.train import TrainQConfig, load_training_data
 from digiq.errors import DigiQError
 from digiq.progress import track
@@ -74,8 +74,9 @@ def run(
             )
         chosen = json.loads((critic / "critic.json").read_text())["epoch"]
         epochs = checkpoint_epochs(critic) if config.every_checkpoint else [chosen]
+        reference = Reference.of(data, seed=config.seed)
         found = {
-            epoch: diagnose_checkpoint(critic, epoch, data, config.threshold, config.seed, known)
+            epoch: diagnose_checkpoint(critic, epoch, data, config.threshold, reference, known)
             for epoch in track(epochs, "diagnose", unit="checkpoint")
         }
         table = {str(epoch): dataclasses.asdict(d) for epoch, d in found.items()}
@@ -107,12 +108,17 @@ def checkpoint_epochs(critic: Path) -> list[int]:
 
 
 def diagnose_checkpoint(
-    critic: Path, epoch: int, data: CriticData, threshold: float, seed: int, truth: Any = None
+    critic: Path, epoch: int, data: CriticData, threshold: float, reference: Reference, truth: Any = None
 ) -> Diagnostics:
     """:func:`diagnose` of one checkpoint on disk, its verdict from the epochs up to it."""
     history = [row for row in metrics_of(critic) if row["epoch"] <= epoch]
     return diagnose(
-        load_critic(critic, epoch), data, threshold=threshold, history=history, truth=truth, seed=seed
+        load_critic(critic, epoch),
+        data,
+        threshold=threshold,
+        history=history,
+        truth=truth,
+        reference=reference,
     )
 
 
@@ -124,10 +130,13 @@ def metrics_of(critic: Path) -> list[dict[str, float]]:
 def in_words(d: Diagnostics) -> str:
     """A few lines for the terminal."""
     lines = [
+        f"errors       TD {d.td_error:.3f}, Bellman residual {d.bellman_residual:.3f}; Q changes by {d.q_trend:+.2g} an "
+        f"epoch, {d.initial_value:.3f} at first states",
         f"verdict      {d.verdict.kind}: {d.verdict.reason}; advice: {d.verdict.advice}",
         f"calibration  ECE {d.calibration.ece:.3f}, bias {d.calibration.bias:+.3f}",
-        f"ranking      AUC success/failure {d.success_auc:.3f}; logged action of successes at mean rank "
-        f"{d.logged_ranking.mean_rank:.2f} (chance {d.logged_ranking.random_rank:.2f})",
+        f"ranking      AUC success/failure {d.success_auc:.3f}; logged action of successes above "
+        f"{100 * d.logged_ranking.accuracy:.0f} % of its candidates, first in {100 * d.logged_ranking.rank_at_1:.0f} % "
+        f"(chance {100 * d.logged_ranking.random_at_1:.0f} %)",
         f"gate         {100 * d.gaps.share:.1f} % of states above {d.gaps.threshold:g}",
         f"ensemble     disagreement {d.disagreement:.2f} of the spread of Q; novelty of the chosen {d.novelty:.2f}",
         f"policy value {d.policy_value.value:.3f} [{d.policy_value.low:.3f}, {d.policy_value.high:.3f}]; "
@@ -146,22 +155,18 @@ def plot(d: Diagnostics, history: Sequence[dict[str, float]], path: Path) -> Non
 
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     reliability, trend, gap = figure.subplots(1, 3)
-    c = d.calibration
-    limit = max(*c.predicted, *c.observed, 1e-3)
-    reliability.plot([0, limit], [0, limit], "--", color="grey")
-    reliability.plot(c.predicted, c.observed, "o-")
-    reliability.set(xlabel="predicted Q", ylabel="return that followed", title=f"ECE {c.ece:.3f}")
+    draw_reliability(reliability, d.calibration)
     for name in ("q_mean", "v_mean", "heldout_q_mean", "heldout_initial_q"):
         points = [(row["epoch"], row[name]) for row in history if name in row]
         if points:
             trend.plot(*zip(*points, strict=True), label=name)
     trend.set(xlabel="epoch", title="Q trend")
     trend.legend()
-    gap.plot(d.gaps.quantiles, np.linspace(0, 1, len(d.gaps.quantiles)))
+    gap.stairs(d.gaps.counts, d.gaps.edges, fill=True)
     gap.axvline(d.gaps.threshold, linestyle="--", color="grey")
     gap.set(
         xlabel="best Q minus baseline",
-        ylabel="share of states below",
+        ylabel="states",
         title=f"{100 * d.gaps.share:.1f} % pass",
     )
     with artifacts.atomic_path(path / "diagnostics.png") as temporary:

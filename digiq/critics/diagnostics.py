@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
-from digiq.critics.arrays import CriticData
-from digiq.critics.critic import Critic, candidate_values
+from digiq.critics.arrays import CriticData, Standardizer, Table, read_rows
+from digiq.critics.critic import Critic, baseline_of, flat, member_values
 
 _CHUNK = 2048
+_SAMPLE = 4096  # rows that directions are fitted to
 _BLOCKS = 200  # episodes are pooled into at most this many resampling units, which bounds memory
 
 
@@ -59,6 +60,8 @@ class Ranking:
 class LoggedRanking:
     """Rank of the logged action among its candidates where it led to success; mid-ranks for ties."""
 
+    accuracy: float
+    """Share of the other candidates that stand below the logged action; ties count half. Chance is 0.5."""
     mean_rank: float
     """From 1 (best) to N."""
     rank_at_1: float
@@ -74,6 +77,10 @@ class Gaps:
 
     quantiles: list[float]
     """At 0, 10, ..., 100 %."""
+    edges: list[float]
+    """Of the bins of ``counts``, one more than those."""
+    counts: list[int]
+    """Histogram over states."""
     threshold: float
     share: float
     """Of states strictly above the threshold."""
@@ -92,6 +99,13 @@ class Verdict:
 class Diagnostics:
     """Everything :func:`diagnose` reports; JSON-able by ``dataclasses.asdict``."""
 
+    td_error: float
+    """Root mean square error towards the objective's own target on held-out transitions, as the trainer logged it for
+    this epoch; NaN when it did not."""
+    bellman_residual: float
+    """Root mean square of ``Q(s, a) - r - γ (1 - terminal) V(s')``, aggregated members, on the judged transitions."""
+    q_trend: float
+    """Change an epoch of the mean held-out Q over the last quarter of the epochs; NaN with fewer than two."""
     calibration: Calibration
     success_auc: float
     """Chance that a logged action of a successful episode has a higher Q than one of a failed episode."""
@@ -121,6 +135,7 @@ def diagnose(
     history: Sequence[dict[str, float]] = (),
     truth: Float[np.ndarray, "S N"] | None = None,
     seed: int = 0,
+    reference: "Reference | None" = None,
 ) -> Diagnostics:
     """All diagnostics of one checkpoint.
 
@@ -132,35 +147,165 @@ def diagnose(
       history: the run's metrics, for the verdict.
       truth: true value of every candidate (NaN: unknown), from a simulator.
       seed: of the bootstrap.
+      reference: what does not depend on the critic, when several are looked at; made here otherwise.
     """
     features = {"observation": data.observation, "pair": data.pair, "candidate_row": data.candidate_row}
-    flat = dataclasses.replace(critic, observation_layers=(), pair_layers=())
-    q, baseline = candidate_values(flat, features)
+    q_members, v_members = member_values(flat(critic), features)
+    q, v = critic.aggregate(q_members), critic.aggregate(v_members)
+    baseline = baseline_of(q, v, critic.config.baseline)
+    reference = reference or Reference.of(data, seed=seed)
     if rows is None:
         rows = data.heldout_rows if len(data.heldout_rows) else np.arange(len(data.table.obs))
     obs, returns = np.asarray(data.table.obs[rows]), np.asarray(data.table.returns[rows])
     success = returns > 0
     logged = q[obs, 0]
     chosen = np.nanargmax(np.where(np.isnan(q), -np.inf, q), axis=1)
-    fqe = LinearFQE(data, seed=seed)
-    with np.errstate(invalid="ignore"):
-        spread = float(np.nanstd(q[obs]))
-    members = _members(flat, data, obs)
+    spread = float(np.nanstd(q[obs]))
+    members = q_members[obs].std(-1)
+    residual = logged - data.table.reward[rows] - data.table.discount[rows] * v[data.table.next_obs[rows]]
     gap = np.nanmax(q[obs], axis=1) - baseline[obs]
     first = obs[data.table.first[rows]]
     return Diagnostics(
+        td_error=float(history[-1].get("heldout_td_error", math.nan)) if history else math.nan,
+        bellman_residual=float(np.sqrt(np.mean(np.square(residual)))),
+        q_trend=q_trend(history),
         calibration=calibration(logged, returns),
         success_auc=auc(logged, success),
         logged_ranking=logged_ranking(q[obs][success]),
         gaps=gaps(gap, threshold),
         disagreement=float(np.nanmean(members)) / max(spread, 1e-9),
-        novelty=float(np.mean(novelty(data)[obs, chosen[obs]])),
+        novelty=float(np.mean(reference.novelty[obs, chosen[obs]])),
         initial_value=float(np.nanmean(np.nanmax(q[first], axis=1))) if len(first) else math.nan,
-        policy_value=fqe.value(chosen),
-        behavior_value=fqe.value(np.zeros(len(q), np.int64)),
+        policy_value=reference.fqe.value(chosen),
+        behavior_value=reference.behavior_value,
         verdict=verdict(history),
         truth=None if truth is None else ranking(q[obs], truth[obs]),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """What diagnostics measure a critic against, the same for all critics of the data."""
+
+    fqe: "LinearFQE"
+    novelty: Float[np.ndarray, "S N"]
+    behavior_value: Interval
+
+    @classmethod
+    def of(
+        cls, data: CriticData, *, novelty_: Float[np.ndarray, "S N"] | None = None, seed: int = 0
+    ) -> "Reference":
+        """Of data on the host; ``novelty_`` when it is known from a larger set."""
+        fqe = LinearFQE(data, seed=seed)
+        behavior = fqe.value(np.zeros(len(data.candidate_row), np.int64))
+        return cls(fqe, novelty(data) if novelty_ is None else novelty_, behavior)
+
+
+@dataclasses.dataclass(frozen=True)
+class Monitor:
+    """Diagnostics while training goes on, at a bounded cost: over a sample of episodes that is held in memory."""
+
+    sample: CriticData
+    reference: Reference
+    threshold: float = 0.1
+    """Of the extraction gate whose share of states is reported, in units of Q."""
+
+    @classmethod
+    def of(cls, data: CriticData, states: int, threshold: float = 0.1) -> "Monitor":
+        """Of whole held-out episodes (of any, where none are held out) with about ``states`` observations.
+
+        Args:
+          data: on the host, on the device, or on disk; only the sample and 4,096 logged actions are read.
+          states: at least one episode is taken.
+          threshold: of the gate.
+        """
+        small, observations = sample_episodes(data, states)
+        reference = Reference.of(small, novelty_=novelty(data, states=observations))
+        return cls(small, reference, threshold)
+
+    def look(self, critic: Critic, history: Sequence[dict[str, float]]) -> Diagnostics:
+        """:func:`diagnose` on the sample."""
+        return diagnose(
+            critic, self.sample, threshold=self.threshold, history=history, reference=self.reference
+        )
+
+
+def scalars(d: Diagnostics) -> dict[str, float]:
+    """The single numbers of diagnostics, by the name they are logged under; what is NaN is left out."""
+    found = {
+        "bellman_residual": d.bellman_residual,
+        "ece": d.calibration.ece,
+        "bias": d.calibration.bias,
+        "success_auc": d.success_auc,
+        "ranking_accuracy": d.logged_ranking.accuracy,
+        "rank_at_1": d.logged_ranking.rank_at_1,
+        "mean_rank": d.logged_ranking.mean_rank,
+        "gap_median": d.gaps.quantiles[len(d.gaps.quantiles) // 2],
+        "share_over_threshold": d.gaps.share,
+        "disagreement": d.disagreement,
+        "novelty": d.novelty,
+        "initial_value": d.initial_value,
+        "trend": d.q_trend,
+    }
+    for name, interval in (("policy_value", d.policy_value), ("behavior_value", d.behavior_value)):
+        found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {f"diagnostic_{name}": float(x) for name, x in found.items() if not math.isnan(x)}
+
+
+def sample_episodes(data: CriticData, states: int, seed: int = 0) -> tuple[CriticData, Int[np.ndarray, "S"]]:
+    """A part of ``data``: whole held-out episodes (any, where none are held out), their features read into memory.
+
+    Returns:
+      the part, all of it held out, with indices of its own; and the observations of ``data`` that it holds.
+    """
+    t = Table(*(np.asarray(column) for column in data.table))
+    rows = np.asarray(data.heldout_rows)
+    rows = rows if len(rows) else np.arange(len(t.obs))
+    starts = rows[t.first[rows]]
+    drawn = np.random.default_rng(seed).permutation(starts)
+    count = max(1, int(np.sum(np.cumsum(t.end[drawn] - drawn + 1) <= states)))
+    rows = np.concatenate([np.arange(start, int(t.end[start]) + 1) for start in np.sort(drawn[:count])])
+    goes_on = t.discount[rows] > 0
+    observations = np.unique(np.concatenate([t.obs[rows], t.next_obs[rows][goes_on]]))
+    candidates = np.asarray(data.candidate_row)[observations]
+    pairs = np.unique(candidates[candidates >= 0])
+    table = Table(
+        obs=np.searchsorted(observations, t.obs[rows]),
+        next_obs=np.where(goes_on, np.searchsorted(observations, np.where(goes_on, t.next_obs[rows], 0)), 0),
+        reward=t.reward[rows],
+        discount=t.discount[rows],
+        returns=t.returns[rows],
+        end=np.searchsorted(rows, t.end[rows]),
+        first=t.first[rows],
+    )
+    part = CriticData(
+        observation=read_rows(data.observation, observations),
+        pair=read_rows(data.pair, pairs),
+        candidate_row=np.where(candidates >= 0, np.searchsorted(pairs, candidates), -1),
+        table=table,
+        standardizer=_on_host(data.standardizer),
+        train_rows=np.zeros(0, np.int32),
+        heldout_rows=np.arange(len(rows)),
+    )
+    return part, observations
+
+
+def q_trend(history: Sequence[dict[str, float]]) -> float:
+    """Change of the mean Q (held-out, where it is logged) an epoch, over the last quarter of the epochs."""
+    name = "heldout_q_mean" if history and "heldout_q_mean" in history[-1] else "q_mean"
+    q = [row[name] for row in history if name in row]
+    if len(q) < 2:
+        return math.nan
+    back = min(len(q) - 1, max(1, len(q) // 4))
+    return (q[-1] - q[-1 - back]) / back
+
+
+def draw_reliability(axes: Any, c: Calibration) -> None:
+    """Reliability plot on Matplotlib axes: mean return against mean prediction of each bin."""
+    limit = max(*c.predicted, *c.observed, 1e-3)
+    axes.plot([0, limit], [0, limit], "--", color="grey")
+    axes.plot(c.predicted, c.observed, "o-")
+    axes.set(xlabel="predicted Q", ylabel="return that followed", title=f"ECE {c.ece:.3f}")
 
 
 def calibration(
@@ -213,9 +358,10 @@ def logged_ranking(q: Float[np.ndarray, "S N"]) -> LoggedRanking:
         firsts.append(top[0] / top.sum())
         counts.append(len(values))
     if not ranks:
-        return LoggedRanking(math.nan, math.nan, math.nan, math.nan, 0)
+        return LoggedRanking(math.nan, math.nan, math.nan, math.nan, math.nan, 0)
     n = np.array(counts)
     return LoggedRanking(
+        float(np.mean((n - np.array(ranks)) / (n - 1))),
         float(np.mean(ranks)),
         float(np.mean(firsts)),
         float(np.mean((n + 1) / 2)),
@@ -236,8 +382,11 @@ def auc(score: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"]) -> float
 
 def gaps(gap: Float[np.ndarray, "S"], threshold: float) -> Gaps:
     """Quantiles of the advantage and the share above the threshold."""
+    counts, edges = np.histogram(gap, bins=20)
     return Gaps(
         quantiles=np.quantile(gap, np.linspace(0, 1, 11)).tolist(),
+        edges=edges.tolist(),
+        counts=counts.tolist(),
         threshold=threshold,
         share=float(np.mean(gap > threshold)),
     )
@@ -288,26 +437,38 @@ def verdict(history: Sequence[dict[str, float]]) -> Verdict:
     return Verdict("sound", "training and held-out curves are flat", "nothing to mend here")
 
 
-def novelty(data: CriticData, components: int = 64) -> Float[np.ndarray, "S N"]:
+def novelty(
+    data: CriticData, components: int = 64, states: Int[np.ndarray, "S"] | None = None
+) -> Float[np.ndarray, "S N"]:
     """How unusual each candidate is: quantile of its distance among those of the logged actions, in [0, 1].
 
     The distance is Mahalanobis' in the leading principal components of the pairs' standardised features, fitted to
-    the logged actions of the training split.
+    the logged actions of the training split (to 4,096 of them, when there are more).
+
+    Args:
+      data: wherever it is.
+      components: at most.
+      states: the observations to look at; None for all.
     """
-    logged = np.unique(data.candidate_row[data.table.obs[data.train_rows], 0])
-    x = data.standardizer.pair(data.pair[logged])
+    std = _on_host(data.standardizer)
+    candidates = np.asarray(data.candidate_row)
+    logged = np.unique(candidates[np.asarray(data.table.obs)[np.asarray(data.train_rows)], 0])
+    if len(logged) > _SAMPLE:
+        logged = np.sort(np.random.default_rng(0).choice(logged, _SAMPLE, replace=False))
+    x = std.pair(read_rows(data.pair, logged))
     basis, scale, centre = _principal(x, components)
-    distances = np.concatenate(
-        [
-            np.square(
-                (data.standardizer.pair(data.pair[start : start + _CHUNK]) - centre) @ basis / scale
-            ).sum(1)
-            for start in range(0, len(data.pair), _CHUNK)
-        ]
-    )
-    reference = np.sort(distances[logged])
+
+    def distance(x: Any) -> np.ndarray:
+        return np.square((x - centre) @ basis / scale).sum(1)
+
+    candidates = candidates if states is None else candidates[states]
+    pairs = np.unique(candidates[candidates >= 0])
+    parts = [pairs[i : i + _CHUNK] for i in range(0, len(pairs), _CHUNK)]
+    distances = np.concatenate([distance(std.pair(read_rows(data.pair, part))) for part in parts])
+    reference = np.sort(distance(x))
     quantile = np.searchsorted(reference, distances) / len(reference)
-    return np.where(data.candidate_row >= 0, quantile[np.maximum(data.candidate_row, 0)], np.nan)
+    where = np.searchsorted(pairs, np.maximum(candidates, pairs[0]))
+    return np.where(candidates >= 0, quantile[where], np.nan)
 
 
 class LinearFQE:
@@ -320,7 +481,7 @@ class LinearFQE:
     def __init__(self, data: CriticData, *, components: int = 96, ridge: float = 1e-2, seed: int = 0):
         self._data, self._ridge, self._seed = data, ridge, seed
         logged = data.candidate_row[data.table.obs, 0]
-        sample = np.random.default_rng(seed).permutation(len(logged))[:4096]
+        sample = np.random.default_rng(seed).permutation(len(logged))[:_SAMPLE]
         joint = self._joint(data.table.obs[sample], logged[sample])
         self._basis, self._scale, self._centre = _principal(joint, components)
         self._phi = self._features(data.table.obs, logged)
@@ -381,22 +542,21 @@ def _smooth(x: np.ndarray) -> np.ndarray:
     return np.convolve(x, np.ones(3) / 3, "valid") if len(x) >= 6 else x
 
 
-def _members(critic: Critic, data: CriticData, obs: Any) -> np.ndarray:
-    """Deviation of the members' Q of every candidate of ``obs``, NaN where there is none."""
-    out = np.full((len(obs), data.candidate_row.shape[1]), np.nan)
-    for i in range(0, len(obs), 512):
-        here = obs[i : i + 512]
-        rows = data.candidate_row[here]
-        values = critic.q(data.observation[here][:, None], data.pair[np.maximum(rows, 0)])
-        out[i : i + 512] = np.where(rows >= 0, values.std(-1), np.nan)
-    return out
+def _on_host(standardizer: Standardizer) -> Standardizer:
+    return Standardizer(*(np.asarray(x) for x in standardizer))
 
 
 def _principal(x: Any, components: int) -> tuple[Any, Any, Any]:
     """Leading directions [D, K], their deviations [K], and the mean [D]."""
     centre = x.mean(0)
-    covariance = np.cov((x - centre).astype(np.float64), rowvar=False)
-    variance, vectors = np.linalg.eigh(np.atleast_2d(covariance))
+    y = (x - centre).astype(np.float64)
+    # Of the two matrices with the same spectrum the smaller is decomposed.
+    small = y.T @ y if y.shape[1] <= len(y) else y @ y.T
+    variance, vectors = np.linalg.eigh(small)
     keep = np.argsort(variance)[::-1][: min(components, max(1, len(x) // 8))]
-    keep = keep[variance[keep] > 1e-6 * variance.max()]
-    return vectors[:, keep].astype(np.float32), np.sqrt(variance[keep]).astype(np.float32), centre
+    keep = keep[variance[keep] > 1e-6 * max(variance.max(), 1e-12)]
+    vectors = vectors[:, keep]
+    if y.shape[1] > len(y):
+        vectors = y.T @ vectors / np.sqrt(variance[keep])
+    deviation = np.sqrt(variance[keep] / max(len(x) - 1, 1))
+    return vectors.astype(np.float32), deviation.astype(np.float32), centre

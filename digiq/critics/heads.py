@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Float
 from pydantic import Field
@@ -27,6 +28,8 @@ _STACK_UP_TO = 2**20
 """Weights in a head's largest layer up to which members are stacked: one pytree whose leaves have a leading member axis,
 applied by ``vmap`` (fewer, larger operations). Larger heads are a tuple of pytrees, applied one by one: XLA's batched
 matrix products are several times slower than single ones on CPUs, and slicing a stack would copy the weights."""
+
+_UNIFORM_SHARE = 0.01  # of a fresh histogram head's mass, spread over all bins
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
 
@@ -88,18 +91,27 @@ class MLP(nn.Module):
     layer_norm: bool = True
     dropout: float = 0.0
     dtype: Any = jnp.float32
+    first_output: tuple[float, ...] = ()
+    """What the outputs start at, whatever the input; zeros when empty."""
 
     @nn.compact
     def __call__(self, *inputs: Array, train: bool = False) -> Array:
         fan_in = sum(x.shape[-1] for x in inputs)
         sizes = (*self.hidden, self.outputs)
         x = jnp.zeros((), self.dtype)
+        output_bias = _constant(self.first_output) if self.first_output else nn.initializers.zeros
         for i, part in enumerate(inputs):
             init = nn.initializers.variance_scaling(
                 part.shape[-1] / fan_in, "fan_in", "truncated_normal"
             )  # of the whole concatenation's fan-in
+            bias = nn.initializers.zeros if self.hidden else output_bias
             x = x + nn.Dense(
-                sizes[0], use_bias=i == 0, kernel_init=init, dtype=self.dtype, name=f"input_{i}"
+                sizes[0],
+                use_bias=i == 0,
+                kernel_init=init,
+                bias_init=bias,
+                dtype=self.dtype,
+                name=f"input_{i}",
             )(part)
         for i, size in enumerate(sizes[1:]):
             if self.layer_norm:
@@ -111,8 +123,14 @@ class MLP(nn.Module):
             # passes on from target to target and forgets only as γ to the number of times they have turned over.
             last = i == len(sizes) - 2
             init = nn.initializers.zeros if last else nn.initializers.lecun_normal()
-            x = nn.Dense(size, kernel_init=init, dtype=self.dtype, name=f"dense_{i + 1}")(x)
+            bias = output_bias if last else nn.initializers.zeros
+            x = nn.Dense(size, kernel_init=init, bias_init=bias, dtype=self.dtype, name=f"dense_{i + 1}")(x)
         return x.astype(jnp.float32)
+
+
+def _constant(values: tuple[float, ...]) -> Callable[..., Array]:
+    """An initialiser that gives ``values``."""
+    return lambda key, shape, dtype=jnp.float32: jnp.broadcast_to(jnp.array(values, dtype), shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,10 +168,28 @@ class Readout:
 
     def target_histogram(self, target: Float[Array, "*batch"]) -> Float[Array, "*batch bins"]:
         """Mass of a Gaussian around ``target`` in each bin (HL-Gauss: Imani & White 2018; Farebrother et al. 2024)."""
+        return self._histogram(jnp.clip(target, self.config.low, self.config.high))
+
+    def start(self) -> tuple[float, ...]:
+        """Raw outputs that a fresh head gives: value 0, or the end of an ``hl_gauss`` range that is nearest to it.
+
+        Equal logits would mean the middle of the range, an optimism of half of it that bootstrapping hands on. The
+        histogram of 0 is mixed with one hundredth of a uniform one, so that no bin starts out of reach, and shifted
+        to keep the mean (to a thousandth of the range). A ``bernoulli`` head starts undecided, at 0.5.
+        """
+        c = self.config
+        if c.kind != "hl_gauss":
+            return ()
+        goal = min(max(0.0, c.low), c.high)
+        centre = goal + _UNIFORM_SHARE / (1 - _UNIFORM_SHARE) * (goal - 0.5 * (c.low + c.high))
+        with jax.ensure_compile_time_eval():
+            peak = np.asarray(self._histogram(jnp.float32(centre)), np.float64)
+        return tuple(np.log((1 - _UNIFORM_SHARE) * peak + _UNIFORM_SHARE / c.bins).tolist())
+
+    def _histogram(self, centre: Float[Array, "*batch"]) -> Float[Array, "*batch bins"]:
         edges = self._edges()
         sigma = self.config.sigma_ratio * (self.config.high - self.config.low) / self.config.bins
-        target = jnp.clip(target, self.config.low, self.config.high)[..., None]
-        cumulative = jax.scipy.special.erf((edges - target) / (jnp.sqrt(2.0) * sigma))
+        cumulative = jax.scipy.special.erf((edges - centre[..., None]) / (jnp.sqrt(2.0) * sigma))
         mass = cumulative[..., 1:] - cumulative[..., :-1]
         return mass / (cumulative[..., -1:] - cumulative[..., :1])
 
@@ -232,7 +268,15 @@ class Heads:
 
     def _mlp(self, hidden: tuple[int, ...]) -> MLP:
         c = self.config
-        return MLP(hidden, self.readout.width, c.activation, c.layer_norm, c.dropout, jnp.dtype(c.dtype))
+        return MLP(
+            hidden,
+            self.readout.width,
+            c.activation,
+            c.layer_norm,
+            c.dropout,
+            jnp.dtype(c.dtype),
+            self.readout.start(),
+        )
 
     def _q_inputs(self, observation: Array, pair: Array) -> tuple[Array, ...]:
         return (observation, pair) if self.config.q_input == "both" else (pair,)

@@ -19,9 +19,14 @@ def mesh_of_all_devices() -> Mesh:
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
 
 
+def everywhere(mesh: Mesh | None) -> NamedSharding | None:
+    """The default device, or a copy on every device of the mesh."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
 def replicate(tree: T, mesh: Mesh | None) -> T:
     """Moves arrays to the device, or a copy to every device of the mesh; every process passes equal values."""
-    return jax.device_put(tree, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, everywhere(mesh))
 
 
 def split_batches(positions: Any, mesh: Mesh | None) -> Any:
@@ -30,3 +35,8 @@ def split_batches(positions: Any, mesh: Mesh | None) -> Any:
         return positions
     spec = PartitionSpec(*[None] * (positions.ndim - 1), AXIS)
     return jax.lax.with_sharding_constraint(positions, NamedSharding(mesh, spec))
+
+
+def place_batch(batch: T, mesh: Mesh | None) -> T:
+    """Moves a batch from the host, its first axis split over the mesh; without one it is left to ``jit``."""
+    return batch if mesh is None else jax.device_put(batch, NamedSharding(mesh, PartitionSpec(AXIS)))

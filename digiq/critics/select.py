@@ -1,5 +1,10 @@
 """``digiq select``: chooses a checkpoint, of one critic or among many, without a device and without simulator truth.
 
+Why no truth: where exact values exist (on the simulator) one would not need to choose by proxy, and where they do not
+(on phones) a score tuned to them would be a promise nobody can keep. Nothing here takes them as an argument, and a test
+makes asking for them an error. ``benchmarks/selection_correlation.py`` measures, afterwards, how well the score orders
+critics whose true success is known.
+
 Four numbers say how good the policy extracted from a critic may be; none is reliable alone, so a candidate's score is
 the mean of its ranks by each, scaled to [0, 1].
 """
@@ -15,7 +20,7 @@ from scipy.stats import rankdata
 from digiq import artifacts
 from digiq.config import configclass
 from digiq.critics.diagnose import checkpoint_epochs, diagnose_checkpoint, training_data_of
-from digiq.critics.diagnostics import Diagnostics
+from digiq.critics.diagnostics import Diagnostics, Reference
 from digiq.errors import DigiQError
 from digiq.progress import track
 
@@ -100,9 +105,10 @@ def run(
         for critic in critics:
             data = training_data_of(critic, features=features, episodes=episodes, rewards=rewards)
             epochs = checkpoint_epochs(critic)
+            reference = Reference.of(data, seed=config.seed)
             for epoch in track(epochs if config.every_checkpoint else epochs[-1:], f"select {critic.name}"):
                 name = f"{critic.name} epoch {epoch}"
-                found[name] = diagnose_checkpoint(critic, epoch, data, 0.0, config.seed)
+                found[name] = diagnose_checkpoint(critic, epoch, data, 0.0, reference)
                 where[name] = {"critic": str(critic), "epoch": epoch}
         choice = choose(found)
         artifacts.atomic_write_json(

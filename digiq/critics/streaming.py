@@ -4,10 +4,13 @@ The sampler is the in-memory one: an epoch's positions come from the same key, s
 transitions in the same order.
 """
 
+import contextlib
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -17,10 +20,12 @@ import numpy as np
 from digiq.critics.arrays import Array, Batch, CriticData, Needs, gather
 from digiq.critics.heads import Params
 from digiq.critics.learner import CriticConfig, Hyper, Learner, LearnerState
+from digiq.critics.placement import place_batch
 
 
 class StoredRows:
-    """Rows [n, D] of arrays on disk (memory maps, or tensorstore arrays), read when asked for; layers side by side.
+    """Rows [n, D] of arrays on disk (the feature store's layers, memory maps, tensorstore), read when asked for; layers
+    side by side.
 
     Supports what :func:`digiq.critics.arrays.gather` asks of an array: ``shape``, ``len`` and rows by an integer
     array of any shape. Each distinct row of a request is read once.
@@ -29,6 +34,13 @@ class StoredRows:
     def __init__(self, layers: Sequence[Any]):
         self._layers = tuple(layers)
         self.shape = (self._layers[0].shape[0], sum(layer.shape[1] for layer in self._layers))
+        kind = self._layers[0].dtype
+        self.dtype = np.dtype(getattr(kind, "numpy_dtype", kind))
+
+    @property
+    def order(self) -> np.ndarray | None:
+        """int64[n]: the order in which a whole pass reads best; None when any will do."""
+        return getattr(self._layers[0], "order", None)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -40,6 +52,16 @@ class StoredRows:
         parts = [_read(layer[distinct]) for layer in self._layers]
         block = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
         return block[where.reshape(np.shape(rows))]
+
+    def load(self) -> np.ndarray:
+        """All rows in memory, once: layers are read one by one into their place."""
+        if len(self._layers) == 1:
+            return _load(self._layers[0])
+        out, start = np.empty(self.shape, self.dtype), 0
+        for layer in self._layers:
+            out[:, start : start + layer.shape[1]] = _load(layer)
+            start += layer.shape[1]
+        return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +86,7 @@ class Streaming:
         positions, infos = np.asarray(positions), []
         loaded = batches(self.learner, data, positions, self.threads, self.prefetch)
         for batch, key in zip(loaded, keys, strict=True):
+            batch = place_batch(batch, self.learner.mesh)
             state, info = _update(self.learner, state, hyper, batch, key)
             infos.append(info)
         means = jax.tree.map(lambda *x: sum(x) / len(x), *infos)
@@ -88,15 +111,29 @@ def batches(
     )
 
 
-def fits_in_memory(data: CriticData, share: float = 0.5) -> bool:
-    """Whether the features take at most ``share`` of the memory that the default device has left."""
-    needed = sum(np.prod(a.shape) * np.dtype(getattr(a, "dtype", np.float32)).itemsize for a in data[:2])
+def fits_in_memory(arrays: Sequence[Any], share: float = 0.5) -> bool:
+    """Whether ``arrays`` take at most ``share`` of the memory that the default device, and the host, have left."""
+    needed = sum(math.prod(a.shape) * np.dtype(getattr(a, "dtype", np.float32)).itemsize for a in arrays)
+    free = _host_memory()
     statistics = jax.devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
-        free = statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-    else:
+        free = min(free, statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
+    return needed <= share * free
+
+
+def _host_memory() -> int:
+    """Bytes that this process may still use: what the system has available, within its control group's limit."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        # Unlike free pages this counts the page cache, which a store that was just written fills.
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return bool(needed <= share * free)
+    with contextlib.suppress(OSError, ValueError):  # no control group, or no limit ("max")
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        free = min(free, limit - int((group / "memory.current").read_text()))
+    return free
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -107,6 +144,10 @@ def _update(learner: Learner, state: LearnerState, hyper: Hyper, batch: Batch, k
 @functools.partial(jax.jit, static_argnums=0)
 def _check(learner: Learner, params: Params, target: Params, batch: Batch, single: Batch) -> Any:
     return learner.check(params, target, batch, single)
+
+
+def _load(layer: Any) -> np.ndarray:
+    return layer.load() if hasattr(layer, "load") else _read(layer[:])
 
 
 def _read(block: Any) -> np.ndarray:

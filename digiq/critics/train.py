@@ -14,11 +14,12 @@ from pydantic import Field
 
 from digiq import artifacts
 from digiq.config import configclass
-from digiq.critics.arrays import CriticData, layer_names, prepare
+from digiq.critics.arrays import CriticData, choose_layers, layer_names, place, prepare
 from digiq.critics.checkpoints import Checkpoints
-from digiq.critics.critic import Critic, describe
+from digiq.critics.critic import Critic, describe, flat
+from digiq.critics.diagnostics import Diagnostics, Monitor, draw_reliability, scalars
 from digiq.critics.learner import CriticConfig, Epoch, Learner, train
-from digiq.critics.placement import mesh_of_all_devices, replicate
+from digiq.critics.placement import everywhere, mesh_of_all_devices, replicate
 from digiq.critics.population import (
     Member,
     Population,
@@ -28,7 +29,7 @@ from digiq.critics.population import (
     take_member,
     train_population,
 )
-from digiq.critics.streaming import Streaming, fits_in_memory
+from digiq.critics.streaming import StoredRows, Streaming, fits_in_memory
 from digiq.errors import DigiQError
 from digiq.progress import progress
 
@@ -95,7 +96,7 @@ def fit_critic(
       DigiQError: arrays that do not fit together, see :func:`digiq.critics.arrays.prepare`.
     """
     config = config or CriticConfig()
-    data = replicate(_prepare(transitions, features, config, heldout_fraction, seed), None)
+    data = place(_prepare(transitions, features, config, heldout_fraction, seed))
     learner = Learner(config)
     state, rows = learner.init(jax.random.PRNGKey(seed), data), []
     for epoch in train(learner, state, learner.hyper(), data):
@@ -127,25 +128,29 @@ def run(
         if writer.done:
             return writer.artifact
         data, stored = load_training_data(config, features=features, episodes=episodes, rewards=rewards)
-        train_all = _train_resumably if config.population.size == 1 else _train_population
-        chosen, rows = train_all(config, data, stored, writer.path)
         counts = {
             "transitions": len(data.table.obs),
             "observations": len(data.observation),
             "pairs": len(data.pair),
             "heldout_transitions": len(data.heldout_rows),
-            "epochs": rows[-1]["epoch"],
         }
+        data = _place(config, data)  # the host's features go with the name: they are held once
+        train_all = _train_resumably if config.population.size == 1 else _train_population
+        chosen, rows = train_all(config, data, stored, writer.path)
+        counts["epochs"] = int(rows[-1]["epoch"])
         return writer.complete(counts=counts, extra={"chosen": chosen, "metrics": rows[-1]})
 
 
 def load_training_data(
     config: TrainQConfig, *, features: Path, episodes: Path, rewards: Path | None
 ) -> tuple[CriticData, Any]:
-    """What the stage trains on, with its split into training and held-out episodes; and the stored features."""
+    """What the stage trains on, with its split into training and held-out episodes; and the stored features.
+
+    Features that do not fit, or are to be streamed, stay in the store (:class:`digiq.critics.streaming.StoredRows`).
+    """
     from digiq.data.rewards import LabelledEpisodes
     from digiq.data.transitions import build_transitions
-    from digiq.features.extract import load_features
+    from digiq.features.extract import open_features
 
     labelled = LabelledEpisodes(episodes, rewards)
     about = [(episode.episode_id, episode.split) for episode in labelled]
@@ -156,56 +161,88 @@ def load_training_data(
         raise DigiQError(f"{episodes}: no episode of split {', '.join(config.splits)}; there are {found}.")
     keep = wanted[transitions.episode]
     columns = {f.name: getattr(transitions, f.name)[keep] for f in dataclasses.fields(transitions)}
-    stored = load_features(features)
+    stored = open_features(features)
+    observation = StoredRows(choose_layers(stored.observation, config.critic.observation_layers))
+    pair = StoredRows(choose_layers(stored.pair, config.critic.pair_layers))
+    joined: dict[str, Any] = {"observation": observation, "pair": pair}
+    if config.memory == "device" or (config.memory == "auto" and fits_in_memory((observation, pair))):
+        joined = {name: rows.load() for name, rows in joined.items()}
+    joined["candidate_row"] = stored.candidate_row
     # Copies of an episode under other goals share its screens: they stay on one side of the split.
     groups = [name.split("~")[0] for name, _ in about]
-    return _prepare(columns, stored, config.critic, config.heldout_fraction, config.seed, groups), stored
+    return _prepare(columns, joined, config.critic, config.heldout_fraction, config.seed, groups), stored
+
+
+def _streams(config: TrainQConfig, data: CriticData) -> bool:
+    """Whether batches are read as they are needed."""
+    return config.memory == "stream" or isinstance(data.pair, StoredRows)
+
+
+def _place(config: TrainQConfig, data: CriticData) -> CriticData:
+    """``data`` on the device, or on every device of the mesh; as it is when it is streamed.
+
+    Raises:
+      DigiQError: a population of features that do not fit.
+    """
+    if _streams(config, data):
+        if config.population.size > 1:
+            raise DigiQError(
+                "train-q: a population needs its features on the device, but they are streamed here; train its members "
+                "one by one (--seed, --critic.learning-rate)."
+            )
+        return data
+    return place(data, everywhere(mesh_of_all_devices() if config.data_parallel else None))
 
 
 def _train_resumably(
-    config: TrainQConfig, host_data: CriticData, features: Any, path: Path
+    config: TrainQConfig, data: CriticData, features: Any, path: Path
 ) -> tuple[int, list[dict[str, float]]]:
     """Trains from the latest checkpoint under ``path``; the chosen epoch and the metrics of all epochs."""
     mesh = mesh_of_all_devices() if config.data_parallel else None
     learner = Learner(config.critic, mesh)
-    streams = config.memory == "stream" or (config.memory == "auto" and not fits_in_memory(host_data))
-    runner = Streaming(learner) if streams else learner
-    data = host_data if streams else replicate(host_data, mesh)
+    runner = Streaming(learner) if _streams(config, data) else learner
+    data = _place(config, data)
     key = jax.random.PRNGKey(config.seed)
-    like = jax.eval_shape(learner.init, key, host_data)
+    like = jax.eval_shape(learner.init, key, data)
     with Checkpoints(path / "checkpoints", config.keep) as checkpoints, MetricsLog(path) as log:
         first = max(checkpoints.epochs, default=0)
-        state = checkpoints.restore(first, like) if first else learner.init(key, host_data)
+        state = checkpoints.restore(first, like) if first else learner.init(key, data)
         state = state if mesh is None else replicate(jax.device_get(state), mesh)
         log.rewind(first)
         epochs = train(runner, state, learner.hyper(), data, first=first)
+        monitor = Monitor.of(data, _monitored_states(config, data.candidate_row.shape[1]))
         with progress("train-q", config.critic.epochs, unit="epoch", done=first) as bar:
             for epoch in _until_stale(config, epochs, log.rows):
-                log.write(epoch.number, epoch.metrics)
-                last = epoch.number == config.critic.epochs or _stale(config, log.rows)
+                rows = [*log.rows, {"epoch": epoch.number, **epoch.metrics}]
+                last = epoch.number == config.critic.epochs or _stale(config, rows)
                 if last or epoch.number % config.checkpoint_every == 0:
+                    # The row first: a kill between the two leaves a row that resuming drops, not a gap.
+                    critic = _critic(config.critic, epoch.state.params, data, features, ())
+                    log.write(epoch.number, epoch.metrics, monitor.look(flat(critic), rows))
                     checkpoints.save(epoch.number, epoch.state)
+                else:
+                    log.write(epoch.number, epoch.metrics)
                 bar.advance(1, td_error=epoch.metrics["td_error"], q=epoch.metrics["q_mean"])
         chosen = _choose(config, log.rows, checkpoints.epochs)
         params = checkpoints.restore_params(chosen, like.params)
-        describe(path, _critic(config.critic, params, host_data, features, ()), chosen)
+        describe(path, _critic(config.critic, params, data, features, ()), chosen)
         return chosen, log.rows
 
 
 def _train_population(
-    config: TrainQConfig, host_data: CriticData, features: Any, path: Path
+    config: TrainQConfig, data: CriticData, features: Any, path: Path
 ) -> tuple[int, list[dict[str, float]]]:
     """Trains all members, resuming like one; writes a table and a plot, and the best member as the critic."""
     learner = Learner(config.critic)
     population = Population.of(learner, config.population, config.seed)
-    data = replicate(host_data, None)
+    data = _place(config, data)
     with (
         Checkpoints(path / "population", keep=1) as checkpoints,
         MetricsLog(path, "population.jsonl", events=False) as log,
     ):
         first = max(checkpoints.epochs, default=0)
         state = (
-            checkpoints.restore(first, jax.eval_shape(population.init, host_data))
+            checkpoints.restore(first, jax.eval_shape(population.init, data))
             if first
             else population.init(data)
         )
@@ -221,7 +258,7 @@ def _train_population(
                 bar.advance(1, members=len(population.members))
         final = [row for row in log.rows if row["epoch"] == config.critic.epochs]
         best = min(range(len(final)), key=lambda k: _metric(config, final[k]))
-        if not len(host_data.heldout_rows):
+        if not len(data.heldout_rows):
             raise DigiQError(
                 "train-q: a population is chosen from by held-out episodes; raise heldout_fraction."
             )
@@ -232,10 +269,24 @@ def _train_population(
     rows = [r for r in log.rows if Member(int(r["seed"]), r["learning_rate"]) == population.members[best]]
     with Checkpoints(path / "checkpoints") as chosen, MetricsLog(path) as chosen_log:
         chosen.save_params(config.critic.epochs, params)
+        critic = _critic(config.critic, params, data, features, ())
+        monitor = Monitor.of(data, _monitored_states(config, data.candidate_row.shape[1]))
         for row in rows:
-            chosen_log.write(int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"})
-    describe(path, _critic(config.critic, params, host_data, features, ()), config.critic.epochs)
+            metrics = {k: v for k, v in row.items() if k != "epoch"}
+            found = monitor.look(flat(critic), rows) if row is rows[-1] else None
+            chosen_log.write(int(row["epoch"]), metrics, found)
+    describe(path, critic, config.critic.epochs)
     return config.critic.epochs, rows
+
+
+def _monitored_states(config: TrainQConfig, candidates: int) -> int:
+    """Observations that diagnostics look at: their forward passes are a twentieth of the work between checkpoints.
+
+    An update of one transition counts for four forward passes: there, twice that back, and through the target.
+    """
+    c = config.critic
+    work = 4 * c.steps_per_epoch * c.batch_size * config.checkpoint_every
+    return min(max(work // (20 * candidates), 64), 2048)
 
 
 def _until_stale(
@@ -288,21 +339,52 @@ class MetricsLog:
         """Keeps the rows of the first ``epoch`` epochs that an earlier run wrote, and drops later ones."""
         lines = self._file.read_text().splitlines() if self._file.is_file() else []
         self.rows.clear()
+        kept: list[str] = []
         for line in lines:
             with contextlib.suppress(ValueError):  # a killed run may leave half a line
                 row = json.loads(line)
                 if row["epoch"] <= epoch:
-                    self.rows.append(row)
-        artifacts.atomic_write_text(self._file, "".join(json.dumps(row) + "\n" for row in self.rows))
+                    kept.append(line + "\n")
+                    self.rows.append({k: v for k, v in row.items() if k != "verdict"})
+        artifacts.atomic_write_text(self._file, "".join(kept))
 
-    def write(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Appends an epoch."""
+    def write(self, epoch: int, metrics: dict[str, float], found: Diagnostics | None = None) -> None:
+        """Appends an epoch, with what its diagnostics found: numbers, the gaps' histogram, a reliability plot, a verdict."""
+        metrics = metrics | ({} if found is None else scalars(found))
         self.rows.append({"epoch": epoch, **metrics})
+        row: dict[str, Any] = dict(self.rows[-1])
+        if found is not None:
+            row["verdict"] = f"{found.verdict.kind}: {found.verdict.reason}; advice: {found.verdict.advice}"
         with self._file.open("a") as file:
-            file.write(json.dumps(self.rows[-1]) + "\n")
-        if self._events:
-            for name, value in metrics.items():
-                self._events.add_scalar(name, value, epoch)
+            file.write(json.dumps(row) + "\n")
+        if self._events is None:
+            return
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, epoch)
+        if found is not None:
+            self._draw(epoch, found, row["verdict"])
+
+    def _draw(self, epoch: int, found: Diagnostics, verdict: str) -> None:
+        from matplotlib.figure import Figure
+
+        assert self._events is not None
+        self._events.add_text("diagnostic_verdict", verdict, epoch)
+        counts, edges = np.array(found.gaps.counts), np.array(found.gaps.edges)
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        self._events.add_histogram_raw(
+            "diagnostic_gap",
+            min=edges[0],
+            max=edges[-1],
+            num=int(counts.sum()),
+            sum=float(counts @ middle),
+            sum_squares=float(counts @ middle**2),
+            bucket_limits=edges[1:].tolist(),
+            bucket_counts=counts.tolist(),
+            global_step=epoch,
+        )
+        figure = Figure(figsize=(4, 4), layout="constrained")
+        draw_reliability(figure.subplots(), found.calibration)
+        self._events.add_figure("diagnostic_reliability", figure, epoch)
 
     def __enter__(self) -> "MetricsLog":
         return self

@@ -8,24 +8,24 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from android_env.actions import Action, format_action
 from digiq import artifacts
-from digiq.agents.agent import Decision
 from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory, noise_of
 from digiq.agents.oracle import policy_fn
 from digiq.agents.rollout import EpisodeRun, EpisodeSpec, plan_episodes, rollout
 from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.errors import ArtifactError, ConfigError
+from digiq.evaluation.arm_page import arm_page
 from digiq.evaluation.outcomes import EpisodeResult, Outcome, tally
+from digiq.evaluation.page import render
+from digiq.evaluation.records import RECORDS, recorded_strips, remove_torn, write_record
 from digiq.evaluation.statistics import Estimate, cluster_bootstrap
-from digiq.evaluation.strips import describe
 from digiq.policies.base import load_policy
 from digiq.progress import progress
 
-STAGE, VERSION = "evaluate", 1
+STAGE, VERSION = "evaluate", 2
 _RESAMPLES = 4000
-EPISODES, EXACT, TABLE, RECORDS = "episodes.jsonl", "exact.jsonl", "table.json", "records"
+EPISODES, EXACT, TABLE, REPORT = "episodes.jsonl", "exact.jsonl", "table.json", "report.html"
 
 
 @configclass
@@ -72,7 +72,7 @@ def run(
       critic: for an agent that re-ranks with the learned Q.
       features: those the critic was trained on; only their configuration is read.
       vlm: the model they came from.
-      out: ``episodes.jsonl`` (append-only, one line an episode), ``table.json`` and ``records/``.
+      out: ``episodes.jsonl`` (append-only, one line an episode), ``table.json``, ``records/`` and ``report.html``.
       overwrite: start anew whatever ``out`` holds.
 
     Raises:
@@ -89,6 +89,7 @@ def run(
         specs = plan_episodes(tasks, config.episodes, config.seed)
         log = w.path / EPISODES
         results = read_results(log)
+        remove_torn(w.path / RECORDS)
         done = {r.episode_id for r in results}
         missing = [spec for spec in specs if spec.episode_id not in done]
         recorded = {spec.episode_id for spec in specs[: config.records]}
@@ -109,7 +110,7 @@ def run(
             ):
                 for episode in runs:
                     if episode.episode is not None:
-                        _write_record(w.path / RECORDS, episode)
+                        write_record(w.path / RECORDS, episode)
                     results.append(result_of(episode))
                     file.write(json.dumps(results[-1].to_json()) + "\n")
                     file.flush()
@@ -117,6 +118,8 @@ def run(
         exact = _exact_rates(config, specs, policy, w.path / EXACT) if config.exact else None
         table = make_table(config.arm, results, exact)
         artifacts.atomic_write_json(w.path / TABLE, table)
+        page = arm_page(table, results, recorded_strips(w.path))
+        artifacts.atomic_write_text(w.path / REPORT, render(page))
         return w.complete(counts={"episodes": len(results), **table["pooled"]["outcomes"]})
 
 
@@ -252,43 +255,3 @@ def _estimate(estimate: Estimate) -> dict[str, float | None]:
 def _or_none(value: float) -> float | None:
     """NaN is not JSON."""
     return None if math.isnan(value) else value
-
-
-def _write_record(folder: Path, run: EpisodeRun) -> None:
-    """One directory an episode: a PNG an observation and ``record.json``."""
-    episode = run.episode
-    assert episode is not None
-    with artifacts.atomic_path(folder / record_name(episode.episode_id)) as path:
-        path.mkdir(parents=True)
-        for number, step in enumerate(episode.steps):
-            (path / f"{number:02d}.png").write_bytes(step.screenshot)
-        record = {
-            "episode_id": episode.episode_id,
-            "goal": episode.steps[0].goal,
-            "split": episode.split,
-            "outcome": episode.outcome,
-            "error": run.error,
-            "screen_hw": list(episode.screen_hw),
-            "steps": [
-                _decision(decision, step.ui_elements)
-                for decision, step in zip(run.decisions, episode.steps, strict=False)
-            ],
-        }
-        (path / "record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-
-
-def _decision(decision: Decision, ui_elements: str) -> dict[str, Any]:
-    action = decision.action
-    parsed = isinstance(action, Action)
-    return {
-        "action": format_action(action) if parsed else action.string,
-        "caption": describe(action, ui_elements) if parsed else "unparsable answer",
-        "candidates": [format_action(c) for c in decision.candidates],
-        "q": list(decision.q),
-        "v": _or_none(decision.v),
-    }
-
-
-def record_name(episode_id: str) -> str:
-    """An episode id as a file name."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in episode_id)

@@ -1,162 +1,98 @@
-"""A study's records: one file a finished cell, compact enough to be committed, and all that the page is made from.
-
-``<arm>.<seed>.jsonl`` (a sweep's ``<sweep>-<point>-<arm>.<seed>.jsonl``): a first line about the cell, then one line an
-episode, ``[task, split, repetition, outcome, steps, exact success or null]``.
-"""
-
-from __future__ import annotations
+"""Recorded episodes on disk: a directory each, with a PNG an observation and ``record.json``."""
 
 import dataclasses
+import hashlib
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
+from android_env.actions import Action, format_action, parse_action
 from digiq import artifacts
-from digiq.errors import ArtifactError
-from digiq.evaluation.outcomes import Outcome
+from digiq.agents.agent import Decision
+from digiq.agents.rollout import EpisodeRun
+from digiq.data.schema import Step
+from digiq.evaluation.strips import Strip, describe, plain_strip
+from digiq.evaluation.summary import split_title
+
+RECORDS = "records"
+_NAME_LENGTH = 120
 
 
-@dataclasses.dataclass(frozen=True)
-class EpisodeRecord:
-    """One evaluated episode."""
+def write_record(folder: Path, run: EpisodeRun) -> None:
+    """Writes the recording of an episode into a directory of its own in ``folder``.
 
-    task: str
-    split: str
-    index: int
-    """Which repetition of the task, from 0."""
-    outcome: Outcome
-    steps: int
-    """Executed actions."""
-    exact: float | None = None
-    """Exact probability of success, where it was computed."""
-
-    @property
-    def success(self) -> float:
-        """Exact where known, else 1 for success and 0 for everything else, faults included."""
-        return self.exact if self.exact is not None else float(self.outcome is Outcome.SUCCESS)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CellRecord:
-    """One arm under one seed, at one point of a sweep."""
-
-    arm: str
-    seed: int
-    sweep: str = ""
-    point: str = ""
-    digest: str
-    """Of everything that decides the cell; a resume believes the record only if it is the one it wants."""
-    tasks: str
-    """The task set."""
-    selection: dict[str, Any] | None = None
-    """What the arm imitated (``distill``)."""
-    q: dict[str, Any] | None = None
-    """``q-metrics``, where the arm has them."""
-    card: dict[str, Any] | None = None
-    """The seed's data card, with the behaviour arm."""
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    """By stage, of this cell's own and shared stages."""
-    episodes: tuple[EpisodeRecord, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Of the file."""
-        return record_name(self.arm, self.seed, self.sweep, self.point)
-
-
-def record_name(arm: str, seed: int, sweep: str = "", point: str = "") -> str:
-    """File name of a cell's record."""
-    return "-".join(part for part in (sweep, point, arm) if part) + f".{seed}.jsonl"
-
-
-def write_record(record: CellRecord, folder: Path) -> Path:
-    """Writes one file, atomically."""
-    about = {k: v for k, v in dataclasses.asdict(record).items() if k != "episodes"}
-    lines = [json.dumps(about, ensure_ascii=False)]
-    lines += [
-        json.dumps([e.task, e.split, e.index, str(e.outcome), e.steps, e.exact], ensure_ascii=False)
-        for e in record.episodes
-    ]
-    path = folder / record.name
-    artifacts.atomic_write_text(path, "\n".join(lines) + "\n")
-    return path
-
-
-def read_record(path: Path) -> CellRecord:
-    """Reads one file.
-
-    Raises:
-      ArtifactError: it is not a cell's record.
+    ``record.json`` says who wanted what and how it ended, and for each decision what was seen, chosen and, on devices
+    that tell (:class:`android_env.devices.StepReport`), how sending it went and how long the screen took to settle.
     """
-    try:
-        first, *rest = path.read_text().splitlines()
-        episodes = []
-        for line in rest:
-            task, split, index, outcome, steps, exact = json.loads(line)
-            episodes.append(EpisodeRecord(task, split, index, Outcome(outcome), steps, exact))
-        return CellRecord(**json.loads(first), episodes=tuple(episodes))
-    except (OSError, ValueError, TypeError) as error:
-        raise ArtifactError(
-            f"{path}: not a readable record ({error}); delete it and run the study again."
-        ) from None
+    episode = run.episode
+    assert episode is not None
+    with artifacts.atomic_path(folder / record_name(episode.episode_id)) as path:
+        path.mkdir(parents=True)
+        for number, step in enumerate(episode.steps):
+            (path / f"{number:02d}.png").write_bytes(step.screenshot)
+        reports = [*run.reports, *[None] * len(run.decisions)]  # what was not executed has none
+        record = {
+            "episode_id": episode.episode_id,
+            "goal": episode.steps[0].goal,
+            "split": episode.split,
+            "outcome": episode.outcome,
+            "error": run.error,
+            "device": episode.device,
+            "seed": episode.seed,
+            "screen_hw": list(episode.screen_hw),
+            "steps": [
+                {
+                    **_decision(decision, step),
+                    "activity": step.activity,
+                    "report": None if report is None else dataclasses.asdict(report),
+                }
+                for decision, step, report in zip(run.decisions, episode.steps, reports, strict=False)
+            ],
+        }
+        (path / "record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_records(folder: Path) -> list[CellRecord]:
-    """All records of a folder, sorted by file name; an absent folder holds none."""
-    return [read_record(path) for path in sorted(folder.glob("*.jsonl"))]
+def record_name(episode_id: str) -> str:
+    """An episode id as the name of a file: it leads nowhere else, and no two ids share one."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in episode_id)
+    return f"{kept[:_NAME_LENGTH]}-{hashlib.sha256(episode_id.encode()).hexdigest()[:8]}"
 
 
-def record_cell(
-    about: CellRecord,
-    *,
-    evaluation: Path,
-    policy: Path | None = None,
-    q_metrics: Path | None = None,
-    card: Path | None = None,
-    seconds: dict[str, float] | None = None,
-) -> CellRecord:
-    """Fills a cell's record from its artefacts.
+def remove_torn(folder: Path) -> None:
+    """Removes what a kill in the middle of :func:`write_record` has left in ``folder``."""
+    for torn in folder.glob("*.tmp"):
+        shutil.rmtree(torn)
 
-    Args:
-      about: names the cell; its other fields are replaced.
-      evaluation: of the stage ``evaluate``.
-      policy: of ``distill``.
-      q_metrics: of ``q-metrics``.
-      card: of ``card``.
-      seconds: by stage.
-    """
-    opened = artifacts.open(evaluation, stage="evaluate")
-    rows = [json.loads(line) for line in (opened.path / "episodes.jsonl").read_text().splitlines()]
-    exact_file = opened.path / "exact.jsonl"
-    lines = exact_file.read_text().splitlines() if exact_file.is_file() else []
-    exact = {row["episode_id"]: round(row["exact"], 6) for row in map(json.loads, lines)}
-    episodes = tuple(
-        EpisodeRecord(
-            row["task_id"],
-            row["split"],
-            row["index"],
-            Outcome(row["outcome"]),
-            row["steps"],
-            exact.get(row["episode_id"]),
+
+def recorded_strips(evaluation: Path) -> list[Strip]:
+    """The episodes that an evaluation recorded, as strips."""
+    strips = []
+    for file in sorted((evaluation / RECORDS).glob("*/record.json")):
+        record = json.loads(file.read_text())
+        # An unparsable answer ends an episode without an action.
+        actions = [parse_action(step["action"]) for step in record["steps"]]
+        strips.append(
+            plain_strip(
+                [png.read_bytes() for png in sorted(file.parent.glob("*.png"))],
+                [action if isinstance(action, Action) else None for action in actions],
+                captions=[step["caption"] for step in record["steps"]],
+                goal=record["goal"],
+                outcome=record["outcome"],
+                title=f"{split_title(record['split'])} · {record['episode_id']}",
+            )
         )
-        for row in rows
-    )
-    return dataclasses.replace(
-        about,
-        tasks=opened.manifest.config["tasks"],
-        selection=None
-        if policy is None
-        else _rounded(artifacts.open(policy, stage="distill").manifest.extra),
-        q=None if q_metrics is None else _read(q_metrics, "q-metrics", "q_metrics.json"),
-        card=None if card is None else _read(card, "card", "card.json"),
-        seconds={name: round(value, 1) for name, value in (seconds or {}).items()},
-        episodes=episodes,
-    )
+    return strips
 
 
-def _read(path: Path, stage: str, name: str) -> dict[str, Any]:
-    return json.loads((artifacts.open(path, stage=stage).path / name).read_text())
-
-
-def _rounded(value: dict[str, Any]) -> dict[str, Any]:
-    return {k: round(v, 6) if isinstance(v, float) else v for k, v in value.items()}
+def _decision(decision: Decision, step: Step) -> dict[str, Any]:
+    action = decision.action
+    parsed = isinstance(action, Action)
+    return {
+        "action": format_action(action) if parsed else action.string,
+        "caption": describe(action, step.ui_elements) if parsed else "unparsable answer",
+        "candidates": [format_action(c) for c in decision.candidates],
+        "q": list(decision.q),
+        "v": None if math.isnan(decision.v) else decision.v,
+    }

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from android_env.actions import Action, parse_action
+from android_env.actions import Action
 from digiq import artifacts
 from digiq.critics.scorer import candidate_values, load_critic
 from digiq.data.rewards import LabelledEpisodes
@@ -20,13 +20,15 @@ from digiq.data.schema import Episode
 from digiq.data.transitions import build_transitions, observation_index, returns
 from digiq.errors import DigiQError
 from digiq.evaluation import figures
-from digiq.evaluation.evaluate import EPISODES, RECORDS, TABLE, read_results
+from digiq.evaluation.evaluate import EPISODES, TABLE, read_results
 from digiq.evaluation.outcomes import Outcome
 from digiq.evaluation.page import Cell, Detail, Page, Row, Section, Table, Tile, render
+from digiq.evaluation.records import recorded_strips
 from digiq.evaluation.statistics import Estimate, paired_comparison
-from digiq.evaluation.strips import Strip, candidate_strip, plain_strip
+from digiq.evaluation.strips import Strip, candidate_strip
 from digiq.evaluation.summary import arm_title, main_arm, split_title
 from digiq.evaluation.truth import first_of_action, is_simulated, picks, replay
+from digiq.extraction.best_of_n import supported
 from digiq.features.extract import load_features
 from digiq.proposals.propose import Proposals, load_proposals
 
@@ -52,6 +54,16 @@ class RunArtifacts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Gate:
+    """How extraction chose: among what is likely enough, where it is good enough."""
+
+    threshold: float
+    """Least Q - V, in units of return."""
+    support: float
+    """Least share of the likeliest candidate's probability."""
+
+
+@dataclasses.dataclass(frozen=True)
 class LoggedValues:
     """The logged episodes with what the critic thinks of every stored candidate."""
 
@@ -63,6 +75,12 @@ class LoggedValues:
     """float[S, N]; NaN where a candidate is invalid."""
     v: np.ndarray
     """float[S], the extraction's baseline."""
+
+    def usable(self, gate: Gate | None) -> np.ndarray:
+        """bool[S, N]: valid candidates, of which extraction leaves none out."""
+        if gate is None or gate.support == 0:
+            return self.proposals.valid
+        return self.proposals.valid & supported(self.proposals.log_prob, self.proposals.valid, gate.support)
 
     def rows_of(self, episode: int) -> np.ndarray:
         """Row numbers of one episode, in the order of its steps."""
@@ -94,7 +112,7 @@ def write_report(
     values = logged_values(run)
     sections = [
         results_section(run.evaluations),
-        episodes_section(values, threshold_of(run.policies.get("digiq"))),
+        episodes_section(values, gate_of(run.policies.get("digiq"))),
         critic_section(run, values),
         truth_section(run, values),
         curves_section(run),
@@ -179,7 +197,7 @@ def results_section(evaluations: Mapping[str, Path]) -> Section | None:
     )
 
 
-def episodes_section(values: LoggedValues | None, threshold: float | None) -> Section | None:
+def episodes_section(values: LoggedValues | None, gate: Gate | None) -> Section | None:
     """Full logged episodes with all candidates, their Q, V and the best one."""
     if values is None:
         return None
@@ -187,25 +205,31 @@ def episodes_section(values: LoggedValues | None, threshold: float | None) -> Se
     for wanted, title in [(True, "An episode that succeeded"), (False, "An episode that did not")]:
         number = _median_episode(values.episodes, wanted)
         if number is not None:
-            strips.append(logged_strip(values, number, title, threshold))
+            strips.append(logged_strip(values, number, title, gate))
     return Section(
         anchor="episodes",
         name="What the critic sees",
         lead="Logged episodes of the behaviour policy. On each screen stand its candidate actions, ranked by the learned "
-        "Q. Ticked where the best one exceeds V by more than the threshold; the new policy imitates the best one there of "
-        "those that the behaviour policy makes often enough.",
+        "Q. Pale ones are left out, because the behaviour policy hardly ever does them. Ticked where the best of the others "
+        "exceeds V by more than the threshold: there the new policy imitates it.",
         strips=tuple(strips),
     )
 
 
-def logged_strip(values: LoggedValues, number: int, title: str, threshold: float | None) -> Strip:
+def logged_strip(values: LoggedValues, number: int, title: str, gate: Gate | None) -> Strip:
     """One logged episode as a strip."""
     episode = values.episodes[number]
     rows = values.rows_of(number)
     title = f"{title} · {episode.task_id}"
     candidates = [values.actions(row) for row in rows]
     return candidate_strip(
-        episode, candidates, values.q[rows], values.v[rows], title=title, threshold=threshold
+        episode,
+        candidates,
+        values.q[rows],
+        values.v[rows],
+        title=title,
+        threshold=None if gate is None else gate.threshold,
+        usable=values.usable(gate)[rows],
     )
 
 
@@ -215,10 +239,10 @@ def critic_section(run: RunArtifacts, values: LoggedValues | None) -> Section | 
         return None
     gamma = _find(artifacts.open(run.critic).manifest.config, "gamma", 0.95)
     logged = logged_outcomes(values, gamma)
-    gap = np.nanmax(values.q, axis=1) - values.v
-    threshold = threshold_of(run.policies.get("digiq"))
-    marks = {} if threshold is None else {"threshold": threshold}
-    kept = "" if threshold is None else f"{100 * np.mean(gap > threshold):.1f} % of states pass. "
+    gate = gate_of(run.policies.get("digiq"))
+    gap = np.nanmax(np.where(values.usable(gate), values.q, np.nan), axis=1) - values.v
+    marks = {} if gate is None else {"threshold": gate.threshold}
+    kept = "" if gate is None else f"{100 * np.mean(gap > gate.threshold):.1f} % of states pass. "
     return Section(
         anchor="critic",
         name="The critic",
@@ -468,26 +492,6 @@ def play_section(evaluations: Mapping[str, Path]) -> Section | None:
     )
 
 
-def recorded_strips(evaluation: Path) -> list[Strip]:
-    """The episodes that an evaluation recorded, as strips."""
-    strips = []
-    for file in sorted((evaluation / RECORDS).glob("*/record.json")):
-        record = json.loads(file.read_text())
-        # An unparsable answer ends an episode without an action.
-        actions = [parse_action(step["action"]) for step in record["steps"]]
-        strips.append(
-            plain_strip(
-                [png.read_bytes() for png in sorted(file.parent.glob("*.png"))],
-                [action if isinstance(action, Action) else None for action in actions],
-                captions=[step["caption"] for step in record["steps"]],
-                goal=record["goal"],
-                outcome=record["outcome"],
-                title=f"{split_title(record['split'])} · {record['episode_id']}",
-            )
-        )
-    return strips
-
-
 def provenance_section(run: RunArtifacts, seconds: Mapping[str, float]) -> Section | None:
     """Each stage's configuration, and where the time went."""
     named = [
@@ -530,13 +534,15 @@ def provenance_section(run: RunArtifacts, seconds: Mapping[str, float]) -> Secti
     )
 
 
-def threshold_of(policy: Path | None) -> float | None:
-    """The advantage above which the extraction kept a state, from its manifest; None when it has none."""
+def gate_of(policy: Path | None) -> Gate | None:
+    """How the extraction of a policy chose, from its manifest; None when it had no threshold."""
     if policy is None:
         return None
     manifest = artifacts.open(policy).manifest
     value = manifest.extra.get("threshold", manifest.counts.get("threshold"))
-    return float(value) if isinstance(value, int | float) else None
+    if not isinstance(value, int | float):
+        return None
+    return Gate(float(value), float(_find(manifest.config, "support", 0.0)))
 
 
 def _tables(evaluations: Mapping[str, Path]) -> dict[str, dict[str, Any]]:

@@ -45,6 +45,8 @@ class CandidateLine:
     strength: float
     chosen: bool
     logged: bool
+    usable: bool = True
+    """False where extraction leaves it out, because the behaviour policy hardly ever does it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +96,9 @@ def candidate_strip(
     *,
     title: str,
     threshold: float | None = None,
+    usable: np.ndarray | None = None,
 ) -> Strip:
-    """An episode with the stored candidates of each of its states, their Q, V and the one of highest Q.
+    """An episode with the stored candidates of each of its states, their Q, V and the one that extraction chooses.
 
     Args:
       episode: T actions and T + 1 observations.
@@ -104,14 +107,17 @@ def candidate_strip(
       v: float[rows], the baseline the extraction compares with.
       title: over the strip.
       threshold: least Q - V at which extraction keeps a state.
+      usable: bool[rows, N], what extraction chooses from; None for all.
     """
+    usable = np.ones_like(q, bool) if usable is None else usable
     frames = []
     for number, step in enumerate(episode.steps):
         if number >= len(candidates):
             frames.append(_frame(step.screenshot, "", number))
             continue
-        lines, marks = _rank(candidates[number], q[number], step)
-        advantage = lines[0].q - float(v[number]) if lines else None
+        lines, marks = _rank(candidates[number], q[number], usable[number], step)
+        best = next((line.q for line in lines if line.chosen), None)
+        advantage = None if best is None else best - float(v[number])
         kept = None if threshold is None or advantage is None else advantage > threshold
         frames.append(_frame(step.screenshot, "", number, lines, marks, float(v[number]), advantage, kept))
     return Strip(title, episode.goal, episode.outcome, tuple(frames))
@@ -146,7 +152,7 @@ def plain_strip(
 
 
 def _rank(
-    candidates: Sequence[Action | None], q: np.ndarray, step: Step
+    candidates: Sequence[Action | None], q: np.ndarray, usable: np.ndarray, step: Step
 ) -> tuple[tuple[CandidateLine, ...], tuple[Mark, ...]]:
     """Distinct candidates by falling Q, and what of them can be drawn (best last, so that it lies on top)."""
     best: dict[Action, float] = {}
@@ -156,12 +162,14 @@ def _rank(
             best[action] = float(value)
             copies[action] = copies.get(action, 0) + 1
     ordered = sorted(best, key=lambda action: -best[action])
+    allowed = {a for a, may in zip(candidates, usable, strict=True) if may}
+    choice = next((action for action in ordered if action in allowed), None)
     values = [best[action] for action in ordered]
     span = (values[0] - values[-1]) or 1.0 if values else 1.0
     lines, marks = [], []
     for position, action in enumerate(ordered):
         strength = (values[position] - values[-1]) / span if len(values) > 1 else 1.0
-        chosen, logged = position == 0, action == candidates[0]
+        chosen, logged = action == choice, action == candidates[0]
         lines.append(
             CandidateLine(
                 position + 1,
@@ -171,6 +179,7 @@ def _rank(
                 strength,
                 chosen,
                 logged,
+                action in allowed,
             )
         )
         mark = _mark(

@@ -21,7 +21,7 @@ from digiq.data.schema import decode_png
 from digiq.errors import ArtifactError
 from digiq.features.elements import Source, observation_features, pair_features
 from digiq.features.engine import check_spans, extract, open_truncated, wanted_layers
-from digiq.features.store import KEY_BYTES, RowStore, row_key
+from digiq.features.store import KEY_BYTES, RowStore, StoredLayer, row_key
 from digiq.progress import progress
 from digiq.proposals.propose import Proposals, load_proposals
 from digiq.vlm.prompts import Grounding, Prompt, build_prompt, draw_cursor
@@ -81,6 +81,18 @@ class Features:
     """By layer name, bfloat16 [M, D]."""
     candidate_row: npt.NDArray[np.int32]
     """[S, N] rows of ``pair``; -1: no such candidate; column 0 is the logged action."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredFeatures:
+    """:class:`Features` whose rows stay in the store until they are asked for."""
+
+    observation: dict[str, StoredLayer]
+    """By layer name, bfloat16 [S, D]."""
+    pair: dict[str, StoredLayer]
+    """By layer name, bfloat16 [M, D]."""
+    candidate_row: npt.NDArray[np.int32]
+    """[S, N], as in :class:`Features`."""
 
 
 def layer_name(layer: int) -> str:
@@ -187,18 +199,27 @@ def load_features(path: str | Path) -> Features:
       ArtifactError: not finished, made by another stage, rows or a shard missing, or a changed byte
         ("Digest mismatch").
     """
+    stored = open_features(path)
+    observation, pair = (
+        {layer: rows.load() for layer, rows in arrays.items()} for arrays in (stored.observation, stored.pair)
+    )
+    return Features(observation, pair, stored.candidate_row)
+
+
+def open_features(path: str | Path) -> StoredFeatures:
+    """Opens a ``featurize`` artefact without reading its rows; raises as :func:`load_features`, damage when it is read."""
     artifact = artifacts.open(path, stage=STAGE)
     artifact.verify()
     extra = artifact.manifest.extra
     root = extra["rows"] if "://" in extra["rows"] else artifact.path / extra["rows"]
-    arrays: dict[str, dict[str, npt.NDArray[Any]]] = {}
+    arrays: dict[str, dict[str, StoredLayer]] = {}
     with np.load(artifact.path / INDEX, allow_pickle=False) as index:
         for kind in KINDS:
             group, dim = extra["groups"][kind]
             store = RowStore(root, group, extra["layers"], dim)
             keys = [key.tobytes() for key in index[f"{kind}_key"]]
-            arrays[kind] = {layer: store.read(layer, keys) for layer in extra["layers"]}
-        return Features(arrays["observation"], arrays["pair"], index["candidate_row"])
+            arrays[kind] = {layer: store.rows(layer, keys) for layer in extra["layers"]}
+        return StoredFeatures(arrays["observation"], arrays["pair"], index["candidate_row"])
 
 
 @dataclasses.dataclass(frozen=True)

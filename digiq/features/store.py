@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import itertools
 import math
@@ -32,7 +33,7 @@ from digiq.errors import ArtifactError
 
 ROWS_PER_SHARD = 512
 KEY_BYTES = 16
-_CHUNK_ROWS = 64
+_CHUNK_ROWS, _CHUNK_BYTES = 64, 2**16  # the least that is read for one row
 _KEY = "key"
 _MEND = "run 'featurize' with --overwrite, which computes damaged rows again"
 
@@ -134,17 +135,18 @@ class RowStore:
           ArtifactError: a row is not here, its shard is missing, or its checksum shows a changed byte
             ("Digest mismatch").
         """
+        return self.rows(layer, keys).load()
+
+    def rows(self, layer: str, keys: Sequence[bytes]) -> StoredLayer:
+        """The same rows, read when asked for.
+
+        Raises:
+          ArtifactError: a row is not here.
+        """
         absent = sum(key not in self._rows for key in keys)
         if absent:
             raise ArtifactError(f"{self.path}: {absent} of {len(keys)} rows are missing; {_MEND}.")
-        rows = np.array([self._rows[key] for key in keys], np.int64)
-        shards = rows // self.rows_per_shard
-        out = np.empty((len(rows), self.dim), ml_dtypes.bfloat16)
-        for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
-            low, high = int(rows[here].min()), int(rows[here].max()) + 1
-            out[here] = self._read(layer, int(shard), low, high)[rows[here] - low]
-        return out
+        return StoredLayer(self, layer, np.array([self._rows[key] for key in keys], np.int64))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -232,8 +234,10 @@ class RowStore:
 
     def _metadata(self, name: str, rows: int) -> dict[str, Any]:
         size = self.rows_per_shard
-        # Keys are always read whole; of features, a few rows at a time may be wanted.
-        width, inner = (KEY_BYTES, size) if name == _KEY else (self.dim, math.gcd(_CHUNK_ROWS, size))
+        # Keys are always read whole; of features, a few rows at a time are wanted while training streams.
+        fit = max(1, _CHUNK_BYTES // (2 * self.dim))
+        inner = min(_CHUNK_ROWS, 1 << (fit.bit_length() - 1))
+        width, inner = (KEY_BYTES, size) if name == _KEY else (self.dim, math.gcd(inner, size))
         crc = {"name": "crc32c"}
         little = {"name": "bytes", "configuration": {"endian": "little"}}
         sharding = {
@@ -249,6 +253,55 @@ class RowStore:
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [size, width]}},
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         }
+
+
+class StoredLayer:
+    """Some rows of one layer of a :class:`RowStore`, bfloat16 [n, dim], that stay on disk until they are asked for."""
+
+    dtype = np.dtype(ml_dtypes.bfloat16)
+
+    def __init__(self, store: RowStore, layer: str, rows: npt.NDArray[np.int64]):
+        self._store, self._layer, self._rows = store, layer, rows
+        self.shape = (len(rows), store.dim)
+
+    @functools.cached_property
+    def _array(self) -> Any:
+        return self._store._open(self._layer)
+
+    @property
+    def order(self) -> npt.NDArray[np.int64]:
+        """int64[n]: the rows as they lie in the store; a pass in this order reads every chunk once."""
+        return np.argsort(self._rows, kind="stable")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, wanted: npt.NDArray[np.integer] | slice) -> npt.NDArray[Any]:
+        """bfloat16 [k, dim], for k row numbers or a slice.
+
+        Raises:
+          ArtifactError: a missing shard, or a changed byte ("Digest mismatch").
+        """
+        rows = self._rows[wanted]
+        if not len(rows):
+            return np.empty((0, self.shape[1]), self.dtype)
+        try:
+            return self._array[rows].read().result()
+        except ValueError:
+            return self._by_shard(rows)  # which names the file that is damaged
+
+    def load(self) -> npt.NDArray[Any]:
+        """All rows, bfloat16 [n, dim], read shard by shard."""
+        return self._by_shard(self._rows)
+
+    def _by_shard(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        shards = rows // self._store.rows_per_shard
+        out = np.empty((len(rows), self.shape[1]), self.dtype)
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            low, high = int(rows[here].min()), int(rows[here].max()) + 1
+            out[here] = self._store._read(self._layer, int(shard), low, high)[rows[here] - low]
+        return out
 
 
 def _file(name: str, shard: int) -> str:

@@ -253,6 +253,7 @@ def _fit(backbone: Any, sample: Sequence[Example], config: TuneVlmConfig, log: P
     )
     torch.manual_seed(config.seed)
     model = get_peft_model(backbone.model, adapters)
+    _hold_statistics(model)
     updates = -(-len(sample) // config.batch_size)
 
     class Report(TrainerCallback):
@@ -292,6 +293,16 @@ def _fit(backbone: Any, sample: Sequence[Example], config: TuneVlmConfig, log: P
         trainer.train()
     model.merge_and_unload()  # type: ignore[operator]
     backbone.model.eval()
+
+
+def _hold_statistics(model: Any) -> None:
+    """Keeps batch normalisation as it was learnt, for good: what is frozen must not follow the tuning's batches."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+            module.train = lambda mode=True, module=module: module
 
 
 def _printer() -> Any:

@@ -50,6 +50,14 @@ def test_no_sdk(machine):
     assert "ANDROID_HOME" in found["SDK"].mend and "avdmanager" in found["AVD"].mend
 
 
+def test_an_sdk_that_appium_would_not_find(machine, tmp_path):
+    (tmp_path / "Android").mkdir()
+    (tmp_path / "Android" / "Sdk").symlink_to(tmp_path / "sdk")
+    environ = {**machine["environ"], "ANDROID_HOME": ""}
+    assert wrong(machine, environ=environ)["SDK"].mend == f"export ANDROID_HOME={tmp_path}/Android/Sdk"
+    assert "SDK" not in wrong(machine, environ={**environ, "ANDROID_SDK_ROOT": str(tmp_path / "sdk")})
+
+
 def test_a_tool_that_does_not_run(machine, tmp_path):
     (tmp_path / "sdk/emulator/emulator").write_text("#!/bin/sh\necho 'cannot load libpulse' >&2; exit 1\n")
     assert "libpulse" in wrong(machine)["SDK"].says

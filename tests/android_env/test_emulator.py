@@ -104,6 +104,16 @@ def test_no_program_is_killed_by_name_and_the_adb_server_is_never_stopped(double
     assert all(call[1:3] == ["-s", up.serial] for call in doubles.calls if call[0] == "adb")
 
 
+def test_the_phones_shell_is_asked_for_its_state_and_told_what_the_settings_say(doubles, up):
+    up.load_snapshot()
+    up.reboot()
+    up.stop()
+    lines = {call[4] for call in doubles.calls if call[:1] == ["adb"] and call[3] == "shell"}
+    asks = {"getprop sys.boot_completed", "pm path android", "dumpsys window displays", "wm size", "date +%s"}
+    assert lines == asks | set(EmulatorConfig().prepare)
+    assert {call[3] for call in doubles.calls if call[0] == "adb"} == {"shell", "emu"}
+
+
 def test_a_snapshot_brings_the_phone_back(doubles, up):
     doubles.set_phone(package="com.android.settings", clock=SAVED_AT + 500)
     assert up.fingerprint().package == "com.android.settings"

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from android_env.actions import Action
+from android_env.devices import StepReport
 from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import NO_NOISE
-from android_env.env import ACTION_TYPES, AndroidEnv
+from android_env.env import ACTION_TYPES, AndroidEnv, StepInfo
 from android_env.tasks import load_tasks
 
 TASKS = load_tasks("webshop/train")
 NUM = 3
 
 
-def vector(budget=3, **options):
-    def make():
-        return AndroidEnv(SimulatedPhone(noise=NO_NOISE, render=False), TASKS, max_steps=budget)
+def make(budget=3):
+    return AndroidEnv(SimulatedPhone(noise=NO_NOISE, render=False), TASKS, max_steps=budget)
 
+
+def vector(budget=3, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        return SyncVectorEnv([make] * NUM, **options)
+        return SyncVectorEnv([partial(make, budget)] * NUM, **options)
 
 
 @pytest.fixture
@@ -107,3 +110,50 @@ def test_it_is_an_ordinary_gymnasium_environment():
     env.reset(seed=0)
     env.step(Action.back())
     assert env.step(Action.back())[4]["episode"]["l"] == 2
+
+
+def test_environments_in_processes_of_their_own_say_the_same(envs):
+    # "spawn": a process with threads must not be forked. Such a process cannot import this file: a function made here
+    # travels whole, one of the module would travel as its name.
+    def make_there():
+        return AndroidEnv(SimulatedPhone(noise=NO_NOISE, render=False), TASKS, max_steps=3)
+
+    apart = AsyncVectorEnv([make_there] * NUM, shared_memory=False, context="spawn")
+    try:
+        here, there = envs.reset(seed=[5, 6, 7]), apart.reset(seed=[5, 6, 7])
+        assert_same(here[0], there[0])
+        assert set(here[1]) == set(there[1]) >= set(StepInfo.__annotations__)
+        for _ in range(4):
+            actions = idle_actions(envs)
+            here, there = envs.step(actions), apart.step(actions)
+            assert_same(here[0], there[0])
+            assert [list(values) for values in here[1:4]] == [list(values) for values in there[1:4]]
+            assert list(here[4]["outcome"]) == list(there[4]["outcome"])
+    finally:
+        apart.close()
+
+
+def test_shared_memory_that_would_keep_texts_as_they_were_at_first_is_refused():
+    with pytest.raises(ValueError, match="shared_memory=False"):
+        AsyncVectorEnv([make], context="spawn")
+
+
+def assert_same(here, there):
+    assert np.array_equal(here["screenshot"], there["screenshot"])
+    assert all(here[name] == there[name] for name in ("goal", "activity", "ui_elements"))
+
+
+def test_info_is_of_its_type():
+    env = make()
+    kinds = {
+        "task_id": str,
+        "step": int,
+        "executed": Action | None,
+        "outcome": str,
+        "report": StepReport | None,
+        "refused": str,
+    }
+    assert set(kinds) == set(StepInfo.__annotations__)
+    for info in (env.reset(seed=0)[1], env.step(Action.back())[4], env.step(Action.complete())[4]):
+        assert set(info) == set(kinds) and all(isinstance(info[name], kind) for name, kind in kinds.items())
+        assert info["outcome"] in ("", "success", "failure", "truncated")

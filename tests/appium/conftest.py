@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,27 @@ def miniwob(installed: None) -> Iterator[AppiumDevice]:
     device = MiniWoBHost().open()
     yield device
     device.close()
+
+
+def group(leader: int) -> list[int]:
+    """Processes of a group that are not dead, by /proc."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = entry.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == leader and state not in "ZX":
+            found.append(int(entry.parent.name))
+    return found
+
+
+def gone(leader: int) -> bool:
+    """Whether the group has ended; processes that were killed take a moment to go."""
+    end = time.monotonic() + 30
+    while group(leader) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not group(leader)
 
 
 class OnePage:

@@ -29,6 +29,7 @@ def test_the_quickstart_runs_every_stage_in_order():
         "evaluation/behavior",
         "evaluation/filtered_bc",
         "evaluation/digiq",
+        "evaluation/ceiling",
     ]
 
 
@@ -58,6 +59,20 @@ def test_seeds_differ_by_stage_and_by_run_but_not_by_evaluated_arm():
     assert len(evaluations) == 1
     assert len(set(others)) == len(others)
     assert all(zero[name] != seven[name] for name in zero)
+
+    def fitting(recipe):
+        return [n.config.fit.seed for n in plan(recipe) if hasattr(n.config, "fit")]
+
+    assert (
+        len({*fitting(QUICKSTART), *fitting(dataclasses.replace(QUICKSTART, seed=7))}) == 6
+    )  # nested ones too
+
+
+def test_the_ceiling_chooses_among_the_behaviour_policys_candidates_by_truth():
+    node = plan(QUICKSTART)[-1]
+    assert node.inputs == {"policy": Recipe(name="quickstart").directory / "behavior"}
+    assert (node.config.agent.scorer, node.config.agent.num_candidates) == ("best_values", 8)
+    assert "evaluation/ceiling" not in [n.name for n in plan(dataclasses.replace(QUICKSTART, ceiling=False))]
 
 
 def test_a_source_of_episodes_is_needed_and_only_one():

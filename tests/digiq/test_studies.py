@@ -9,7 +9,7 @@ import pytest
 from digiq import studies
 from digiq.config import load, load_yaml
 from digiq.errors import ConfigError
-from digiq.evaluation.records import CellRecord, write_record
+from digiq.evaluation.study_records import CellRecord, write_record
 from digiq.evaluation.study import StudyConfig, kernel_digest
 from digiq.pipeline import Node
 from tests.digiq.toy_stage import ToyConfig

@@ -6,7 +6,7 @@ import pytest
 
 from digiq import studies
 from digiq.config import load
-from digiq.evaluation.records import read_records
+from digiq.evaluation.study_records import read_records
 from digiq.evaluation.study import StudyConfig
 from digiq.evaluation.study_page import write_page
 from tests.digiq.evaluation.test_no_leaks import check_finished_run, untrained

@@ -1,71 +1,79 @@
-"""Training examples: a screen with a cursor or without, a prompt with its answers, and labels for every patch.
+"""Training examples: a screen with a cursor or without, prompts with their answers, and labels for every patch.
 
 Labels of patches teach the vision tower to read before the language model asks anything: which widget a patch lies in,
-which two letters stand in it, and whether the cursor points at the widget that it belongs to.
+which letters stand where in it, and whether the cursor points at the widget that it belongs to. Pages of nothing but
+text teach the letters fastest. The same screen is asked about under several goals, which differ in names alone, and
+labels of the goal's letters teach to compare: at each, whether the pair it ends stands in the text in question (a whole
+name agrees where all its pairs do, and one pair is found in one look).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from android_env.actions import Action
+from android_env.actions import Action, ActionType
 from android_env.devices.simulated.layout import layout
 from android_env.devices.simulated.renderer import render
 from android_env.devices.simulated.screen import PANEL_ROLES, ROLES, SCREEN_HW, Box, Element
 from android_env.devices.simulated.themes import PRETRAIN_THEMES
-from android_env.devices.simulated.widgets import TextRun, record_text
+from android_env.devices.simulated.widgets import Canvas, TextRun, record_text
 from digiq.vlm.prompts import OBSERVATION_QUESTIONS, PAIR_QUESTIONS, build_prompt, draw_cursor
-from digiq.vlm.tiny.architecture import CHARACTERS, GRID, IMAGE_SIZE, KINDS, PATCH_SIZE, answer_token
+from digiq.vlm.tiny.architecture import CHARACTERS, GRID, IMAGE_SIZE, KINDS, answer_token
 from digiq.vlm.tiny.questions import observation_answers, pair_answers
-from digiq.vlm.tiny.screens import Scene, make_scene
+from digiq.vlm.tiny.screens import Goal, Scene, make_scene, rename
 from digiq.vlm.tiny.words import Words
 
 NAME_QUESTION = " what is at the cursor?"
 FIELD_QUESTION = " what does the field say?"
 ROLE_IDS = {role: i for i, role in enumerate(("", *ROLES))}
 CHARACTER_IDS = {c: i + 1 for i, c in enumerate(CHARACTERS)}
-LETTERS_PER_PATCH = 2
+LETTER_GRID = (2, 4)
+"""Places for a letter's middle in a patch, down and across: narrow letters, and two lines of text, keep apart."""
+LETTERS_PER_PATCH = LETTER_GRID[0] * LETTER_GRID[1]
 IGNORE = -100
 _LONGEST_NAME = 20
 
 
 @dataclasses.dataclass(frozen=True)
+class Asked:
+    """One prompt about a screen."""
+
+    text: str
+    """The prompt and, where a name is spelled, the question for it."""
+    answers: dict[str, str]
+    """By question."""
+    name: str = ""
+    """What is spelled at the end; empty where nothing is."""
+    compared: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Names in the prompt, each with the texts that it may be."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Example:
-    """One training example; P = GRID² patches, row-major."""
+    """A screen, what is asked about it, and labels; P = GRID² patches, row-major."""
 
     pixels: npt.NDArray[np.uint8]
     """[IMAGE_SIZE, IMAGE_SIZE, 3], as the image processor squashes it."""
-    text: str
-    """Prompt and, after the last question, the spelled name."""
-    answers: dict[str, str]
-    """By question."""
-    name: str
-    """What is spelled at the end."""
+    asked: tuple[Asked, ...]
+    """Under the screen's own goal first; only then is a name spelled."""
     roles: npt.NDArray[np.int64]
     """[P] index into ROLE_IDS."""
     letters: npt.NDArray[np.int64]
-    """[P, 2] index into CHARACTER_IDS, 0 for none: left and right half."""
+    """[P, LETTERS_PER_PATCH] index into CHARACTER_IDS of the letter whose middle is there, 0 for none; row-major."""
     pointed: npt.NDArray[np.int64]
     """[P] 1 where the cursor's widget is, IGNORE everywhere without a cursor."""
-    is_named_tap: bool
+    is_named_tap: bool = False
     """A tap on a widget with a name: what naming and matching accuracy are measured on."""
 
 
-def examples(seed: int, *, unseen: bool = False) -> Iterator[Example]:
-    """An endless stream; ``unseen`` draws only words that training never shows."""
-    rng = np.random.default_rng(seed)
-    while True:
-        yield make_example(rng, unseen=unseen)
-
-
-def make_example(rng: np.random.Generator, *, unseen: bool = False) -> Example:
-    """One random example: two in three are of an action, the others of the screen alone."""
+def make_example(rng: np.random.Generator, *, unseen: bool = False, goals: int = 1) -> Example:
+    """One random screen, asked about under ``goals`` goals: two in three about an action, the others without one."""
     words = Words(rng, unseen=unseen)
     scene = make_scene(words)
     boxes = layout(scene.screen, layout_seed=int(rng.integers(1 << 30)))
@@ -73,31 +81,116 @@ def make_example(rng: np.random.Generator, *, unseen: bool = False) -> Example:
     with record_text() as runs:
         screenshot = render(scene.screen, boxes, theme)
     shown = {name: box for name, box in boxes.items() if name in scene.elements}
+    action, pointed, named = None, None, False
     if rng.random() < 0.33:
-        prompt = build_prompt(scene.goal.text, None)
-        answers = observation_answers(scene)
         field = scene.field_element
         name = _spelled(field.text) if field and field.text else "=none"
-        pointed, text = None, prompt.text + FIELD_QUESTION
-        named = False
+        question = FIELD_QUESTION
     else:
         action, pointed = _choose(scene, shown, words)
         screenshot = draw_cursor(screenshot, action)
-        prompt = build_prompt(scene.goal.text, action)
-        answers = pair_answers(scene, action, pointed)
-        is_tap = action.is_tap
-        name = _name(scene, pointed) if is_tap else "=none"
-        text = prompt.text + NAME_QUESTION
-        named = is_tap and not name.startswith("=") and not scene.screen.loading
+        name = _name(scene, pointed) if action.is_tap else "=none"
+        question = NAME_QUESTION
+        named = action.is_tap and not name.startswith("=") and not scene.screen.loading
+    first = _ask(scene, action, pointed)
+    asked = [dataclasses.replace(first, text=first.text + question, name=name)]
+    for _ in range(goals - 1):
+        other = dataclasses.replace(scene, goal=_other_goal(scene, action, pointed, words))
+        asked.append(_ask(other, action, pointed))
     return Example(
         pixels=squash(screenshot),
-        text=text,
-        answers=answers,
-        name=name,
+        asked=tuple(asked),
         roles=_role_grid(scene, shown),
-        letters=_letter_grid(runs),
+        letters=_letter_grid(_visible(runs, scene, boxes)),
         pointed=_pointed_grid(shown, pointed),
         is_named_tap=named,
+    )
+
+
+def _ask(scene: Scene, action: Action | None, pointed: Element | None) -> Asked:
+    """The prompt of an action, or of the screen alone, with its answers."""
+    text = build_prompt(scene.goal.text, action).text
+    goal = tuple(name for name in (scene.goal.place, scene.goal.query) if name)
+    if action is None:
+        field = scene.field_element
+        typed = field.text if field else ""
+        shown = {scene.goal.place: (scene.address, typed), scene.goal.query: (scene.query, typed)}
+        compared = tuple((name, shown[name]) for name in goal if any(shown[name]))
+        return Asked(text, observation_answers(scene), compared=compared)
+    answers = pair_answers(scene, action, pointed)
+    if action.type is ActionType.TYPE:  # the goal is read before what is typed
+        return Asked(text, answers, compared=((action.text, goal),))
+    there = _texts_there(scene, action, pointed)
+    return Asked(text, answers, compared=tuple((name, there) for name in goal) if any(there) else ())
+
+
+def _texts_there(scene: Scene, action: Action, pointed: Element | None) -> tuple[str, ...]:
+    """What an action's goal is compared with: the texts at the cursor, or in the field that Enter sends."""
+    field = scene.field_element
+    if action.type is ActionType.PRESS_ENTER and field is not None:
+        return (field.text,)
+    if not action.is_tap or pointed is None or scene.screen.loading:
+        return ()
+    return (pointed.text, pointed.detail) if pointed.role == "result_row" else (pointed.text,)
+
+
+def _other_goal(scene: Scene, action: Action | None, pointed: Element | None, w: Words) -> Goal:
+    """The goal with other names: of what the action touches or the screen shows, nearly those, or any."""
+    goal, field = scene.goal, scene.field_element
+    touched = _texts_there(scene, action, pointed) if action is not None else ()
+    if action is not None and action.type is ActionType.TYPE:
+        touched = (action.text,)
+    typed = (field.text,) if field else ()
+    if "." in goal.place:
+        seen = [t.lower() for t in (*touched, scene.address, *typed) if "." in t and " " not in t]
+        place = _another(goal.place, seen, w.site, w)
+    else:
+        place = _another(goal.place, [t.lower() for t in touched if t.isalpha()], w.app, w)
+    seen = [t.lower() for t in (*touched, *typed, scene.query) if t and "." not in t and len(t) <= 20]
+    return rename(goal, place, _another(goal.query, seen, w.thing, w))
+
+
+def _another(name: str, seen: list[str], invent: Callable[[], str], w: Words) -> str:
+    p = w.rng.random()
+    if seen and p < 0.5:
+        return w.pick(seen)
+    if p < 0.8:
+        return w.near(w.pick(seen) if seen else name or invent())
+    return name if p < 0.9 else invent()
+
+
+def make_page(rng: np.random.Generator) -> Example:
+    """A page of nothing but text, in every size and colour of a theme: only its letters are labelled."""
+    words = Words(rng)
+    theme = PRETRAIN_THEMES[int(rng.integers(len(PRETRAIN_THEMES)))]
+    canvas = Canvas(theme)
+    height, width = SCREEN_HW
+    inks = (
+        (theme.background, theme.text), (theme.background, theme.muted), (theme.surface, theme.text),
+        (theme.background, theme.primary), (theme.primary, theme.on_primary), (theme.accent, theme.on_accent),
+        (theme.bar, theme.on_bar),
+    )  # fmt: skip
+    with record_text() as runs:
+        y = int(rng.integers(0, 14))
+        while y < height:
+            ground, ink = words.pick(inks)
+            size, bold = int(rng.integers(-3, 3)), words.chance(0.35)
+            step = int(rng.integers(15, 21)) + max(size, 0)
+            canvas.rectangle((y, 0, y + step, width), ground)
+            x = float(rng.integers(0, 24))
+            while x < width - 12:
+                style = words.pick((str.title, str.capitalize, str.lower, str.lower))
+                text = style(words.pick((words.word, words.word, words.site, words.price))())
+                end = canvas.text(text, y + step / 2, x, ink, width=int(width - x), bold=bold, size=size)
+                x = end + float(rng.integers(4, 12))
+            y += step
+    nothing = np.full(GRID * GRID, IGNORE, np.int64)
+    return Example(
+        pixels=squash(np.asarray(canvas.image)),
+        asked=(),
+        roles=nothing,
+        letters=_letter_grid(runs),
+        pointed=nothing,
     )
 
 
@@ -170,18 +263,29 @@ def _role_grid(scene: Scene, boxes: dict[str, Box]) -> npt.NDArray[np.int64]:
     return grid.reshape(-1)
 
 
+def _visible(runs: list[TextRun], scene: Scene, boxes: dict[str, Any]) -> list[TextRun]:
+    """The lines that nothing is drawn over."""
+    panel = boxes.get("_panel")
+    if panel is None:
+        return runs
+    said = " ".join(text for element in scene.screen.overlay for text in (element.text, element.detail))
+    return [run for run in runs if not panel.contains(run.row, panel.x0) or run.text.rstrip("…. ") in said]
+
+
 def _letter_grid(runs: list[TextRun]) -> npt.NDArray[np.int64]:
-    grid = np.zeros((GRID, GRID * LETTERS_PER_PATCH), np.int64)
-    half = PATCH_SIZE // LETTERS_PER_PATCH
+    down, across = LETTER_GRID
+    rows, columns = GRID * down, GRID * across
+    grid = np.zeros((rows, columns), np.int64)
     for run in runs:
-        row = int(run.row * IMAGE_SIZE / SCREEN_HW[0] // PATCH_SIZE)
-        if not 0 <= row < GRID:
+        row = int(run.row * rows / SCREEN_HW[0])
+        if not 0 <= row < rows:
             continue
         for character, x in zip(run.text.lower(), run.columns, strict=True):
-            column = int(x * IMAGE_SIZE / SCREEN_HW[1] // half)
-            if 0 <= column < grid.shape[1]:
+            column = int(x * columns / SCREEN_HW[1])
+            if 0 <= column < columns and character != " ":
                 grid[row, column] = CHARACTER_IDS.get(character, 0)
-    return grid.reshape(GRID * GRID, LETTERS_PER_PATCH)
+    patches = grid.reshape(GRID, down, GRID, across).swapaxes(1, 2)
+    return patches.reshape(GRID * GRID, LETTERS_PER_PATCH)
 
 
 def _pointed_grid(boxes: dict[str, Box], pointed: Element | None) -> npt.NDArray[np.int64]:
@@ -204,12 +308,28 @@ def _cells(box: Box) -> tuple[slice, slice]:
     return span(box.y0 * scale_y, box.y1 * scale_y), span(box.x0 * scale_x, box.x1 * scale_x)
 
 
-class Encoder:
-    """Turns an example's text into token ids and labels.
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Token ids of an example's prompts after its image, with labels; all lists of one length.
 
-    A question's answer is the label of the question's own last token: a read-out, never fed back. The spelled name is
-    ordinary next-token prediction.
+    The label at a position is what the model must say *after* it, so no further shift is needed.
     """
+
+    ids: list[int]
+    segments: list[int]
+    """0 for the image, then 1, 2, ... for the prompts: each sees the image and itself."""
+    positions: list[int]
+    """Restart after the image with every prompt."""
+    readout: list[int]
+    """At a question's last token, its answer's token: never fed back."""
+    spelled: list[int]
+    """Ordinary next tokens of the name."""
+    agrees: list[int]
+    """At each letter of a compared name but the first, 1 where it and the one before stand in one of the texts."""
+
+
+class Encoder:
+    """Turns an example's prompts into token ids and labels."""
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
@@ -225,21 +345,47 @@ class Encoder:
             for prefix in (" ", "\n")
         }
 
-    def __call__(self, example: Example) -> tuple[list[int], list[int], list[int]]:
-        """(input ids, read-out labels, name labels), aligned with the inputs; labels are shifted by the caller.
+    def __call__(self, example: Example) -> Encoded:
+        patches = len(self._image)
+        blank = [IGNORE] * patches
+        out = Encoded(
+            list(self._image), [0] * patches, list(range(patches)), list(blank), list(blank), list(blank)
+        )
+        for segment, asked in enumerate(example.asked, 1):
+            ids, readout, spelled, agrees = self._prompt(asked)
+            out.ids.extend(ids)
+            out.segments.extend([segment] * len(ids))
+            out.positions.extend(range(patches, patches + len(ids)))
+            out.readout.extend(readout)
+            out.spelled.extend(spelled)
+            out.agrees.extend(agrees)
+        return out
 
-        The label at a position is what the model must say *after* it, so no further shift is needed.
-        """
-        prompt = self._image + self._tokenizer(example.text, add_special_tokens=False)["input_ids"]
-        if example.name.startswith("="):
-            name = [self._ids[example.name]]
-        else:
-            name = [self._ids.get(c, self._ids["<unk>"]) for c in example.name]
+    def _prompt(self, asked: Asked) -> tuple[list[int], list[int], list[int], list[int]]:
+        prompt = self._tokenizer(asked.text, add_special_tokens=False)["input_ids"]
+        name = [self._ids[asked.name]] if asked.name.startswith("=") else self._spell(asked.name)
         ids = prompt + name
-        readout, spelled = [IGNORE] * len(ids), [IGNORE] * len(ids)
-        for question, answer in example.answers.items():
+        readout, spelled, agrees = ([IGNORE] * len(ids) for _ in range(3))
+        for question, answer in asked.answers.items():
             position = max(i for i, token in enumerate(prompt) if token in self._question_ids[question])
             readout[position] = self._ids[answer_token(answer)]
-        for offset, token in enumerate([*name, self._eos]):
+        for offset, token in enumerate([*name, self._eos] if name else []):
             spelled[len(prompt) - 1 + offset] = token
-        return ids, readout, spelled
+        for written, texts in asked.compared:
+            letters = written.lower()
+            for offset, position in enumerate(self._letters_of(written, prompt)):
+                if offset:
+                    pair = letters[offset - 1 : offset + 1]
+                    agrees[position] = int(any(pair in text.lower() for text in texts))
+        return ids, readout, spelled, agrees
+
+    def _spell(self, text: str) -> list[int]:
+        return [self._ids.get(c, self._ids["<unk>"]) for c in text]
+
+    def _letters_of(self, name: str, prompt: list[int]) -> list[int]:
+        """Positions of a name's letters where it stands last in the prompt, as far as each letter is a token."""
+        wanted = self._spell(name.lower().removesuffix(".com"))
+        for start in range(len(prompt) - len(wanted), -1, -1):
+            if prompt[start : start + len(wanted)] == wanted:
+                return list(range(start, start + len(wanted)))
+        return []

@@ -1,8 +1,10 @@
 """``digiq make-tiny-vlm``: pre-trains the embedded tiny LLaVA on generated screens, in about an hour on two cores.
 
-First the vision tower learns to read on its own, from labels for every patch (thousands an image); then the whole model
-learns the prompts' read-outs and to spell names, with the patches' labels kept as a lighter loss. Weights and
-activations are bfloat16 (four times float32's speed on CPUs that have it); the optimiser keeps a float32 copy.
+First the vision tower learns to read on its own, from labels for every patch (thousands an image), half of the images
+pages of text; then the whole model learns the prompts' read-outs and to spell names, with the labels of patches and of
+the goal's letters as lighter losses. Each screen is asked about under several goals, which share its image: they differ
+in names alone, so that only reading tells them apart. Matrix products are in bfloat16 (four times float32's speed on
+CPUs that have it), parameters in float32.
 """
 
 import dataclasses
@@ -27,6 +29,7 @@ from digiq.vlm.tiny.examples import (
     Encoder,
     Example,
     make_example,
+    make_page,
 )
 
 STAGE, VERSION = "make-tiny-vlm", 1
@@ -38,22 +41,28 @@ _CHECKPOINT = "checkpoint.pt"
 class MakeTinyVlmConfig:
     """How long and how hard to train."""
 
-    vision_steps: Annotated[int, Field(ge=0)] = 2500
+    vision_steps: Annotated[int, Field(ge=0)] = 6000
     """Updates of the vision tower alone."""
-    steps: Annotated[int, Field(ge=1)] = 5500
+    steps: Annotated[int, Field(ge=1)] = 4500
     """Updates of the whole model."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int, Field(ge=1)] = 16
     """Screens an update."""
-    vision_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    vision_learning_rate: Annotated[float, Field(gt=0)] = 6e-3
     """Peak of AdamW's cosine schedule while the vision tower trains alone."""
-    learning_rate: Annotated[float, Field(gt=0)] = 8e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak of AdamW's cosine schedule for the whole model."""
-    dense_weight: Annotated[float, Field(ge=0)] = 0.3
+    pages: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of pages of text among the screens while the vision tower trains alone."""
+    dense_weight: Annotated[float, Field(ge=0)] = 0.2
     """Weight of the patches' labels while the whole model trains."""
+    comparison_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the goal's letters' labels."""
     evaluation_examples: Annotated[int, Field(ge=1)] = 1500
     """Screens with seen words, and as many with unseen ones, that the accuracies are measured on."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 250
     """Updates between checkpoints."""
+    goals: Annotated[int, Field(ge=1)] = 3
+    """Goals that a screen is asked about under."""
     seed: int = 0
     """Of the parameters and of the screens."""
 
@@ -94,6 +103,7 @@ def run(config: MakeTinyVlmConfig, *, out: Path, overwrite: bool = False) -> Art
                     }
                     with log.open("a") as file:
                         file.write(json.dumps(row) + "\n")
+        trainer.round()
         accuracies = trainer.evaluate(config.evaluation_examples)
         artifacts.atomic_write_json(w.path / METRICS, accuracies)
         (w.path / _CHECKPOINT).unlink()
@@ -116,9 +126,12 @@ class _Batch:
 
     pixels: Any
     ids: Any
+    positions: Any
     mask: Any
+    """bool [B, 1, T, T]: who sees whom."""
     readout: Any
     spelled: Any
+    agrees: Any
     roles: Any
     letters: Any
     pointed: Any
@@ -128,21 +141,27 @@ def _collate(examples: list[Example], encode: Encoder, pad: int) -> _Batch:
     import torch
 
     rows = [encode(example) for example in examples]
-    length = max(len(ids) for ids, _, _ in rows)
+    length = max(len(row.ids) for row in rows)
 
-    def padded(column: int, value: int) -> Any:
-        return torch.tensor([row[column] + [value] * (length - len(row[column])) for row in rows])
+    def padded(column: str, value: int) -> Any:
+        lists = [getattr(row, column) for row in rows]
+        return torch.tensor([items + [value] * (length - len(items)) for items in lists])
 
     def stacked(name: str) -> Any:
         return torch.from_numpy(np.stack([getattr(example, name) for example in examples]))
 
-    mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _, _ in rows])
+    segments = padded("segments", -1)
+    seen, seeing = segments[:, None, :], segments[:, :, None]
+    earlier = torch.ones(length, length, dtype=torch.bool).tril()
+    mask = earlier & ((seen == 0) | (seen == seeing))
     return _Batch(
         pixels=stacked("pixels"),
-        ids=padded(0, pad),
-        mask=mask,
-        readout=padded(1, IGNORE),
-        spelled=padded(2, IGNORE),
+        ids=padded("ids", pad),
+        positions=padded("positions", 0),
+        mask=mask[:, None],
+        readout=padded("readout", IGNORE),
+        spelled=padded("spelled", IGNORE),
+        agrees=padded("agrees", IGNORE),
         roles=stacked("roles"),
         letters=stacked("letters"),
         pointed=stacked("pointed"),
@@ -152,39 +171,42 @@ def _collate(examples: list[Example], encode: Encoder, pad: int) -> _Batch:
 class _Batches:
     """Batch number i, always the same: what makes a resumed run see what an uninterrupted one would."""
 
-    def __init__(self, seed: int, batch_size: int, tokenizer: Any, total: int):
-        self._seed, self._batch_size, self._total = seed, batch_size, total
+    def __init__(self, config: MakeTinyVlmConfig, tokenizer: Any):
+        self._config = config
         self._encode, self._pad = Encoder(tokenizer), tokenizer.pad_token_id
 
     def __len__(self) -> int:
-        return self._total
+        return self._config.vision_steps + self._config.steps
 
     def __getitem__(self, index: int) -> _Batch:
-        rng = np.random.default_rng([self._seed, index])
-        return _collate([make_example(rng) for _ in range(self._batch_size)], self._encode, self._pad)
+        config = self._config
+        rng = np.random.default_rng([config.seed, index])
+        alone = index < config.vision_steps
+        pages = round(config.pages * config.batch_size) if alone else 0
+        drawn = [make_page(rng) for _ in range(pages)]
+        goals = 1 if alone else config.goals
+        drawn += [make_example(rng, goals=goals) for _ in range(config.batch_size - pages)]
+        return _collate(drawn, self._encode, self._pad)
 
 
 class _Trainer:
-    """Model, patch heads, float32 master copy and step; checkpoints hold all of it."""
+    """Model, patch heads and step; checkpoints hold all of it."""
 
     def __init__(self, config: MakeTinyVlmConfig, processor: Any):
-        import torch
         from torch import nn
 
         self.config, self.processor = config, processor
-        model: Any = build_model(processor.tokenizer)
-        self.model = model.to(torch.bfloat16)
+        self.model: Any = build_model(processor.tokenizer)
+        # torch's fused attention is slow backwards on CPUs: with plain products an update is 1.2 times as fast.
+        self.model.model.language_model.set_attn_implementation("eager")
         width = self.model.config.text_config.hidden_size
         outputs = len(ROLE_IDS) + LETTERS_PER_PATCH * (len(CHARACTERS) + 1) + 2
-        # One linear map from the projected patch to role, letters and pointed: thrown away after training.
-        self.heads = nn.Linear(width, outputs).to(torch.bfloat16)
-        self._live: list[Any] = [*self.model.parameters(), *self.heads.parameters()]
-        self._master = [nn.Parameter(p.detach().float().clone()) for p in self._live]
-        self._vision = {
-            id(p)
-            for module in (self.model.model.vision_tower, self.model.model.multi_modal_projector, self.heads)
-            for p in module.parameters()
-        }
+        # Linear maps from the projected patch to role, letters and pointed, and from letters of the prompt to whether
+        # they agree: thrown away after training.
+        self.heads = nn.ModuleDict({"patches": nn.Linear(width, outputs), "agrees": nn.Linear(width, 2)})
+        parts = (self.model.model.vision_tower, self.model.model.multi_modal_projector, self.heads)
+        self._vision = [p for part in parts for p in part.parameters()]
+        self._all = [*self.model.parameters(), *self.heads.parameters()]
         self.step = 0
         self._optimizer = self._new_optimizer()
 
@@ -195,107 +217,135 @@ class _Trainer:
     def _new_optimizer(self) -> Any:
         import torch
 
-        return torch.optim.AdamW(self._master, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+        trained = self._vision if self._alone else self._all
+        return torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether the vision tower trains alone."""
+        return self.step < self.config.vision_steps
 
     def updates(self) -> Any:
         """Yields a dict of losses after each update that is left."""
+        import torch
         from torch.utils.data import DataLoader
 
         config = self.config
-        total = config.vision_steps + config.steps
-        batches: Any = _Batches(config.seed, config.batch_size, self.processor.tokenizer, total)
+        batches: Any = _Batches(config, self.processor.tokenizer)
         # One process draws screens while this one trains.
         loader = DataLoader(
-            batches, batch_size=None, sampler=range(self.step, total), num_workers=1, prefetch_factor=8
+            batches, batch_size=None, sampler=range(self.step, len(batches)), num_workers=1, prefetch_factor=8
         )
+        self.model.train()
         for batch in loader:
-            alone = self.step < config.vision_steps
             if self.step == config.vision_steps:
                 self._optimizer = self._new_optimizer()
-            losses = self._losses(batch, alone)
-            total_loss: Any = sum(losses.values())
-            total_loss.backward()
-            self._apply(alone)
+            with torch.autocast("cpu", torch.bfloat16):
+                losses = self._losses(batch)
+            total: Any = sum(losses.values())
+            total.backward()
+            self._apply()
             self.step += 1
             yield {name: float(value.detach()) for name, value in losses.items()}
 
-    def _losses(self, batch: _Batch, alone: bool) -> dict[str, Any]:
+    def _losses(self, batch: _Batch) -> dict[str, Any]:
         from torch.nn.functional import cross_entropy
 
-        pixels = self._pixels(batch)
-        if alone:
-            return self._dense(self._image_features(pixels), batch)
-        features = self._image_features(pixels)
-        logits = self._logits(features, batch)
-        vocabulary = logits.shape[-1]
-        answers = cross_entropy(logits.view(-1, vocabulary), batch.readout.view(-1), ignore_index=IGNORE)
-        names = cross_entropy(logits.view(-1, vocabulary), batch.spelled.view(-1), ignore_index=IGNORE)
-        dense = {k: v * self.config.dense_weight for k, v in self._dense(features, batch).items()}
-        return {"answers": answers, "names": names, **dense}
+        features = self._image_features(batch)
+        dense = self._dense(features, batch)
+        if self._alone:
+            return dense
+        hidden = self._hidden(features, batch)
 
-    def _pixels(self, batch: _Batch) -> Any:
-        import torch
+        def loss(head: Any, labels: Any) -> Any:
+            there = labels != IGNORE
+            return cross_entropy(head(hidden[there]).float(), labels[there])
 
-        return ((batch.pixels.permute(0, 3, 1, 2).to(torch.float32) / 255 - 0.5) / 0.5).to(torch.bfloat16)
+        losses = {
+            "answers": loss(self.model.lm_head, batch.readout),
+            "names": loss(self.model.lm_head, batch.spelled),
+            "agree": self.config.comparison_weight * loss(self.heads["agrees"], batch.agrees),
+        }
+        return losses | {k: v * self.config.dense_weight for k, v in dense.items()}
 
-    def _image_features(self, pixels: Any) -> Any:
+    def _image_features(self, batch: _Batch) -> Any:
         """Projected patches [B, P, H], as the language model gets them."""
         import torch
 
+        dtype = next(self.model.parameters()).dtype
+        pixels = (batch.pixels.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1).to(dtype)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         return torch.stack(list(self.model.get_image_features(pixel_values=pixels).pooler_output))
 
-    def _logits(self, features: Any, batch: _Batch) -> Any:
-        """Float32 logits [B, T, V] with the image's features put where its placeholders stand."""
+    def _hidden(self, features: Any, batch: _Batch) -> Any:
+        """The language model's last hidden states [B, T, H], the image's features where its placeholders stand."""
+        import torch
+
         embedded = self.model.get_input_embeddings()(batch.ids)
         place = (batch.ids == self.model.config.image_token_id).unsqueeze(-1)
         embedded = embedded.masked_scatter(place.expand_as(embedded), features.to(embedded.dtype))
+        seen = torch.zeros(batch.mask.shape, dtype=features.dtype).masked_fill(~batch.mask, -torch.inf)
         output = self.model.model.language_model(
-            inputs_embeds=embedded, attention_mask=batch.mask, use_cache=False
+            inputs_embeds=embedded, attention_mask=seen, position_ids=batch.positions, use_cache=False
         )
-        return self.model.lm_head(output.last_hidden_state).float()
+        return output.last_hidden_state
+
+    def _split(self, features: Any) -> tuple[Any, Any, Any]:
+        """Float32 scores of role [B·P, ...], each letter's place [B·P·LETTERS_PER_PATCH, ...], being pointed at."""
+        letters = len(CHARACTERS) + 1
+        scores = self.heads["patches"](features).float().flatten(0, 1)
+        role, letter, pointed = scores.split([len(ROLE_IDS), LETTERS_PER_PATCH * letters, 2], dim=-1)
+        return role, letter.reshape(-1, letters), pointed
 
     def _dense(self, features: Any, batch: _Batch) -> dict[str, Any]:
+        import torch
         from torch.nn.functional import cross_entropy
 
-        letters = len(CHARACTERS) + 1
-        scores = self.heads(features).float().flatten(0, 1)
-        role, letter, pointed = scores.split([len(ROLE_IDS), LETTERS_PER_PATCH * letters, 2], dim=-1)
+        role, letter, pointed = self._split(features)
+        # Most places hold no letter and most patches are not pointed at: the few that count weigh more.
+        blank = torch.ones(letter.shape[-1])
+        blank[0] = 0.2
         losses = {
-            "role": cross_entropy(role, batch.roles.flatten()),
-            "letters": 3 * cross_entropy(letter.reshape(-1, letters), batch.letters.flatten()),
+            "role": cross_entropy(role, batch.roles.flatten(), ignore_index=IGNORE),
+            "letters": 2 * cross_entropy(letter, batch.letters.flatten(), weight=blank),
         }
         if (batch.pointed != IGNORE).any():
-            losses["pointed"] = 2 * cross_entropy(pointed, batch.pointed.flatten(), ignore_index=IGNORE)
+            few = torch.tensor([0.25, 1.0])
+            losses["pointed"] = cross_entropy(
+                pointed, batch.pointed.flatten(), weight=few, ignore_index=IGNORE
+            )
         return losses
 
-    def _apply(self, alone: bool) -> None:
-        """One AdamW step on the float32 copy, which is then rounded back into the model."""
+    def _apply(self) -> None:
+        """One AdamW step under a cosine schedule for each part of the training."""
         import torch
 
         config = self.config
         done, span, peak = (
             (self.step, config.vision_steps, config.vision_learning_rate)
-            if alone
+            if self._alone
             else (self.step - config.vision_steps, config.steps, config.learning_rate)
         )
         warm = min(1.0, (done + 1) / 100)
         for group in self._optimizer.param_groups:
             group["lr"] = float(peak * warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done / span))))
-        with torch.no_grad():
-            for live, master in zip(self._live, self._master, strict=True):
-                gradient: Any = None if alone and id(live) not in self._vision else live.grad
-                master.grad = None if gradient is None else gradient.float()
-                live.grad = None
-            torch.nn.utils.clip_grad_norm_(self._master, 1.0)
-            self._optimizer.step()
-            for live, master in zip(self._live, self._master, strict=True):
-                live.copy_(master)
+        torch.nn.utils.clip_grad_norm_(self._all, 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def round(self) -> None:
+        """Rounds the model to what is saved, so that the last accuracies are those of the saved weights."""
+        import torch
+
+        self.model.to(torch.bfloat16)
+        self.heads.to(torch.bfloat16)
 
     def evaluate(self, count: int) -> dict[str, float]:
         """Accuracies on fresh screens, with seen words and with words that training never shows.
 
-        ``naming``: the whole name of a tapped widget is spelled right. ``kind``: its kind is. ``matching``: whether it
-        fits the goal, mean over fitting and not fitting ones. ``answers_<question>``: each read-out of every prompt.
+        ``letters``: a letter of a patch is read by the head that is thrown away. ``naming``: the whole name of a
+        tapped widget is spelled right. ``kind``: its kind is. ``matching``: whether it fits the goal, mean over fitting
+        and not fitting ones. ``answers_<question>``: each read-out of every prompt.
         """
         import torch
 
@@ -308,8 +358,12 @@ class _Trainer:
             for start in range(0, count, 50):
                 examples = [make_example(rng, unseen=side == "unseen") for _ in range(min(50, count - start))]
                 batch = _collate(examples, encode, pad)
-                with torch.inference_mode():
-                    said = self._logits(self._image_features(self._pixels(batch)), batch).argmax(-1)
+                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                    features = self._image_features(batch)
+                    said = self.model.lm_head(self._hidden(features, batch)).argmax(-1)
+                    read = self._split(features)[1].argmax(-1)
+                shown = batch.letters.flatten() > 0
+                right.setdefault("letters", []).extend((read == batch.letters.flatten())[shown].tolist())
                 self._mark(examples, batch, said, right)
             for name, marks in sorted(right.items()):
                 out[f"{name}_{side}"] = float(np.mean(marks))
@@ -321,7 +375,7 @@ class _Trainer:
     def _mark(self, examples: list[Example], batch: _Batch, said: Any, right: dict[str, list[bool]]) -> None:
         for row, example in enumerate(examples):
             places = (batch.readout[row] != IGNORE).nonzero().flatten().tolist()
-            for place, (question, answer) in zip(places, example.answers.items(), strict=True):
+            for place, (question, answer) in zip(places, example.asked[0].answers.items(), strict=True):
                 good = bool(said[row, place] == batch.readout[row, place])
                 right.setdefault(f"answers_{question}", []).append(good)
                 if example.is_named_tap and question == "fits":
@@ -337,9 +391,14 @@ class _Trainer:
     def save(self, path: Path) -> None:
         import torch
 
-        state = {"step": self.step, "master": self._master, "optimizer": self._optimizer.state_dict()}
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
         with artifacts.atomic_path(path) as temporary:
-            torch.save({**state, "master": [p.detach() for p in self._master]}, temporary)
+            torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
         import torch
@@ -348,11 +407,11 @@ class _Trainer:
             return
         state = torch.load(path, weights_only=True)
         self.step = state["step"]
-        self._optimizer.load_state_dict(state["optimizer"])
-        with torch.no_grad():
-            for live, master, saved in zip(self._live, self._master, state["master"], strict=True):
-                master.copy_(saved)
-                live.copy_(saved)
+        if self.step != self.config.vision_steps:  # else the second part begins, with an optimiser of its own
+            self._optimizer = self._new_optimizer()
+            self._optimizer.load_state_dict(state["optimizer"])
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
 
 
 assert PATCH_SIZE % LETTERS_PER_PATCH == 0

@@ -225,6 +225,8 @@ def test_a_judge_is_asked_again_and_the_action_is_not(ready):
     env = judged_by(ready, [JudgeError("no answer"), JudgeError("no answer"), "success"])
     ready.double.executed.clear()
     assert env.step(TAP)[4]["outcome"] == "success" and len(ready.double.executed) == 1
+    assert env.faults is ready.device.faults and env.faults.kinds["judge_error"] == 2
+    assert [event.step for event in env.faults.events] == ["judge"] * 2
 
 
 def test_a_judge_that_never_answers_is_a_judge_error(ready):

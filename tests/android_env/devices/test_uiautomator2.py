@@ -20,7 +20,7 @@ from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import NO_NOISE
 from android_env.devices.uiautomator2 import UiAutomator2, elements_of
 from android_env.env import AndroidEnv
-from android_env.errors import EpisodeError
+from android_env.errors import EpisodeError, TaskError
 from android_env.faults import CommandFailed, MalformedResponse, Quarantined, classify
 from android_env.settle import SettleConfig
 from android_env.tasks import load_tasks
@@ -208,6 +208,35 @@ def test_the_shell_is_denied_by_the_server_and_never_asked_for(bench):
     with pytest.raises(Exception, match="adb_shell") as caught:
         extension(bench.device._connected(), "mobile: shell", command="rm")
     assert isinstance(classify(caught.value), CommandFailed)
+
+
+HOSTILE_NAMES = [
+    "x; reboot",
+    "com.a.b;id",
+    "$(id)",
+    "`id`",
+    "com.a b",
+    "--help",
+    "../x",
+    "com.a\nb",
+    "Settings",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_nothing_but_a_package_name_gets_to_what_the_driver_hands_to_a_shell(bench, name):
+    bench.device.reset(TASKS[0], seed=0)
+    bench.device.execute(Action(ActionType.OPEN_APP, text=name))
+    assert bench.device.report.faults == 0
+    if name:
+        with pytest.raises(TaskError, match="is no package name"):
+            bench.device.reset(dataclasses.replace(TASKS[0], params={"package": name}), seed=0)
+    assert not any(
+        "activateApp" in str(body) or "terminateApp" in str(body) for _, body in bench.double.commands
+    )
+    bench.device.execute(Action(ActionType.OPEN_APP, text="com.android.settings"))
+    assert any("com.android.settings" in str(b) for _, b in bench.double.commands)
 
 
 def test_the_screen_is_measured_where_nobody_says_its_size(make_bench):

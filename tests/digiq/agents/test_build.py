@@ -67,6 +67,8 @@ def test_episodes_on_a_fleet_are_judged_by_the_screen_and_use_no_more_devices_th
         with pytest.raises(ConfigError, match="does not play 'android'"):
             list(rollout(build_agent(AgentConfig(kind="oracle")), specs[:1], make_env, batch_size=1))
     assert [run.outcome for run in runs] == ["success"] * 5
+    for run in runs:
+        assert [(report.sent, report.polls > 0) for report in run.reports] == [("executed", True)] * run.steps
     assert once.outcome in ("success", "truncated") and once.steps >= 1
     assert runs[0].episode.device == "android" and used == {"emulator-5650", "emulator-5652"}
 
@@ -81,6 +83,20 @@ def test_a_fleet_that_is_not_there_is_one_line(fleet, tmp_path):
     make_env = env_factory(DeviceConfig(name="android", fleet=str(fleet), server="http://127.0.0.1:1"), RULED)
     runs = rollout(Agent(Always(Action.home())), plan_episodes(RULED, 2, 0), make_env)
     assert [run.outcome for run in runs] == ["infra_error"] * 2
+
+
+def test_a_shell_on_the_phone_needs_a_setting(fleet, monkeypatch):
+    servers = []
+
+    class Server:
+        def __init__(self, **options):
+            servers.append(options)
+
+    monkeypatch.setattr("android_env.appium_server.AppiumServer", Server)
+    assert DeviceConfig().allow_insecure == ()
+    for allowed in ((), ("uiautomator2:adb_shell",)):
+        env_factory(DeviceConfig(name="android", fleet=str(fleet), allow_insecure=allowed), RULED)
+    assert servers == [{"allow_insecure": ()}, {"allow_insecure": ("uiautomator2:adb_shell",)}]
 
 
 def test_the_safety_list_holds_on_every_device():

@@ -8,6 +8,7 @@ import pytest
 from digiq import cli
 from digiq.cli.stage import parse
 from digiq.config import load_yaml
+from digiq.critics.train import TrainQConfig
 from digiq.errors import ConfigError
 from digiq.pipeline import Recipe
 
@@ -84,3 +85,19 @@ def test_a_stage_reads_its_config_from_a_file(tmp_path, capsys):
     recipe.write_text("episode: 3\n")
     code, _, err = run("evaluate", str(recipe), "--out", str(out), capsys=capsys)
     assert code == 2 and "unknown key 'episode'; did you mean 'episodes'?" in err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["--population.lr", "1e-5,1e-4"], ["--population.lr=1e-5,1e-4"], ["--population.lr", "1e-5", "1e-4"]],
+)
+def test_a_population_is_written_with_commas(given):
+    config = parse(TrainQConfig, ["--population.seeds", "8", *given], program="digiq train-q")
+    assert config.population.seeds == 8
+    assert config.population.lr == (1e-5, 1e-4)
+    assert config.population.size == 16
+
+
+def test_texts_with_commas_stay_whole():
+    config = parse(TrainQConfig, ["--critic.pair-layers", "a,b", "c"], program="digiq train-q")
+    assert config.critic.pair_layers == ("a,b", "c")

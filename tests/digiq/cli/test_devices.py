@@ -78,13 +78,13 @@ def test_start_brings_a_fleet_up_keeps_it_and_stops_it(doubles, capsys, tmp_path
             raise KeyboardInterrupt
 
     run_dir = tmp_path / "run"
-    devices.start(StartOptions(count=2, run_dir=run_dir, config=QUICK), wait)
+    devices.start(StartOptions(count=4, run_dir=run_dir, config=QUICK), wait)
     out = capsys.readouterr().out
-    assert out.count(" up\n") == 2 and f"--device.fleet {run_dir}/fleet.json" in out
-    assert [len(look) for look in looks] == [2, 2, 2]
+    assert out.count(" up\n") == 4 and f"--device.fleet {run_dir}/fleet.json" in out
+    assert [len(look) for look in looks] == [4, 4, 4]
     pids = [{phone["pid"] for phone in look.values()} for look in looks]
     assert pids[0] != pids[1] == pids[2], "the one that ended was started again"
-    assert len(json.loads((run_dir / "fleet.json").read_text())) == 2
+    assert len(json.loads((run_dir / "fleet.json").read_text())) == 4
     assert doubles.running == {}
 
 

@@ -11,21 +11,27 @@ import numpy as np
 import pytest
 
 from digiq.critics import CriticConfig, fit_critic
-from digiq.critics.arrays import prepare
+from digiq.critics.arrays import Needs, gather, place, prepare
 from digiq.critics.diagnostics import (
     LinearFQE,
+    Monitor,
+    _principal,
     auc,
     calibration,
     diagnose,
     gaps,
     logged_ranking,
     novelty,
+    q_trend,
     ranking,
+    sample_episodes,
+    scalars,
     verdict,
 )
 from digiq.critics.select import choose
 from digiq.critics.select import run as select_stage
 
+NEEDS = Needs(candidates=True)
 _spec = importlib.util.spec_from_file_location("tabular", Path(__file__).with_name("test_objectives.py"))
 _tabular = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_tabular)
@@ -61,6 +67,7 @@ def test_logged_ranking_uses_mid_ranks():
     assert found.mean_rank == pytest.approx((1.5 + 1) / 2)
     assert found.rank_at_1 == pytest.approx((0.5 + 1) / 2)
     assert found.random_rank == pytest.approx((2 + 1.5) / 2)
+    assert found.accuracy == pytest.approx((0.75 + 1) / 2)
 
 
 def test_auc_and_gaps():
@@ -70,6 +77,9 @@ def test_auc_and_gaps():
     assert found.share == 0.5
     assert found.quantiles[0] == 0
     assert found.quantiles[-1] == 0.3
+    assert sum(found.counts) == 4
+    assert found.counts[0] == found.counts[-1] == 1
+    assert (found.edges[0], found.edges[-1]) == (0, 0.3)
 
 
 def curve(td: list[float], held: list[float], q: list[float]) -> list[dict[str, float]]:
@@ -151,6 +161,65 @@ def test_diagnose_puts_it_together():
     assert found.disagreement < 0.1
     assert found.initial_value == pytest.approx(q[visits.state[data.table.first]].max(1).mean(), abs=0.03)
     assert diagnose(critic, data).truth is None
+
+
+def test_a_sample_of_episodes_is_what_it_was_in_the_whole():
+    transitions, features = _tabular.as_arrays(_tabular.sample_visits())
+    data = prepare(transitions, features, gamma=0.9, heldout_fraction=0.5)
+    small, observations = sample_episodes(data, 30)
+    assert len(small.table.obs) <= 30
+    part = gather(small, small.heldout_rows, NEEDS)
+    assert set(np.unique(small.table.obs)) <= set(range(len(observations)))
+    np.testing.assert_array_equal(data.observation[observations], small.observation)
+    assert small.table.first.sum() == len(np.unique(small.table.end))
+    rows = np.flatnonzero(np.isin(data.table.obs, observations[small.table.obs]))
+    assert set(rows) <= set(data.heldout_rows), "only held-out episodes"
+    again = gather(data, rows, NEEDS)
+    # What follows an episode's end is read and multiplied by 0: any observation will do.
+    part, again = (b._replace(next_observation=b.next_observation * (b.discount > 0)) for b in (part, again))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), part, again)
+    one, _ = sample_episodes(data, 1)
+    assert one.table.first.sum() == 1
+
+
+def test_the_monitor_of_everything_finds_what_diagnose_finds():
+    transitions, features = _tabular.as_arrays(_tabular.sample_visits())
+    data = prepare(transitions, features, gamma=_tabular.GAMMA, heldout_fraction=0.0)
+    critic = fit_critic(
+        transitions, features, _tabular.linear("td", {}, steps_per_epoch=100, standardize=True)
+    )
+    history = [{"epoch": 1.0, "q_mean": 0.5, "heldout_td_error": 0.25}]
+    whole = scalars(diagnose(critic, data, history=history))
+    monitor = Monitor.of(place(data), 10**6)
+    watched = monitor.look(critic, history)
+    assert watched.td_error == 0.25
+    assert scalars(watched) == pytest.approx(whole, abs=2e-3)
+    # The residual by hand, of the mean member.
+    q, v = (
+        critic.aggregate(x)
+        for x in (
+            critic.q(features["observation"], features["pair"][data.candidate_row[:, 0]]),
+            critic.v(features["observation"]),
+        )
+    )
+    ahead = np.where(transitions["next_obs"] < 0, 0, v[transitions["next_obs"]])
+    residual = q - transitions["reward"] - _tabular.GAMMA * ahead
+    assert watched.bellman_residual == pytest.approx(np.sqrt(np.mean(residual**2)), rel=1e-4)
+
+
+def test_principal_directions_of_few_rows_are_those_of_many_columns():
+    x = np.random.default_rng(0).normal(size=(40, 60)) * np.linspace(1, 5, 60)
+    basis, deviation, centre = _principal(x, 5)
+    _, values, directions = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    np.testing.assert_allclose(deviation, values[:5] / np.sqrt(39), rtol=1e-5)
+    np.testing.assert_allclose(np.abs(np.sum(basis.T * directions[:5], axis=1)), 1, atol=1e-5)
+    np.testing.assert_allclose(centre, x.mean(0))
+
+
+def test_trend_of_q():
+    rows = [{"q_mean": 0.0, "heldout_q_mean": x} for x in (0.0, 1.0, 1.5, 1.6, 1.6, 1.6, 1.7, 1.8)]
+    assert q_trend(rows) == pytest.approx(0.1)
+    assert math.isnan(q_trend(rows[:1]))
 
 
 def test_select_prefers_the_checkpoint_that_ranks_and_values_better():

@@ -1,5 +1,7 @@
 """Heads and their readouts."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,17 +11,29 @@ from beartype import beartype
 from beartype.roar import BeartypeException
 from jaxtyping import TypeCheckError, jaxtyped
 
+import digiq.critics.heads as heads_module
 from digiq.critics.heads import MLP, Heads, HeadsConfig, Readout, ReadoutConfig
 from digiq.errors import ConfigError
 
 
 def drawn(heads: Heads, *sizes: int):
     """Initial parameters, moved off the zeros that the last layers start at."""
-    return jax.tree.map(lambda p: p + 0.1, initial(heads, *sizes))
+    return _drawn(heads, sizes, 0.1, heads_module._STACK_UP_TO)
 
 
 def initial(heads: Heads, *sizes: int):
-    return jax.jit(lambda key: heads.init(key, *sizes))(jax.random.PRNGKey(0))
+    return _drawn(heads, sizes, 0.0, heads_module._STACK_UP_TO)
+
+
+@functools.cache  # compiling is most of these tests' time
+def _drawn(heads: Heads, sizes: tuple[int, ...], shift: float, _: int):
+    def draw(key):
+        return jax.tree.map(lambda p: p + shift, heads.init(key, *sizes))
+
+    return jax.jit(draw)(jax.random.PRNGKey(0))
+
+
+q_value, v_value = (jax.jit(f, static_argnums=0) for f in (Heads.q_value, Heads.v_value))
 
 
 SMALL = HeadsConfig(q_hidden=(5, 4), v_hidden=(3,), members=3)
@@ -46,10 +60,10 @@ def test_an_observation_broadcasts_over_its_candidates():
     heads = Heads(SMALL)
     params = drawn(heads, 4, 2)
     observation, pairs = jnp.arange(8.0).reshape(2, 4), jax.random.normal(jax.random.PRNGKey(1), (2, 5, 2))
-    together = heads.q_value(params, observation[:, None], pairs)
+    together = q_value(heads, params, observation[:, None], pairs)
     assert together.shape == (3, 2, 5)
     np.testing.assert_allclose(
-        together[:, 1, 3], heads.q_value(params, observation[1], pairs[1, 3]), rtol=1e-5
+        together[:, 1, 3], q_value(heads, params, observation[1], pairs[1, 3]), rtol=1e-5
     )
 
 
@@ -57,20 +71,49 @@ def test_every_value_starts_at_zero_and_is_learned_from_there():
     heads = Heads(SMALL)
     params = initial(heads, 4, 2)
     observation, pair = jnp.ones((2, 4)), jnp.ones((2, 2))
-    assert not heads.q_value(params, observation, pair).any()
-    assert not heads.v_value(params, observation).any()
-    gradient = jax.grad(lambda p: jnp.square(heads.q_value(p, observation, pair) - 1).sum())(params)
+    assert not q_value(heads, params, observation, pair).any()
+    assert not v_value(heads, params, observation).any()
+    gradient = jax.jit(jax.grad(lambda p: jnp.square(heads.q_value(p, observation, pair) - 1).sum()))(params)
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["q"]))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bins", "expected"),
+    [
+        (0.0, 1.0, 51, 0.0),
+        (-1.0, 1.0, 51, 0.0),
+        (-3.0, 1.0, 101, 0.0),
+        (0.5, 2.0, 21, 0.5),
+        (-2.0, -1.0, 21, -1.0),
+    ],
+)
+def test_a_fresh_histogram_has_the_value_zero_or_what_is_nearest(low, high, bins, expected):
+    readout = Readout(ReadoutConfig(kind="hl_gauss", low=low, high=high, bins=bins))
+    logits = np.array(readout.start(), np.float32)
+    assert logits.shape == (bins,)
+    assert float(readout.value(logits)) == pytest.approx(expected, abs=2e-3 * (high - low))
+    assert np.ptp(logits) < 20, "a bin without mass would take an age to learn"
+
+
+@pytest.mark.parametrize("hidden", [(5,), ()])
+def test_histogram_heads_start_at_zero_too(hidden):
+    heads = Heads(HeadsConfig(q_hidden=hidden, v_hidden=hidden, readout={"kind": "hl_gauss"}))
+    params = initial(heads, 4, 2)
+    # A linear head has no layer that could start at zero: with inputs of zero its bias alone is looked at.
+    size = float(bool(hidden))
+    observation, pair = jnp.full((2, 4), size), jnp.full((2, 2), size)
+    for values in (q_value(heads, params, observation, pair), v_value(heads, params, observation)):
+        np.testing.assert_allclose(values, 0, atol=2e-3)
 
 
 def test_members_start_different_and_ignore_one_another():
     heads = Heads(SMALL)
     params = drawn(heads, 4, 2)
     x = jnp.ones((1, 4))
-    values = heads.v_value(params, x)[:, 0]
+    values = v_value(heads, params, x)[:, 0]
     assert len(set(values.tolist())) == 3
     changed = jax.tree.map(lambda p: p.at[1].add(1.0), params)
-    moved = heads.v_value(changed, x)[:, 0] != values
+    moved = v_value(heads, changed, x)[:, 0] != values
     assert moved.tolist() == [False, True, False]
 
 
@@ -78,7 +121,7 @@ def test_q_on_pairs_alone_does_not_see_the_observation():
     heads = Heads(HeadsConfig(q_hidden=(5,), q_input="pair"))
     params = drawn(heads, 4, 2)
     pair = jnp.ones((3, 2))
-    a, b = (heads.q_value(params, jnp.full((3, 4), x), pair) for x in (0.0, 9.0))
+    a, b = (q_value(heads, params, jnp.full((3, 4), x), pair) for x in (0.0, 9.0))
     np.testing.assert_array_equal(a, b)
 
 
@@ -98,8 +141,8 @@ def test_large_heads_are_kept_apart_and_give_the_same_values(monkeypatch):
     assert isinstance(apart["q"], tuple)
     assert len(apart["v"]) == 3
     observation, pair = jnp.ones((2, 4)), jnp.ones((2, 2))
-    for name, inputs in (("q", (observation, pair)), ("v", (observation,))):
-        values = [getattr(heads, f"{name}_value")(params, *inputs) for params in (stacked, apart)]
+    for f, inputs in ((q_value, (observation, pair)), (v_value, (observation,))):
+        values = [f(heads, params, *inputs) for params in (stacked, apart)]
         np.testing.assert_allclose(*values, rtol=1e-5)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from digiq.critics.arrays import gather, prepare
+from digiq.critics.arrays import Needs, gather, place, prepare
 from digiq.critics.learner import CriticConfig, Learner, train
 from digiq.errors import ConfigError
 
@@ -125,6 +125,40 @@ def test_the_state_is_donated_and_the_data_is_not():
     assert not data.pair.is_deleted()
     text = learner.epoch.lower(learner, start(config())[1], learner.hyper(), data).as_text()
     assert "dense<" not in text or str(data.pair.shape[0]) not in text.split("dense<")[1][:40]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_epoch_holds_the_features_once(dtype):
+    """The compiled epoch's own memory is small beside the features: nothing copies or widens them as a whole."""
+    learner, state, data = start(config())
+    wide = np.random.default_rng(0).normal(size=(240, 20_000)).astype(jnp.dtype(dtype))
+    standardizer = data.standardizer._replace(
+        pair_mean=jnp.zeros(20_000), pair_inverse_scale=jnp.ones(20_000)
+    )
+    data = place(data._replace(pair=wide, standardizer=standardizer))
+    small = dataclasses.replace(learner.config, heads={**SMALL, "q_hidden": ()}, batch_size=2)
+    learner = Learner(small)
+    state = learner.init(jax.random.PRNGKey(0), data)
+    memory = learner.epoch.lower(learner, state, learner.hyper(), data).compile().memory_analysis()
+    assert memory.argument_size_in_bytes > wide.nbytes, "the features are an argument"
+    assert memory.temp_size_in_bytes < wide.nbytes / 4
+    # What comes out is the state, in the buffers of the one that went in.
+    assert memory.output_size_in_bytes < wide.nbytes / 4
+    assert memory.alias_size_in_bytes > 0.9 * memory.output_size_in_bytes
+
+
+def test_bfloat16_features_on_the_device_are_the_same_numbers():
+    transitions, features = problem()
+    features = {
+        **features,
+        **{k: features[k].astype(jnp.bfloat16) for k in ("observation", "pair")},
+    }
+    host = prepare(transitions, features, gamma=0.9)
+    needs, rows = Needs(candidates=True, steps=2, every_step=True), np.array([5, 0, 79])
+    device = jax.jit(gather, static_argnums=2)(place(host), jnp.asarray(rows), needs)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), device, gather(host, rows, needs)
+    )
 
 
 def test_same_seed_same_numbers_and_other_seed_others():

@@ -20,19 +20,30 @@ PROGRAM = """
     import numpy as np
     from digiq.critics.arrays import prepare
     from digiq.critics.learner import CriticConfig, Learner
-    from digiq.critics.placement import mesh_of_all_devices, replicate
+    from digiq.critics.placement import mesh_of_all_devices, place_batch, replicate
+    from digiq.critics.streaming import Streaming
     spec = importlib.util.spec_from_file_location("problem", sys.argv[4])
     tests = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tests)
     mesh = mesh_of_all_devices() if jax.device_count() > 1 else None
     learner = Learner(tests.config(batch_size=64, objective="cql"), mesh)
     data = replicate(prepare(*tests.problem(), gamma=0.9), mesh)
-    state = replicate(jax.device_get(learner.init(jax.random.PRNGKey(0), data)), mesh)
+    def fresh():
+        return replicate(jax.device_get(learner.init(jax.random.PRNGKey(0), data)), mesh)
     hyper = replicate(jax.device_get(learner.hyper()), mesh)
-    state, _ = learner.epoch(state, hyper, data)
-    leaves = [np.asarray(x).ravel()[:5].tolist() for x in jax.tree.leaves(state.params)]
+    def numbers(state):
+        return [np.asarray(x).ravel()[:5].tolist() for x in jax.tree.leaves(state.params)]
+    state, _ = learner.epoch(fresh(), hyper, data)
+    streamed, split = None, None
+    if jax.device_count() == 8:
+        on_host = prepare(*tests.problem(), gamma=0.9)
+        streamed = numbers(Streaming(learner).epoch(fresh(), hyper, on_host)[0])
+        split = place_batch(np.zeros((64, 3)), mesh).addressable_shards[0].data.shape
+    leaves = numbers(state)
+    state = fresh()
     text = learner.epoch.lower(learner, state, hyper, data).compile().as_text()
-    print(json.dumps({"devices": jax.device_count(), "reduces": "all-reduce" in text, "leaves": leaves}))
+    print(json.dumps({"devices": jax.device_count(), "reduces": "all-reduce" in text, "leaves": leaves,
+                      "streamed": streamed, "split": split}))
 """
 
 
@@ -57,7 +68,7 @@ def launch(devices: int, processes: int = 1) -> list[subprocess.Popen]:
 
 
 def result(process: subprocess.Popen) -> dict:
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err[-3000:]
     return json.loads(out.splitlines()[-1])
 
@@ -77,3 +88,10 @@ def test_equals_one_device(runs, name, devices):
         assert other["reduces"], "the batch was not split: no gradient crosses devices"
         for a, b in zip(one["leaves"], other["leaves"], strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+
+
+def test_streamed_batches_are_split_over_the_devices_too(runs):
+    (eight,) = runs["eight"]
+    assert eight["split"] == [8, 3]
+    for a, b in zip(eight["leaves"], eight["streamed"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)

@@ -1,20 +1,26 @@
 """The stages on artefacts: train-q, then diagnose and select, over a small store of episodes."""
 
+import dataclasses
+import gc
 import json
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-import digiq.features.extract
 from android_env.actions import Action
+from digiq import artifacts
 from digiq.critics import candidate_values, load_critic
 from digiq.critics import diagnose as diagnose_stage
 from digiq.critics import select as select_stage
-from digiq.critics.train import TrainQConfig, load_training_data, run
+from digiq.critics.streaming import StoredRows
+from digiq.critics.train import TrainQConfig, _place, load_training_data, run
 from digiq.data.schema import Episode, Step, encode_png
 from digiq.data.store import EpisodeWriter
 from digiq.errors import DigiQError
-from digiq.features.extract import Features
+from digiq.features.extract import INDEX, KINDS, STAGE, VERSION, Features, FeaturizeConfig, load_features
+from digiq.features.store import KEY_BYTES, RowStore, row_key
 
 SCREEN = encode_png(np.zeros((8, 8, 3), np.uint8))
 CONFIG = TrainQConfig(
@@ -48,7 +54,7 @@ def episode(number: int, split: str, success: bool, cut_off: bool) -> Episode:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """40 training episodes and 4 of a test split; every fifth is cut off. Features are given, not extracted."""
+    """40 training episodes and 4 of a test split; every fifth is cut off. Features are drawn, not extracted."""
     path = tmp_path_factory.mktemp("stage")
     kinds = [("train" if k < 40 else "test", k % 2 == 0, k % 5 == 4) for k in range(44)]
     with EpisodeWriter(path / "episodes") as writer:
@@ -62,13 +68,32 @@ def inputs(tmp_path_factory):
     rows = np.arange(3 * states, dtype=np.int32).reshape(3, states).T.copy()
     unlogged = np.cumsum([3 + c for *_, c in kinds])[[c for *_, c in kinds]] - 1
     rows[unlogged, 0] = -1
-    (path / "features").mkdir()
-    (path / "features" / "index").write_text("stands for the stored rows")
     features = Features({"layer_01": observation.astype("f")}, {"layer_01": pair.astype("f")}, rows)
-    patch = pytest.MonkeyPatch()
-    patch.setattr(digiq.features.extract, "load_features", lambda _: features)
-    yield {"features": path / "features", "episodes": path / "episodes"}, features, path
-    patch.undo()
+    return {"features": store(features, path), "episodes": path / "episodes"}, features, path
+
+
+def store(features: Features, path: Path) -> Path:
+    """Writes ``features`` as the featurize stage does: rows in a shuffled store, and an index over them."""
+    rng = np.random.default_rng(1)
+    index: dict[str, np.ndarray] = {"candidate_row": features.candidate_row}
+    groups = {}
+    for kind in KINDS:
+        array = getattr(features, kind)["layer_01"]
+        keys = [row_key(f"{kind} {n}") for n in range(len(array))]
+        rows = RowStore(path / "rows", kind, ["layer_01"], array.shape[1], rows_per_shard=32)
+        shuffled = rng.permutation(len(array))
+        for start in range(0, len(array), 32):
+            part = shuffled[start : start + 32]
+            rows.append([keys[n] for n in part], array[part][:, None])
+        groups[kind] = kind, array.shape[1]
+        index[f"{kind}_key"] = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+    with artifacts.write(
+        path / "features", stage=STAGE, version=VERSION, config=FeaturizeConfig(), inputs={}
+    ) as writer:
+        np.savez(writer.path / INDEX, **index)
+        extra = {"rows": str(path / "rows"), "groups": groups, "layers": ["layer_01"]}
+        writer.complete(counts={}, extra=extra)
+    return path / "features"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +105,7 @@ def trained(inputs):
 def test_trains_on_its_splits_alone(inputs):
     sources, features, _ = inputs
     data, _ = load_training_data(CONFIG, **sources, rewards=None)
+    np.testing.assert_allclose(data.pair.astype("f"), features.pair["layer_01"], rtol=1e-2)
     assert len(data.table.obs) == 40 * 3
     test_states = np.arange(len(features.candidate_row))[-(4 * 3 + 1) :]
     assert not set(test_states) & set(data.table.obs)
@@ -101,6 +127,49 @@ def test_writes_a_critic_and_does_nothing_the_second_time(inputs, trained):
     trained.verify()
 
 
+def test_streaming_from_the_store_learns_the_same_numbers(inputs, trained):
+    sources, _, path = inputs
+    streamed = run(dataclasses.replace(CONFIG, memory="stream"), **sources, out=path / "streamed")
+    data, _ = load_training_data(dataclasses.replace(CONFIG, memory="stream"), **sources, rewards=None)
+    assert isinstance(data.pair, StoredRows), "the features were read into memory"
+    assert isinstance(data.observation, StoredRows)
+    both = [a.path / "metrics.jsonl" for a in (trained, streamed)]
+    for one, other in zip(*([json.loads(x) for x in p.read_text().splitlines()] for p in both), strict=True):
+        same = {name for name in one if not name.startswith(("diagnostic_", "verdict"))}
+        assert {k: other[k] for k in same} == pytest.approx({k: one[k] for k in same}, rel=1e-3, abs=1e-5)
+    q = [
+        candidate_values(load_critic(a.path), load_features(sources["features"]))[0]
+        for a in (trained, streamed)
+    ]
+    np.testing.assert_allclose(*q, rtol=1e-3, atol=1e-5)
+
+
+def test_features_that_do_not_fit_are_streamed(inputs, monkeypatch):
+    sources, *_ = inputs
+    assert isinstance(load_training_data(CONFIG, **sources, rewards=None)[0].pair, np.ndarray)
+    monkeypatch.setattr("digiq.critics.train.fits_in_memory", lambda arrays: False)
+    assert isinstance(load_training_data(CONFIG, **sources, rewards=None)[0].pair, StoredRows)
+
+
+def test_a_population_is_not_streamed(inputs):
+    sources, _, path = inputs
+    config = dataclasses.replace(CONFIG, memory="stream", population={"seeds": 2})
+    with pytest.raises(DigiQError, match="a population needs its features on the device"):
+        run(config, **sources, out=path / "streamed_population")
+
+
+def test_the_host_keeps_no_copy_of_features_on_the_device(inputs):
+    """Training gives up the arrays it was handed once they are on the device."""
+    sources, *_ = inputs
+    data, _ = load_training_data(CONFIG, **sources, rewards=None)
+    on_host = weakref.ref(data.pair)
+    pointer = data.pair.ctypes.data
+    data = _place(CONFIG, data)
+    gc.collect()
+    held = on_host() is not None
+    assert not held or data.pair.unsafe_buffer_pointer() == pointer, "two copies, or a shared one"
+
+
 def test_diagnose_reports_every_checkpoint(inputs, trained):
     sources, features, path = inputs
     np.save(path / "truth.npy", np.random.default_rng(0).random(features.candidate_row.shape))
@@ -112,6 +181,24 @@ def test_diagnose_reports_every_checkpoint(inputs, trained):
     assert list(found["checkpoints"]) == ["2", "4"]
     assert found["checkpoints"]["4"]["truth"]["states"] > 0
     assert (path / "diagnostics" / "diagnostics.png").stat().st_size > 5000
+
+
+def test_select_works_where_the_truth_is_out_of_reach(inputs, trained, monkeypatch):
+    """Exact values are withheld: asking the simulator for one, or reading them from a file, would be an error."""
+    sources, _, path = inputs
+
+    def forbidden(*_, **__):
+        raise AssertionError("select asked for the truth")
+
+    monkeypatch.setattr("android_env.devices.simulated.exact.ExactValues.__init__", forbidden)
+    monkeypatch.setattr("android_env.devices.simulated.phone.SimulatedPhone.reset", forbidden)
+    monkeypatch.setattr("digiq.critics.diagnostics.ranking", forbidden)
+    select_stage.run(
+        select_stage.SelectConfig(), critics=[trained.path], **sources, out=path / "selection_without_truth"
+    )
+    found = json.loads((path / "selection_without_truth" / "selection.json").read_text())
+    assert found["epoch"] in (2, 4)
+    assert "highest mean rank" in found["why"]
 
 
 def test_select_names_a_checkpoint_and_says_why(inputs, trained):

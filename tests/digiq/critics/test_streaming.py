@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -57,6 +58,8 @@ def test_stored_rows_read_like_an_array():
     np.testing.assert_array_equal(rows[where], array[where])
     np.testing.assert_array_equal(rows[2:5], array[2:5])
     assert rows.shape == (10, 2)
+    assert rows.dtype == array.dtype
+    np.testing.assert_array_equal(rows.load(), array)
 
 
 def test_bad_rows_on_disk_are_named_too(tmp_path):
@@ -68,6 +71,31 @@ def test_bad_rows_on_disk_are_named_too(tmp_path):
 
 def test_a_store_larger_than_memory_does_not_fit():
     data = prepare(*_learner.problem(), gamma=0.9)
-    assert fits_in_memory(data)
+    assert fits_in_memory(data[:2])
     huge = np.broadcast_to(np.float32(0), (10**12, 4))
-    assert not fits_in_memory(data._replace(pair=huge))
+    assert not fits_in_memory((data.observation, huge))
+
+
+def test_statistics_read_the_rows_in_the_order_they_lie_in():
+    """A pass over rows that are scattered in a store must not fetch every chunk again and again."""
+
+    class Scattered(np.ndarray):
+        order = np.random.default_rng(0).permutation(80 * 3)
+        asked: ClassVar[list[np.ndarray]] = []
+
+        def __getitem__(self, rows):
+            self.asked.append(rows)
+            return np.asarray(self)[rows]
+
+    transitions, features = _learner.problem()
+    plain = prepare(transitions, features, gamma=0.9, heldout_fraction=0.25)
+    features["pair"] = features["pair"].view(Scattered)
+    scattered = prepare(transitions, features, gamma=0.9, heldout_fraction=0.25)
+    np.testing.assert_allclose(scattered.standardizer.pair_mean, plain.standardizer.pair_mean, rtol=1e-5)
+    np.testing.assert_allclose(
+        scattered.standardizer.pair_inverse_scale, plain.standardizer.pair_inverse_scale, rtol=1e-5
+    )
+    rank = np.argsort(Scattered.order)
+    assert Scattered.asked
+    for rows in Scattered.asked:
+        assert (np.diff(rank[rows]) > 0).all()

@@ -1,11 +1,15 @@
 """From arrays to a critic on disk: fitting, resuming, choosing, scoring."""
 
 import json
+import math
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -66,6 +70,20 @@ def test_permuting_candidates_permutes_q_and_duplicates_tie(fitted):
     np.testing.assert_allclose(other, q[:, [2, 0, 0, 1]], atol=1e-6)
     np.testing.assert_array_equal(other[:, 1], other[:, 2])
     np.testing.assert_array_equal(v, same_v)
+
+
+def test_the_example_of_the_readme_runs_as_it_stands():
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    (example,) = (
+        block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "fit_critic(" in block
+    )
+    names: dict = {}
+    exec(example, names)
+    assert names["q"].shape == (400, 3)
+    assert names["v"].shape == (400,)
+    good = names["success"]
+    assert names["q"][good, 0].mean() > names["q"][~good, 0].mean() + 0.1
+    assert names["best"].shape == (400,)
 
 
 def test_missing_candidates_are_nan_and_do_not_enter_the_baseline(fitted):
@@ -158,10 +176,59 @@ def test_stage_logs_every_epoch_and_keeps_checkpoints(tmp_path):
     chosen, rows = run_stage(tmp_path, stage_config())
     assert chosen == 6
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    verdicts = {row["epoch"]: row.pop("verdict") for row in logged if "verdict" in row}
     assert logged == rows
+    assert list(verdicts) == [2, 4, 6]
+    assert all("advice: " in verdict for verdict in verdicts.values())
     assert [row["epoch"] for row in logged] == [1, 2, 3, 4, 5, 6]
     assert list((tmp_path / "logs").glob("events*"))
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [2, 4, 6]
+
+
+def test_diagnostics_go_to_the_events_of_every_checkpoint(tmp_path):
+    # Layout of events: https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
+
+    _, rows = run_stage(tmp_path, stage_config())
+    names = {
+        "bellman_residual",
+        "ece",
+        "bias",
+        "success_auc",
+        "ranking_accuracy",
+        "rank_at_1",
+        "share_over_threshold",
+        "gap_median",
+        "disagreement",
+        "novelty",
+        "initial_value",
+        "policy_value",
+        "policy_value_low",
+        "policy_value_high",
+        "behavior_value",
+    }
+    for row in rows:
+        found = {name for name in names if f"diagnostic_{name}" in row}
+        assert found == (names if row["epoch"] % 2 == 0 else set())
+        assert {"heldout_td_error", "heldout_bellman_residual", "heldout_q_mean", "heldout_initial_q"} <= set(
+            row
+        )
+        assert all(math.isfinite(value) for value in row.values())
+    assert rows[-1]["diagnostic_policy_value_low"] <= rows[-1]["diagnostic_policy_value_high"]
+    tags: dict[str, set[int]] = {}
+    for file in (tmp_path / "logs").glob("events*"):
+        data = file.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            assert struct.unpack("<I", data[8:12])[0] == masked_crc32c(data[:8])
+            event = Event.FromString(data[12 : 12 + size])
+            for value in event.summary.value:
+                tags.setdefault(value.tag.removesuffix("/text_summary"), set()).add(event.step)
+            data = data[16 + size :]
+    for name in ("ece", "gap", "reliability", "verdict", "policy_value"):
+        assert tags[f"diagnostic_{name}"] == {2, 4, 6}
+    assert tags["td_error"] == {1, 2, 3, 4, 5, 6}
 
 
 def test_choosing_by_a_held_out_metric_and_stopping_early(tmp_path):
@@ -186,8 +253,8 @@ KILLED = """
     spec.loader.exec_module(stage)
     from digiq.critics.train import MetricsLog
     write = MetricsLog.write
-    def write_then_die(self, epoch, metrics):
-        write(self, epoch, metrics)
+    def write_then_die(self, epoch, metrics, *found):
+        write(self, epoch, metrics, *found)
         if epoch == 5:
             os.kill(os.getpid(), signal.SIGKILL)
     MetricsLog.write = write_then_die
@@ -220,6 +287,9 @@ def test_a_population_leaves_a_table_a_plot_and_its_best_member(tmp_path):
     assert len(errors) == 4
     assert table["best"] == int(np.argmin(errors))
     assert rows[-1]["heldout_return_error"] == min(errors)
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "diagnostic_ece" in last
+    assert "advice: " in last["verdict"]
     assert (tmp_path / "population.png").stat().st_size > 5000
     q, _ = candidate_values(load_critic(tmp_path), problem()[1])
     heldout = data.heldout_rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -14,7 +15,7 @@ from digiq.agents.build import AgentConfig
 from digiq.errors import ArtifactError, ConfigError
 from digiq.evaluation import evaluate
 from digiq.evaluation.evaluate import EvaluateConfig, read_results
-from digiq.evaluation.report import recorded_strips
+from digiq.evaluation.records import recorded_strips
 
 CONFIG = EvaluateConfig(
     arm="collector", agent=AgentConfig(kind="collector"), episodes=9, records=2, batch_size=4, seed=3
@@ -58,6 +59,9 @@ def test_a_killed_evaluation_resumes_and_a_torn_line_is_run_again(evaluated, tmp
     ) as w:
         lines = (evaluated / "episodes.jsonl").read_text().splitlines(keepends=True)
         (w.path / "episodes.jsonl").write_text("".join(lines[:4]) + lines[4][:30])
+        shutil.copytree(evaluated / "records", w.path / "records")
+        whole = next((w.path / "records").iterdir())
+        shutil.copytree(whole, whole.with_name(f"{whole.name}.123.tmp"))  # killed while it was written
     ran = []
     rollout = evaluate.rollout
     monkeypatch.setattr(
@@ -65,6 +69,10 @@ def test_a_killed_evaluation_resumes_and_a_torn_line_is_run_again(evaluated, tmp
     )
     evaluate.run(CONFIG, out=tmp_path / "arm")
     assert len(ran) == 5
+    assert {p.name for p in (tmp_path / "arm/records").iterdir()} == {
+        p.name for p in (evaluated / "records").iterdir()
+    }
+    assert (tmp_path / "arm/report.html").read_text() == (evaluated / "report.html").read_text()
     assert (tmp_path / "arm/episodes.jsonl").read_text() == (evaluated / "episodes.jsonl").read_text()
     assert (tmp_path / "arm/table.json").read_text() == (evaluated / "table.json").read_text()
     evaluate.run(CONFIG, out=tmp_path / "arm")

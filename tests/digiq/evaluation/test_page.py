@@ -67,6 +67,18 @@ def test_the_gate_is_strict():
     assert strip.frames[0].kept is False
 
 
+def test_what_extraction_leaves_out_is_shown_but_not_chosen():
+    rare, usual = Action.swipe("up"), Action.tap(0.5, 0.25)
+    strip = candidate_strip(
+        make_episode([usual]), [[usual, rare]], np.array([[0.5, 0.9]]), np.array([0.3]), title="x",
+        threshold=0.1, usable=np.array([[True, False]]),
+    )  # fmt: skip
+    first, second = strip.frames[0].candidates
+    assert (first.text, first.chosen, first.usable) == ("swipe up", False, False)
+    assert second.chosen and second.usable
+    assert strip.frames[0].kept and strip.frames[0].advantage == 0.5 - 0.3
+
+
 def test_a_page_fetches_nothing_and_escapes_every_text():
     tap = Action.tap(0.5, 0.25)
     scored = candidate_strip(

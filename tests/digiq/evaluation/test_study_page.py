@@ -11,7 +11,7 @@ import pytest
 
 from digiq.config import load
 from digiq.evaluation.outcomes import Outcome
-from digiq.evaluation.records import CellRecord, EpisodeRecord, read_records, write_record
+from digiq.evaluation.study_records import CellRecord, EpisodeRecord, read_records, write_record
 from digiq.evaluation.study import StudyConfig
 from digiq.evaluation.study_page import compare, judge, make_page, write_page
 

@@ -57,6 +57,47 @@ def test_rows_read_back_in_any_order_and_by_another_process(tmp_path):
     assert row_key("21") not in store
 
 
+def test_rows_are_read_when_they_are_asked_for(tmp_path):
+    store = open_store(tmp_path)
+    for start in (0, 16, 32):
+        store.append(*rows(*range(start, start + 16)))
+    numbers = [40, 3, 17, 3, 0, 33]
+    keys, features = rows(*numbers)
+    stored = store.rows(LAYERS[1], keys)
+    expected = features[:, 1].astype(ml_dtypes.bfloat16)
+    assert stored.shape == (len(stored), DIM) == (6, DIM)
+    np.testing.assert_array_equal(stored[np.array([5, 0, 0])], expected[[5, 0, 0]])
+    np.testing.assert_array_equal(stored[1:4], expected[1:4])
+    assert stored[:0].shape == (0, DIM)
+    np.testing.assert_array_equal(stored.load(), expected)
+    assert [numbers[n] for n in stored.order] == sorted(numbers)
+    with pytest.raises(ArtifactError, match="1 of 2 rows are missing"):
+        store.rows(LAYERS[0], [*keys[:1], row_key("99")])
+
+
+def test_damage_is_named_when_the_row_is_read(tmp_path):
+    store = open_store(tmp_path)
+    for start in (0, 16, 32):
+        store.append(*rows(*range(start, start + 16)))
+    keys, _ = rows(*range(48))
+    flip_byte(shard_file(tmp_path, 1))
+    shard_file(tmp_path, 2).unlink()
+    stored = open_store(tmp_path).rows(LAYERS[0], keys)
+    assert stored[np.arange(16)].shape == (16, DIM), "rows elsewhere are still good"
+    with pytest.raises(ArtifactError, match="c/1/0: Digest mismatch"):
+        stored[np.array([2, 20])]
+    with pytest.raises(ArtifactError, match="c/2/0: this shard is missing"):
+        stored[np.array([40])]
+
+
+def test_one_row_costs_little_to_read_however_wide_it_is(tmp_path):
+    """The least that is read is a chunk: 64 rows of narrow features, few of wide ones."""
+    for dim, expected in ((8, 64), (512, 64), (4096, 8), (100_000, 1)):
+        store = RowStore(tmp_path, f"of-{dim}", ["layer"], dim)
+        store.append([row_key("a")], np.ones((1, 1, dim), np.float32))
+        assert store._open("layer").chunk_layout.read_chunk.shape == (expected, dim)
+
+
 def test_rows_of_zeros_are_stored(tmp_path):
     store = open_store(tmp_path)
     keys, features = rows(1, 2)

@@ -1,5 +1,6 @@
 """The tiny LLaVA's making: words, screens, tokens, and the command."""
 
+import dataclasses
 import json
 import re
 
@@ -12,7 +13,14 @@ from digiq.vlm.backbone import TINY_VLM_PATH, load_backbone
 from digiq.vlm.prompts import OBSERVATION_QUESTIONS, PAIR_QUESTIONS
 from digiq.vlm.tiny import make
 from digiq.vlm.tiny.architecture import GRID, answer_token, build_model, build_processor
-from digiq.vlm.tiny.examples import IGNORE, Encoder, make_example
+from digiq.vlm.tiny.examples import (
+    IGNORE,
+    LETTERS_PER_PATCH,
+    Asked,
+    Encoder,
+    make_example,
+    make_page,
+)
 from digiq.vlm.tiny.make import MakeTinyVlmConfig
 from digiq.vlm.tiny.screens import make_scene
 from digiq.vlm.tiny.words import REAL_WORDS, Words, is_unseen, task_words
@@ -86,25 +94,81 @@ def test_an_examples_labels_stand_at_the_questions_ends_and_its_name_follows(pro
     encode = Encoder(tokenizer)
     rng = np.random.default_rng(5)
     for _ in range(20):
-        example = make_example(rng)
-        ids, readout, spelled = encode(example)
-        asked = PAIR_QUESTIONS if "kind" in example.answers else OBSERVATION_QUESTIONS
-        places = [i for i, label in enumerate(readout) if label != IGNORE]
-        ends = ["".join(tokenizer.convert_ids_to_tokens(ids[: i + 1])) for i in places]
-        assert [e.endswith(q.lower()) for e, q in zip(ends, asked.values(), strict=True)] == [True] * len(
-            asked
+        example = make_example(rng, goals=2)
+        encoded = encode(example)
+        for segment, asked in enumerate(example.asked, 1):
+            where = [i for i, s in enumerate(encoded.segments) if s == segment]
+            tokens = tokenizer.convert_ids_to_tokens([encoded.ids[i] for i in where])
+            readout, spelled = ([getattr(encoded, n)[i] for i in where] for n in ("readout", "spelled"))
+            questions = PAIR_QUESTIONS if "kind" in asked.answers else OBSERVATION_QUESTIONS
+            places = [i for i, label in enumerate(readout) if label != IGNORE]
+            for place, question in zip(places, questions.values(), strict=True):
+                assert "".join(tokens[: place + 1]).endswith(question.lower())
+            said = tokenizer.convert_ids_to_tokens([readout[i] for i in places])
+            assert said == [answer_token(answer) for answer in asked.answers.values()]
+            name = tokenizer.convert_ids_to_tokens([label for label in spelled if label != IGNORE])
+            assert "".join(name) == (asked.name + tokenizer.eos_token if asked.name else "")
+        assert [bool(asked.name) for asked in example.asked] == [True, False]
+
+
+def test_letters_of_a_name_are_labelled_by_whether_their_pair_stands_in_the_text(processor):
+    text = 'Goal: Open fern\nAction: type "fernet"\nWhat kind of element?'
+    blank = make_example(np.random.default_rng(0))
+
+    def labels(*compared):
+        encoded = Encoder(processor.tokenizer)(
+            dataclasses.replace(blank, asked=(Asked(text, {}, compared=compared),))
         )
-        said = tokenizer.convert_ids_to_tokens([readout[i] for i in places])
-        assert said == [answer_token(answer) for answer in example.answers.values()]
-        name = tokenizer.convert_ids_to_tokens([label for label in spelled if label != IGNORE])
-        assert "".join(name) == example.name + tokenizer.eos_token
+        there = [(i, a) for i, a in zip(encoded.ids, encoded.agrees, strict=True) if a != IGNORE]
+        return "".join(processor.tokenizer.convert_ids_to_tokens([i for i, _ in there])), [
+            a for _, a in there
+        ]
+
+    assert labels(("fernet", ("Ferret", "elm"))) == ("ernet", [1, 1, 0, 0, 1])  # fe, er, rn, ne, et
+    assert labels(("fernet", ("elm", "a FERNET"))) == ("ernet", [1] * 5)
+    assert labels(("moss", ("moss",))) == ("", [])  # not in the prompt
+
+
+def test_other_goals_differ_from_the_first_in_names_alone():
+    rng = np.random.default_rng(6)
+    different, fits = 0, []
+    for _ in range(100):
+        example = make_example(rng, goals=3)
+        first, *others = example.asked
+        for other in others:
+            different += other.text.split("\n")[0] != first.text.split("\n")[0]
+            rest = other.text.partition("\n")[2]
+            assert first.text.partition("\n")[2].startswith(rest) and rest
+            assert other.answers.keys() == first.answers.keys()
+            if "fits" in other.answers:
+                fits.append((first.answers["fits"], other.answers["fits"]))
+    assert different > 120
+    assert {("yes", "no"), ("no", "yes")} <= set(fits)
+
+
+def test_prompts_that_share_an_image_see_it_and_themselves_alone(tiny, processor):
+    backbone = load_backbone(tiny, dtype="float32")
+    trainer = make._Trainer(MakeTinyVlmConfig(), processor)
+    trainer.model = backbone.model
+    encode, rng = Encoder(processor.tokenizer), np.random.default_rng(9)
+    example = make_example(rng, goals=3)
+
+    def hidden(*asked):
+        batch = make._collate([dataclasses.replace(example, asked=asked)], encode, 0)
+        with torch.inference_mode():
+            return trainer._hidden(trainer._image_features(batch), batch)[0]
+
+    together = hidden(*example.asked)
+    alone = [hidden(asked)[GRID**2 :] for asked in example.asked]
+    torch.testing.assert_close(together[GRID**2 :], torch.cat(alone), atol=2e-5, rtol=1e-4)
 
 
 def test_an_examples_patches_show_the_letters_that_were_drawn():
-    example = make_example(np.random.default_rng(8))
-    assert example.letters.shape == (GRID**2, 2) and example.letters.any()
+    example, page = make_example(np.random.default_rng(8)), make_page(np.random.default_rng(8))
+    assert example.letters.shape == (GRID**2, LETTERS_PER_PATCH) and example.letters.any()
     assert example.roles.shape == example.pointed.shape == (GRID**2,)
-    assert example.pixels.shape == (192, 192, 3)
+    assert example.pixels.shape == page.pixels.shape == (192, 192, 3)
+    assert (page.letters > 0).sum() > 200 and (page.roles == IGNORE).all() and not page.asked
 
 
 def test_a_killed_run_goes_on_where_it_was_and_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
@@ -147,13 +211,13 @@ def test_the_committed_weights_tell_screens_and_kinds_better_than_the_commonest_
     rng = np.random.default_rng(11)
     examples = [make_example(rng) for _ in range(96)]
     batch = make._collate(examples, encode, 0)
-    pixels = (batch.pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    pixels = batch.pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.inference_mode():
-        logits = backbone.model(pixel_values=pixels, input_ids=batch.ids, attention_mask=batch.mask).logits
+        logits = backbone.model(pixel_values=pixels, input_ids=batch.ids).logits
     for question in ("kind", "screen"):
         right, truths = [], []
         for row, example in enumerate(examples):
-            if question in example.answers:
+            if question in example.asked[0].answers:
                 place = (batch.readout[row] != IGNORE).nonzero()[0, 0]  # both questions come first
                 truths.append(int(batch.readout[row, place]))
                 right.append(int(logits[row, place].argmax()) == truths[-1])

@@ -1,0 +1,27 @@
+"""`AnyText`: the space of all strings up to a length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium import spaces
+from gymnasium.error import CustomSpaceError
+from gymnasium.vector.utils import create_shared_memory
+
+
+class AnyText(spaces.Text):
+    """Strings of any characters up to a length; samples are of letters and digits."""
+
+    def __init__(self, max_length: int) -> None:
+        super().__init__(max_length, min_length=0)
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str) and len(x) <= self.max_length
+
+
+@create_shared_memory.register(AnyText)
+def _refuse(space: AnyText, n: int = 1, ctx: Any = None) -> Any:
+    # gymnasium's would know letters and digits only, and is read just once: texts would stay what they were at first.
+    raise CustomSpaceError(
+        "texts do not fit gymnasium's shared memory; give AsyncVectorEnv shared_memory=False."
+    )

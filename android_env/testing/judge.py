@@ -1,0 +1,42 @@
+"""`JudgeDouble`: an evaluator that fails to answer on demand."""
+
+from __future__ import annotations
+
+import random
+
+from android_env.actions import Action
+from android_env.devices import Device, Verdict
+from android_env.evaluators import Evaluator
+from android_env.faults import JudgeError
+from android_env.tasks import Task
+
+
+class JudgeDouble:
+    """Judges as `evaluator` does, where it answers at all.
+
+    Args:
+        evaluator: who judges.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self.shown = 0
+        """How often it has not answered."""
+        self._left = 0
+        self._rate, self._rng = 0.0, random.Random()
+
+    def inject(self, times: int = 1) -> None:
+        """Leaves the next `times` questions without an answer."""
+        self._left = times
+
+    def inject_at_rate(self, rate: float, *, seed: int) -> None:
+        """Leaves each later question without an answer with this probability; 0 ends it."""
+        self._rate, self._rng = rate, random.Random(seed)
+
+    def __call__(self, device: Device, task: Task, action: Action) -> Verdict | None:
+        fails = self._left > 0 or self._rng.random() < self._rate
+        self._left = max(self._left - 1, 0)
+        if fails:
+            self.shown += 1
+            raise JudgeError("the judge gave no answer")
+        return self.evaluator(device, task, action)

@@ -1,0 +1,282 @@
+"""Does the score of ``digiq select`` order critics as the truth does?
+
+Of a finished run on the simulated phone (``digiq run configs/quickstart.yaml``), trains critics: objectives × seeds, each
+looked at after several epochs. Every critic gets a selection score, from held-out data alone, and a truth that no
+selection ever sees:
+
+``--truth picks``   mean exact value, over the logged states, of the candidates that Best-of-N takes with this critic
+                    (first that action, then the best policy there is): milliseconds a critic.
+``--truth policy``  a policy distilled with this critic exactly as the run's recipe does, and its exact probability of
+                    success on test episodes: minutes a critic; the figure that counts.
+
+Prints Spearman's correlation between score and truth with a 95 % interval. Epochs of one training run resemble each
+other, so the bootstrap resamples training runs. The correlation of each single criterion stands below it.
+
+    .venv/bin/python benchmarks/selection_correlation.py --run runs/quickstart --truth policy
+    .venv/bin/python benchmarks/selection_correlation.py --run runs/small --quick
+
+What is trained is kept in ``--out`` and taken up again by the next call. The last line is one JSON object.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+OBJECTIVES = ("td", "td_max", "mc", "nstep", "td_lambda", "iql", "cql", "cal_ql")
+"""Objectives of the library; ``td_max`` is ``td`` with the max of the candidates as back-up."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """One critic: a training run after some epochs."""
+
+    run: str
+    """Objective and seed: what the bootstrap resamples."""
+    path: Path
+    epoch: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.run} epoch {self.epoch}"
+
+
+def train_critics(recipe: Any, out: Path, objectives: Sequence[str], seeds: int) -> list[Trained]:
+    """Trains what ``out`` lacks; the recipe's settings, but for objective and seed."""
+    from digiq.critics import train
+    from digiq.critics.diagnose import checkpoint_epochs
+
+    found = []
+    for objective in objectives:
+        for seed in range(seeds):
+            name, backup = objective.removesuffix("_max"), "max" if objective.endswith("_max") else None
+            settings = recipe.train_q.critic.settings
+            if backup:
+                changed = dataclasses.replace(getattr(settings, name), backup=backup)
+                settings = dataclasses.replace(settings, **{name: changed})
+            # V follows the best candidate there, so the gate needs another baseline.
+            baseline = "candidate_mean" if backup else recipe.train_q.critic.baseline
+            critic = dataclasses.replace(
+                recipe.train_q.critic, objective=name, settings=settings, baseline=baseline
+            )
+            config = dataclasses.replace(recipe.train_q, critic=critic, seed=seed)
+            path = out / f"{objective}-{seed}"
+            train.run(config, **inputs(recipe, "features", "episodes", "rewards"), out=path)
+            found += [Trained(path.name, path, epoch) for epoch in checkpoint_epochs(path)]
+    return found
+
+
+def inputs(recipe: Any, *names: str) -> dict[str, Path]:
+    """Artefacts of the run by name."""
+    return {name: recipe.directory / name for name in names}
+
+
+def selection(
+    recipe: Any, critics: Sequence[Trained]
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """The score of every critic as ``digiq select`` gives it, and each criterion by itself."""
+    from digiq.critics.diagnose import diagnose_checkpoint, training_data_of
+    from digiq.critics.diagnostics import Reference
+    from digiq.critics.select import CRITERIA, choose
+
+    found: dict[str, Any] = {}
+    data = reference = last = None
+    for critic in critics:
+        if critic.path != last:
+            data = training_data_of(critic.path, **inputs(recipe, "features", "episodes", "rewards"))
+            reference, last = Reference.of(data), critic.path
+        assert data is not None
+        assert reference is not None
+        found[critic.name] = diagnose_checkpoint(critic.path, critic.epoch, data, 0.0, reference)
+    single = {name: {k: float(f(d)) for k, d in found.items()} for name, f in CRITERIA.items()}
+    return choose(found).scores, single
+
+
+def value_of_picks(recipe: Any, critics: Sequence[Trained]) -> dict[str, float]:
+    """Mean exact Q* of what Best-of-N takes at the logged states; the states are valued once for all critics."""
+    from digiq.critics import candidate_values, load_critic
+    from digiq.data.rewards import LabelledEpisodes
+    from digiq.data.transitions import observation_index
+    from digiq.evaluation.truth import replay
+    from digiq.extraction.best_of_n import best_of_n
+    from digiq.features import load_features
+    from digiq.proposals.propose import load_proposals
+
+    episodes = LabelledEpisodes(recipe.directory / "episodes", recipe.directory / "rewards")
+    proposals = load_proposals(recipe.directory / "proposals")
+    features = load_features(recipe.directory / "features")
+
+    def candidates(row: int) -> list[Any]:
+        valid = proposals.valid[row]
+        return [proposals.action(row, n) if valid[n] else None for n in range(len(valid))]
+
+    truth = replay(
+        recipe.directory / "episodes",
+        list(episodes),
+        observation_index(episodes),
+        candidates,
+        discount=recipe.train_q.critic.gamma,
+    )
+    extraction = next(d.best_of_n for d in recipe.distill.values() if d.arm == "digiq")
+    rows = truth.rows
+    values = {}
+    for critic in critics:
+        q, baseline = candidate_values(
+            load_critic(critic.path, critic.epoch), features, baseline=extraction.baseline
+        )
+        chosen = best_of_n(
+            q[rows], baseline[rows], proposals.valid[rows], extraction, proposals.log_prob[rows]
+        )
+        possible = np.flatnonzero(chosen.choice >= 0)
+        values[critic.name] = float(np.nanmean(truth.q[possible, chosen.choice[possible]]))
+    return values
+
+
+def success_of_policies(
+    recipe: Any, critics: Sequence[Trained], out: Path, episodes: int
+) -> dict[str, float]:
+    """Exact probability of success of a policy distilled with each critic, mean over test episodes; kept in ``out``."""
+    from android_env.devices.simulated.exact import exact_success
+    from android_env.devices.simulated.phone import layout_seed_of
+    from digiq.agents.build import device_tasks, noise_of
+    from digiq.agents.oracle import policy_fn
+    from digiq.agents.rollout import plan_episodes
+    from digiq.artifacts import atomic_write_json
+    from digiq.critics import load_critic, save_critic
+    from digiq.extraction import distill
+    from digiq.policies.base import load_policy
+
+    config = next(d for d in recipe.distill.values() if d.arm == "digiq")
+    test = recipe.evaluate
+    specs = plan_episodes(device_tasks(test.tasks), episodes, test.seed)
+    known = out / f"success-{episodes}.json"
+    values = json.loads(known.read_text()) if known.is_file() else {}
+    for critic in critics:
+        if critic.name in values:
+            continue
+        one = out / "policies" / f"{critic.run}-{critic.epoch}"
+        if not (one / "critic" / "critic.json").is_file():
+            save_critic(load_critic(critic.path, critic.epoch), one / "critic")
+        distill.run(
+            config,
+            **inputs(recipe, "behavior", "episodes", "rewards", "proposals", "features"),
+            critic=one / "critic",
+            out=one / "policy",
+        )
+        asked = policy_fn(load_policy(one / "policy"))
+        rates = [
+            exact_success(
+                asked,
+                spec.task,
+                layout_seed_of(spec.seed),
+                noise=noise_of(test.device),
+                success=test.device.success,
+            )
+            for spec in specs
+        ]
+        values[critic.name] = float(np.mean(rates))
+        atomic_write_json(known, values)
+        print(f"{critic.name:<24} success {values[critic.name]:.3f}", flush=True)
+    return values
+
+
+def correlation(
+    score: np.ndarray, truth: np.ndarray, runs: Sequence[str], resamples: int = 2000
+) -> tuple[float, float, float]:
+    """Spearman's ρ and its 95 % interval, training runs resampled; draws without any spread are left out."""
+    score = np.where(np.isnan(score), -np.inf, score)
+    members = [np.flatnonzero(np.array(runs) == run) for run in dict.fromkeys(runs)]
+    rng, draws = np.random.default_rng(0), []
+    for _ in range(resamples):
+        rows = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
+        if np.ptp(truth[rows]) > 0 and len(set(score[rows].tolist())) > 1:
+            draws.append(float(spearmanr(score[rows], truth[rows]).statistic))
+    low, high = np.quantile(draws, [0.025, 0.975]) if draws else (np.nan, np.nan)
+    rho = float(spearmanr(score, truth).statistic) if len(set(score.tolist())) > 1 else float("nan")
+    return rho, float(low), float(high)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, default=Path("runs/small"), help="a finished run")
+    parser.add_argument("--out", type=Path, help="where critics go (build/selection/NAME by default)")
+    parser.add_argument("--truth", choices=("picks", "policy"), default="picks")
+    parser.add_argument("--objectives", default=",".join(OBJECTIVES), help="comma-separated")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--episodes", type=int, default=60, help="test episodes of --truth policy")
+    parser.add_argument(
+        "--quick", action="store_true", help="two objectives, one seed, eight epochs: a trial"
+    )
+    arguments = parser.parse_args()
+
+    from digiq.config import load
+    from digiq.pipeline import RECIPE, Recipe
+
+    recipe = load(Recipe, json.loads((arguments.run / RECIPE).read_text()), where=str(arguments.run / RECIPE))
+    recipe = dataclasses.replace(recipe, output=arguments.run.parent, name=arguments.run.name)
+    objectives, seeds = arguments.objectives.split(","), arguments.seeds
+    if arguments.quick:
+        objectives, seeds = ["td", "mc"], 1
+        critic = dataclasses.replace(recipe.train_q.critic, epochs=8, steps_per_epoch=20)
+        recipe = dataclasses.replace(
+            recipe, train_q=dataclasses.replace(recipe.train_q, critic=critic, checkpoint_every=2)
+        )
+    kind = "quick" if arguments.quick else "full"
+    out = arguments.out or Path("build") / "selection" / f"{recipe.name}-{kind}"
+    out.mkdir(parents=True, exist_ok=True)
+    critics = train_critics(recipe, out, objectives, seeds)
+    scores, single = selection(recipe, critics)
+    truth = (
+        value_of_picks(recipe, critics)
+        if arguments.truth == "picks"
+        else success_of_policies(recipe, critics, out, arguments.episodes)
+    )
+    names = [c.name for c in critics]
+    runs, true = [c.run for c in critics], np.array([truth[name] for name in names])
+    print(f"{'critic':<24}{'score':>8}{arguments.truth:>10}")
+    for name in sorted(names, key=lambda name: -scores[name]):
+        print(f"{name:<24}{scores[name]:>8.3f}{truth[name]:>10.4f}")
+    rows = {"selection score": scores, **single}
+    found = {
+        label: correlation(np.array([values[name] for name in names]), true, runs)
+        for label, values in rows.items()
+    }
+    print(f"\nSpearman with the truth over {len(critics)} critics of {len(set(runs))} training runs:")
+    for label, (rho, low, high) in found.items():
+        print(f"{label:<26}{rho:>7.2f}  [{low:.2f}, {high:.2f}]")
+    best = max(names, key=scores.__getitem__)
+    print(f"chosen: {best}, truth {truth[best]:.4f}; best {true.max():.4f}, mean {true.mean():.4f}")
+    rho, low, high = found["selection score"]
+    metrics = {
+        "spearman": rho,
+        "spearman_low": low,
+        "spearman_high": high,
+        "critics": len(critics),
+        "chosen_truth": truth[best],
+        "best_truth": float(true.max()),
+        "mean_truth": float(true.mean()),
+    }
+    print(
+        json.dumps(
+            {
+                "benchmark": "selection_correlation",
+                "metrics": {name: round(value, 4) for name, value in metrics.items()},
+                "hardware": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+                "versions": {name: importlib.metadata.version(name) for name in ("jax", "scipy")},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The report of one evaluation: rates, what became of every task's episodes, and the recorded ones as strips."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from digiq.evaluation.outcomes import EpisodeResult, Outcome
+from digiq.evaluation.page import Cell, Detail, Page, Row, Section, Table, Tile
+from digiq.evaluation.strips import Strip
+from digiq.evaluation.summary import arm_title, split_title
+
+
+def arm_page(table: Mapping[str, Any], results: Sequence[EpisodeResult], strips: Sequence[Strip]) -> Page:
+    """The page.
+
+    Args:
+      table: as ``evaluate.make_table`` makes it.
+      results: of all episodes.
+      strips: of those that were recorded.
+    """
+    name, pooled = arm_title(table["arm"]), table["pooled"]
+    rows = [("pooled", pooled), *(table["splits"].items() if len(table["splits"]) > 1 else ())]
+    rates = Table(
+        ("", "episodes", "success", "device and judge faults left out", "mean steps"),
+        tuple(
+            Row((Cell(split_title(split)), Cell(str(row["episodes"])), *_rates(row), _steps(row)))
+            for split, row in rows
+        ),
+    )
+    errors = "\n".join(f"{r.episode_id}: {r.outcome}: {r.error}" for r in results if r.error)
+    sections = [
+        Section(anchor="results", name="Results", tables=(rates,)),
+        Section(
+            anchor="tasks",
+            name="Tasks",
+            tables=(_tasks(results),),
+            details=(Detail("Errors", "as the agent or the device told them", errors),) if errors else (),
+        ),
+    ]
+    if strips:
+        sections.append(
+            Section(
+                anchor="play",
+                name="Recorded episodes",
+                lead="With the action that followed each screen.",
+                strips=tuple(strips),
+            )
+        )
+    return Page(
+        title=f"{name} · {pooled['episodes']} episodes of {pooled['tasks']} tasks",
+        subtitle=", ".join(f"{n} {str(o).replace('_', ' ')}" for o, n in pooled["outcomes"].items() if n),
+        tiles=(
+            Tile(f"{100 * pooled['success']:.1f} %", "success", _interval(pooled), table["arm"]),
+            Tile(str(pooled["faults"]), "faults", "of device or judge; they count as no success"),
+        ),
+        sections=tuple(sections),
+        footer="Rates are fractions of all scheduled episodes; intervals are Wilson 95 %.",
+    )
+
+
+def _rates(row: Mapping[str, Any]) -> tuple[Cell, Cell]:
+    excluded = row["infra_excluded"]
+    sound = "–" if excluded["value"] is None else f"{100 * excluded['value']:.1f} %"
+    return Cell(f"{100 * row['success']:.1f} %", _interval(row)), Cell(sound)
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['low']:.1f}–{100 * row['high']:.1f}"
+
+
+def _steps(row: Mapping[str, Any]) -> Cell:
+    return Cell("–" if row["mean_steps"] is None else f"{row['mean_steps']:.1f}")
+
+
+def _tasks(results: Sequence[EpisodeResult]) -> Table:
+    by_task: dict[str, Counter[str]] = {}
+    for result in results:
+        by_task.setdefault(result.task_id, Counter())[str(result.outcome)] += 1
+    return Table(
+        ("task", *(str(outcome).replace("_", " ") for outcome in Outcome)),
+        tuple(
+            Row((Cell(task), *(Cell(str(counts[str(outcome)] or "")) for outcome in Outcome)))
+            for task, counts in sorted(by_task.items())
+        ),
+    )
