@@ -1,14 +1,12 @@
 """The stages as a graph, and ``digiq run``: one recipe, one process a stage, resuming.
 
 A recipe is a YAML file with a section a stage; a stage whose section is missing does not run. The graph below is the
-whole order of things; ``digiq run`` walks it, skips what is complete, and starts each other stage in a process of its
-own, because the thread pools of torch and XLA fight over cores and a stage's memory should go when it ends.
+whole order of things; ``digiq run`` skips what is complete and has :mod:`digiq.nodes` run the rest.
 """
 
+import contextlib
 import dataclasses
-import importlib
 import json
-import subprocess
 import sys
 import time
 import zlib
@@ -20,7 +18,7 @@ from pydantic import Field
 
 from digiq import artifacts
 from digiq.agents.collect import CollectConfig
-from digiq.config import configclass, load, to_dict
+from digiq.config import configclass, to_dict
 from digiq.critics.train import TrainQConfig
 from digiq.data.import_aitw import ImportAitwConfig
 from digiq.data.label import LabelConfig
@@ -32,6 +30,7 @@ from digiq.evaluation.q_metrics import QMetricsConfig
 from digiq.evaluation.ranking import RankingConfig
 from digiq.extraction.distill import DistillConfig
 from digiq.features.extract import FeaturizeConfig
+from digiq.nodes import Node, run_nodes
 from digiq.policies.fit import FitPolicyConfig
 from digiq.proposals.propose import ProposeConfig
 from digiq.vlm.tune import TuneVlmConfig
@@ -89,32 +88,6 @@ class Recipe:
     @property
     def directory(self) -> Path:
         return self.output / self.name
-
-
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """One stage of a run."""
-
-    name: str
-    """Unique in the run, e.g. ``evaluate/digiq``."""
-    module: str
-    """Holds ``STAGE``, ``VERSION`` and ``run``."""
-    config: Any
-    inputs: Mapping[str, Path]
-    """Keyword arguments of ``run``."""
-    out: Path
-
-    @property
-    def is_complete(self) -> bool:
-        stage = importlib.import_module(self.module)
-        return artifacts.is_complete(
-            self.out, stage=stage.STAGE, version=stage.VERSION, config=self.config, inputs=self.inputs
-        )
-
-    def execute(self, overwrite: bool = False) -> artifacts.Artifact:
-        """Runs the stage in this process."""
-        stage = importlib.import_module(self.module)
-        return stage.run(self.config, **self.inputs, out=self.out, overwrite=overwrite)
 
 
 def plan(recipe: Recipe) -> list[Node]:
@@ -227,12 +200,17 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
     waiting = [node for node in nodes if not node.is_complete] if not overwrite else nodes
     if not waiting:
         print(f"{recipe.directory}: everything is complete, nothing to do.", file=sys.stderr)
-    first = nodes.index(waiting[0]) if waiting else len(nodes)
-    for number, node in enumerate(nodes[first:], start=first + 1):
-        if not overwrite and node.is_complete:
-            continue
-        print(f"[{number}/{len(nodes)}] {node.name}", file=sys.stderr, flush=True)
-        _execute_in_process(recipe, node, overwrite)
+
+    def announce(node: Node) -> None:
+        print(f"[{nodes.index(node) + 1}/{len(nodes)}] {node.name}", file=sys.stderr, flush=True)
+
+    running = run_nodes(waiting, folder=recipe.directory / "nodes", overwrite=overwrite, on_start=announce)
+    with contextlib.closing(running):
+        for node, failure in running:
+            if failure:
+                raise DigiQError(
+                    f"stage '{node.name}' failed ({failure}). What is finished stays; the same command goes on from there."
+                )
     seconds = {node.name: _seconds(node) for node in nodes}
     _conclude(recipe, nodes, seconds, changed=bool(waiting))
     return seconds
@@ -257,22 +235,6 @@ def preflight(recipe: Recipe) -> None:
     for config in (recipe.demonstrations, recipe.collect, recipe.evaluate):
         if config is not None:
             device_tasks(config.tasks)
-
-
-def execute_node(directory: Path, name: str, overwrite: bool) -> None:
-    """Runs one stage of a planned run in this process; what ``digiq run`` starts."""
-    recipe = load(Recipe, json.loads((directory / RECIPE).read_text()), where=str(directory / RECIPE))
-    node = next(node for node in plan(recipe) if node.name == name)
-    node.execute(overwrite)
-
-
-def _execute_in_process(recipe: Recipe, node: Node, overwrite: bool) -> None:
-    command = [sys.executable, "-m", "digiq.cli", "run-stage", str(recipe.directory), node.name]
-    done = subprocess.run([*command, "--overwrite"] if overwrite else command, check=False)
-    if done.returncode:
-        raise DigiQError(
-            f"stage '{node.name}' failed (see above). What is finished stays; the same command goes on from there."
-        )
 
 
 def _seeded(config: Any, seed: int, name: str) -> Any:

@@ -9,18 +9,14 @@ record is there needs no artefact.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +24,6 @@ from digiq import artifacts
 from digiq.agents.build import AgentConfig
 from digiq.config import load, load_yaml, to_dict
 from digiq.errors import ConfigError, DigiQError
-from digiq.evaluation.study_records import CellRecord, read_record, record_cell, record_name, write_record
 from digiq.evaluation.study import (
     FIRST_TUNING_SEED,
     ArmConfig,
@@ -37,7 +32,9 @@ from digiq.evaluation.study import (
     kernel_digest,
     overlay,
 )
-from digiq.pipeline import Node, Recipe, plan, preflight
+from digiq.evaluation.study_records import CellRecord, read_record, record_cell, record_name, write_record
+from digiq.nodes import Node, run_nodes
+from digiq.pipeline import Recipe, plan, preflight
 from digiq.progress import progress
 
 POLICY = "policy"
@@ -258,21 +255,31 @@ def run(
         f"{len(done)} of {len(nodes)} stages of the others are complete.",
         file=sys.stderr,
     )
-    # Stages are processes of their own: ended like this one is, they leave their artefacts resumable.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    failed: dict[Path, str] = {}
+    failed: list[str] = []
     already = sum(cost[out] for out in done)
-    with progress(config.name, sum(cost.values()), unit="estimated s", done=already) as bar:
+    running = run_nodes(
+        [node for node in nodes if node.out not in done],
+        folder=config.output / "nodes",
+        jobs=jobs or config.jobs,
+        pinned=True,
+    )
+    with (
+        progress(config.name, sum(cost.values()), unit="estimated s", done=already) as bar,
+        contextlib.closing(running),
+    ):
         _record_finished(waiting, done, folder)
-        for node in _execute(config, nodes, done, failed, jobs or config.jobs):
+        for node, failure in running:
+            if failure:
+                failed.append(f"{node.out.name} ({failure})")
+                print(f"stage {failed[-1]} did not finish", file=sys.stderr, flush=True)
+                continue
             done.add(node.out)
             left = len(_record_finished(waiting, done, folder))
             bar.advance(cost[node.out], stages=f"{len(done)}/{len(nodes)}", cells_left=left, last=node.name)
     if failed:
-        listed = "; ".join(f"{out.name} (see {log})" for out, log in failed.items())
         raise DigiQError(
-            f"{config.name}: {len(failed)} stages failed: {listed}. What is finished stays; the same command goes on."
+            f"{config.name}: {len(failed)} stages failed: {'; '.join(failed)}. What is finished stays; the same command "
+            "goes on."
         )
 
 
@@ -392,71 +399,3 @@ def _record_finished(cells: Sequence[Cell], done: set[Path], folder: Path) -> li
         folder.mkdir(parents=True, exist_ok=True)
         write_record(record_cell(about, **cell.parts, seconds=seconds), folder)
     return left
-
-
-def _execute(
-    config: StudyConfig, nodes: Sequence[Node], done: set[Path], failed: dict[Path, str], jobs: int
-) -> Iterator[Node]:
-    """Runs stages as their inputs get ready, and yields each that is finished; ``failed`` gets the logs of others."""
-    waiting = [node for node in nodes if node.out not in done]
-    ours = {node.out for node in nodes}
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    free = list(cores[:jobs]) if cores else [-1] * jobs
-    running: dict[subprocess.Popen, tuple[Node, int, Path]] = {}
-    try:
-        while waiting or running:
-            for node in list(waiting):
-                needs = [path for path in node.inputs.values() if path in ours]
-                if any(path in failed for path in needs):
-                    failed[node.out] = "an earlier stage"
-                    waiting.remove(node)
-                elif free and all(path in done for path in needs):
-                    waiting.remove(node)
-                    core = free.pop(0)
-                    process, log = _start(config, node, core)
-                    running[process] = (node, core, log)
-            ended = [process for process in running if process.poll() is not None]
-            for process in ended:
-                node, core, log = running.pop(process)
-                free.append(core)
-                if process.returncode:
-                    failed[node.out] = str(log)
-                    print(f"stage {node.name} failed, see {log}:\n{_tail(log)}", file=sys.stderr, flush=True)
-                else:
-                    yield node
-            if not ended and running:
-                time.sleep(0.2)
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
-
-
-def _start(config: StudyConfig, node: Node, core: int) -> tuple[subprocess.Popen, Path]:
-    file = config.output / "nodes" / f"{node.out.name}.json"
-    log = config.output / "logs" / f"{node.out.name}.log"
-    about = {
-        "name": node.name,
-        "module": node.module,
-        "config": to_dict(node.config),
-        "inputs": {name: str(path) for name, path in node.inputs.items()},
-        "out": str(node.out),
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    artifacts.atomic_write_json(file, about)
-    command = [sys.executable, "-m", "digiq.cli", "run-node", str(file)]
-    if core >= 0:
-        command += ["--core", str(core)]
-    # One thread a process: pools sized for all cores would fight over the one it has.
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    with log.open("a") as stream:
-        process = subprocess.Popen(
-            command, env={**os.environ, **threads}, stdout=stream, stderr=subprocess.STDOUT
-        )
-    return process, log
-
-
-def _tail(log: Path, lines: int = 8) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,14 +1,20 @@
 """Collects episodes with a scripted collector or a policy; kill it anywhere, run it again and it finishes."""
 
+import multiprocessing
+import os
+import threading
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from digiq import artifacts
+from digiq.agents.agent import Actor
 from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory
-from digiq.agents.rollout import plan_episodes, rollout
+from digiq.agents.rollout import EpisodeRun, EpisodeSpec, plan_episodes, rollout
 from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.data.store import EpisodeStore, EpisodeWriter
@@ -16,6 +22,9 @@ from digiq.errors import DigiQError
 from digiq.progress import progress
 
 STAGE, VERSION = "collect", 1
+ONE_CORE = True
+_CHUNK = 64
+"""Episodes a process plays at a time, where there are several."""
 
 
 @configclass
@@ -72,16 +81,15 @@ def run(
             done = frozenset(writer.written)
             missing = [spec for spec in specs if spec.episode_id not in done]
             if missing:
-                agent = build_agent(config.agent, policy=policy, critic=critic, features=features, vlm=vlm)
-                make_env = env_factory(config.device, tasks)
-                episodes = rollout(
-                    agent,
-                    missing,
-                    make_env,
-                    batch_size=config.batch_size,
-                    infra_retries=config.infra_retries,
-                    threads=config.device.name != "simulated",
-                )
+                scripted = config.agent.kind != "policy" and policy is None
+                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+                if scripted and config.device.name == "simulated" and cores > 1 and len(missing) > 2 * _CHUNK:
+                    episodes = _play_in_processes(config, missing, cores)
+                else:
+                    agent = build_agent(
+                        config.agent, policy=policy, critic=critic, features=features, vlm=vlm
+                    )
+                    episodes = _play(config, agent, missing)
                 won = 0
                 with progress("collect", len(specs), unit="episodes", done=len(done)) as bar:
                     for number, episode in enumerate(episodes, 1):
@@ -99,3 +107,42 @@ def run(
             outcomes[episode.outcome] += 1
             actions += episode.num_actions
         return w.complete(counts={"episodes": len(store), "actions": actions, **outcomes})
+
+
+def _play(config: CollectConfig, agent: Actor, specs: Sequence[EpisodeSpec]) -> Iterator[EpisodeRun]:
+    return rollout(
+        agent,
+        specs,
+        env_factory(config.device, device_tasks(config.tasks)),
+        batch_size=config.batch_size,
+        infra_retries=config.infra_retries,
+        threads=config.device.name != "simulated",
+    )
+
+
+def _play_in_processes(
+    config: CollectConfig, specs: Sequence[EpisodeSpec], processes: int
+) -> Iterator[EpisodeRun]:
+    """The same episodes in the same order from several processes: a script's time goes into drawing screens."""
+    chunks = [specs[start : start + _CHUNK] for start in range(0, len(specs), _CHUNK)]
+    with ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+    ) as pool:
+        for runs in pool.map(_play_chunk, [config] * len(chunks), chunks):
+            yield from runs
+
+
+def _play_chunk(config: CollectConfig, specs: Sequence[EpisodeSpec]) -> list[EpisodeRun]:
+    return list(_play(config, build_agent(config.agent), specs))
+
+
+def _end_with_parent() -> None:
+    """A pool's processes wait for work for ever, also when whoever gave it was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

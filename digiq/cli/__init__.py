@@ -90,10 +90,6 @@ def _dispatch(arguments: list[str]) -> None:
         from digiq.cli.run import main as run
 
         run(rest)
-    elif command == "run-stage":
-        from digiq.cli.run import run_stage
-
-        run_stage(rest)
     elif command in ("study", "card"):
         from digiq.cli import study
 

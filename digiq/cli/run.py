@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from digiq.errors import ConfigError
 
 HELP = """usage: digiq run RECIPE.yaml [--overwrite] [--FIELD VALUE ...]
@@ -31,10 +29,3 @@ def main(arguments: list[str]) -> None:
     rest = [a for a in arguments[1:] if a != "--overwrite"]
     recipe = parse(pipeline.Recipe, rest, default=recipe, program=f"digiq run {arguments[0]}")
     pipeline.run(recipe, overwrite="--overwrite" in arguments)
-
-
-def run_stage(arguments: list[str]) -> None:
-    """One stage of a planned run, in this process: ``DIRECTORY NAME [--overwrite]``."""
-    from digiq import pipeline
-
-    pipeline.execute_node(Path(arguments[0]), arguments[1], overwrite="--overwrite" in arguments)

@@ -52,9 +52,9 @@ def main(arguments: list[str]) -> None:
     from digiq import studies
     from digiq.cli.stage import parse
     from digiq.config import load_yaml
-    from digiq.evaluation.study_records import read_records
     from digiq.evaluation.study import StudyConfig
     from digiq.evaluation.study_page import print_trials, write_page
+    from digiq.evaluation.study_records import read_records
 
     path = Path(arguments[0])
     config = load_yaml(StudyConfig, path)

@@ -16,6 +16,7 @@ from digiq.data.store import EpisodeStore
 from digiq.errors import DigiQError
 
 STAGE, VERSION = "label", 1
+ONE_CORE = True
 
 
 @configclass

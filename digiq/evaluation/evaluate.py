@@ -24,6 +24,7 @@ from digiq.policies.base import load_policy
 from digiq.progress import progress
 
 STAGE, VERSION = "evaluate", 2
+ONE_CORE = True
 _RESAMPLES = 4000
 EPISODES, EXACT, TABLE, REPORT = "episodes.jsonl", "exact.jsonl", "table.json", "report.html"
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from digiq import artifacts
 from digiq.evaluation import figures
-from digiq.evaluation.study_records import CellRecord
 from digiq.evaluation.statistics import Estimate, hierarchical_statistic
 from digiq.evaluation.study import HypothesisConfig, StudyConfig
+from digiq.evaluation.study_records import CellRecord
 from digiq.evaluation.summary import split_title
 
 RESAMPLES = 4000

@@ -9,10 +9,8 @@ import pytest
 from digiq import studies
 from digiq.config import load, load_yaml
 from digiq.errors import ConfigError
-from digiq.evaluation.study_records import CellRecord, write_record
 from digiq.evaluation.study import StudyConfig, kernel_digest
-from digiq.pipeline import Node
-from tests.digiq.toy_stage import ToyConfig
+from digiq.evaluation.study_records import CellRecord, write_record
 
 RECIPE = {
     "demonstrations": {"agent": {"kind": "collector"}, "num_episodes": 8},
@@ -200,33 +198,6 @@ def test_a_record_of_the_same_cell_is_believed_and_another_is_not(config, tmp_pa
     write_record(CellRecord(arm="oracle", seed=100, digest=cells[0].digest, tasks="t"), folder)
     write_record(CellRecord(arm="behavior", seed=100, digest="of another grid", tasks="t"), folder)
     assert studies.open_cells(cells, folder) == cells[1:]
-
-
-def toy(tmp_path: Path, name: str, *inputs: Path, needs: str = "") -> Node:
-    named = dict(zip(("first", "second"), inputs, strict=False))
-    return Node(
-        name, "tests.digiq.toy_stage", ToyConfig(text=name, needs=needs), named, tmp_path / "store" / name
-    )
-
-
-def test_stages_run_when_their_inputs_are_ready_and_others_go_on_when_one_fails(config, tmp_path):
-    a = toy(tmp_path, "a")
-    b = toy(tmp_path, "b", a.out, needs=str(tmp_path / "needed"))
-    c = toy(tmp_path, "c", b.out)
-    d = toy(tmp_path, "d", a.out)
-    e = toy(tmp_path, "e", a.out, d.out)
-    failed: dict[Path, str] = {}
-    done: set[Path] = set()
-    for node in studies._execute(config, [a, b, c, d, e], done, failed, jobs=2):
-        done.add(node.out)
-    assert (e.out / "text").read_text() == "aade"
-    assert done == {a.out, d.out, e.out} and set(failed) == {b.out, c.out}
-    assert "is not there" in Path(failed[b.out]).read_text()
-    (tmp_path / "needed").touch()
-    left = [n for n in (a, b, c, d, e) if not n.is_complete]
-    assert left == [b, c]
-    again = [n.name for n in studies._execute(config, left, done, {}, jobs=1) if not done.add(n.out)]
-    assert again == ["b", "c"] and (c.out / "text").read_text() == "abc"
 
 
 def test_estimates_grow_with_what_is_run(config):

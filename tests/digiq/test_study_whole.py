@@ -6,9 +6,9 @@ import pytest
 
 from digiq import studies
 from digiq.config import load
-from digiq.evaluation.study_records import read_records
 from digiq.evaluation.study import StudyConfig
 from digiq.evaluation.study_page import write_page
+from digiq.evaluation.study_records import read_records
 from tests.digiq.evaluation.test_no_leaks import check_finished_run, untrained
 
 SMALL = {"input_height": 64, "input_width": 32, "width": 8, "word_buckets": 64, "speller_width": 4}

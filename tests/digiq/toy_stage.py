@@ -1,5 +1,6 @@
 """A stage that takes no time, for tests of what runs stages: it counts its inputs, or fails for want of a file."""
 
+import time
 from pathlib import Path
 
 from digiq import artifacts
@@ -7,14 +8,16 @@ from digiq.config import configclass
 from digiq.errors import DigiQError
 
 STAGE, VERSION = "toy", 1
+ONE_CORE = False
 
 
 @configclass
 class ToyConfig:
-    """What to write, and a file without which it fails."""
+    """What to write, a file without which it fails, and how long to wait."""
 
     text: str = ""
     needs: str = ""
+    seconds: float = 0.0
 
 
 def run(
@@ -38,6 +41,7 @@ def run(
             return writer.artifact
         if config.needs and not Path(config.needs).exists():
             raise DigiQError(f"{config.needs} is not there.")
+        time.sleep(config.seconds)
         read = [(path / "text").read_text() for path in (first, second) if path is not None]
         (writer.path / "text").write_text("".join([*read, config.text]))
         return writer.complete()

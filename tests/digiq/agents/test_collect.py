@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import pytest
 
@@ -44,6 +45,18 @@ def test_episodes_replay_on_the_phone_and_log_probs_are_the_collectors(collected
         assert episode.outcome == (verdict or "truncated")
         assert episode.is_terminated == (verdict is not None)
         assert episode.total_reward == float(verdict == "success")
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_several_processes_collect_the_same_episodes_in_the_same_order(collected, tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "_CHUNK", 2)
+    used = []
+    play = collect._play_in_processes
+    monkeypatch.setattr(collect, "_play_in_processes", lambda *args: used.append(args[2]) or play(*args))
+    collect.run(CONFIG, out=tmp_path / "beside")
+    assert used
+    # As text: the log-probability of a last step, which takes no action, is NaN and equals nothing.
+    assert [repr(e) for e in EpisodeStore(tmp_path / "beside")] == [repr(e) for e in EpisodeStore(collected)]
 
 
 def test_counts_are_in_the_manifest(collected):

@@ -11,9 +11,9 @@ import pytest
 
 from digiq.config import load
 from digiq.evaluation.outcomes import Outcome
-from digiq.evaluation.study_records import CellRecord, EpisodeRecord, read_records, write_record
 from digiq.evaluation.study import StudyConfig
 from digiq.evaluation.study_page import compare, judge, make_page, write_page
+from digiq.evaluation.study_records import CellRecord, EpisodeRecord, read_records, write_record
 
 Q = {
     "regret": {

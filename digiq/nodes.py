@@ -1,0 +1,166 @@
+"""Stages in processes of their own: ``digiq run`` and ``digiq study`` plan nodes, and this starts them.
+
+A stage gets a process because the thread pools of torch and XLA fight over cores, and because a stage's memory should
+go when it ends. The process imports its stage and no other. Nodes start as soon as what they read is there; one whose
+work fits one core (a module's ``ONE_CORE``) runs beside another such, all else has the machine to itself, unless every
+node is pinned to a core of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from digiq import artifacts
+from digiq.config import load, to_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One stage, with what it reads and where it writes."""
+
+    name: str
+    """Unique in the run, e.g. ``evaluation/digiq``."""
+    module: str
+    """Holds ``STAGE``, ``VERSION`` and ``run``."""
+    config: Any
+    inputs: Mapping[str, Path]
+    """Keyword arguments of ``run``."""
+    out: Path
+
+    @property
+    def is_complete(self) -> bool:
+        stage = importlib.import_module(self.module)
+        return artifacts.is_complete(
+            self.out, stage=stage.STAGE, version=stage.VERSION, config=self.config, inputs=self.inputs
+        )
+
+    @property
+    def is_light(self) -> bool:
+        """Whether one core is all it can use, so that another may run beside it."""
+        return getattr(importlib.import_module(self.module), "ONE_CORE", False)
+
+
+def write_node(node: Node, file: Path, *, overwrite: bool = False) -> None:
+    """Describes a node in a file, for :func:`execute`."""
+    about = {
+        "name": node.name,
+        "module": node.module,
+        "config": to_dict(node.config),
+        "inputs": {name: str(path) for name, path in node.inputs.items()},
+        "out": str(node.out),
+        "overwrite": overwrite,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.atomic_write_json(file, about)
+
+
+def execute(file: Path) -> None:
+    """Runs the stage that a file describes, in this process; importing that stage and no other.
+
+    Raises:
+      DigiQError: as the stage does.
+    """
+    about = json.loads(file.read_text())
+    module = importlib.import_module(about["module"])
+    config = load(typing.get_type_hints(module.run)["config"], about["config"], where=str(file))
+    inputs = {name: Path(path) for name, path in about["inputs"].items()}
+    module.run(config, **inputs, out=Path(about["out"]), overwrite=about["overwrite"])
+
+
+def run_nodes(
+    nodes: Sequence[Node],
+    *,
+    folder: Path,
+    jobs: int = 2,
+    pinned: bool = False,
+    overwrite: bool = False,
+    on_start: Callable[[Node], None] = lambda node: None,
+) -> Iterator[tuple[Node, str]]:
+    """Runs stages as their inputs get ready, and yields each that ended with why it failed: nothing, if it did not.
+
+    What does not depend on a failed node still runs; whoever wants to stop leaves the loop, which ends what is running.
+
+    Args:
+      nodes: in an order in which each comes after what it reads; what they read from elsewhere is there already.
+      folder: for the files that describe the nodes and, if pinned, their logs.
+      jobs: processes at most, and never more than there are cores.
+      pinned: each node gets one core and one thread, and writes into a log. Otherwise it writes where this process
+        does, and only light ones run side by side.
+      overwrite: throw away what another configuration left.
+      on_start: told of each node that starts.
+    """
+    # Ended like this process is, stages leave artefacts that they resume from.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    waiting = list(nodes)
+    open_outs, failed = {node.out for node in nodes}, set()
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [-1] * jobs
+    free = cores[:jobs]
+    running: dict[subprocess.Popen[bytes], tuple[Node, int, str]] = {}
+    try:
+        while waiting or running:
+            for node in list(waiting):
+                needs = [path for path in node.inputs.values() if path in open_outs]
+                if any(path in failed for path in needs):
+                    failed.add(node.out)
+                    waiting.remove(node)
+                    yield node, "an earlier stage failed"
+                    continue
+                if needs or not free:
+                    continue
+                light = node.is_light and all(other.is_light for other, _, _ in running.values())
+                if not pinned and running and not light:
+                    break  # what comes first in the order is not starved by what comes later
+                waiting.remove(node)
+                core = free.pop(0)
+                on_start(node)
+                process, log = _start(node, folder, core if pinned else -1, overwrite)
+                running[process] = (node, core, log)
+            ended = [process for process in running if process.poll() is not None]
+            for process in ended:
+                node, core, log = running.pop(process)
+                free.append(core)
+                if process.returncode:
+                    failed.add(node.out)
+                    yield node, f"see {log}"
+                else:
+                    open_outs.discard(node.out)
+                    yield node, ""
+            if not ended and running:
+                time.sleep(0.05)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+
+
+def _start(node: Node, folder: Path, core: int, overwrite: bool) -> tuple[subprocess.Popen[bytes], str]:
+    name = f"{node.out.parent.name}-{node.out.name}"
+    file, log = folder / f"{name}.json", folder / f"{name}.log"
+    write_node(node, file, overwrite=overwrite)
+    command = [sys.executable, "-m", "digiq.cli", "run-node", str(file)]
+    if core < 0:
+        return subprocess.Popen(command), "above"
+    # One thread a process: pools sized for all cores would fight over the one it has.
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    with log.open("a") as stream:
+        process = subprocess.Popen(
+            [*command, "--core", str(core)],
+            env={**os.environ, **threads},
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+    return process, str(log)
