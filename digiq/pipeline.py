@@ -6,6 +6,7 @@ whole order of things; ``digiq run`` skips what is complete and has :mod:`digiq.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -201,8 +202,10 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
     if not waiting:
         print(f"{recipe.directory}: everything is complete, nothing to do.", file=sys.stderr)
 
+    started = itertools.count(len(nodes) - len(waiting) + 1)
+
     def announce(node: Node) -> None:
-        print(f"[{nodes.index(node) + 1}/{len(nodes)}] {node.name}", file=sys.stderr, flush=True)
+        print(f"[{next(started)}/{len(nodes)}] {node.name}", file=sys.stderr, flush=True)
 
     running = run_nodes(waiting, folder=recipe.directory / "nodes", overwrite=overwrite, on_start=announce)
     with contextlib.closing(running):
