@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.data.store import EpisodeStore, EpisodeWriter
 from digiq.errors import DigiQError
+from digiq.processes import end_with_parent
 from digiq.progress import progress
 
 STAGE, VERSION = "collect", 1
@@ -126,7 +126,7 @@ def _play_in_processes(
     """The same episodes in the same order from several processes: a script's time goes into drawing screens."""
     chunks = [specs[start : start + _CHUNK] for start in range(0, len(specs), _CHUNK)]
     with ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+        processes, multiprocessing.get_context("spawn"), initializer=end_with_parent
     ) as pool:
         for runs in pool.map(_play_chunk, [config] * len(chunks), chunks):
             yield from runs
@@ -134,15 +134,3 @@ def _play_in_processes(
 
 def _play_chunk(config: CollectConfig, specs: Sequence[EpisodeSpec]) -> list[EpisodeRun]:
     return list(_play(config, build_agent(config.agent), specs))
-
-
-def _end_with_parent() -> None:
-    """A pool's processes wait for work for ever, also when whoever gave it was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -11,5 +11,7 @@ def main(arguments: list[str]) -> None:
     if arguments[1:2] == ["--core"] and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(arguments[2])})
     from digiq.nodes import execute
+    from digiq.processes import end_with_parent
 
+    end_with_parent()
     execute(Path(arguments[0]))

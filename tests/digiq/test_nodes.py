@@ -1,11 +1,14 @@
 """Stages in processes: in the order of their inputs, side by side where that is allowed, going on past failures."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from digiq.nodes import Node, run_nodes
+from digiq.nodes import Node, run_nodes, write_node
 from tests.digiq.toy_stage import ToyConfig
 
 
@@ -60,3 +63,32 @@ def test_leaving_the_loop_ends_what_is_running(tmp_path):
     assert node.name == "fails" and failure
     running.close()
     assert not nodes[1].is_complete
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_stage_ends_when_whoever_started_it_is_killed(tmp_path):
+    node = toy(tmp_path, "slow", seconds=60)
+    file = tmp_path / "slow.json"
+    write_node(node, file)
+    script = (
+        "import subprocess, sys, time; "
+        f"p = subprocess.Popen([sys.executable, '-m', 'digiq.cli', 'run-node', {str(file)!r}]); "
+        "print(p.pid, flush=True); time.sleep(60)"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    stage = int(starter.stdout.readline())
+    while not node.out.exists():
+        time.sleep(0.05)
+    starter.kill()
+    starter.wait()
+    until = time.monotonic() + 20
+    while is_running(stage):
+        assert time.monotonic() < until, "the stage outlives its run"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
