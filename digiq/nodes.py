@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,32 +51,32 @@ class Node:
         """Whether one core is all it can use, so that another may run beside it."""
         return getattr(importlib.import_module(self.module), "ONE_CORE", False)
 
+    def execute(self, overwrite: bool = False) -> artifacts.Artifact:
+        """Runs the stage in this process."""
+        stage = importlib.import_module(self.module)
+        return stage.run(self.config, **self.inputs, out=self.out, overwrite=overwrite)
 
-def write_node(node: Node, file: Path, *, overwrite: bool = False) -> None:
-    """Describes a node in a file, for :func:`execute`."""
+
+def write_node(node: Node, file: Path) -> None:
+    """Describes a node in a file."""
     about = {
         "name": node.name,
         "module": node.module,
         "config": to_dict(node.config),
         "inputs": {name: str(path) for name, path in node.inputs.items()},
         "out": str(node.out),
-        "overwrite": overwrite,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     artifacts.atomic_write_json(file, about)
 
 
-def execute(file: Path) -> None:
-    """Runs the stage that a file describes, in this process; importing that stage and no other.
-
-    Raises:
-      DigiQError: as the stage does.
-    """
+def read_node(file: Path) -> Node:
+    """The node that a file describes; imports its stage and no other."""
     about = json.loads(file.read_text())
-    module = importlib.import_module(about["module"])
-    config = load(typing.get_type_hints(module.run)["config"], about["config"], where=str(file))
+    run = importlib.import_module(about["module"]).run
+    config = load(typing.get_type_hints(run)["config"], about["config"], where=str(file))
     inputs = {name: Path(path) for name, path in about["inputs"].items()}
-    module.run(config, **inputs, out=Path(about["out"]), overwrite=about["overwrite"])
+    return Node(about["name"], about["module"], config, inputs, Path(about["out"]))
 
 
 def run_nodes(
@@ -87,7 +87,7 @@ def run_nodes(
     pinned: bool = False,
     overwrite: bool = False,
     on_start: Callable[[Node], None] = lambda node: None,
-) -> Iterator[tuple[Node, str]]:
+) -> Generator[tuple[Node, str], None, None]:
     """Runs stages as their inputs get ready, and yields each that ended with why it failed: nothing, if it did not.
 
     What does not depend on a failed node still runs; whoever wants to stop leaves the loop, which ends what is running.
@@ -150,8 +150,10 @@ def run_nodes(
 def _start(node: Node, folder: Path, core: int, overwrite: bool) -> tuple[subprocess.Popen[bytes], str]:
     name = f"{node.out.parent.name}-{node.out.name}"
     file, log = folder / f"{name}.json", folder / f"{name}.log"
-    write_node(node, file, overwrite=overwrite)
+    write_node(node, file)
     command = [sys.executable, "-m", "digiq.cli", "run-node", str(file)]
+    if overwrite:
+        command.append("--overwrite")
     if core < 0:
         return subprocess.Popen(command), "above"
     # One thread a process: pools sized for all cores would fight over the one it has.

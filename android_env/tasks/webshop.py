@@ -47,7 +47,7 @@ TEST_QUERIES = (
 )
 QUERIES = TRAIN_QUERIES + TEST_QUERIES
 TUNE_QUERIES = (
-    "tea kettle",
+    "tea strainer",
     "wall clock",
     "laptop sleeve",
     "hiking boots",

@@ -20,6 +20,7 @@ from pydantic import Field
 from digiq import artifacts
 from digiq.artifacts import Artifact
 from digiq.config import configclass
+from digiq.errors import ArtifactError
 from digiq.progress import progress
 from digiq.vlm.tiny.architecture import CHARACTERS, PATCH_SIZE, build_model, build_processor, save
 from digiq.vlm.tiny.examples import (
@@ -67,22 +68,29 @@ class MakeTinyVlmConfig:
     """Of the parameters and of the screens."""
 
 
-def run(config: MakeTinyVlmConfig, *, out: Path, overwrite: bool = False) -> Artifact:
+def run(
+    config: MakeTinyVlmConfig, *, start: Path | None = None, out: Path, overwrite: bool = False
+) -> Artifact:
     """Trains and writes a Hugging Face directory with ``metrics.json`` beside it; resumes from its checkpoint.
 
     Args:
       config: see :class:`MakeTinyVlmConfig`.
+      start: such a directory, whose weights are gone on from; fresh ones by default.
       out: the model's directory.
       overwrite: start anew.
     """
     import torch
 
-    with artifacts.write(out, stage=STAGE, version=VERSION, config=config, overwrite=overwrite) as w:
+    with artifacts.write(
+        out, stage=STAGE, version=VERSION, config=config, inputs={"start": start}, overwrite=overwrite
+    ) as w:
         if w.done:
             return w.artifact
         torch.manual_seed(config.seed)
         processor = build_processor()
         trainer = _Trainer(config, processor)
+        if start is not None:
+            trainer.start_from(start)
         trainer.load(w.path / _CHECKPOINT)
         log = w.path / "metrics.jsonl"
         total = config.vision_steps + config.steps
@@ -387,6 +395,22 @@ class _Trainer:
                 # Every next token right, given the right ones before it, is what greedy decoding needs and gives.
                 whole = bool((said[row][spelled] == batch.spelled[row][spelled]).all())
                 right.setdefault("naming", []).append(whole)
+
+    def start_from(self, path: Path) -> None:
+        """Takes over a directory's weights; the heads that are thrown away are learned anew.
+
+        Raises:
+          ArtifactError: its architecture is another one.
+        """
+        from transformers import LlavaForConditionalGeneration
+
+        other = LlavaForConditionalGeneration.from_pretrained(path)
+        try:
+            self.model.load_state_dict(other.state_dict())
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{path}: not the architecture of digiq/vlm/tiny/architecture.py ({error})."
+            ) from None
 
     def save(self, path: Path) -> None:
         import torch

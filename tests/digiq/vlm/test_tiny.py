@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from android_env.devices.simulated.themes import PRETRAIN_THEMES, THEMES
 from digiq.vlm.backbone import TINY_VLM_PATH, load_backbone
@@ -192,6 +193,16 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_like_an_uninterrupted_one(tm
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
     assert not (tmp_path / "killed" / "checkpoint.pt").exists()
+
+
+def test_training_goes_on_from_given_weights(tmp_path):
+    short = MakeTinyVlmConfig(
+        vision_steps=0, steps=1, batch_size=2, evaluation_examples=8, learning_rate=1e-12
+    )
+    make.run(short, start=TINY_VLM_PATH, out=tmp_path / "on")
+    before, after = (load_file(path / "model.safetensors") for path in (TINY_VLM_PATH, tmp_path / "on"))
+    weights = [name for name in before if before[name].is_floating_point() and "running" not in name]
+    assert weights and all(torch.equal(before[name], after[name]) for name in weights)
 
 
 def test_the_committed_weights_open_and_were_trained_on_todays_prompts(processor):
