@@ -6,8 +6,8 @@ selection ever sees:
 
 ``--truth picks``   mean exact value, over the logged states, of the candidates that Best-of-N takes with this critic
                     (first that action, then the best policy there is): milliseconds a critic.
-``--truth policy``  a policy distilled with this critic exactly as the run's recipe does, and its exact probability of
-                    success on test episodes: minutes a critic; the figure that counts.
+``--truth policy``  a policy distilled with this critic exactly as the run's recipe does, and its success in roll-outs on
+                    the run's test tasks: a minute a critic; the figure that counts.
 
 Prints Spearman's correlation between score and truth with a 95 % interval. Epochs of one training run resemble each
 other, so the bootstrap resamples training runs. The correlation of each single criterion stands below it.
@@ -143,25 +143,15 @@ def value_of_picks(recipe: Any, critics: Sequence[Trained]) -> dict[str, float]:
 def success_of_policies(
     recipe: Any, critics: Sequence[Trained], out: Path, episodes: int
 ) -> dict[str, float]:
-    """Exact probability of success of a policy distilled with each critic, mean over test episodes; kept in ``out``."""
-    from android_env.devices.simulated.exact import exact_success
-    from android_env.devices.simulated.phone import layout_seed_of
-    from digiq.agents.build import device_tasks, noise_of
-    from digiq.agents.oracle import policy_fn
-    from digiq.agents.rollout import plan_episodes
-    from digiq.artifacts import atomic_write_json
+    """Success on test tasks of a policy distilled with each critic, all on the same episodes; kept in ``out``."""
     from digiq.critics import load_critic, save_critic
+    from digiq.evaluation import evaluate
     from digiq.extraction import distill
-    from digiq.policies.base import load_policy
 
     config = next(d for d in recipe.distill.values() if d.arm == "digiq")
-    test = recipe.evaluate
-    specs = plan_episodes(device_tasks(test.tasks), episodes, test.seed)
-    known = out / f"success-{episodes}.json"
-    values = json.loads(known.read_text()) if known.is_file() else {}
+    test = dataclasses.replace(recipe.evaluate, episodes=episodes, records=0, seed=1)
+    values = {}
     for critic in critics:
-        if critic.name in values:
-            continue
         one = out / "policies" / f"{critic.run}-{critic.epoch}"
         if not (one / "critic" / "critic.json").is_file():
             save_critic(load_critic(critic.path, critic.epoch), one / "critic")
@@ -171,19 +161,8 @@ def success_of_policies(
             critic=one / "critic",
             out=one / "policy",
         )
-        asked = policy_fn(load_policy(one / "policy"))
-        rates = [
-            exact_success(
-                asked,
-                spec.task,
-                layout_seed_of(spec.seed),
-                noise=noise_of(test.device),
-                success=test.device.success,
-            )
-            for spec in specs
-        ]
-        values[critic.name] = float(np.mean(rates))
-        atomic_write_json(known, values)
+        played = evaluate.run(test, policy=one / "policy", out=one / "evaluation")
+        values[critic.name] = played.manifest.counts.get("success", 0) / episodes
         print(f"{critic.name:<24} success {values[critic.name]:.3f}", flush=True)
     return values
 
@@ -213,7 +192,8 @@ def main() -> None:
     parser.add_argument("--truth", choices=("picks", "policy"), default="picks")
     parser.add_argument("--objectives", default=",".join(OBJECTIVES), help="comma-separated")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--episodes", type=int, default=60, help="test episodes of --truth policy")
+    parser.add_argument("--epochs", help="comma-separated: only these checkpoints; all by default")
+    parser.add_argument("--episodes", type=int, default=600, help="roll-outs of --truth policy")
     parser.add_argument(
         "--quick", action="store_true", help="two objectives, one seed, eight epochs: a trial"
     )
@@ -235,6 +215,9 @@ def main() -> None:
     out = arguments.out or Path("build") / "selection" / f"{recipe.name}-{kind}"
     out.mkdir(parents=True, exist_ok=True)
     critics = train_critics(recipe, out, objectives, seeds)
+    if arguments.epochs:
+        wanted = set(map(int, arguments.epochs.split(",")))
+        critics = [critic for critic in critics if critic.epoch in wanted]
     scores, single = selection(recipe, critics)
     truth = (
         value_of_picks(recipe, critics)
