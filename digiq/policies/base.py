@@ -47,7 +47,7 @@ class Policy(Protocol):
           inputs: B observations.
           n: draws an observation.
           rng: one generator for all inputs, or one each, so that a row's draws do not depend on the other rows.
-          temperature: divides the logits of every choice the policy makes; 1 is the fitted distribution.
+          temperature: divides the logits of every choice the policy makes; 1 is the policy as it is.
         """
         ...
 

@@ -57,6 +57,9 @@ class GridConfig:
     """Longest text spelled, in UTF-8 bytes."""
     speller_width: Annotated[int, Field(ge=1)] = 64
     """Hidden units of the byte decoder."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides the logits of everything that the policy draws and scores: below 1 it is surer than what it imitates.
+    Fitting knows nothing of it."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -209,7 +212,7 @@ class GridPolicy:
                     max_span=config.max_span,
                     max_bytes=config.max_text,
                     speller=self._speller,
-                    temperature=temperature,
+                    temperature=temperature * config.temperature,
                 ),
             )
 

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import json
 
 import jax
@@ -149,3 +150,18 @@ def test_a_directory_without_a_readable_policy_is_refused(tmp_path):
 def test_a_temperature_of_zero_is_refused():
     with pytest.raises(ValueError, match="support"):
         make_policy(spells=False).sample([PolicyInput(screen(0), GOAL)], 1, np.random.default_rng(0), 0.0)
+
+
+def test_a_policys_own_temperature_is_in_all_it_draws_and_scores_and_is_saved(tmp_path):
+    plain = make_policy(spells=True)
+    cool = dataclasses.replace(plain, config=dataclasses.replace(CONFIG, temperature=0.5))
+    cool.save(tmp_path)
+    cool = load_policy(tmp_path)
+    item = PolicyInput(screen(0), GOAL)
+    (drawn,) = cool.sample([item], 50, np.random.default_rng(0))
+    actions = [c.action for c in drawn]
+    assert drawn == plain.sample([item], 50, np.random.default_rng(0), temperature=0.5)[0]
+    np.testing.assert_array_equal(
+        cool.log_prob([item] * 50, actions), plain.log_prob([item] * 50, actions, temperature=0.5)
+    )
+    assert cool.support([item], 5)[0][0][1] > plain.support([item], 5)[0][0][1]
