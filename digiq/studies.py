@@ -106,7 +106,7 @@ def make_cell(
         nodes = [Node("evaluation", evaluated.module, scripted, {}, evaluated.out.with_name(acts))]
         wanted["evaluation"] = "evaluation"
     else:
-        wanted["evaluation"] = "evaluation/behavior" if acts == "behavior" else f"evaluation/{POLICY}"
+        wanted["evaluation"] = f"evaluation/{POLICY if acts == 'policy' else acts}"
         names = {node.name for node in nodes}
         extra = {"card": "card"} if acts == "behavior" else {}
         extra |= (

@@ -47,8 +47,9 @@ class ArmConfig:
     """How it is called in tables."""
     role: Role
     """What it is compared as."""
-    acts: Literal["policy", "behavior", "oracle", "random"] = "policy"
-    """The policy distilled under the name ``policy``, the behaviour policy, or a script that needs no training."""
+    acts: Literal["policy", "behavior", "ceiling", "oracle", "random"] = "policy"
+    """The policy distilled under the name ``policy``, the behaviour policy, the behaviour policy re-ranked on the device
+    by the best values there are, or a script that needs no training."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """Laid over the study's recipe; null takes a section away."""
     seeds: Annotated[int, Field(ge=1)] | None = None
@@ -123,6 +124,18 @@ class HypothesisConfig:
 
 
 @configclass
+class LossConfig:
+    """A part of the method, and what it loses: two arms that differ in it alone, or in it and in parts named earlier."""
+
+    part: str
+    """What stands between the two arms."""
+    upper: str
+    """The arm with a perfect part."""
+    lower: str
+    """The arm with the real one."""
+
+
+@configclass
 class RegistrationConfig:
     """What was true when the study was registered; ``digiq study FILE --register`` writes it."""
 
@@ -152,6 +165,8 @@ class StudyConfig:
     """How settings are chosen."""
     hypotheses: dict[str, HypothesisConfig] = Field(default_factory=dict)
     """By name, the main one first."""
+    losses: tuple[LossConfig, ...] = ()
+    """From the ceiling down, which part loses what."""
     registration: RegistrationConfig = RegistrationConfig()
     """Digests that the reported seeds need."""
     output: Path = Path("runs/study")
@@ -167,6 +182,7 @@ class StudyConfig:
         known = set(self.arms)
         uses = [(f"sweeps.{name}.arms", sweep.arms) for name, sweep in self.sweeps.items()]
         uses += [(f"hypotheses.{name}", (h.arm, *h.over)) for name, h in self.hypotheses.items()]
+        uses += [(f"losses[{i}]", (loss.upper, loss.lower)) for i, loss in enumerate(self.losses)]
         uses += [("tuning.trials", tuple(self.tuning.trials))] if self.tuning else []
         for where, names in uses:
             strangers = sorted(set(names) - known)

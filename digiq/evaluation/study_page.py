@@ -82,6 +82,8 @@ def make_page(
         parts += [*_success_table(config, base, arms), ""]
     if config.hypotheses:
         parts += ["## Hypotheses", "", *_hypotheses_table(config, base), ""]
+    if config.losses:
+        parts += ["## What is lost where", "", *_losses_table(config, base), ""]
     if any(r.q for r in base.values()):
         parts += ["## The critic, by the simulator's own Q", "", *_q_table(config, base, arms), ""]
         figure = _reliability_figure(config, base, arms)
@@ -238,6 +240,19 @@ def _hypotheses_table(config: StudyConfig, base: Mapping[tuple[str, int], CellRe
             )
         )
     return _table(("hypothesis", "said", "found", "verdict"), rows)
+
+
+def _losses_table(config: StudyConfig, base: Mapping[tuple[str, int], CellRecord]) -> list[str]:
+    groups = _by_arm(base)
+    rows = []
+    for loss in config.losses:
+        found = compare(groups, loss.upper, [loss.lower], "difference")
+        points = "not run"
+        if not math.isnan(found.value):
+            points = f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+        rows.append((loss.part, _title(config, loss.upper), _title(config, loss.lower), points))
+    head = ("part", "from", "to", "points lost")
+    return ["On the episodes that both arms ran, under the same seeds.", "", *_table(head, rows)]
 
 
 def _success_table(

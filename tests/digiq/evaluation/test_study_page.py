@@ -64,6 +64,9 @@ CONFIG = load(
                 "title": "Noise", "arms": ["td"], "base": "x1", "order": ["x0", "x1"], "points": {"x0": {}}
             }
         },
+        "losses": [
+            {"part": "extraction", "upper": "td", "lower": "bc"}, {"part": "late", "upper": "td", "lower": "late"},
+        ],
         "hypotheses": {
             "main": {"text": "TD is better.", "arm": "td", "over": ["bc"], "at_least": 1.3},
             "huge": {"text": "TD is huge", "arm": "td", "over": ["bc", "behavior"], "at_least": 5.0},
@@ -89,6 +92,8 @@ def test_the_page_holds_the_numbers_of_the_records():
     assert "60.0 (" in row and "59.0 60.0 61.0" in row and "| 50.0 |" in row
     assert "![Success by arm](mini/success.svg)" in page
     assert set(images) == {"success.svg", "reliability.svg", "noise.svg"}
+    lost = next(line for line in page.splitlines() if line.startswith("| extraction"))
+    assert lost.startswith("| extraction | TD | BC | +30.0 (") and "| late | TD | Late | not run |" in page
     assert "| TD | 90.0 (" in page  # the sweep's other point
     assert next(x for x in page.splitlines() if x.startswith("| results |")).endswith("| 0.092 | 0.046 |")
     assert "25.0 | right 40, no_op 60 | 0.01 / 0.20 | 0.30 / 0.60 |" in page
