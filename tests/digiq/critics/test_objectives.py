@@ -174,10 +174,7 @@ CASES = {
     "td_lambda": ("td_lambda", {"lambda_": 0.7, "window": 4}),
     "iql": ("iql", {"expectile": 0.8}),
     "cql": ("cql", {"alpha": 0.1, "penalty_temperature": 0.5, "backup": "expectation"}),
-    "cal_ql": (
-        "cal_ql",
-        {"alpha": 0.1, "penalty_temperature": 0.5, "backup": "expectation", "calibrated": True},
-    ),
+    "cal_ql": ("cal_ql", {"alpha": 0.1, "penalty_temperature": 0.5, "backup": "expectation"}),
 }
 
 
@@ -327,3 +324,8 @@ def test_an_unknown_objective_is_named_with_the_nearest():
         CriticConfig(objective="td_lamda")
     with pytest.raises(ConfigError, match="less than 1"):
         CriticConfig(gamma=1.5)
+
+
+def test_naming_one_setting_keeps_the_others():
+    assert CriticConfig(settings={"cal_ql": {"alpha": 0.3}}).settings.cal_ql.calibrated
+    assert not CriticConfig(settings={"cql": {"alpha": 0.3}}).settings.cql.calibrated
