@@ -415,7 +415,7 @@ def _prepare(
         seed=seed,
     )
     needs = Learner(config).objective.needs
-    if needs.candidates and data.candidate_row.shape[1] < 2:
+    if needs.candidates and (data.candidate_row >= 0).sum(axis=1).max() < 2:
         raise DigiQError(
             f"objective '{config.objective}' compares stored candidates, but the features hold N = 1 (the logged "
             "action); propose more, or use a back-up over the logged action."

@@ -144,11 +144,22 @@ def test_features_of_another_size_are_refused(fitted):
         load_critic("/nonexistent")
 
 
-def test_objectives_over_candidates_need_candidates():
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective": "cql"},
+        {"objective": "cal_ql"},
+        {"objective": "td", "settings": {"td": {"backup": "max"}}},
+        {"objective": "nstep", "settings": {"nstep": {"backup": "expectation"}}},
+    ],
+)
+def test_objectives_over_candidates_need_candidates(settings):
     transitions, features = problem()
-    features["candidate_row"] = features["candidate_row"][:, :1]
-    with pytest.raises(DigiQError, match="N = 1"):
-        fit_critic(transitions, features, CriticConfig(objective="cql", **TINY))
+    alone = features["candidate_row"][:, :1]
+    padded = np.pad(alone, ((0, 0), (0, 2)), constant_values=-1)
+    for rows in (alone, padded):
+        with pytest.raises(DigiQError, match=f"'{settings['objective']}' compares .* N = 1"):
+            fit_critic(transitions, {**features, "candidate_row": rows}, CriticConfig(**settings, **TINY))
 
 
 def test_layers_are_concatenated_in_the_order_of_the_config(tmp_path):
