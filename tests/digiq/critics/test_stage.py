@@ -14,6 +14,7 @@ from digiq import artifacts
 from digiq.critics import candidate_values, load_critic
 from digiq.critics import diagnose as diagnose_stage
 from digiq.critics import select as select_stage
+from digiq.critics.diagnostics import Diagnostics
 from digiq.critics.streaming import StoredRows
 from digiq.critics.train import TrainQConfig, _place, load_training_data, run
 from digiq.data.schema import Episode, Step, encode_png
@@ -179,6 +180,17 @@ def test_diagnose_reports_every_checkpoint(inputs, trained):
     )
     found = json.loads((path / "diagnostics" / "diagnostics.json").read_text())
     assert list(found["checkpoints"]) == ["2", "4"]
+    named = {field.name for field in dataclasses.fields(Diagnostics)}
+    logged = [json.loads(line) for line in (trained.path / "metrics.jsonl").read_text().splitlines()]
+    for epoch, of_checkpoint in found["checkpoints"].items():
+        assert set(of_checkpoint) == named
+        numbers = [v for v in of_checkpoint.values() if isinstance(v, float)]
+        assert len(numbers) == 7
+        assert np.isfinite(numbers).all()
+        assert of_checkpoint["td_error"] == logged[int(epoch) - 1]["heldout_td_error"]
+        assert of_checkpoint["logged_ranking"]["states"] > 0
+        assert of_checkpoint["policy_value"][1] <= of_checkpoint["policy_value"][2]
+        assert of_checkpoint["verdict"]["advice"]
     assert found["checkpoints"]["4"]["truth"]["states"] > 0
     assert (path / "diagnostics" / "diagnostics.png").stat().st_size > 5000
 

@@ -1,5 +1,6 @@
 """From arrays to a critic on disk: fitting, resuming, choosing, scoring."""
 
+import dataclasses
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from orbax.checkpoint import CheckpointManager
 
 from digiq.critics import CriticConfig, candidate_values, fit_critic, load_critic, save_critic
 from digiq.critics.arrays import prepare
+from digiq.critics.critic import member_values
 from digiq.critics.train import TrainQConfig, _train_population, _train_resumably
 from digiq.errors import ArtifactError, DigiQError
 
@@ -99,9 +101,16 @@ def test_missing_candidates_are_nan_and_do_not_enter_the_baseline(fitted):
 
 
 def test_aggregations_of_members(fitted):
-    values = np.array([[1.0, 3.0], [5.0, 5.0]])
-    got = {how: fitted.aggregate(values, how).tolist() for how in ("min", "max", "mean", "lcb")}
-    assert got == {"min": [1, 5], "max": [3, 5], "mean": [2, 5], "lcb": [1, 5]}
+    values = np.array([[1.0, 3.0, 5.0], [5.0, 5.0, 5.0]])
+    deviation = (8 / 3) ** 0.5
+    expected = {"min": [1, 5], "max": [5, 5], "mean": [3, 5], "lcb": [3 - 0.5 * deviation, 5]}
+    _, features = problem()
+    members = member_values(fitted, features)[0]
+    for how, wanted in expected.items():
+        config = dataclasses.replace(fitted.config, aggregate=how, lcb_scale=0.5)
+        critic = dataclasses.replace(fitted, config=config)
+        np.testing.assert_allclose(critic.aggregate(values), wanted)
+        np.testing.assert_array_equal(candidate_values(critic, features)[0], critic.aggregate(members))
 
 
 def test_saved_critic_gives_the_same_values(fitted, tmp_path):
@@ -196,6 +205,11 @@ def test_stage_logs_every_epoch_and_keeps_checkpoints(tmp_path):
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [2, 4, 6]
 
 
+def test_old_checkpoints_make_room(tmp_path):
+    run_stage(tmp_path, stage_config(keep=2))
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [4, 6]
+
+
 def test_diagnostics_go_to_the_events_of_every_checkpoint(tmp_path):
     # Layout of events: https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto
     from tensorboardX.proto.event_pb2 import Event
@@ -209,6 +223,8 @@ def test_diagnostics_go_to_the_events_of_every_checkpoint(tmp_path):
         "success_auc",
         "ranking_accuracy",
         "rank_at_1",
+        "mean_rank",
+        "trend",
         "share_over_threshold",
         "gap_median",
         "disagreement",
@@ -218,6 +234,8 @@ def test_diagnostics_go_to_the_events_of_every_checkpoint(tmp_path):
         "policy_value_low",
         "policy_value_high",
         "behavior_value",
+        "behavior_value_low",
+        "behavior_value_high",
     }
     for row in rows:
         found = {name for name in names if f"diagnostic_{name}" in row}
