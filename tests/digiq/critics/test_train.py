@@ -74,6 +74,22 @@ def test_permuting_candidates_permutes_q_and_duplicates_tie(fitted):
     np.testing.assert_array_equal(v, same_v)
 
 
+@pytest.mark.parametrize("objective", ["td", "cql"])
+def test_bfloat16_keeps_q_within_a_tenth_of_its_spread(objective):
+    """The distance that ``HeadsConfig.dtype`` states, candidate by candidate and not only in the mean."""
+    _, features = problem()
+    q = []
+    for dtype in ("float32", "bfloat16"):
+        settings = {**TINY, "steps_per_epoch": 40, "learning_rate": 3e-3, "tau": 0.05}
+        settings["heads"] = {"q_hidden": (16, 16), "v_hidden": (16,), "dtype": dtype}
+        critic = fit_critic(*problem(), CriticConfig(objective=objective, **settings))
+        assert {leaf.dtype for leaf in jax.tree.leaves(critic.params)} == {np.dtype("float32")}
+        q.append(candidate_values(critic, features)[0])
+    assert q[0].std() > 0.1
+    distance = np.sqrt(np.mean((q[1] - q[0]) ** 2))
+    assert 0 < distance < 0.1 * q[0].std()
+
+
 def test_the_example_of_the_readme_runs_as_it_stands():
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     (example,) = (
