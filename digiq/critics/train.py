@@ -268,6 +268,7 @@ def _train_population(
         params = take_member(state, best).params
     rows = [r for r in log.rows if Member(int(r["seed"]), r["learning_rate"]) == population.members[best]]
     with Checkpoints(path / "checkpoints") as chosen, MetricsLog(path) as chosen_log:
+        chosen_log.rewind(0)  # a run that was killed here has written rows already
         chosen.save_params(config.critic.epochs, params)
         critic = _critic(config.critic, params, data, features, ())
         monitor = Monitor.of(data, _monitored_states(config, data.candidate_row.shape[1]))

@@ -20,7 +20,7 @@ from orbax.checkpoint import CheckpointManager
 from digiq.critics import CriticConfig, candidate_values, fit_critic, load_critic, save_critic
 from digiq.critics.arrays import prepare
 from digiq.critics.critic import member_values
-from digiq.critics.train import TrainQConfig, _train_population, _train_resumably
+from digiq.critics.train import MetricsLog, TrainQConfig, _train_population, _train_resumably
 from digiq.errors import ArtifactError, DigiQError
 
 TINY = {"heads": {"q_hidden": (8,), "v_hidden": (8,)}, "epochs": 6, "steps_per_epoch": 5, "batch_size": 16}
@@ -340,3 +340,36 @@ def test_a_population_leaves_a_table_a_plot_and_its_best_member(tmp_path):
     heldout = data.heldout_rows
     error = np.sqrt(np.mean((q[data.table.obs[heldout], 0] - data.table.returns[heldout]) ** 2))
     assert error == pytest.approx(min(errors), rel=1e-4)
+
+
+@pytest.mark.parametrize("moment", ["in epoch 5", "before it is described"])
+def test_a_population_goes_on_to_the_same_numbers(tmp_path, monkeypatch, moment):
+    config = stage_config(population={"seeds": 2})
+    data = prepare(*problem(), gamma=0.95, heldout_fraction=0.2)
+
+    class Stopped(Exception):
+        """Stands for whatever ends the process."""
+
+    write = MetricsLog.write
+
+    def stop(*arguments):
+        if moment == "in epoch 5" and len(arguments) > 2 and arguments[1] < 5:
+            return write(*arguments)
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        place = "MetricsLog.write" if moment == "in epoch 5" else "describe"
+        patch.setattr(f"digiq.critics.train.{place}", stop)
+        with pytest.raises(Stopped):
+            _train_population(config, data, problem()[1], tmp_path / "stopped")
+    for name in ("stopped", "whole"):
+        _train_population(config, data, problem()[1], tmp_path / name)
+    logs = [
+        (tmp_path / name / file).read_text()
+        for name in ("stopped", "whole")
+        for file in ("metrics.jsonl", "population.jsonl", "population.json")
+    ]
+    assert logs[:3] == logs[3:]
+    assert len(logs[0].splitlines()) == 6
+    values = [candidate_values(load_critic(tmp_path / n), problem()[1])[0] for n in ("stopped", "whole")]
+    np.testing.assert_array_equal(*values)
