@@ -296,30 +296,50 @@ KILLED = """
     spec = importlib.util.spec_from_file_location("stage", {file!r})
     stage = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(stage)
-    from digiq.critics.train import MetricsLog
-    write = MetricsLog.write
-    def write_then_die(self, epoch, metrics, *found):
-        write(self, epoch, metrics, *found)
-        if epoch == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-    MetricsLog.write = write_then_die
+    from digiq.critics import train
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+    def die_after(name, epoch):
+        cls = getattr(train, name)
+        method = "write" if name == "MetricsLog" else "save"
+        whole = getattr(cls, method)
+        def then_die(self, number, *rest):
+            whole(self, number, *rest)
+            if number == epoch:
+                die()
+        setattr(cls, method, then_die)
+    moment = sys.argv[2]
+    if moment == "describe":
+        train.describe = die
+    else:
+        die_after(*{{"row 1": ("MetricsLog", 1), "row 4": ("MetricsLog", 4), "save 4": ("Checkpoints", 4)}}[moment])
     stage.run_stage(__import__("pathlib").Path(sys.argv[1]), stage.stage_config())
 """
 
 
-def test_killed_and_resumed_is_bit_identical(tmp_path):
-    """SIGKILL in epoch 5, when epoch 4's checkpoint may still be on its way to disk."""
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole")
+    return path, run_stage(path, stage_config())[1]
+
+
+@pytest.mark.parametrize("moment", ["row 1", "row 4", "save 4", "describe"])
+def test_killed_and_resumed_is_bit_identical(tmp_path, whole_run, moment):
+    """SIGKILL before there is a checkpoint, between a row and its checkpoint, while one is on its way to disk, after."""
     code = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), file=__file__)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "killed")], capture_output=True, timeout=600
+        [sys.executable, "-c", code, str(tmp_path), moment], capture_output=True, timeout=280
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-    assert not (tmp_path / "killed" / "critic.json").exists()
-    (tmp_path / "killed" / "metrics.jsonl").open("a").write('{"epoch": 5, "torn')
-    _, resumed = run_stage(tmp_path / "killed", stage_config())
-    _, whole = run_stage(tmp_path / "whole", stage_config())
-    assert resumed == whole
-    states = [CheckpointManager(tmp_path / name / "checkpoints").restore(6) for name in ("killed", "whole")]
+    assert not (tmp_path / "critic.json").exists()
+    (tmp_path / "metrics.jsonl").open("a").write('{"epoch": 5, "torn')
+    _, resumed = run_stage(tmp_path, stage_config())
+    whole, rows = whole_run
+    assert resumed == rows
+    states = [CheckpointManager(path / "checkpoints").restore(6) for path in (tmp_path, whole)]
+    assert set(states[0]["training"]) == {"target", "optimizer", "key", "step"}, (
+        "the sampler's key among them"
+    )
     jax.tree.map(np.testing.assert_array_equal, *(dict(s.items()) for s in states))
 
 
