@@ -14,14 +14,24 @@ from digiq import artifacts
 from digiq.critics import candidate_values, load_critic
 from digiq.critics import diagnose as diagnose_stage
 from digiq.critics import select as select_stage
+from digiq.critics.critic import Critic, state_values
 from digiq.critics.diagnostics import Diagnostics
 from digiq.critics.streaming import StoredRows
 from digiq.critics.train import TrainQConfig, _place, load_training_data, run
 from digiq.data.schema import Episode, Step, encode_png
 from digiq.data.store import EpisodeWriter
 from digiq.errors import DigiQError
-from digiq.features.extract import INDEX, KINDS, STAGE, VERSION, Features, FeaturizeConfig, load_features
-from digiq.features.store import KEY_BYTES, RowStore, row_key
+from digiq.features.extract import (
+    INDEX,
+    KINDS,
+    STAGE,
+    VERSION,
+    Features,
+    FeaturizeConfig,
+    load_features,
+    open_features,
+)
+from digiq.features.store import KEY_BYTES, RowStore, StoredLayer, row_key
 
 SCREEN = encode_png(np.zeros((8, 8, 3), np.uint8))
 CONFIG = TrainQConfig(
@@ -143,6 +153,51 @@ def test_streaming_from_the_store_learns_the_same_numbers(inputs, trained):
         for a in (trained, streamed)
     ]
     np.testing.assert_allclose(*q, rtol=1e-3, atol=1e-5)
+    config, found = diagnose_stage.DiagnoseConfig(every_checkpoint=False), []
+    for critic in (trained, streamed):
+        out = path / f"diagnostics_of_{critic.path.name}"
+        diagnose_stage.run(config, critic=critic.path, **sources, out=out)
+        found.append(json.loads((out / "diagnostics.json").read_text())["checkpoints"]["4"])
+    for name in ("bellman_residual", "novelty", "initial_value", "policy_value"):
+        assert found[1][name] == pytest.approx(found[0][name], rel=1e-2, abs=1e-4)
+
+
+def test_values_of_features_that_do_not_fit_are_read_in_blocks(inputs, trained, monkeypatch):
+    """Extraction and reports get the same numbers, and never hold more than a block of states."""
+    sources, features, _ = inputs
+    critic = load_critic(trained.path)
+    stored = open_features(sources["features"])
+    monkeypatch.setattr("digiq.critics.critic._STATES_AT_ONCE", 16)
+    at_once = (*candidate_values(critic, load_features(sources["features"])), state_values(critic, stored))
+    np.testing.assert_array_equal(candidate_values(critic, stored)[0], at_once[0])
+    monkeypatch.setattr("digiq.critics.critic.fits_in_memory", lambda arrays: False)
+    sizes, read = [], StoredLayer.__getitem__
+
+    def watched(self, wanted):
+        found = read(self, wanted)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(StoredLayer, "__getitem__", watched)
+    monkeypatch.setattr(StoredLayer, "load", None)
+    in_blocks = (*candidate_values(critic, stored), state_values(critic, stored))
+    assert max(sizes) <= 16 * features.candidate_row.shape[1] < len(features.candidate_row)
+    for one, other in zip(at_once, in_blocks, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_many_wide_candidates_make_smaller_blocks(inputs, trained, monkeypatch):
+    _, features, _ = inputs
+    critic = load_critic(trained.path)
+    monkeypatch.setattr("digiq.critics.critic._VALUES_AT_ONCE", 3 * 4 * 7)
+    seen = []
+    v = Critic.v
+    monkeypatch.setattr(Critic, "v", lambda self, x: seen.append(len(x)) or v(self, x))
+    small = candidate_values(critic, features)
+    assert set(seen) == {7}
+    monkeypatch.undo()
+    for one, other in zip(small, candidate_values(critic, features), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_features_that_do_not_fit_are_streamed(inputs, monkeypatch):
