@@ -13,6 +13,7 @@ from scipy.special import logsumexp, softmax
 from digiq.critics.arrays import gather, prepare
 from digiq.critics.learner import CriticConfig, Learner, train
 from digiq.critics.objectives import Objectives
+from digiq.critics.objectives.iql import IQL
 from digiq.critics.objectives.nstep import n_step_return
 from digiq.critics.objectives.td_lambda import lambda_return
 from digiq.errors import ConfigError
@@ -357,6 +358,24 @@ def test_members_learn_apart(name):
         for k in range(2)
     ]
     assert float(loss(both, params, target)) == pytest.approx(sum(each), rel=1e-5)
+
+
+@pytest.mark.parametrize("v_members", ["own", "min"])
+def test_iql_of_clipped_twins(v_members):
+    """V of each twin follows its own Q̄, or the lesser of both."""
+    learner, params, target, batch = small_problem("iql")
+    objective = IQL(expectile=0.8, v_members=v_members)
+    value = jax.jit(
+        lambda p: (
+            learner.heads.q_value(p, batch.observation, batch.pair),
+            learner.heads.v_value(p, batch.observation),
+        )
+    )
+    q, v = np.asarray(value(target)[0]), np.asarray(value(params)[1])
+    q = np.stack([q.min(0)] * 2) if v_members == "min" else q
+    expected = (np.where(q < v, 0.2, 0.8) * 0.5 * (q - v) ** 2).mean(1).sum()
+    _, info = jax.jit(lambda p, t: objective.loss(learner.heads, p, t, batch))(params, target)
+    assert float(info["v_loss"]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_lambda_return_by_hand():

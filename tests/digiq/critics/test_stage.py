@@ -121,6 +121,10 @@ def test_trains_on_its_splits_alone(inputs):
     test_states = np.arange(len(features.candidate_row))[-(4 * 3 + 1) :]
     assert not set(test_states) & set(data.table.obs)
     assert (data.table.discount[2::3] == 0).all(), "a time-out ends in value 0 in the paper's recipe"
+    bootstrap = dataclasses.replace(CONFIG, critic=dataclasses.replace(CONFIG.critic, timeout="bootstrap"))
+    table = load_training_data(bootstrap, **sources, rewards=None)[0].table
+    cut_off = np.arange(40) % 5 == 4
+    np.testing.assert_allclose(table.discount[2::3], np.where(cut_off, CONFIG.critic.gamma, 0))
     with pytest.raises(DigiQError, match="no episode of split dev; there are test, train"):
         load_training_data(TrainQConfig(splits=("dev",)), **sources, rewards=None)
 
@@ -248,6 +252,11 @@ def test_diagnose_reports_every_checkpoint(inputs, trained):
         assert of_checkpoint["verdict"]["advice"]
     assert found["checkpoints"]["4"]["truth"]["states"] > 0
     assert (path / "diagnostics" / "diagnostics.png").stat().st_size > 5000
+    np.save(path / "other.npy", np.zeros((3, 3)))
+    with pytest.raises(DigiQError, match=r"other.npy: shape \(3, 3\), but the candidates have"):
+        diagnose_stage.run(
+            config, critic=trained.path, **sources, truth=path / "other.npy", out=path / "no_diagnostics"
+        )
 
 
 def test_select_works_where_the_truth_is_out_of_reach(inputs, trained, monkeypatch):

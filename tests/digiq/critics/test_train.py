@@ -343,11 +343,14 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, whole_run, moment):
     jax.tree.map(np.testing.assert_array_equal, *(dict(s.items()) for s in states))
 
 
-def test_a_population_leaves_a_table_a_plot_and_its_best_member(tmp_path):
+def test_a_population_leaves_a_table_a_plot_and_its_best_member(tmp_path, capsys):
     config = stage_config(population={"seeds": 2, "lr": [1e-2, 1e-4]})
     data = prepare(*problem(), gamma=0.95, heldout_fraction=0.2)
     _, rows = _train_population(config, data, problem()[1], tmp_path)
+    header, *printed = capsys.readouterr().out.splitlines()
+    assert header.split() == ["seed", "learning_rate", "heldout_return_error", "td_error", "q_mean"]
     table = json.loads((tmp_path / "population.json").read_text())
+    assert [line.endswith("  best") for line in printed] == [k == table["best"] for k in range(4)]
     errors = [member["heldout_return_error"] for member in table["members"]]
     assert len(errors) == 4
     assert table["best"] == int(np.argmin(errors))
