@@ -7,7 +7,7 @@ Directory: ``critic.json`` (config, layers, sizes, the chosen epoch), ``standard
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,17 +18,18 @@ from jaxtyping import Float
 
 from digiq import artifacts
 from digiq.config import load, to_dict
-from digiq.critics.arrays import Array, Standardizer, concatenate_layers
+from digiq.critics.arrays import Array, Standardizer, choose_layers, concatenate_layers
 from digiq.critics.checkpoints import Checkpoints
 from digiq.critics.heads import Heads, Params
 from digiq.critics.learner import CriticConfig
+from digiq.critics.streaming import StoredRows, fits_in_memory
 from digiq.errors import ArtifactError, DigiQError
 
 Aggregate = Literal["mean", "min", "max", "lcb"]
 Baseline = Literal["v", "candidate_mean", "logged"]
 _DESCRIPTION = "critic.json"
 _STANDARDIZER = "standardizer.npz"
-_STATES_AT_ONCE = 512
+_STATES_AT_ONCE, _VALUES_AT_ONCE = 512, 2**26  # the second bounds what many wide candidates take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,8 @@ def candidate_values(
 
     Args:
       critic: whose values.
-      features: ``observation``, ``pair`` and ``candidate_row``, as an object or a mapping.
+      features: ``observation``, ``pair`` and ``candidate_row``, as an object or a mapping. Those of
+        :func:`digiq.features.open_features` are read a block of states at a time where they do not fit into memory.
       aggregate: of the members' Q and V; defaults to the critic's config.
       baseline: ``v`` the V-head, ``candidate_mean`` the mean Q of the candidates, ``logged`` Q of candidate 0 (NaN
         where there is none); defaults to the critic's config. With ``backup: max`` V follows the best candidate, so
@@ -119,23 +121,48 @@ def member_values(
     critic: Critic, features: Any
 ) -> tuple[Float[np.ndarray, "S N E"], Float[np.ndarray, "S E"]]:
     """Q of every stored candidate (NaN where there is none) and V, of every ensemble member; float32."""
-    get = features.get if isinstance(features, Mapping) else functools.partial(getattr, features)
-    observation = concatenate_layers(get("observation"), critic.observation_layers)
-    pair = concatenate_layers(get("pair"), critic.pair_layers)
-    rows = np.asarray(get("candidate_row"))
+    sources = (("observation", critic.observation_layers), ("pair", critic.pair_layers))
+    observation, pair = _open([(_field(features, kind), layers) for kind, layers in sources])
+    rows = np.asarray(_field(features, "candidate_row"))
     members = critic.config.heads.members
     q = np.full((*rows.shape, members), np.nan, np.float32)
     v = np.zeros((len(rows), members), np.float32)
     plain = flat(critic)
-    for start in range(0, len(rows), _STATES_AT_ONCE):
-        # The last chunk is filled up with its last state, so that one shape is compiled.
-        states = np.minimum(np.arange(start, start + _STATES_AT_ONCE), len(rows) - 1)
+    for states in _blocks(len(rows), rows.shape[1] * pair.shape[1]):
         chunk = rows[states]
         obs = observation[states]
         values = plain.q(obs[:, None], pair[np.maximum(chunk, 0)])
         q[states] = np.where(chunk[..., None] >= 0, values, np.nan)
         v[states] = plain.v(obs)
     return q, v
+
+
+def state_values(critic: Critic, features: Any) -> Float[np.ndarray, "S"]:
+    """V of every stored observation, its members as one; float32. See :func:`candidate_values`."""
+    (observation,) = _open([(_field(features, "observation"), critic.observation_layers)])
+    v = np.zeros((len(observation), critic.config.heads.members), np.float32)
+    for states in _blocks(*observation.shape):
+        v[states] = flat(critic).v(observation[states])
+    return critic.aggregate(v)
+
+
+def _field(features: Any, name: str) -> Any:
+    return features[name] if isinstance(features, Mapping) else getattr(features, name)
+
+
+def _open(sources: list[tuple[Any, tuple[str, ...]]]) -> list[Any]:
+    """Arrays with the layers of each joined; those of a store are read once where all of them fit, and stay there else."""
+    if not all(isinstance(a, Mapping) and all(hasattr(x, "load") for x in a.values()) for a, _ in sources):
+        return [concatenate_layers(arrays, layers) for arrays, layers in sources]
+    stored = [StoredRows(choose_layers(arrays, layers)) for arrays, layers in sources]
+    return [rows.load() for rows in stored] if fits_in_memory(stored) else stored
+
+
+def _blocks(states: int, values: int) -> Iterator[np.ndarray]:
+    """Rows to look at together, of ``values`` numbers each; the last block repeats the last state: one shape compiles."""
+    size = max(1, min(_STATES_AT_ONCE, _VALUES_AT_ONCE // values))
+    for start in range(0, states, size):
+        yield np.minimum(np.arange(start, start + size), states - 1)
 
 
 def describe(path: Path, critic: Critic, epoch: int) -> None:

@@ -75,7 +75,8 @@ class HeadsConfig:
     readout: ReadoutConfig = ReadoutConfig()
     """What the last layer means."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of activations; parameters are float32 always. bfloat16 is for accelerators: it is slower on CPUs."""
+    """Of activations; parameters are float32 always. bfloat16 is for accelerators: it is slower on CPUs. Q moves by
+    less than a tenth of its deviation over candidates (root mean square)."""
 
 
 class MLP(nn.Module):

@@ -59,13 +59,17 @@ class TrainQConfig:
     memory: Literal["auto", "device", "stream"] = "auto"
     """Features on the ``device``, or ``stream``ed batch by batch; ``auto`` streams what does not fit half of it."""
     data_parallel: bool = False
-    """Split each batch over all devices; ``batch_size`` must be a multiple of them."""
+    """Split each batch over all devices; ``batch_size`` must be a multiple of them. Not for a population."""
     population: PopulationConfig = PopulationConfig()
     """Train several at once and keep the one with the least ``choose_by``."""
     seed: int = 0
     """Of the split, the initial parameters and the sampler."""
 
     def __post_init__(self) -> None:
+        if self.data_parallel and self.population.size > 1:
+            raise ValueError(
+                "data_parallel splits the batches of one critic; a population trains on one device"
+            )
         compares = self.choose == "heldout" or self.patience is not None or self.population.size > 1
         if compares and (self.heldout_fraction == 0 or not self.choose_by.startswith("heldout_")):
             raise ValueError(
@@ -182,8 +186,10 @@ def _place(config: TrainQConfig, data: CriticData) -> CriticData:
     """``data`` on the device, or on every device of the mesh; as it is when it is streamed.
 
     Raises:
-      DigiQError: a population of features that do not fit.
+      DigiQError: a population of features that do not fit, or batches that do not split over the devices.
     """
+    if config.data_parallel:
+        _refuse_uneven_batches(config.critic, len(data.train_rows), jax.device_count())
     if _streams(config, data):
         if config.population.size > 1:
             raise DigiQError(
@@ -192,6 +198,16 @@ def _place(config: TrainQConfig, data: CriticData) -> CriticData:
             )
         return data
     return place(data, everywhere(mesh_of_all_devices() if config.data_parallel else None))
+
+
+def _refuse_uneven_batches(config: CriticConfig, transitions: int, devices: int) -> None:
+    whole = config.batch_size >= transitions and config.micro_batches == 1  # see Learner.draw
+    size = transitions if whole else config.batch_size
+    if size % devices:
+        raise DigiQError(
+            f"train-q: data_parallel: batches of {size} transitions do not split over {devices} devices; take a "
+            f"batch_size that is a multiple of {devices} and below the {transitions} transitions."
+        )
 
 
 def _train_resumably(
@@ -268,6 +284,7 @@ def _train_population(
         params = take_member(state, best).params
     rows = [r for r in log.rows if Member(int(r["seed"]), r["learning_rate"]) == population.members[best]]
     with Checkpoints(path / "checkpoints") as chosen, MetricsLog(path) as chosen_log:
+        chosen_log.rewind(0)  # a run that was killed here has written rows already
         chosen.save_params(config.critic.epochs, params)
         critic = _critic(config.critic, params, data, features, ())
         monitor = Monitor.of(data, _monitored_states(config, data.candidate_row.shape[1]))
@@ -415,7 +432,7 @@ def _prepare(
         seed=seed,
     )
     needs = Learner(config).objective.needs
-    if needs.candidates and data.candidate_row.shape[1] < 2:
+    if needs.candidates and (data.candidate_row >= 0).sum(axis=1).max() < 2:
         raise DigiQError(
             f"objective '{config.objective}' compares stored candidates, but the features hold N = 1 (the logged "
             "action); propose more, or use a back-up over the logged action."

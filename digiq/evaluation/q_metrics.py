@@ -29,7 +29,7 @@ from digiq.evaluation.exact_values import load_exact
 from digiq.evaluation.truth import first_of_action, pairwise_accuracy
 from digiq.extraction.best_of_n import best_of_n
 from digiq.extraction.distill import DistillConfig
-from digiq.features.extract import load_features
+from digiq.features.extract import open_features
 from digiq.progress import progress
 from digiq.proposals.propose import load_proposals
 
@@ -151,7 +151,7 @@ def run(
             DistillConfig, artifacts.open(policy, stage="distill").manifest.config, where=str(policy)
         ).best_of_n
         stored, truth = load_proposals(proposals), load_exact(exact)
-        learned, baseline = candidate_values(load_critic(critic), load_features(features))
+        learned, baseline = candidate_values(load_critic(critic), open_features(features))
         split = [episode.split for episode in LabelledEpisodes(episodes, rewards)]
         index = observation_index(LabelledEpisodes(episodes, rewards))
         trained = np.array([split[e] == "train" for e in index[:, 0]])

@@ -29,7 +29,7 @@ from digiq.evaluation.strips import Strip, candidate_strip
 from digiq.evaluation.summary import arm_title, main_arm, split_title
 from digiq.evaluation.truth import first_of_action, is_simulated, picks, replay
 from digiq.extraction.best_of_n import supported
-from digiq.features.extract import load_features
+from digiq.features.extract import open_features
 from digiq.proposals.propose import Proposals, load_proposals
 
 MAX_STRIP_STEPS = 20
@@ -139,7 +139,7 @@ def logged_values(run: RunArtifacts) -> LoggedValues | None:
     episodes = list(LabelledEpisodes(run.episodes, run.rewards))
     index = observation_index(episodes)
     proposals = load_proposals(run.proposals)
-    q, v = candidate_values(load_critic(run.critic), load_features(run.features))
+    q, v = candidate_values(load_critic(run.critic), open_features(run.features))
     if not len(index) == len(q) == len(proposals.valid):
         raise DigiQError(
             f"{run.features}: {len(q)} rows, but the episodes have {len(index)} and the proposals "

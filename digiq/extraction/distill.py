@@ -16,8 +16,7 @@ from android_env.actions import Action
 from digiq import artifacts
 from digiq.artifacts import Artifact
 from digiq.config import configclass
-from digiq.critics.arrays import concatenate_layers
-from digiq.critics.critic import candidate_values, load_critic
+from digiq.critics.critic import candidate_values, load_critic, state_values
 from digiq.data.rewards import LabelledEpisodes
 from digiq.data.schema import decode_png
 from digiq.data.transitions import observation_index
@@ -25,7 +24,7 @@ from digiq.errors import ArtifactError, DigiQError
 from digiq.extraction.best_of_n import BestOfNConfig, best_of_n
 from digiq.extraction.digirl import DigiRLConfig, best_trajectories, step_advantages
 from digiq.extraction.filtered_bc import FilteredBCConfig, step_weights
-from digiq.features.extract import load_features
+from digiq.features.extract import open_features
 from digiq.policies.base import PolicyInput, load_policy
 from digiq.policies.fit import FitConfig, fit_policy, metrics_writer
 from digiq.policies.grid import GridPolicy
@@ -167,7 +166,7 @@ def _select_best_of_n(
     stored = load_proposals(proposals)
     index = observation_index(store)
     if features is not None and critic is not None:
-        opened = load_features(features)
+        opened = open_features(features)
         sizes = {proposals: len(stored), features: len(opened.candidate_row)}
         _check_sizes(sizes, len(index))
         q, baseline = candidate_values(load_critic(critic), opened, baseline=config.best_of_n.baseline)
@@ -222,12 +221,10 @@ def _check_sizes(observations: dict[Path, int], expected: int) -> None:
 def _select_digirl(
     store: LabelledEpisodes, config: DistillConfig, *, features: Path, critic: Path
 ) -> _Selection:
-    opened, learned = load_features(features), load_critic(critic)
+    opened, learned = open_features(features), load_critic(critic)
     index = observation_index(store)
     _check_sizes({features: len(opened.candidate_row)}, len(index))
-    observation = concatenate_layers(opened.observation, learned.observation_layers)
-    flat = dataclasses.replace(learned, observation_layers=())
-    v = learned.aggregate(flat.v(observation)).astype(np.float64)
+    v = state_values(learned, opened).astype(np.float64)
     first_row = {int(e): row for row, (e, t) in reversed(list(enumerate(index))) if t == 0}
     episodes = [(n, episode) for n, episode in enumerate(store) if episode.split == config.split]
     returns = np.array([episode.total_reward for _, episode in episodes])

@@ -5,6 +5,7 @@ To add one: write its file, and name it in :class:`Objectives`.
 
 from digiq.config import configclass
 from digiq.critics.objectives.base import Objective
+from digiq.critics.objectives.cal_ql import CalQL
 from digiq.critics.objectives.cql import CQL
 from digiq.critics.objectives.iql import IQL
 from digiq.critics.objectives.mc import MC
@@ -29,7 +30,7 @@ class Objectives:
     """Implicit Q-learning."""
     cql: CQL = CQL()
     """Conservative Q-learning over the stored candidates."""
-    cal_ql: CQL = CQL(calibrated=True)
+    cal_ql: CalQL = CalQL()
     """Cal-QL: conservative, but not below the observed return."""
 
 

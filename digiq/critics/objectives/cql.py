@@ -1,11 +1,10 @@
-"""Conservative Q-learning (Kumar et al., NeurIPS 2020), equation 4, and Cal-QL (Nakamoto et al., NeurIPS 2023).
+"""Conservative Q-learning (Kumar et al., NeurIPS 2020), equation 4.
 
 To the pair of ``td`` is added, over the N stored candidates of each state,
 
     α ( log Σ_n exp Q(s, a_n) - Q(s, a) )
 
-which pushes down the candidates and up the logged action. Cal-QL replaces ``Q(s, a_n)`` by
-``max(Q(s, a_n), G(s))``, G being the return that followed, so values do not sink below the behaviour policy's.
+which pushes down the candidates and up the logged action.
 """
 
 from typing import Annotated
@@ -37,7 +36,7 @@ class CQL:
     penalty_temperature: Annotated[float, Field(gt=0)] = 1.0
     """T of the log-sum-exp, in units of Q; returns of one 0/1 reward ask for less than 1."""
     calibrated: bool = False
-    """Cal-QL: candidates are not pushed below the return that followed."""
+    """Candidates are not pushed below the return that followed; on in ``cal_ql``."""
     backup: Backup = "expectation"
     """What V follows, as in ``td``."""
     temperature: Annotated[float, Field(gt=0)] | None = None

@@ -1,7 +1,8 @@
 """Monte-Carlo regression: Q and V of the behaviour policy from the discounted return that followed.
 
-``G_t = r_t + γ G_{t+1}`` to the end of the episode. With ``readout.kind: bernoulli`` this is upstream's
-classification of success (the "MC return" row of the paper's ablation, DigiRL's value function).
+``G_t = r_t + γ G_{t+1}`` to the end of the episode, also of one that was cut off: there is no value to bootstrap from, so
+``timeout`` makes no difference. With ``readout.kind: bernoulli`` this is upstream's classification of success (the "MC
+return" row of the paper's ablation, DigiRL's value function).
 """
 
 import jax.numpy as jnp

@@ -101,18 +101,28 @@ def test_episodes_of_one_group_are_held_out_together():
         assert held in ({0, 2}, {1, 3})
 
 
-def with_nan(array: np.ndarray, row: int) -> np.ndarray:
+def spoiled(array: np.ndarray, *rows: int, by: float = np.nan) -> np.ndarray:
     array = array.copy()
-    array[row, 1] = np.nan
+    array[list(rows), 1] = by
     return array
 
 
 BAD = {
-    "NaN in features": ({"pair": with_nan(small()[1]["pair"], 4)}, {}, r"pair holds NaN or Inf in rows 4"),
+    "NaN in pairs": ({"pair": spoiled(small()[1]["pair"], 4)}, {}, r"pair holds NaN or Inf in rows 4"),
+    "Inf in observations": (
+        {"observation": spoiled(small()[1]["observation"], 1, 3, by=-np.inf)},
+        {},
+        r"observation holds NaN or Inf in rows 1, 3",
+    ),
     "Inf in rewards": ({"reward": np.array([0, 0, np.inf, 0, 0])}, {}, r"reward holds NaN or Inf in rows 2"),
+    "NaN in rewards": ({"reward": np.array([0, 0, 0, np.nan, 0])}, {}, r"reward holds NaN or Inf in rows 3"),
     "gamma": ({}, {"gamma": 1.5}, r"gamma = 1.5 must lie in \[0, 1\)"),
     "gamma 1": ({}, {"gamma": 1.0}, r"gamma = 1.0 must lie in \[0, 1\)"),
+    "gamma below 0": ({}, {"gamma": -0.1}, r"gamma = -0.1 must lie in \[0, 1\)"),
+    "gamma NaN": ({}, {"gamma": np.nan}, r"gamma = nan must lie in \[0, 1\)"),
     "discount": ({"discount": np.array([1, 1, 1, 1.2, 1])}, {}, r"discount 1.2.* at row 3"),
+    "discount below 0": ({"discount": np.array([1, -0.5, 1, 1, 1])}, {}, r"discount -0.5 at row 1"),
+    "discount NaN": ({"discount": np.array([1, 1, 1, 1, np.nan])}, {}, r"discount nan at row 4"),
     "leaves inside": (
         {"next_obs": np.array([4, 2, -1, 4, 5])},
         {},
@@ -124,6 +134,15 @@ BAD = {
         r"row 4 is 0, which leaves episode 1",
     ),
     "no terminal": ({"terminated": np.zeros(5, bool)}, {"timeout": "bootstrap"}, r"no terminal state at all"),
+    "neither terminal nor cut off": (
+        {
+            "next_obs": np.array([1, 2, 5, 4, 5]),
+            "terminated": np.zeros(5, bool),
+            "truncated": np.zeros(5, bool),
+        },
+        {},
+        r"no terminal state at all",
+    ),
     "goes on to nowhere": (
         {"next_obs": np.array([1, 2, -1, 4, -1])},
         {"timeout": "bootstrap"},

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from digiq.critics import CriticConfig, fit_critic
+from digiq.critics import CriticConfig, candidate_values, fit_critic
 from digiq.critics.arrays import Needs, gather, place, prepare
 from digiq.critics.diagnostics import (
     LinearFQE,
@@ -161,6 +161,25 @@ def test_diagnose_puts_it_together():
     assert found.disagreement < 0.1
     assert found.initial_value == pytest.approx(q[visits.state[data.table.first]].max(1).mean(), abs=0.03)
     assert diagnose(critic, data).truth is None
+
+
+def test_diagnose_looks_at_successes_and_at_members():
+    """On the chain some episodes fall off; of two members that are a constant apart the deviation is half of it."""
+    visits = _tabular.sample_visits(chain=True)
+    transitions, features = _tabular.as_arrays(visits)
+    data = prepare(transitions, features, gamma=_tabular.GAMMA, standardize=False)
+    critic = fit_critic(transitions, features, _tabular.linear("td", {}, steps_per_epoch=300))
+    layer = {k: np.stack([np.asarray(x)[0]] * 2) for k, x in critic.params["q"]["input_0"].items()}
+    layer["bias"][1] += 0.4
+    critic = dataclasses.replace(critic, params={**critic.params, "q": {"input_0": layer}})
+    q, _ = candidate_values(critic, features)
+    found = diagnose(critic, data)
+    assert found.disagreement == pytest.approx(0.2 / q.std(), rel=1e-3)
+    paid = visits.reward[visits.last] > 0
+    assert 0 < paid.sum() < len(paid)
+    assert found.success_auc == auc(q[:, 0], paid)
+    assert found.logged_ranking == logged_ranking(q[paid])
+    assert found.logged_ranking.states == paid.sum()
 
 
 def test_a_sample_of_episodes_is_what_it_was_in_the_whole():

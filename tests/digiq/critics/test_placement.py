@@ -10,6 +10,9 @@ import textwrap
 import numpy as np
 import pytest
 
+from digiq.critics.train import TrainQConfig
+from digiq.errors import ConfigError
+
 PROGRAM = """
     import importlib.util, json, os, sys
     import jax
@@ -46,18 +49,42 @@ PROGRAM = """
                       "streamed": streamed, "split": split}))
 """
 
+STAGE = """
+    import dataclasses, importlib.util, json, sys
+    from pathlib import Path
+    import jax
+    from digiq.critics import candidate_values, load_critic
+    from digiq.errors import DigiQError
+    spec = importlib.util.spec_from_file_location("stage", sys.argv[4])
+    stage = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stage)
+    def trained(name, batch_size=16, **changes):
+        config = stage.stage_config(data_parallel=jax.device_count() > 1, **changes)
+        critic = dataclasses.replace(config.critic, batch_size=batch_size, learning_rate=1e-2)
+        path = Path(sys.argv[5]) / name
+        stage.run_stage(path, dataclasses.replace(config, critic=critic))
+        return candidate_values(load_critic(path), stage.problem()[1])[0].tolist()
+    try:
+        refused = trained("refused", batch_size=12) and None
+    except DigiQError as error:
+        refused = str(error)
+    print(json.dumps({"memory": trained("memory"), "stream": trained("stream", memory="stream"), "refused": refused}))
+"""
 
-def launch(devices: int, processes: int = 1) -> list[subprocess.Popen]:
+
+def launch(
+    devices: int, processes: int = 1, program: str = PROGRAM, problem: str = "test_learner.py", *more: str
+) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    problem = os.path.join(os.path.dirname(__file__), "test_learner.py")
-    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(processes)]
+    problem = os.path.join(os.path.dirname(__file__), problem)
+    command = [sys.executable, "-c", textwrap.dedent(program), str(processes)]
     return [
         subprocess.Popen(
-            [*command, str(index), str(port), problem],
+            [*command, str(index), str(port), problem, *more],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -95,3 +122,18 @@ def test_streamed_batches_are_split_over_the_devices_too(runs):
     assert eight["split"] == [8, 3]
     for a, b in zip(eight["leaves"], eight["streamed"], strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+
+
+def test_the_stage_on_eight_devices_writes_the_critic_of_one(tmp_path):
+    started = [launch(n, 1, STAGE, "test_train.py", str(tmp_path / str(n))) for n in (1, 8)]
+    one, eight = (result(process) for (process,) in started)
+    assert np.ptp(one["memory"]) > 0.05
+    for name in ("memory", "stream"):
+        np.testing.assert_allclose(eight[name], one[name], rtol=2e-3, atol=2e-4)
+    assert one["refused"] is None
+    assert "batches of 12 transitions do not split over 8 devices" in eight["refused"]
+
+
+def test_a_population_is_not_split():
+    with pytest.raises(ConfigError, match="a population trains on one device"):
+        TrainQConfig(data_parallel=True, population={"seeds": 2})

@@ -14,13 +14,24 @@ from digiq import artifacts
 from digiq.critics import candidate_values, load_critic
 from digiq.critics import diagnose as diagnose_stage
 from digiq.critics import select as select_stage
+from digiq.critics.critic import Critic, state_values
+from digiq.critics.diagnostics import Diagnostics
 from digiq.critics.streaming import StoredRows
 from digiq.critics.train import TrainQConfig, _place, load_training_data, run
 from digiq.data.schema import Episode, Step, encode_png
 from digiq.data.store import EpisodeWriter
 from digiq.errors import DigiQError
-from digiq.features.extract import INDEX, KINDS, STAGE, VERSION, Features, FeaturizeConfig, load_features
-from digiq.features.store import KEY_BYTES, RowStore, row_key
+from digiq.features.extract import (
+    INDEX,
+    KINDS,
+    STAGE,
+    VERSION,
+    Features,
+    FeaturizeConfig,
+    load_features,
+    open_features,
+)
+from digiq.features.store import KEY_BYTES, RowStore, StoredLayer, row_key
 
 SCREEN = encode_png(np.zeros((8, 8, 3), np.uint8))
 CONFIG = TrainQConfig(
@@ -110,6 +121,10 @@ def test_trains_on_its_splits_alone(inputs):
     test_states = np.arange(len(features.candidate_row))[-(4 * 3 + 1) :]
     assert not set(test_states) & set(data.table.obs)
     assert (data.table.discount[2::3] == 0).all(), "a time-out ends in value 0 in the paper's recipe"
+    bootstrap = dataclasses.replace(CONFIG, critic=dataclasses.replace(CONFIG.critic, timeout="bootstrap"))
+    table = load_training_data(bootstrap, **sources, rewards=None)[0].table
+    cut_off = np.arange(40) % 5 == 4
+    np.testing.assert_allclose(table.discount[2::3], np.where(cut_off, CONFIG.critic.gamma, 0))
     with pytest.raises(DigiQError, match="no episode of split dev; there are test, train"):
         load_training_data(TrainQConfig(splits=("dev",)), **sources, rewards=None)
 
@@ -142,6 +157,51 @@ def test_streaming_from_the_store_learns_the_same_numbers(inputs, trained):
         for a in (trained, streamed)
     ]
     np.testing.assert_allclose(*q, rtol=1e-3, atol=1e-5)
+    config, found = diagnose_stage.DiagnoseConfig(every_checkpoint=False), []
+    for critic in (trained, streamed):
+        out = path / f"diagnostics_of_{critic.path.name}"
+        diagnose_stage.run(config, critic=critic.path, **sources, out=out)
+        found.append(json.loads((out / "diagnostics.json").read_text())["checkpoints"]["4"])
+    for name in ("bellman_residual", "novelty", "initial_value", "policy_value"):
+        assert found[1][name] == pytest.approx(found[0][name], rel=1e-2, abs=1e-4)
+
+
+def test_values_of_features_that_do_not_fit_are_read_in_blocks(inputs, trained, monkeypatch):
+    """Extraction and reports get the same numbers, and never hold more than a block of states."""
+    sources, features, _ = inputs
+    critic = load_critic(trained.path)
+    stored = open_features(sources["features"])
+    monkeypatch.setattr("digiq.critics.critic._STATES_AT_ONCE", 16)
+    at_once = (*candidate_values(critic, load_features(sources["features"])), state_values(critic, stored))
+    np.testing.assert_array_equal(candidate_values(critic, stored)[0], at_once[0])
+    monkeypatch.setattr("digiq.critics.critic.fits_in_memory", lambda arrays: False)
+    sizes, read = [], StoredLayer.__getitem__
+
+    def watched(self, wanted):
+        found = read(self, wanted)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(StoredLayer, "__getitem__", watched)
+    monkeypatch.setattr(StoredLayer, "load", None)
+    in_blocks = (*candidate_values(critic, stored), state_values(critic, stored))
+    assert max(sizes) <= 16 * features.candidate_row.shape[1] < len(features.candidate_row)
+    for one, other in zip(at_once, in_blocks, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_many_wide_candidates_make_smaller_blocks(inputs, trained, monkeypatch):
+    _, features, _ = inputs
+    critic = load_critic(trained.path)
+    monkeypatch.setattr("digiq.critics.critic._VALUES_AT_ONCE", 3 * 4 * 7)
+    seen = []
+    v = Critic.v
+    monkeypatch.setattr(Critic, "v", lambda self, x: seen.append(len(x)) or v(self, x))
+    small = candidate_values(critic, features)
+    assert set(seen) == {7}
+    monkeypatch.undo()
+    for one, other in zip(small, candidate_values(critic, features), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_features_that_do_not_fit_are_streamed(inputs, monkeypatch):
@@ -179,8 +239,24 @@ def test_diagnose_reports_every_checkpoint(inputs, trained):
     )
     found = json.loads((path / "diagnostics" / "diagnostics.json").read_text())
     assert list(found["checkpoints"]) == ["2", "4"]
+    named = {field.name for field in dataclasses.fields(Diagnostics)}
+    logged = [json.loads(line) for line in (trained.path / "metrics.jsonl").read_text().splitlines()]
+    for epoch, of_checkpoint in found["checkpoints"].items():
+        assert set(of_checkpoint) == named
+        numbers = [v for v in of_checkpoint.values() if isinstance(v, float)]
+        assert len(numbers) == 7
+        assert np.isfinite(numbers).all()
+        assert of_checkpoint["td_error"] == logged[int(epoch) - 1]["heldout_td_error"]
+        assert of_checkpoint["logged_ranking"]["states"] > 0
+        assert of_checkpoint["policy_value"][1] <= of_checkpoint["policy_value"][2]
+        assert of_checkpoint["verdict"]["advice"]
     assert found["checkpoints"]["4"]["truth"]["states"] > 0
     assert (path / "diagnostics" / "diagnostics.png").stat().st_size > 5000
+    np.save(path / "other.npy", np.zeros((3, 3)))
+    with pytest.raises(DigiQError, match=r"other.npy: shape \(3, 3\), but the candidates have"):
+        diagnose_stage.run(
+            config, critic=trained.path, **sources, truth=path / "other.npy", out=path / "no_diagnostics"
+        )
 
 
 def test_select_works_where_the_truth_is_out_of_reach(inputs, trained, monkeypatch):

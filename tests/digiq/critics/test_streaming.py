@@ -76,6 +76,18 @@ def test_a_store_larger_than_memory_does_not_fit():
     assert not fits_in_memory((data.observation, huge))
 
 
+def test_a_small_device_is_what_features_must_fit(monkeypatch):
+    """Of a device that counts its memory, what is left; half of that is the features' share."""
+
+    class Accelerator:
+        def memory_stats(self) -> dict[str, int]:
+            return {"bytes_limit": 4096, "bytes_in_use": 2048}
+
+    monkeypatch.setattr(jax, "devices", lambda: [Accelerator()])
+    assert fits_in_memory([np.zeros(256, np.float32)])
+    assert not fits_in_memory([np.zeros(257, np.float32)])
+
+
 def test_statistics_read_the_rows_in_the_order_they_lie_in():
     """A pass over rows that are scattered in a store must not fetch every chunk again and again."""
 

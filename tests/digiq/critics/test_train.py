@@ -1,5 +1,6 @@
 """From arrays to a critic on disk: fitting, resuming, choosing, scoring."""
 
+import dataclasses
 import json
 import math
 import os
@@ -18,7 +19,8 @@ from orbax.checkpoint import CheckpointManager
 
 from digiq.critics import CriticConfig, candidate_values, fit_critic, load_critic, save_critic
 from digiq.critics.arrays import prepare
-from digiq.critics.train import TrainQConfig, _train_population, _train_resumably
+from digiq.critics.critic import member_values
+from digiq.critics.train import MetricsLog, TrainQConfig, _train_population, _train_resumably
 from digiq.errors import ArtifactError, DigiQError
 
 TINY = {"heads": {"q_hidden": (8,), "v_hidden": (8,)}, "epochs": 6, "steps_per_epoch": 5, "batch_size": 16}
@@ -72,6 +74,22 @@ def test_permuting_candidates_permutes_q_and_duplicates_tie(fitted):
     np.testing.assert_array_equal(v, same_v)
 
 
+@pytest.mark.parametrize("objective", ["td", "cql"])
+def test_bfloat16_keeps_q_within_a_tenth_of_its_spread(objective):
+    """The distance that ``HeadsConfig.dtype`` states, candidate by candidate and not only in the mean."""
+    _, features = problem()
+    q = []
+    for dtype in ("float32", "bfloat16"):
+        settings = {**TINY, "steps_per_epoch": 40, "learning_rate": 3e-3, "tau": 0.05}
+        settings["heads"] = {"q_hidden": (16, 16), "v_hidden": (16,), "dtype": dtype}
+        critic = fit_critic(*problem(), CriticConfig(objective=objective, **settings))
+        assert {leaf.dtype for leaf in jax.tree.leaves(critic.params)} == {np.dtype("float32")}
+        q.append(candidate_values(critic, features)[0])
+    assert q[0].std() > 0.1
+    distance = np.sqrt(np.mean((q[1] - q[0]) ** 2))
+    assert 0 < distance < 0.1 * q[0].std()
+
+
 def test_the_example_of_the_readme_runs_as_it_stands():
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     (example,) = (
@@ -99,9 +117,16 @@ def test_missing_candidates_are_nan_and_do_not_enter_the_baseline(fitted):
 
 
 def test_aggregations_of_members(fitted):
-    values = np.array([[1.0, 3.0], [5.0, 5.0]])
-    got = {how: fitted.aggregate(values, how).tolist() for how in ("min", "max", "mean", "lcb")}
-    assert got == {"min": [1, 5], "max": [3, 5], "mean": [2, 5], "lcb": [1, 5]}
+    values = np.array([[1.0, 3.0, 5.0], [5.0, 5.0, 5.0]])
+    deviation = (8 / 3) ** 0.5
+    expected = {"min": [1, 5], "max": [5, 5], "mean": [3, 5], "lcb": [3 - 0.5 * deviation, 5]}
+    _, features = problem()
+    members = member_values(fitted, features)[0]
+    for how, wanted in expected.items():
+        config = dataclasses.replace(fitted.config, aggregate=how, lcb_scale=0.5)
+        critic = dataclasses.replace(fitted, config=config)
+        np.testing.assert_allclose(critic.aggregate(values), wanted)
+        np.testing.assert_array_equal(candidate_values(critic, features)[0], critic.aggregate(members))
 
 
 def test_saved_critic_gives_the_same_values(fitted, tmp_path):
@@ -144,11 +169,22 @@ def test_features_of_another_size_are_refused(fitted):
         load_critic("/nonexistent")
 
 
-def test_objectives_over_candidates_need_candidates():
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective": "cql"},
+        {"objective": "cal_ql"},
+        {"objective": "td", "settings": {"td": {"backup": "max"}}},
+        {"objective": "nstep", "settings": {"nstep": {"backup": "expectation"}}},
+    ],
+)
+def test_objectives_over_candidates_need_candidates(settings):
     transitions, features = problem()
-    features["candidate_row"] = features["candidate_row"][:, :1]
-    with pytest.raises(DigiQError, match="N = 1"):
-        fit_critic(transitions, features, CriticConfig(objective="cql", **TINY))
+    alone = features["candidate_row"][:, :1]
+    padded = np.pad(alone, ((0, 0), (0, 2)), constant_values=-1)
+    for rows in (alone, padded):
+        with pytest.raises(DigiQError, match=f"'{settings['objective']}' compares .* N = 1"):
+            fit_critic(transitions, {**features, "candidate_row": rows}, CriticConfig(**settings, **TINY))
 
 
 def test_layers_are_concatenated_in_the_order_of_the_config(tmp_path):
@@ -185,6 +221,11 @@ def test_stage_logs_every_epoch_and_keeps_checkpoints(tmp_path):
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [2, 4, 6]
 
 
+def test_old_checkpoints_make_room(tmp_path):
+    run_stage(tmp_path, stage_config(keep=2))
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [4, 6]
+
+
 def test_diagnostics_go_to_the_events_of_every_checkpoint(tmp_path):
     # Layout of events: https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto
     from tensorboardX.proto.event_pb2 import Event
@@ -198,6 +239,8 @@ def test_diagnostics_go_to_the_events_of_every_checkpoint(tmp_path):
         "success_auc",
         "ranking_accuracy",
         "rank_at_1",
+        "mean_rank",
+        "trend",
         "share_over_threshold",
         "gap_median",
         "disagreement",
@@ -207,6 +250,8 @@ def test_diagnostics_go_to_the_events_of_every_checkpoint(tmp_path):
         "policy_value_low",
         "policy_value_high",
         "behavior_value",
+        "behavior_value_low",
+        "behavior_value_high",
     }
     for row in rows:
         found = {name for name in names if f"diagnostic_{name}" in row}
@@ -251,38 +296,61 @@ KILLED = """
     spec = importlib.util.spec_from_file_location("stage", {file!r})
     stage = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(stage)
-    from digiq.critics.train import MetricsLog
-    write = MetricsLog.write
-    def write_then_die(self, epoch, metrics, *found):
-        write(self, epoch, metrics, *found)
-        if epoch == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-    MetricsLog.write = write_then_die
+    from digiq.critics import train
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+    def die_after(name, epoch):
+        cls = getattr(train, name)
+        method = "write" if name == "MetricsLog" else "save"
+        whole = getattr(cls, method)
+        def then_die(self, number, *rest):
+            whole(self, number, *rest)
+            if number == epoch:
+                die()
+        setattr(cls, method, then_die)
+    moment = sys.argv[2]
+    if moment == "describe":
+        train.describe = die
+    else:
+        die_after(*{{"row 1": ("MetricsLog", 1), "row 4": ("MetricsLog", 4), "save 4": ("Checkpoints", 4)}}[moment])
     stage.run_stage(__import__("pathlib").Path(sys.argv[1]), stage.stage_config())
 """
 
 
-def test_killed_and_resumed_is_bit_identical(tmp_path):
-    """SIGKILL in epoch 5, when epoch 4's checkpoint may still be on its way to disk."""
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole")
+    return path, run_stage(path, stage_config())[1]
+
+
+@pytest.mark.parametrize("moment", ["row 1", "row 4", "save 4", "describe"])
+def test_killed_and_resumed_is_bit_identical(tmp_path, whole_run, moment):
+    """SIGKILL before there is a checkpoint, between a row and its checkpoint, while one is on its way to disk, after."""
     code = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), file=__file__)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "killed")], capture_output=True, timeout=600
+        [sys.executable, "-c", code, str(tmp_path), moment], capture_output=True, timeout=280
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-    assert not (tmp_path / "killed" / "critic.json").exists()
-    (tmp_path / "killed" / "metrics.jsonl").open("a").write('{"epoch": 5, "torn')
-    _, resumed = run_stage(tmp_path / "killed", stage_config())
-    _, whole = run_stage(tmp_path / "whole", stage_config())
-    assert resumed == whole
-    states = [CheckpointManager(tmp_path / name / "checkpoints").restore(6) for name in ("killed", "whole")]
+    assert not (tmp_path / "critic.json").exists()
+    (tmp_path / "metrics.jsonl").open("a").write('{"epoch": 5, "torn')
+    _, resumed = run_stage(tmp_path, stage_config())
+    whole, rows = whole_run
+    assert resumed == rows
+    states = [CheckpointManager(path / "checkpoints").restore(6) for path in (tmp_path, whole)]
+    assert set(states[0]["training"]) == {"target", "optimizer", "key", "step"}, (
+        "the sampler's key among them"
+    )
     jax.tree.map(np.testing.assert_array_equal, *(dict(s.items()) for s in states))
 
 
-def test_a_population_leaves_a_table_a_plot_and_its_best_member(tmp_path):
+def test_a_population_leaves_a_table_a_plot_and_its_best_member(tmp_path, capsys):
     config = stage_config(population={"seeds": 2, "lr": [1e-2, 1e-4]})
     data = prepare(*problem(), gamma=0.95, heldout_fraction=0.2)
     _, rows = _train_population(config, data, problem()[1], tmp_path)
+    header, *printed = capsys.readouterr().out.splitlines()
+    assert header.split() == ["seed", "learning_rate", "heldout_return_error", "td_error", "q_mean"]
     table = json.loads((tmp_path / "population.json").read_text())
+    assert [line.endswith("  best") for line in printed] == [k == table["best"] for k in range(4)]
     errors = [member["heldout_return_error"] for member in table["members"]]
     assert len(errors) == 4
     assert table["best"] == int(np.argmin(errors))
@@ -295,3 +363,36 @@ def test_a_population_leaves_a_table_a_plot_and_its_best_member(tmp_path):
     heldout = data.heldout_rows
     error = np.sqrt(np.mean((q[data.table.obs[heldout], 0] - data.table.returns[heldout]) ** 2))
     assert error == pytest.approx(min(errors), rel=1e-4)
+
+
+@pytest.mark.parametrize("moment", ["in epoch 5", "before it is described"])
+def test_a_population_goes_on_to_the_same_numbers(tmp_path, monkeypatch, moment):
+    config = stage_config(population={"seeds": 2})
+    data = prepare(*problem(), gamma=0.95, heldout_fraction=0.2)
+
+    class Stopped(Exception):
+        """Stands for whatever ends the process."""
+
+    write = MetricsLog.write
+
+    def stop(*arguments):
+        if moment == "in epoch 5" and len(arguments) > 2 and arguments[1] < 5:
+            return write(*arguments)
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        place = "MetricsLog.write" if moment == "in epoch 5" else "describe"
+        patch.setattr(f"digiq.critics.train.{place}", stop)
+        with pytest.raises(Stopped):
+            _train_population(config, data, problem()[1], tmp_path / "stopped")
+    for name in ("stopped", "whole"):
+        _train_population(config, data, problem()[1], tmp_path / name)
+    logs = [
+        (tmp_path / name / file).read_text()
+        for name in ("stopped", "whole")
+        for file in ("metrics.jsonl", "population.jsonl", "population.json")
+    ]
+    assert logs[:3] == logs[3:]
+    assert len(logs[0].splitlines()) == 6
+    values = [candidate_values(load_critic(tmp_path / n), problem()[1])[0] for n in ("stopped", "whole")]
+    np.testing.assert_array_equal(*values)

@@ -32,7 +32,7 @@ class SmallRun:
 def small_run(tmp_path_factory) -> Iterator[SmallRun]:
     root = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("digiq.evaluation.report.load_features", Path)
+        patch.setattr("digiq.evaluation.report.open_features", Path)
         patch.setattr("digiq.evaluation.report.load_critic", Path)
         patch.setattr("digiq.evaluation.report.candidate_values", read_values)
         yield make_run(root)

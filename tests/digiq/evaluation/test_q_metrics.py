@@ -123,7 +123,7 @@ def test_the_stage_judges_a_perfect_critic_perfect(small_run, tmp_path, monkeypa
         writer.complete()
 
     def stage(values, out):
-        monkeypatch.setattr(q_metrics, "load_features", lambda path: None)
+        monkeypatch.setattr(q_metrics, "open_features", lambda path: None)
         monkeypatch.setattr(q_metrics, "load_critic", lambda path: None)
         monkeypatch.setattr(
             q_metrics,

@@ -1,6 +1,5 @@
 """The distill stage: what each arm imitates, on real episodes, proposals and a fitted policy."""
 
-import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,7 +72,7 @@ def arm_with_values(run, monkeypatch, q_of_column, **best_of_n):
     """The arm ``digiq`` where the critic's Q of every state is ``q_of_column`` and its V is 0."""
     valid = propose.load_proposals(run["proposals"]).valid
     q = np.broadcast_to(np.array(q_of_column, np.float32), valid.shape)
-    monkeypatch.setattr(distill, "load_features", lambda path: SimpleNamespace(candidate_row=valid))
+    monkeypatch.setattr(distill, "open_features", lambda path: SimpleNamespace(candidate_row=valid))
     monkeypatch.setattr(distill, "load_critic", lambda path: None)
     monkeypatch.setattr(distill, "candidate_values", lambda *a, **k: (q, np.zeros(len(q), np.float32)))
     config = distill.DistillConfig(
@@ -135,9 +134,11 @@ def test_random_values_choose_every_candidate_alike(run, tmp_path):
 
 def test_digirl_imitates_the_logged_steps_that_pass_its_filter(run, tmp_path, monkeypatch):
     index = observation_index(EpisodeStore(run["episodes"]))
-    features = SimpleNamespace(observation=np.zeros((len(index), 1)), candidate_row=np.zeros((len(index), 1)))
-    monkeypatch.setattr(distill, "load_features", lambda path: features)
-    monkeypatch.setattr(distill, "load_critic", lambda path: ConstantCritic())
+    features = SimpleNamespace(candidate_row=np.zeros((len(index), 1)))
+    critic = SimpleNamespace(config=SimpleNamespace(timeout="terminal", gamma=0.9))
+    monkeypatch.setattr(distill, "open_features", lambda path: features)
+    monkeypatch.setattr(distill, "load_critic", lambda path: critic)
+    monkeypatch.setattr(distill, "state_values", lambda *_: np.full(len(index), 0.3, np.float32))
     for name in ("features", "critic"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
@@ -149,19 +150,3 @@ def test_digirl_imitates_the_logged_steps_that_pass_its_filter(run, tmp_path, mo
     # With λ = 1 every step is worth its outcome, so the filter is that of filtered behaviour cloning.
     won = [e for e in EpisodeStore(run["episodes"]) if e.outcome == "success"]
     assert made.manifest.counts["selected"] == sum(e.num_actions for e in won)
-
-
-@dataclasses.dataclass(frozen=True)
-class ConstantCritic:
-    """V is 0.3 everywhere."""
-
-    observation_layers: tuple[str, ...] = ()
-    config: SimpleNamespace = dataclasses.field(
-        default_factory=lambda: SimpleNamespace(timeout="terminal", gamma=0.9)
-    )
-
-    def v(self, observation):
-        return np.full((len(observation), 2), 0.3)
-
-    def aggregate(self, values):
-        return values.mean(-1)
