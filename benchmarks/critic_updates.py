@@ -196,7 +196,7 @@ def digiq_heads(width: float, batch: int, steps: int) -> Turn:
         tau=0.1,
     )
     learner = Learner(config)
-    data = jax.device_put(prepare(*stored_features(np), gamma=0.95))
+    data = jax.device_put(prepare(*stored_features(np, rows=max(512, batch)), gamma=0.95))
     hyper = learner.hyper()
     return jax_turn(
         lambda s, _: learner.epoch(s, hyper, data)[0], learner.init(jax.random.PRNGKey(0), data), steps
@@ -359,21 +359,23 @@ def rates(width: float, batch: int) -> Turn:
     return turn
 
 
-def stored_features(np: Any, observation: int = V_INPUT, pair: int = PAIR_INPUT) -> tuple[dict, dict]:
-    """512 transitions with random features."""
-    rng, t = np.random.default_rng(0), np.arange(512)
+def stored_features(
+    np: Any, observation: int = V_INPUT, pair: int = PAIR_INPUT, rows: int = 512
+) -> tuple[dict, dict]:
+    """``rows`` transitions with random features; at least a batch of them, which a learner never exceeds."""
+    rng, t = np.random.default_rng(0), np.arange(rows)
     done = t % 8 == 7
     transitions = {
         "obs": t,
         "next_obs": np.where(done, -1, t + 1),
-        "reward": (done * rng.integers(0, 2, 512)).astype(np.float32),
+        "reward": (done * rng.integers(0, 2, rows)).astype(np.float32),
         "terminated": done,
-        "truncated": np.zeros(512, bool),
+        "truncated": np.zeros(rows, bool),
         "episode": t // 8,
     }
     features = {
-        "observation": rng.normal(size=(512, observation)).astype(np.float32),
-        "pair": rng.normal(size=(512, pair)).astype(np.float32),
+        "observation": rng.normal(size=(rows, observation)).astype(np.float32),
+        "pair": rng.normal(size=(rows, pair)).astype(np.float32),
         "candidate_row": t[:, None],
     }
     return transitions, features
