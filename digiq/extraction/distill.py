@@ -8,9 +8,10 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from android_env.actions import Action
 from digiq import artifacts
@@ -38,6 +39,26 @@ LEAST_SHARE = 0.05
 
 
 @configclass
+class DistillFitConfig(FitConfig):
+    """Fitting to few rows, from a policy that was fitted to many.
+
+    Nothing is held out: the start imitates the same kind of rows already, so the held-out loss of a better policy is
+    seldom lower than the start's.
+    """
+
+    # A class of its own: with another default of FitConfig, naming one setting would change the others.
+    updates: Annotated[int, Field(ge=1)] = 600
+    """Optimiser steps; the same number for every arm makes a comparison fair."""
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    """Peak of Muon's cosine schedule."""
+    shift: Annotated[int, Field(ge=0)] = 16
+    """Screens are moved by up to this many input pixels each way, the touched point with them. With much less than two
+    touch cells the policy learns where on the screen things stood in the few rows."""
+    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the groups (episodes) kept out of training; the parameters of least held-out loss are returned."""
+
+
+@configclass
 class DistillConfig:
     """One arm."""
 
@@ -54,9 +75,8 @@ class DistillConfig:
     """Of the arm ``filtered_bc``."""
     digirl: DigiRLConfig = DigiRLConfig()
     """Of the arm ``digirl``."""
-    fit: FitConfig = FitConfig(updates=600, learning_rate=3e-3, heldout=0.0)
-    """The fitting. Nothing is held out: the start imitates the same kind of rows already, so the held-out loss of a
-    better policy is seldom lower than the start's."""
+    fit: DistillFitConfig = DistillFitConfig()
+    """The fitting."""
     split: str = "train"
     """Only episodes of this split are learned from."""
     seed: int = 0

@@ -23,7 +23,7 @@ from digiq.policies.grid import GridConfig
 from digiq.proposals import propose
 
 SMALL = GridConfig(input_height=64, input_width=32, width=8, word_buckets=64, speller_width=4)
-FIT = fit.FitConfig(updates=2, batch_size=4, heldout=0.0)
+FIT = distill.DistillFitConfig(updates=2, batch_size=4, shift=3)
 
 
 @pytest.fixture(scope="module")
