@@ -305,7 +305,7 @@ def estimate(nodes: Sequence[Node]) -> list[float]:
                 episodes[node.out] = config.num_episodes
                 seconds = 4 + config.num_episodes * (0.05 if "policy" in node.inputs else 0.01)
             case "fit-policy":
-                seconds = 15 + 0.03 * config.fit.updates
+                seconds = 15 + 0.095 * config.fit.updates
             case "propose":
                 candidates[node.out] = config.num_candidates
                 seconds = 4 + 0.002 * _STEPS * count

@@ -74,9 +74,17 @@ class HeadsConfig:
     """Q reads the observation's and the pair's features, or the pair's alone."""
     readout: ReadoutConfig = ReadoutConfig()
     """What the last layer means."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of activations; parameters are float32 always. bfloat16 is for accelerators: it is slower on CPUs. Q moves by
-    less than a tenth of its deviation over candidates (root mean square)."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of activations; parameters are float32 always. ``auto`` is bfloat16 on accelerators and float32 on CPUs, where
+    bfloat16 is slower. With bfloat16 Q moves by less than a tenth of its deviation over candidates (root mean
+    square)."""
+
+    @property
+    def compute_dtype(self) -> Literal["float32", "bfloat16"]:
+        """``dtype``, chosen where it is ``auto``."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 class MLP(nn.Module):
@@ -275,7 +283,7 @@ class Heads:
             c.activation,
             c.layer_norm,
             c.dropout,
-            jnp.dtype(c.dtype),
+            jnp.dtype(c.compute_dtype),
             self.readout.start(),
         )
 

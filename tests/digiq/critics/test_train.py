@@ -20,6 +20,7 @@ from orbax.checkpoint import CheckpointManager
 from digiq.critics import CriticConfig, candidate_values, fit_critic, load_critic, save_critic
 from digiq.critics.arrays import prepare
 from digiq.critics.critic import member_values
+from digiq.critics.heads import HeadsConfig
 from digiq.critics.train import MetricsLog, TrainQConfig, _train_population, _train_resumably
 from digiq.errors import ArtifactError, DigiQError
 
@@ -72,6 +73,15 @@ def test_permuting_candidates_permutes_q_and_duplicates_tie(fitted):
     np.testing.assert_allclose(other, q[:, [2, 0, 0, 1]], atol=1e-6)
     np.testing.assert_array_equal(other[:, 1], other[:, 2])
     np.testing.assert_array_equal(v, same_v)
+
+
+def test_heads_compute_in_bfloat16_on_accelerators_alone(monkeypatch):
+    chosen = {}
+    for backend in ("cpu", "gpu", "tpu"):
+        monkeypatch.setattr("jax.default_backend", lambda name=backend: name)
+        chosen[backend] = [HeadsConfig(dtype=d).compute_dtype for d in ("auto", "float32", "bfloat16")]
+    assert chosen["cpu"] == ["float32", "float32", "bfloat16"]
+    assert chosen["gpu"] == chosen["tpu"] == ["bfloat16", "float32", "bfloat16"]
 
 
 @pytest.mark.parametrize("objective", ["td", "cql"])
