@@ -111,14 +111,16 @@ def digiq_iql(steps: int) -> Turn:
     }
     s, a = data["s"][:1], data["a"][:1]
     params = {
-        "q": jax.vmap(lambda k: q_net.init(k, s, a))(jax.random.split(keys[4], 2)),
+        "q": tuple(
+            q_net.init(k, s, a) for k in jax.random.split(keys[4], 2)
+        ),  # one by one beats vmap on CPUs
         "v": v_net.init(keys[5], s),
         "actor": {"mean": actor.init(keys[6], s), "log_std": jnp.zeros(ACTION)},
     }
     optimizer = optax.adam(3e-4)
 
     def q_values(q: Any, s: jax.Array, a: jax.Array) -> jax.Array:
-        return jax.vmap(lambda p: q_net.apply(p, s, a)[..., 0])(q)
+        return jnp.stack([q_net.apply(p, s, a)[..., 0] for p in q])
 
     def loss(params: Any, target: Any, b: dict[str, jax.Array]) -> jax.Array:
         v = v_net.apply(params["v"], b["s"])[..., 0]
