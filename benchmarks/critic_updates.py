@@ -111,9 +111,8 @@ def digiq_iql(steps: int) -> Turn:
     }
     s, a = data["s"][:1], data["a"][:1]
     params = {
-        "q": tuple(
-            q_net.init(k, s, a) for k in jax.random.split(keys[4], 2)
-        ),  # one by one beats vmap on CPUs
+        # Twins one by one: on CPUs that beats vmap.
+        "q": tuple(q_net.init(k, s, a) for k in jax.random.split(keys[4], 2)),
         "v": v_net.init(keys[5], s),
         "actor": {"mean": actor.init(keys[6], s), "log_std": jnp.zeros(ACTION)},
     }

@@ -24,6 +24,7 @@ from typing import Any
 
 from digiq import artifacts
 from digiq.config import load, to_dict
+from digiq.processes import usable_cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +107,7 @@ def run_nodes(
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     waiting = list(nodes)
     open_outs, failed = {node.out for node in nodes}, set()
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [-1] * jobs
-    free = cores[:jobs]
+    free = usable_cores()[:jobs]
     running: dict[subprocess.Popen[bytes], tuple[Node, int, str]] = {}
     try:
         while waiting or running:
@@ -126,7 +126,7 @@ def run_nodes(
                 waiting.remove(node)
                 core = free.pop(0)
                 on_start(node)
-                process, log = _start(node, folder, core if pinned else -1, overwrite)
+                process, log = _start(node, folder, core if pinned else None, overwrite)
                 running[process] = (node, core, log)
             ended = [process for process in running if process.poll() is not None]
             for process in ended:
@@ -147,14 +147,16 @@ def run_nodes(
             process.wait()
 
 
-def _start(node: Node, folder: Path, core: int, overwrite: bool) -> tuple[subprocess.Popen[bytes], str]:
+def _start(
+    node: Node, folder: Path, core: int | None, overwrite: bool
+) -> tuple[subprocess.Popen[bytes], str]:
     name = f"{node.out.parent.name}-{node.out.name}"
     file, log = folder / f"{name}.json", folder / f"{name}.log"
     write_node(node, file)
     command = [sys.executable, "-m", "digiq.cli", "run-node", str(file)]
     if overwrite:
         command.append("--overwrite")
-    if core < 0:
+    if core is None:
         return subprocess.Popen(command), "above"
     # One thread a process: pools sized for all cores would fight over the one it has.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")

@@ -1,10 +1,17 @@
-"""Processes that work for another one."""
+"""Processes that work for another one, and the cores there are for them."""
 
 import os
 import threading
 import time
 
 _LOOK_EVERY = 0.5  # seconds
+
+
+def usable_cores() -> list[int]:
+    """Numbers of the cores that this process may use; all there are where the system does not tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def end_with_parent() -> None:

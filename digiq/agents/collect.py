@@ -1,7 +1,6 @@
 """Collects episodes with a scripted collector or a policy; kill it anywhere, run it again and it finishes."""
 
 import multiprocessing
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +17,7 @@ from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.data.store import EpisodeStore, EpisodeWriter
 from digiq.errors import DigiQError
-from digiq.processes import end_with_parent
+from digiq.processes import end_with_parent, usable_cores
 from digiq.progress import progress
 
 STAGE, VERSION = "collect", 1
@@ -82,7 +81,7 @@ def run(
             missing = [spec for spec in specs if spec.episode_id not in done]
             if missing:
                 scripted = config.agent.kind != "policy" and policy is None
-                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+                cores = len(usable_cores())
                 if scripted and config.device.name == "simulated" and cores > 1 and len(missing) > 2 * _CHUNK:
                     episodes = _play_in_processes(config, missing, cores)
                 else:
