@@ -81,8 +81,11 @@ class Recipe:
     evaluate: EvaluateConfig | None = None
     """``evaluate``: the behaviour policy and every distilled arm, on the same episodes."""
     ceiling: bool = True
-    """``evaluate`` also the behaviour policy's candidates chosen by the simulator's best values, where there is a
-    simulator: what no critic can pass."""
+    """``evaluate`` also the best of ``evaluate.agent.num_candidates`` of the behaviour policy by the simulator's best
+    values, where there is a simulator: what no critic can pass."""
+    critic_on_device: bool = False
+    """``evaluate`` also the best of as many by the critic, which has the VLM read each of them at every step: what the critic
+    is worth before anything is distilled. Minutes, where a policy takes seconds."""
     rank: RankingConfig | None = None
     """``rank``: where the logged action of held-out episodes ranks among its candidates."""
 
@@ -154,13 +157,14 @@ def plan(recipe: Recipe) -> list[Node]:
                 **labelled, **available, policy=policies[arm],
             )  # fmt: skip
     if recipe.evaluate is not None:
-        agents = {arm: (policy, recipe.evaluate.agent) for arm, policy in policies.items()}
+        acting = recipe.evaluate.agent
+        agents = {arm: ({"policy": policy}, acting) for arm, policy in policies.items()}
         if recipe.ceiling and recipe.evaluate.device.name == "simulated":
-            by_truth = dataclasses.replace(
-                recipe.evaluate.agent, scorer="best_values", num_candidates=recipe.propose.num_candidates
-            )
-            agents["ceiling"] = (behavior, by_truth)
-        for arm, (policy, agent) in agents.items():
+            agents["ceiling"] = ({"policy": behavior}, dataclasses.replace(acting, scorer="best_values"))
+        if recipe.critic_on_device:
+            reads = {"policy": behavior, "critic": critic, "features": features, "vlm": vlm}
+            agents["critic"] = (reads, dataclasses.replace(acting, scorer="critic"))
+        for arm, (reads, agent) in agents.items():
             config = dataclasses.replace(recipe.evaluate, arm=arm, agent=agent)
             # All arms run the same tasks, layouts and noise, so that they can be compared in pairs.
             config = _seeded(config, recipe.seed, "evaluate")
@@ -169,7 +173,7 @@ def plan(recipe: Recipe) -> list[Node]:
                     f"evaluation/{arm}",
                     "digiq.evaluation.evaluate",
                     config,
-                    {"policy": policy},
+                    reads,
                     root / "evaluation" / arm,
                 )
             )

@@ -79,6 +79,7 @@ def resolve(config: StudyConfig, arm: str, seed: int, *over: Mapping[str, Any], 
     if about.acts == "policy" and mine is None:
         raise ConfigError(f"{name}: its recipe has no distill.{POLICY}.")
     layered["distill"] = {POLICY: mine} if about.acts == "policy" else {}
+    layered["critic_on_device"] = about.acts == "critic"
     recipe = load(Recipe, {**layered, "name": config.name, "seed": seed}, where=name)
     if recipe.evaluate is None:
         raise ConfigError(f"{name}: its recipe has no section 'evaluate'.")
@@ -317,9 +318,9 @@ def estimate(nodes: Sequence[Node]) -> list[float]:
             case "train-q":
                 seconds = 12 + 0.015 * config.critic.epochs * config.critic.steps_per_epoch
             case "distill":
-                seconds = 15 + 0.09 * config.fit.updates
+                seconds = 11 + 0.09 * config.fit.updates
             case "evaluate":
-                seconds = 5 + 0.025 * config.episodes
+                seconds = 3 + (1.2 if "critic" in node.inputs else 0.018) * config.episodes
             case "value":
                 seconds = 5 + 0.08 * count + 3 * config.policy_episodes
             case "q-metrics":

@@ -165,7 +165,6 @@ class Learner:
             direction,
         )
         target = optax.incremental_update(params, state.target, hyper.tau)
-        info = info | {"gradient_norm": optax.global_norm(gradient)}
         return LearnerState(params, target, optimizer, state.key, state.step + 1), info
 
     def draw(self, key: Array, count: int) -> tuple[Int[Array, "steps B"], Array, Array]:
@@ -235,15 +234,21 @@ class Learner:
         }
 
     def _gradient(self, state: LearnerState, batch: Batch, key: Array) -> tuple[Params, dict[str, Array]]:
-        """Clipped gradient of the loss; over micro-batches, the mean of their clipped gradients."""
+        """Clipped gradient of the loss; over micro-batches, the mean of their clipped gradients.
+
+        ``gradient_norm`` is the norm before clipping.
+        """
 
         def one(batch: Batch, key: Array) -> tuple[Params, dict[str, Array]]:
             loss = functools.partial(self.objective.loss, self.heads)
             gradient, info = jax.grad(loss, has_aux=True)(state.params, state.target, batch, key)
+            norm = optax.global_norm(gradient)
+            info |= {"gradient_norm": norm}
             if self.config.gradient_clip is not None:
-                gradient, _ = optax.clip_by_global_norm(self.config.gradient_clip).update(
-                    gradient, optax.EmptyState()
-                )
+                # As optax.clip_by_global_norm, but by one factor: its division by the norm is a pass over memory of
+                # its own, and at upstream's sizes passes over memory are what an update costs.
+                factor = jnp.minimum(1.0, self.config.gradient_clip / norm)
+                gradient = jax.tree.map(lambda g: g * factor, gradient)
             return gradient, info
 
         parts = self.config.micro_batches

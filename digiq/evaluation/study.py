@@ -47,9 +47,9 @@ class ArmConfig:
     """How it is called in tables."""
     role: Role
     """What it is compared as."""
-    acts: Literal["policy", "behavior", "ceiling", "oracle", "random"] = "policy"
+    acts: Literal["policy", "behavior", "ceiling", "critic", "oracle", "random"] = "policy"
     """The policy distilled under the name ``policy``, the behaviour policy, the behaviour policy re-ranked on the device
-    by the best values there are, or a script that needs no training."""
+    by the best values there are or by the critic, or a script that needs no training."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """Laid over the study's recipe; null takes a section away."""
     seeds: Annotated[int, Field(ge=1)] | None = None

@@ -75,6 +75,14 @@ def test_the_ceiling_chooses_among_the_behaviour_policys_candidates_by_truth():
     assert "evaluation/ceiling" not in [n.name for n in plan(dataclasses.replace(QUICKSTART, ceiling=False))]
 
 
+def test_the_critic_can_choose_on_the_device_what_the_ceiling_chooses_by_truth():
+    *_, ceiling, critic = plan(dataclasses.replace(QUICKSTART, critic_on_device=True))
+    assert list(critic.inputs) == ["policy", "critic", "features", "vlm"]
+    assert critic.config == dataclasses.replace(
+        ceiling.config, arm="critic", agent=dataclasses.replace(ceiling.config.agent, scorer="critic")
+    )
+
+
 def test_a_source_of_episodes_is_needed_and_only_one():
     with pytest.raises(ConfigError, match="either 'episodes'"):
         plan(Recipe())

@@ -26,6 +26,7 @@ ARMS = {
     "oracle": {"title": "Oracle", "role": "ceiling", "acts": "oracle"},
     "behavior": {"title": "Behaviour", "role": "reference", "acts": "behavior"},
     "ceiling": {"title": "Ceiling", "role": "ceiling", "acts": "ceiling"},
+    "critic": {"title": "Critic", "role": "ceiling", "acts": "critic"},
     "filtered_bc": {
         "title": "BC",
         "role": "baseline",
@@ -75,6 +76,7 @@ def test_cells_need_what_their_arm_reads_and_nothing_else(config):
     assert not {"features", "critic", "proposals"} & set(stage_names(cells["filtered_bc"]))
     assert "q_metrics/policy" in stage_names(cells["td8"])
     assert stage_names(cells["ceiling"]) == ["demonstrations", "behavior", "evaluation/ceiling"]
+    assert stage_names(cells["critic"])[-2:] == ["critic", "evaluation/critic"]
     assert "critic" not in stage_names(cells["exact"]) and "exact" in stage_names(cells["exact"])
 
 
