@@ -11,10 +11,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
-from digiq.critics.placement import replicate, split_rows
 from digiq.errors import DigiQError
 
 Array = jax.Array | np.ndarray
@@ -134,20 +132,18 @@ def gather(data: CriticData, rows: Int[Array, "B"], needs: Needs) -> Batch:
     return batch
 
 
-def place(data: CriticData, mesh: Mesh | None = None) -> CriticData:
-    """Moves prepared arrays to the device, each of them once; with a mesh the features' rows are split over it.
+def place(data: CriticData, to: Any = None) -> CriticData:
+    """Moves prepared arrays to a device (or a sharding), each of them once.
 
     bfloat16 features travel as their bits, uint16: XLA gathers no bfloat16 on CPUs and would keep the whole table a
     second time, widened to float32, for as long as an epoch runs. :func:`gather` reads the bits as what they are.
     """
-
-    def features(x: Any) -> Array:
-        if isinstance(x, jax.Array):
-            return x  # placed before
-        return split_rows(x.view(np.uint16) if x.dtype == jnp.bfloat16 else x, mesh)
-
-    rest = replicate(data._replace(observation=None, pair=None), mesh)
-    return rest._replace(observation=features(data.observation), pair=features(data.pair))
+    bits = (
+        x.view(np.uint16) if isinstance(x, np.ndarray) and x.dtype == jnp.bfloat16 else x
+        for x in (data.observation, data.pair)
+    )
+    observation, pair = bits
+    return jax.device_put(data._replace(observation=observation, pair=pair), to)
 
 
 def read_rows(array: Any, rows: np.ndarray) -> np.ndarray:

@@ -111,13 +111,13 @@ def batches(
     )
 
 
-def fits_in_memory(arrays: Sequence[Any], share: float = 0.5, devices: int = 1) -> bool:
-    """Whether ``arrays`` take at most ``share`` of the memory that the host, and so many like the default device, have left."""
+def fits_in_memory(arrays: Sequence[Any], share: float = 0.5) -> bool:
+    """Whether ``arrays`` take at most ``share`` of the memory that the default device, and the host, have left."""
     needed = sum(math.prod(a.shape) * np.dtype(getattr(a, "dtype", np.float32)).itemsize for a in arrays)
     free = _host_memory()
     statistics = jax.devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
-        free = min(free, devices * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
+        free = min(free, statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
     return needed <= share * free
 
 

@@ -19,7 +19,7 @@ from digiq.critics.checkpoints import Checkpoints
 from digiq.critics.critic import Critic, describe, flat
 from digiq.critics.diagnostics import Diagnostics, Monitor, draw_reliability, scalars
 from digiq.critics.learner import CriticConfig, Epoch, Learner, train
-from digiq.critics.placement import mesh_of_all_devices, replicate
+from digiq.critics.placement import everywhere, mesh_of_all_devices, replicate
 from digiq.critics.population import (
     Member,
     Population,
@@ -57,11 +57,9 @@ class TrainQConfig:
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many epochs without a lower ``choose_by``; none trains all epochs."""
     memory: Literal["auto", "device", "stream"] = "auto"
-    """Features on the ``device``, or ``stream``ed batch by batch; ``auto`` streams what does not fit half of it
-    (of all of theirs, with ``data_parallel``)."""
+    """Features on the ``device``, or ``stream``ed batch by batch; ``auto`` streams what does not fit half of it."""
     data_parallel: bool = False
-    """Split each batch, and the features' rows, over all devices; ``batch_size`` must be a multiple of them. Not for a
-    population."""
+    """Split each batch over all devices; ``batch_size`` must be a multiple of them. Not for a population."""
     population: PopulationConfig = PopulationConfig()
     """Train several at once and keep the one with the least ``choose_by``."""
     seed: int = 0
@@ -171,9 +169,7 @@ def load_training_data(
     observation = StoredRows(choose_layers(stored.observation, config.critic.observation_layers))
     pair = StoredRows(choose_layers(stored.pair, config.critic.pair_layers))
     joined: dict[str, Any] = {"observation": observation, "pair": pair}
-    devices = jax.device_count() if config.data_parallel else 1
-    fits = config.memory == "auto" and fits_in_memory((observation, pair), devices=devices)
-    if config.memory == "device" or fits:
+    if config.memory == "device" or (config.memory == "auto" and fits_in_memory((observation, pair))):
         joined = {name: rows.load() for name, rows in joined.items()}
     joined["candidate_row"] = stored.candidate_row
     # Copies of an episode under other goals share its screens: they stay on one side of the split.
@@ -187,7 +183,7 @@ def _streams(config: TrainQConfig, data: CriticData) -> bool:
 
 
 def _place(config: TrainQConfig, data: CriticData) -> CriticData:
-    """``data`` on the device, or split over the devices of the mesh; as it is when it is streamed.
+    """``data`` on the device, or on every device of the mesh; as it is when it is streamed.
 
     Raises:
       DigiQError: a population of features that do not fit, or batches that do not split over the devices.
@@ -201,7 +197,7 @@ def _place(config: TrainQConfig, data: CriticData) -> CriticData:
                 "one by one (--seed, --critic.learning-rate)."
             )
         return data
-    return place(data, mesh_of_all_devices() if config.data_parallel else None)
+    return place(data, everywhere(mesh_of_all_devices() if config.data_parallel else None))
 
 
 def _refuse_uneven_batches(config: CriticConfig, transitions: int, devices: int) -> None:
