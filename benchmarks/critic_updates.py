@@ -1,6 +1,6 @@
 """Critic updates a second: ours against d3rlpy, against torch, and against the hardware's bound.
 
-Frameworks are processes of their own; contestants take turns, on the same shapes, dtype and threads, and each figure is
+Every contestant is a process of its own; they take turns, on the same shapes, dtype and threads, and each figure is
 the median of the ratios of neighbouring turns.
 
 (a) ``vs_d3rlpy``: an IQL update (value, twin Q, AWR actor; 256-256 MLPs, observation 17, action 6, batch 256, 100,000
@@ -13,9 +13,8 @@ the median of the ratios of neighbouring turns.
 (d) ``population_speedup``: eight small critics by ``vmap`` against eight runs in sequence.
 
 On a quiet machine only: another busy process falls on one contestant's turn and not on the other's. Contestants use the
-cores that this process may use (``taskset`` is respected). All are compiled and warmed up before the first turn. Where
-learners of the asked width would fill more than half of the memory, only one is alive at a time: it starts, warms up,
-takes its turn and ends.
+cores that this process may use (``taskset`` is respected). Where two learners of the asked width would fill more than
+half of the memory, only one is alive at a time: it starts, warms up, takes its turn and ends.
 
     .venv/bin/python benchmarks/critic_updates.py            # full width: 24 GB of memory, tens of minutes
     .venv/bin/python benchmarks/critic_updates.py --quick    # after one call that installs d3rlpy
@@ -39,7 +38,7 @@ import time
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 THREADS = len(os.sched_getaffinity(0))
 OBSERVATION, ACTION, BATCH, ROWS = 17, 6, 256, 100_000
@@ -177,27 +176,15 @@ def d3rlpy_iql(steps: int) -> Turn:
             algo.update(dataset.sample_transition_batch(BATCH))
         return steps, time.perf_counter() - start
 
-    turn()
     return turn
 
 
-@functools.cache
-def heads_of(width: float) -> Any:
-    """Features on the device and one learner's state, which learners of all batch sizes pass on to one another."""
-    import types
-
+def digiq_heads(width: float, batch: int, steps: int) -> Turn:
+    """This project's learner, the paper's objective and optimiser, on stored features."""
     import jax
     import numpy as np
 
     from digiq.critics.arrays import prepare
-
-    data = jax.device_put(prepare(*stored_features(np, rows=2048), gamma=0.95))
-    state = heads_learner(width, 32, 1).init(jax.random.PRNGKey(0), data)
-    return types.SimpleNamespace(data=data, state=state)
-
-
-def heads_learner(width: float, batch: int, steps: int) -> Any:
-    """The paper's objective and optimiser at upstream's sizes."""
     from digiq.critics.learner import CriticConfig, Learner
 
     config = CriticConfig(
@@ -209,23 +196,12 @@ def heads_learner(width: float, batch: int, steps: int) -> Any:
         gradient_clip=0.01,
         tau=0.1,
     )
-    return Learner(config)
-
-
-def digiq_heads(width: float, batch: int, steps: int) -> Turn:
-    """This project's learner on stored features. Compiled, it needs no turn to warm up: none of it is lazy."""
-    import jax
-
-    learner, held = heads_learner(width, batch, steps), heads_of(width)
+    learner = Learner(config)
+    data = jax.device_put(prepare(*stored_features(np, rows=max(512, batch)), gamma=0.95))
     hyper = learner.hyper()
-    epoch = type(learner).epoch.lower(learner, held.state, hyper, held.data).compile()
-
-    def turn() -> tuple[int, float]:
-        start = time.perf_counter()
-        held.state, _ = jax.block_until_ready(epoch(held.state, hyper, held.data))
-        return steps, time.perf_counter() - start
-
-    return turn
+    return jax_turn(
+        lambda s, _: learner.epoch(s, hyper, data)[0], learner.init(jax.random.PRNGKey(0), data), steps
+    )
 
 
 def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) -> Turn:
@@ -312,7 +288,6 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
             step()
         return steps, time.perf_counter() - start
 
-    turn()
     return turn
 
 
@@ -346,12 +321,10 @@ def rates(width: float, batch: int) -> Turn:
 
     torch.set_num_threads(THREADS)
     rows, columns = V_INPUT + PAIR_INPUT, q_sizes(width)[0]
-    # A product of a second at most: the rate is the same for fewer columns.
-    some = min(columns, round(5e10 / (2 * batch * rows)))
-    x, w = jnp.ones((batch, rows)), jnp.ones((rows, some))
+    x, w = jnp.ones((batch, rows)), jnp.ones((rows, columns))
     product = jax.jit(jnp.matmul)
-    tx, tw = torch.ones(batch, rows), torch.ones(rows, some)
-    flops = 2 * batch * rows * some
+    tx, tw = torch.ones(batch, rows), torch.ones(rows, columns)
+    flops = 2 * batch * rows * columns
 
     @functools.partial(jax.jit, donate_argnums=(0, 2, 3, 4))
     def adam(p: Any, g: Any, m: Any, v: Any, t: Any) -> Any:
@@ -384,7 +357,6 @@ def rates(width: float, batch: int) -> Turn:
         turn.rates = (gemm, memory)  # type: ignore[attr-defined]
         return 1, gemm
 
-    turn()
     return turn
 
 
@@ -411,7 +383,7 @@ def stored_features(
 
 
 def jax_turn(step: Callable[[Any, Any], Any], state: Any, steps: int) -> Turn:
-    """A turn that threads a donated state through ``step``; one is taken at once, to compile and warm up."""
+    """A turn that threads a donated state through ``step``; the first one compiles too, and is dropped as warm-up."""
     import jax
 
     key = jax.random.PRNGKey(1)
@@ -423,7 +395,6 @@ def jax_turn(step: Callable[[Any, Any], Any], state: Any, steps: int) -> Turn:
         state = jax.block_until_ready(step(state, use))
         return steps, time.perf_counter() - start
 
-    turn()
     return turn
 
 
@@ -440,64 +411,36 @@ CONTESTANTS: dict[str, Callable[..., Turn]] = {
 # --- taking turns ----------------------------------------------------------------------------------------------------
 
 
-class Contestant(NamedTuple):
-    """Who takes turns: a function of :data:`CONTESTANTS` and its arguments."""
-
-    name: str
-    arguments: tuple[tuple[str, Any], ...]
-    framework: str
-    """Contestants of one framework share a process."""
-
-    @classmethod
-    def of(cls, framework: str, name: str, **arguments: Any) -> "Contestant":
-        return cls(name, tuple(arguments.items()), framework)
-
-
 class Process:
-    """A framework's process, which answers each order with one line; a context manager."""
+    """A contestant in a process of its own; a context manager."""
 
-    def __init__(self, framework: str):
-        python = d3rlpy_python() if framework == "d3rlpy" else sys.executable
+    def __init__(self, name: str, python: str | Path = sys.executable, **arguments: Any):
+        command = [str(python), __file__, "--contestant", name, "--arguments", json.dumps(arguments)]
         environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "PYTHONWARNINGS": "ignore"}
         self._process = subprocess.Popen(
-            [str(python), __file__, "--serve"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
         )
-        self._framework = framework
-        self._known: set[Contestant] = set()
-
-    def build(self, contestant: Contestant) -> None:
-        """Has a contestant built and warmed up, without waiting for it; once."""
-        if contestant not in self._known:
-            self._known.add(contestant)
-            self._order(contestant)
-
-    def wait(self) -> None:
-        """Until everything ordered is built."""
-        self._order(None)
+        self.name = name
         self._answer()
 
-    def turn(self, contestant: Contestant) -> Any:
+    def turn(self) -> Any:
         """Seconds an update in one burst, or what else the contestant measures."""
-        self._order(contestant)
-        return self._answer()
-
-    def _order(self, contestant: Contestant | None) -> None:
         assert self._process.stdin is not None
-        order = None if contestant is None else [contestant.name, dict(contestant.arguments)]
-        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.write("turn\n")
         self._process.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("> "):
                 return json.loads(line[2:])
-        raise RuntimeError(f"{self._framework}: ended without an answer (exit {self._process.wait()}).")
+        raise RuntimeError(f"{self.name}: ended without an answer (exit {self._process.wait()}).")
 
     def __enter__(self) -> "Process":
         return self
@@ -507,50 +450,39 @@ class Process:
         self._process.wait()
 
 
-def serve() -> None:
-    """The process's side: the first order of a contestant builds it, later ones take a turn, ``null`` is answered."""
-    turns: dict[str, Turn] = {}
-    for order in sys.stdin:
-        if (asked := json.loads(order)) is None:
-            print("> null", flush=True)
-        elif order not in turns:
-            name, arguments = asked
-            turns[order] = CONTESTANTS[name](**arguments)
-        else:
-            updates, seconds = turns[order]()
-            found = getattr(turns[order], "rates", None) or seconds / updates
-            print("> " + json.dumps(found), flush=True)
+def serve(name: str, arguments: dict[str, Any]) -> None:
+    """The contestant's side: answers each line on stdin with one measurement."""
+    turn = CONTESTANTS[name](**arguments)
+    print("> null", flush=True)
+    for _ in sys.stdin:
+        updates, seconds = turn()
+        found = getattr(turn, "rates", None) or seconds / updates
+        print("> " + json.dumps(found), flush=True)
 
 
-class Ring:
-    """Where turns are taken: all contestants alive, or one at a time."""
+def alternate(turns: int, *processes: Process) -> list[list[Any]]:
+    """Measurements of each process, taken in turn; the first round warms up and is dropped."""
+    rounds = [[p.turn() for p in processes] for _ in range(turns + 1)]
+    return [list(column) for column in zip(*rounds[1:], strict=True)]
 
-    def __init__(self, stack: contextlib.ExitStack, alone: bool):
-        self._stack, self._alone = stack, alone
-        self._processes: dict[str, Process] = {}
 
-    def prepare(self, *contestants: Contestant) -> None:
-        """Builds and warms up what will take turns, side by side; not where each is to be alone."""
-        if self._alone:
-            return
-        for one in contestants:
-            if one.framework not in self._processes:
-                self._processes[one.framework] = self._stack.enter_context(Process(one.framework))
-            self._processes[one.framework].build(one)
-        for process in self._processes.values():
-            process.wait()
+def alternate_alone(turns: int, *contestants: tuple[str, dict[str, Any]]) -> list[list[Any]]:
+    """As :func:`alternate`, with one process alive at a time; each warms up by a turn that is dropped."""
+    columns: list[list[Any]] = [[] for _ in contestants]
+    for _ in range(turns):
+        for column, (name, arguments) in zip(columns, contestants, strict=True):
+            with Process(name, **arguments) as process:
+                process.turn()
+                column.append(process.turn())
+    return columns
 
-    def rounds(self, count: int, *contestants: Contestant) -> list[list[Any]]:
-        """Measurements of each contestant, taken in turn."""
-        rounds = [[self._turn(one) for one in contestants] for _ in range(count)]
-        return [list(column) for column in zip(*rounds, strict=True)]
 
-    def _turn(self, one: Contestant) -> Any:
-        if not self._alone:
-            return self._processes[one.framework].turn(one)
-        with Process(one.framework) as process:
-            process.build(one)
-            return process.turn(one)
+def take_turns(alone: bool, turns: int, *contestants: tuple[str, dict[str, Any]]) -> list[list[Any]]:
+    """Measurements of each contestant, one process at a time or all of them alive."""
+    if alone:
+        return alternate_alone(turns, *contestants)
+    with contextlib.ExitStack() as stack:
+        return alternate(turns, *(stack.enter_context(Process(name, **a)) for name, a in contestants))
 
 
 def median_ratio(slow: list[float], fast: list[float]) -> float:
@@ -573,22 +505,15 @@ def d3rlpy_python() -> Path:
 
 def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
     """Yields (metric, value, remark)."""
-    turns, few, burst = (2, 1, 200) if quick else (9, 3, 1000)
-    iql = Contestant.of("jax", "digiq_iql", steps=burst)
-    d3rlpy = Contestant.of("d3rlpy", "d3rlpy_iql", steps=burst // 10)
-    at_once, in_sequence = (
-        Contestant.of("jax", "population", size=8, steps=burst // 8, vectorised=vectorised)
-        for vectorised in (True, False)
-    )
-    ours = {
-        batch: Contestant.of("jax", "digiq_heads", width=width, batch=batch, steps=2 if batch == 32 else 1)
-        for batch in (32, 256, 2048)
-    }
-    heads, upstream = (
-        Contestant.of("torch", "torch_heads", width=width, batch=32, steps=1, encoders=encoders)
-        for encoders in (False, True)
-    )
-    best = {batch: Contestant.of("rates", "rates", width=width, batch=batch) for batch in (256, 2048)}
+    turns = 3 if quick else 9
+    burst = 200 if quick else 1000
+    with (
+        Process("digiq_iql", steps=burst) as ours,
+        Process("d3rlpy_iql", d3rlpy_python(), steps=burst // 10) as theirs,
+    ):
+        a, b = alternate(turns, ours, theirs)
+    yield "iql_updates_per_second", 1 / statistics.median(a), f"d3rlpy {1 / statistics.median(b):.0f}"
+    yield "vs_d3rlpy", median_ratio(b, a), "IQL, 256-256, batch 256"
 
     q, v = weights(width)
     parameters = 2 * (q + v)
@@ -598,33 +523,39 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
     encoder_flops = 2 * 85e6 * (44 * 3 + 44 + 30)
     learner = 5 * 4 * parameters  # parameters, target, two moments and a gradient, float32
     memory_size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.ExitStack() as stack:
-        small, large = Ring(stack, alone=False), Ring(stack, alone=3 * learner > 0.5 * memory_size)
-        large.prepare(heads, upstream, *ours.values(), *best.values())
-        small.prepare(d3rlpy, iql, at_once, in_sequence)
+    alone = 2 * learner > 0.5 * memory_size
+    ours = ("digiq_heads", {"width": width, "batch": 32, "steps": 2})
+    theirs = {"width": width, "batch": 32, "steps": 1}
+    few = max(2, turns // 3)
+    a, b = take_turns(alone, turns, ours, ("torch_heads", theirs))
+    remark = f"{parameters / 1e6:.0f} M parameters, {statistics.median(a):.2f} s"
+    yield "vs_torch_heads", median_ratio(b, a), remark
+    a, b = take_turns(alone, few, ours, ("torch_heads", {**theirs, "encoders": True}))
+    ratio = 1 + encoder_flops / flops_per_row
+    yield "vs_upstream_shape", median_ratio(b, a), f"{ratio:.1f}x the FLOPs"
 
-        a, b = small.rounds(turns, iql, d3rlpy)
-        yield "iql_updates_per_second", 1 / statistics.median(a), f"d3rlpy {1 / statistics.median(b):.0f}"
-        yield "vs_d3rlpy", median_ratio(b, a), "IQL, 256-256, batch 256"
+    for batch in (256, 2048):
+        # A turn at 2,048 takes many seconds at half width: in a quick run one has to do.
+        rounds = 1 if quick and batch == 2048 else few
+        a, best = take_turns(
+            alone,
+            rounds,
+            ("digiq_heads", {"width": width, "batch": batch, "steps": 1}),
+            ("rates", {"width": width, "batch": batch}),
+        )
+        shares = [
+            (batch * flops_per_row / gemm + 9 * 4 * parameters / memory) / seconds
+            for seconds, (gemm, memory) in zip(a, best, strict=True)
+        ]
+        gemm, memory = (max(r[k] for r in best) / 1e9 for k in (0, 1))
+        yield f"roofline_{batch}", statistics.median(shares), f"{gemm:.0f} GFLOP/s, {memory:.1f} GB/s"
 
-        a, b = large.rounds(turns, ours[32], heads)
-        remark = f"{parameters / 1e6:.0f} M parameters, {statistics.median(a):.2f} s"
-        yield "vs_torch_heads", median_ratio(b, a), remark
-        a, b = large.rounds(few, ours[32], upstream)
-        ratio = 1 + encoder_flops / flops_per_row
-        yield "vs_upstream_shape", median_ratio(b, a), f"{ratio:.1f}x the FLOPs"
-
-        for batch, one in best.items():
-            a, rates = large.rounds(few, ours[batch], one)
-            shares = [
-                (batch * flops_per_row / gemm + 9 * 4 * parameters / memory) / seconds
-                for seconds, (gemm, memory) in zip(a, rates, strict=True)
-            ]
-            gemm, memory = (max(r[k] for r in rates) / 1e9 for k in (0, 1))
-            yield f"roofline_{batch}", statistics.median(shares), f"{gemm:.0f} GFLOP/s, {memory:.1f} GB/s"
-
-        a, b = small.rounds(turns, at_once, in_sequence)
-        yield "population_speedup", median_ratio(b, a), "8 critics of 128-128"
+    with (
+        Process("population", size=8, steps=burst // 4, vectorised=True) as ours,
+        Process("population", size=8, steps=burst // 4, vectorised=False) as sequence,
+    ):
+        a, b = alternate(turns, ours, sequence)
+    yield "population_speedup", median_ratio(b, a), "8 critics of 128-128"
 
 
 def main() -> None:
@@ -633,10 +564,11 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="half-width heads and few turns: under 50 s")
     parser.add_argument("--width", type=float, help="width of the heads as a share of upstream's")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", type=json.loads, default={}, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        serve()
+    if arguments.contestant:
+        serve(arguments.contestant, arguments.arguments)
         return
     metrics = {}
     for name, value, remark in measure(arguments.quick, arguments.width or (0.5 if arguments.quick else 1.0)):
