@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from digiq import artifacts
+from digiq.agents.build import AgentConfig
 from digiq.agents.collect import CollectConfig
 from digiq.config import configclass, to_dict
 from digiq.critics.train import TrainQConfig
@@ -80,6 +81,8 @@ class Recipe:
     """``q-metrics``: of every arm that reads the critic, how good its Q is where its policy goes; needs ``exact``."""
     evaluate: EvaluateConfig | None = None
     """``evaluate``: the behaviour policy and every distilled arm, on the same episodes."""
+    agents: dict[str, AgentConfig] = Field(default_factory=dict)
+    """By arm of ``distill``: how its policy acts, where that is not as ``evaluate.agent`` says."""
     ceiling: bool = True
     """``evaluate`` also the best of ``evaluate.agent.num_candidates`` of the behaviour policy by the simulator's best
     values, where there is a simulator: what no critic can pass."""
@@ -121,8 +124,8 @@ def plan(recipe: Recipe) -> list[Node]:
         assert recipe.collect is not None
         demonstrations = add("demonstrations", "agents.collect", recipe.demonstrations)
         behavior = add("behavior", "policies.fit", recipe.fit_policy, episodes=demonstrations)
-        acting = {"policy": behavior} if recipe.collect.agent.kind == "policy" else {}
-        episodes = add("episodes", "agents.collect", recipe.collect, **acting)
+        drawn_from = {"policy": behavior} if recipe.collect.agent.kind == "policy" else {}
+        episodes = add("episodes", "agents.collect", recipe.collect, **drawn_from)
     rewards = add("rewards", "data.label", recipe.label, episodes=episodes)
     labelled = {"episodes": episodes, "rewards": rewards}
     if recipe.card is not None:
@@ -139,6 +142,15 @@ def plan(recipe: Recipe) -> list[Node]:
         exact = {"exact": add("exact", "evaluation.exact_values", recipe.exact, **data)}
     available = {"proposals": proposals, "features": features, "critic": critic, **exact}
     policies = {"behavior": behavior}
+    stranger = next((arm for arm in recipe.agents if arm not in recipe.distill), None)
+    if stranger is not None:
+        raise ConfigError(
+            f"recipe: agents.{stranger} is no arm of distill ({', '.join(recipe.distill) or 'which has none'})."
+        )
+    default = recipe.evaluate.agent if recipe.evaluate else AgentConfig()
+    acting = dict.fromkeys(policies, default) | {
+        arm: recipe.agents.get(arm, default) for arm in recipe.distill
+    }
     for arm, config in recipe.distill.items():
         missing = [name for name in config.reads if name not in available]
         if missing:
@@ -152,18 +164,18 @@ def plan(recipe: Recipe) -> list[Node]:
                 raise ConfigError(
                     "recipe: 'q_metrics' compares with exact values; give it a section 'exact'."
                 )
+            q_metrics = dataclasses.replace(recipe.q_metrics, agent=acting[arm])
             add(
-                f"q_metrics/{arm}", "evaluation.q_metrics", recipe.q_metrics,
+                f"q_metrics/{arm}", "evaluation.q_metrics", q_metrics,
                 **labelled, **available, policy=policies[arm],
             )  # fmt: skip
     if recipe.evaluate is not None:
-        acting = recipe.evaluate.agent
-        agents = {arm: ({"policy": policy}, acting) for arm, policy in policies.items()}
+        agents = {arm: ({"policy": policy}, acting[arm]) for arm, policy in policies.items()}
         if recipe.ceiling and recipe.evaluate.device.name == "simulated":
-            agents["ceiling"] = ({"policy": behavior}, dataclasses.replace(acting, scorer="best_values"))
+            agents["ceiling"] = ({"policy": behavior}, dataclasses.replace(default, scorer="best_values"))
         if recipe.critic_on_device:
             reads = {"policy": behavior, "critic": critic, "features": features, "vlm": vlm}
-            agents["critic"] = (reads, dataclasses.replace(acting, scorer="critic"))
+            agents["critic"] = (reads, dataclasses.replace(default, scorer="critic"))
         for arm, (reads, agent) in agents.items():
             config = dataclasses.replace(recipe.evaluate, arm=arm, agent=agent)
             # All arms run the same tasks, layouts and noise, so that they can be compared in pairs.

@@ -79,6 +79,7 @@ def resolve(config: StudyConfig, arm: str, seed: int, *over: Mapping[str, Any], 
     if about.acts == "policy" and mine is None:
         raise ConfigError(f"{name}: its recipe has no distill.{POLICY}.")
     layered["distill"] = {POLICY: mine} if about.acts == "policy" else {}
+    layered["agents"] = (layered.get("agents") or {}) if about.acts == "policy" else {}
     layered["critic_on_device"] = about.acts == "critic"
     recipe = load(Recipe, {**layered, "name": config.name, "seed": seed}, where=name)
     if recipe.evaluate is None:
@@ -152,26 +153,27 @@ def make_trials(config: StudyConfig) -> list[Cell]:
     """The cells of the search for settings, on the tuning seeds and tasks.
 
     Raises:
-      ConfigError: there is no section 'tuning', or trials of different arms fit for different numbers of updates.
+      ConfigError: there is no section 'tuning', or one arm's trials have more updates in all than another's.
     """
     if config.tuning is None:
         raise ConfigError(f"{config.name}: has no section 'tuning'.")
     where = {"evaluate": {"tasks": config.tuning.tasks, "episodes": config.tuning.episodes}}
-    cells, updates = [], {}
+    cells: list[Cell] = []
+    spent: dict[str, int] = {}
     for seed in config.tuning.seeds:
         for arm, trials in config.tuning.trials.items():
             for number, over in enumerate(trials):
                 recipe = resolve(config, arm, seed, over, where)
                 for distilled in recipe.distill.values():
-                    updates[f"{arm} trial {number}"] = distilled.fit.updates
+                    spent[arm] = spent.get(arm, 0) + distilled.fit.updates
                 cells.append(
                     make_cell(config, arm, seed, over, where, sweep="tuning", point=f"trial{number}")
                 )
-    if len(set(updates.values())) > 1:
-        low, high = min(updates, key=updates.__getitem__), max(updates, key=updates.__getitem__)
+    if len(set(spent.values())) > 1:
+        low, high = min(spent, key=spent.__getitem__), max(spent, key=spent.__getitem__)
         raise ConfigError(
-            f"{config.name}: every arm's trials fit for the same number of updates, but {low} has {updates[low]} "
-            f"and {high} {updates[high]}."
+            f"{config.name}: every arm's trials have the same number of updates in all, but {low} has {spent[low]} "
+            f"and {high} {spent[high]}."
         )
     return cells
 
@@ -247,7 +249,7 @@ def run(
     )
     for arm in dict.fromkeys(cell.arm for cell in cells):
         preflight(resolve(config, arm, cells[0].seed))
-    waiting = open_cells(cells, folder)
+    waiting = longest_first(open_cells(cells, folder))
     nodes = unique_nodes(waiting)
     cost = {node.out: seconds for node, seconds in zip(nodes, estimate(nodes), strict=True)}
     done = {node.out for node in nodes if node.is_complete}
@@ -289,6 +291,15 @@ def unique_nodes(cells: Iterable[Cell]) -> list[Node]:
     return list({node.out: node for cell in cells for node in cell.nodes}.values())
 
 
+def longest_first(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells by the time that their stages take one after another, so that no long one is left to run alone."""
+    nodes = unique_nodes(cells)
+    end: dict[Path, float] = {}
+    for node, seconds in zip(nodes, estimate(nodes), strict=True):
+        end[node.out] = seconds + max((end.get(path, 0.0) for path in node.inputs.values()), default=0.0)
+    return sorted(cells, key=lambda cell: -max(end[node.out] for node in cell.nodes))
+
+
 def estimate(nodes: Sequence[Node]) -> list[float]:
     """Seconds of each stage on one core, from what quickstart-sized stages took; for plans and ETAs only."""
     episodes: dict[Path, float] = {}
@@ -299,7 +310,7 @@ def estimate(nodes: Sequence[Node]) -> list[float]:
         config = node.config
         count = next((episodes[p] for p in node.inputs.values() if p in episodes), 256.0)
         episodes[node.out] = count
-        n = next((candidates[p] for p in node.inputs.values() if p in candidates), 1)
+        n = max((candidates[p] for p in node.inputs.values() if p in candidates), default=1)
         candidates[node.out] = n
         match stage:
             case "collect":
@@ -313,12 +324,12 @@ def estimate(nodes: Sequence[Node]) -> list[float]:
             case "tune-vlm":
                 seconds = 70.0
             case "featurize":
-                rows = _STEPS * count * (1.45 + 0.245 * n)
+                rows = _STEPS * count * (1.45 + 0.16 * n)
                 seconds = 8 + rows * (0.012 if config.source in ("vlm", "random_vlm") else 0.0005)
             case "train-q":
                 seconds = 12 + 0.015 * config.critic.epochs * config.critic.steps_per_epoch
             case "distill":
-                seconds = 11 + 0.09 * config.fit.updates
+                seconds = 5 + 0.065 * config.fit.updates
             case "evaluate":
                 seconds = 3 + (1.2 if "critic" in node.inputs else 0.018) * config.episodes
             case "value":

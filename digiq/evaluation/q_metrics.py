@@ -46,6 +46,8 @@ class QMetricsConfig:
     episodes: Annotated[int, Field(ge=1)] = 90
     """Roll-outs of the extracted policy."""
     device: DeviceConfig = DeviceConfig()
+    agent: AgentConfig = AgentConfig()
+    """How the extracted policy acts; in a recipe always as where it is evaluated."""
     bins: Annotated[int, Field(ge=2)] = 10
     """Bins of equal count of the reliability plot."""
     seed: int = 0
@@ -211,7 +213,7 @@ def support_of(
 def count_visits(config: QMetricsConfig, policy: Path) -> dict[str, int]:
     """How often a policy acts on each kind of screen, over its roll-outs."""
     tasks = device_tasks(config.tasks)
-    agent = _Counting(build_agent(AgentConfig(), policy=policy))
+    agent = _Counting(build_agent(config.agent, policy=policy))
     specs = plan_episodes(tasks, config.episodes, config.seed)
     with progress("q-metrics", len(specs), unit="episodes") as bar:
         for _ in rollout(agent, specs, env_factory(config.device, tasks), record=lambda spec: False):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from digiq.agents.collect import CollectConfig
-from digiq.config import load, load_yaml
+from digiq.config import load, load_yaml, to_dict
 from digiq.data.import_aitw import ImportAitwConfig
 from digiq.errors import ConfigError, DigiQError
 from digiq.pipeline import Recipe, plan, preflight
@@ -81,6 +81,18 @@ def test_the_critic_can_choose_on_the_device_what_the_ceiling_chooses_by_truth()
     assert critic.config == dataclasses.replace(
         ceiling.config, arm="critic", agent=dataclasses.replace(ceiling.config.agent, scorer="critic")
     )
+
+
+def test_an_arm_acts_as_the_recipe_says_and_the_others_as_where_it_is_evaluated():
+    wanted = {"agents": {"digiq": {"temperature": 1.4}}, "exact": {}, "q_metrics": {"episodes": 3}}
+    recipe = load(Recipe, to_dict(QUICKSTART) | wanted)
+    of = {node.name: node.config for node in plan(recipe)}
+    assert of["evaluation/digiq"].agent.temperature == of["q_metrics/digiq"].agent.temperature == 1.4
+    for arm in ("behavior", "filtered_bc", "ceiling"):
+        assert of[f"evaluation/{arm}"].agent.temperature == 1.0
+    lost = dataclasses.replace(recipe, agents={"digi": recipe.agents["digiq"]})
+    with pytest.raises(ConfigError, match=r"agents\.digi is no arm of distill \(filtered_bc, digiq\)"):
+        plan(lost)
 
 
 def test_a_source_of_episodes_is_needed_and_only_one():

@@ -183,8 +183,10 @@ def test_trials_run_on_tuning_seeds_and_tasks_with_equal_updates(config):
         tasks = [n.config.tasks for n in cell.nodes if n.name.startswith("evaluation")]
         assert tasks == ["webshop/tune"], evaluated
     more = {"distill": {"policy": {"fit": {"updates": 7}}}}
+    tuning["trials"] = {"td8": [{}, more], "filtered_bc": [more, half]}
+    assert len(studies.make_trials(load(StudyConfig, {**_dict(config), "tuning": tuning}))) == 4
     tuning["trials"] = {"td8": [{}, more], "filtered_bc": [{}, half]}
-    with pytest.raises(ConfigError, match="same number of updates"):
+    with pytest.raises(ConfigError, match="same number of updates in all"):
         studies.make_trials(load(StudyConfig, {**_dict(config), "tuning": tuning}))
 
 
@@ -209,6 +211,20 @@ def test_estimates_grow_with_what_is_run(config):
     many = dataclasses.replace(config, recipe={**config.recipe, "collect": {"num_episodes": 400}})
     more = studies.unique_nodes(studies.make_cells(many, (100,), ["td8"]))
     assert sum(studies.estimate(more)) > sum(studies.estimate(few)) > 0
+
+
+def test_the_longest_chain_of_stages_starts_first(config):
+    long = {**SWEEPS["noise"], "points": {"x0": {"collect": {"num_episodes": 4000}}}}
+    cells = studies.make_cells(load(StudyConfig, {**_dict(config), "sweeps": {"noise": long}}), (100, 101))
+    ordered = studies.longest_first(cells)
+    assert (ordered[0].sweep, ordered[0].arm) == ("noise", "td8")
+    assert ordered[-1].arm == "oracle" and len(ordered) == len(cells)
+    seen: set[Path] = set()
+    nodes = studies.unique_nodes(ordered)
+    own = {node.out for node in nodes}
+    for node in nodes:
+        assert {path for path in node.inputs.values() if path in own} <= seen
+        seen.add(node.out)
 
 
 def test_the_committed_studies_plan(config):
