@@ -437,14 +437,15 @@ def _cards_table(cards: Mapping[int, dict[str, Any]]) -> list[str]:
 
 
 def _cost(records: Iterable[CellRecord]) -> str:
-    """Stages shared by cells are counted once a seed: their names and seconds are the same in all of them."""
+    """Stages shared by cells are counted once: within a seed, their names and seconds are the same in all of them. Those of
+    one policy (``policy/NAME``, ``evaluation/NAME``) are never shared."""
     spent = {
-        (r.seed, r.sweep, r.point, stage, seconds) if r.sweep else (r.seed, stage, seconds)
+        (r.seed, (r.arm, r.sweep, r.point) if "/" in stage else None, stage, seconds)
         for r in records
         for stage, seconds in r.seconds.items()
     }
     minutes = sum(key[-1] for key in spent) / 60
-    return f"About {minutes:.0f} minutes of one core at most, over {len({key[-2] for key in spent})} kinds of stages."
+    return f"About {minutes:.0f} minutes of one core, over {len({key[-2] for key in spent})} kinds of stages."
 
 
 def _title(config: StudyConfig, arm: str) -> str:
