@@ -1,6 +1,6 @@
 """Critic updates a second: ours against d3rlpy, against torch, and against the hardware's bound.
 
-Every contestant is a process of its own; they take turns, on the same shapes, dtype and threads, and each figure is
+Frameworks are processes of their own; contestants take turns, on the same shapes, dtype and threads, and each figure is
 the median of the ratios of neighbouring turns.
 
 (a) ``vs_d3rlpy``: an IQL update (value, twin Q, AWR actor; 256-256 MLPs, observation 17, action 6, batch 256, 100,000
@@ -13,8 +13,9 @@ the median of the ratios of neighbouring turns.
 (d) ``population_speedup``: eight small critics by ``vmap`` against eight runs in sequence.
 
 On a quiet machine only: another busy process falls on one contestant's turn and not on the other's. Contestants use the
-cores that this process may use (``taskset`` is respected). Where two learners of the asked width would fill more than
-half of the memory, only one is alive at a time: it starts, warms up, takes its turn and ends.
+cores that this process may use (``taskset`` is respected). All are compiled and warmed up before the first turn. Where
+learners of the asked width would fill more than half of the memory, only one is alive at a time: it starts, warms up,
+takes its turn and ends.
 
     .venv/bin/python benchmarks/critic_updates.py            # full width: 24 GB of memory, tens of minutes
     .venv/bin/python benchmarks/critic_updates.py --quick    # after one call that installs d3rlpy
@@ -38,7 +39,7 @@ import time
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 THREADS = len(os.sched_getaffinity(0))
 OBSERVATION, ACTION, BATCH, ROWS = 17, 6, 256, 100_000
@@ -69,7 +70,7 @@ Turn = Callable[[], tuple[int, float]]
 
 def q_sizes(width: float) -> tuple[int, ...]:
     """Hidden units of upstream's Q-head, scaled."""
-    return tuple(round(width * n) for n in (10752, 3840, 3840))
+    return tuple(round(width * n) for n in (10752, 3840, 3840, 3840))
 
 
 def v_sizes(width: float) -> tuple[int, ...]:
@@ -176,15 +177,27 @@ def d3rlpy_iql(steps: int) -> Turn:
             algo.update(dataset.sample_transition_batch(BATCH))
         return steps, time.perf_counter() - start
 
+    turn()
     return turn
 
 
-def digiq_heads(width: float, batch: int, steps: int) -> Turn:
-    """This project's learner, the paper's objective and optimiser, on stored features."""
+@functools.cache
+def heads_of(width: float) -> Any:
+    """Features on the device and one learner's state, which learners of all batch sizes pass on to one another."""
+    import types
+
     import jax
     import numpy as np
 
     from digiq.critics.arrays import prepare
+
+    data = jax.device_put(prepare(*stored_features(np, rows=2048), gamma=0.95))
+    state = heads_learner(width, 32, 1).init(jax.random.PRNGKey(0), data)
+    return types.SimpleNamespace(data=data, state=state)
+
+
+def heads_learner(width: float, batch: int, steps: int) -> Any:
+    """The paper's objective and optimiser at upstream's sizes."""
     from digiq.critics.learner import CriticConfig, Learner
 
     config = CriticConfig(
@@ -196,22 +209,34 @@ def digiq_heads(width: float, batch: int, steps: int) -> Turn:
         gradient_clip=0.01,
         tau=0.1,
     )
-    learner = Learner(config)
-    data = jax.device_put(prepare(*stored_features(np, rows=max(512, batch)), gamma=0.95))
+    return Learner(config)
+
+
+def digiq_heads(width: float, batch: int, steps: int) -> Turn:
+    """This project's learner on stored features. Compiled, it needs no turn to warm up: none of it is lazy."""
+    import jax
+
+    learner, held = heads_learner(width, batch, steps), heads_of(width)
     hyper = learner.hyper()
-    return jax_turn(
-        lambda s, _: learner.epoch(s, hyper, data)[0], learner.init(jax.random.PRNGKey(0), data), steps
-    )
+    epoch = type(learner).epoch.lower(learner, held.state, hyper, held.data).compile()
+
+    def turn() -> tuple[int, float]:
+        start = time.perf_counter()
+        held.state, _ = jax.block_until_ready(epoch(held.state, hyper, held.data))
+        return steps, time.perf_counter() - start
+
+    return turn
 
 
-def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) -> Turn:
-    """The same update in torch: fused AdamW, clipped, EMA target; with upstream's text encoders on request."""
-    import numpy as np
+_TORCH_CRITICS: dict[float, Any] = {}
+
+
+def torch_critics(width: float, encoders: bool) -> Any:
+    """Online and target critic. One with encoders serves contestants that leave them aside, if it was built first."""
+    import copy
+
     import torch
     from torch import nn
-
-    torch.set_num_threads(THREADS)
-    torch.manual_seed(0)
 
     def head(*sizes: int) -> nn.Module:
         layers: list[nn.Module] = []
@@ -228,18 +253,35 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
                 from transformers import RobertaConfig, RobertaModel
 
                 roberta = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
-                self.encoders = nn.ModuleList(
-                    RobertaModel(roberta, add_pooling_layer=False) for _ in range(3)
-                )
+                one = RobertaModel(roberta, add_pooling_layer=False)
+                self.encoders = nn.ModuleList([one, copy.deepcopy(one), copy.deepcopy(one)])
 
         def texts(self, tokens: list[torch.Tensor], which: tuple[int, ...]) -> torch.Tensor:
             found = [self.encoders[e](t).last_hidden_state[:, 0] for e, t in zip(which, tokens, strict=True)]
             return torch.cat(found, -1)
 
-    online, target = Critic(), Critic()
-    target.load_state_dict(online.state_dict())
-    target.requires_grad_(False)
-    optimizer = torch.optim.AdamW(online.parameters(), lr=1e-5, fused=True)
+    if width not in _TORCH_CRITICS:
+        torch.manual_seed(0)
+        online = Critic()
+        _TORCH_CRITICS[width] = online, copy.deepcopy(online).requires_grad_(False)
+    return _TORCH_CRITICS[width]
+
+
+def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) -> Turn:
+    """The same update in torch: fused AdamW, clipped, EMA target; with upstream's text encoders on request."""
+    import numpy as np
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(THREADS)
+    online, target = torch_critics(width, encoders)
+
+    def trained(critic: Any) -> list[Any]:
+        parts = [critic.q, critic.v] + ([critic.encoders] if encoders else [])
+        return [p for part in parts for p in part.parameters()]
+
+    learned, followed = trained(online), trained(target)
+    optimizer = torch.optim.AdamW(learned, lr=1e-5, fused=True)
     transitions, features = stored_features(np)
     observation, pair = (torch.from_numpy(features[k]) for k in ("observation", "pair"))
     obs, following = (
@@ -251,19 +293,20 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
     lengths = (16, 6, 8, 6, 8)  # goal, previous type and text, action type and text, in tokens
     tokens = [torch.randint(5, 50000, (batch, n)) for n in lengths]
 
-    def inputs(critic: Critic, rows: torch.Tensor, action: torch.Tensor | None) -> torch.Tensor:
+    def inputs(critic: Any, rows: torch.Tensor, action: torch.Tensor | None) -> torch.Tensor:
         x = observation[rows]
         if encoders:  # the encoders' outputs take the place of 768 stored numbers each
-            x = torch.cat([x[:, : V_INPUT - 3 * 768], critic.texts(tokens[:3], (0, 1, 2))], -1)
+            texts = critic.texts([t[: len(rows)] for t in tokens[:3]], (0, 1, 2))
+            x = torch.cat([x[:, : V_INPUT - 3 * 768], texts], -1)
         if action is None:
             return x
         p = pair[action]
         if encoders:
-            p = torch.cat([critic.texts(tokens[3:], (1, 2)), p[:, 2 * 768 :]], -1)
+            p = torch.cat([critic.texts([t[: len(rows)] for t in tokens[3:]], (1, 2)), p[:, 2 * 768 :]], -1)
         return torch.cat([x, p], -1)
 
-    def step() -> None:
-        rows = torch.randint(0, len(obs), (batch,))
+    def step(count: int) -> None:
+        rows = torch.randint(0, len(obs), (count,))
         s, s2 = obs[rows], following[rows]
         with torch.no_grad():
             next_x = inputs(target, s2, None)
@@ -277,17 +320,18 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
         )
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(online.parameters(), 0.01)
+        nn.utils.clip_grad_norm_(learned, 0.01)
         optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 0.1)
+            torch._foreach_lerp_(followed, learned, 0.1)
 
     def turn() -> tuple[int, float]:
         start = time.perf_counter()
         for _ in range(steps):
-            step()
+            step(batch)
         return steps, time.perf_counter() - start
 
+    step(1)  # all that is made on first use is made: gradients and the optimiser's state
     return turn
 
 
@@ -313,18 +357,14 @@ def population(size: int, steps: int, vectorised: bool) -> Turn:
     return jax_turn(lambda states, _: [learner.epoch(s, hyper, data)[0] for s in states], states, steps)
 
 
-def rates(width: float, batch: int) -> Turn:
-    """This machine's best rates in either framework: FLOP/s of the heads' products, bytes/s of an Adam-and-EMA pass."""
+def jax_rates(width: float, batch: int) -> Turn:
+    """The best rates that JAX reaches here: FLOP/s of the heads' products, bytes/s of an Adam-and-EMA pass."""
     import jax
     import jax.numpy as jnp
-    import torch
 
-    torch.set_num_threads(THREADS)
     rows, columns = V_INPUT + PAIR_INPUT, q_sizes(width)[0]
-    x, w = jnp.ones((batch, rows)), jnp.ones((rows, columns))
-    product = jax.jit(jnp.matmul)
-    tx, tw = torch.ones(batch, rows), torch.ones(rows, columns)
-    flops = 2 * batch * rows * columns
+    some = few_columns(width, batch)
+    x, w = jnp.ones((batch, rows)), jnp.ones((rows, some))
 
     @functools.partial(jax.jit, donate_argnums=(0, 2, 3, 4))
     def adam(p: Any, g: Any, m: Any, v: Any, t: Any) -> Any:
@@ -332,31 +372,54 @@ def rates(width: float, batch: int) -> Turn:
         p = p - 1e-5 * (m / (jnp.sqrt(v) + 1e-8) + 0.01 * p)
         return p, m, v, 0.9 * t + 0.1 * p
 
-    arrays = [jnp.ones((rows, columns)) for _ in range(5)]
+    product = jax.jit(jnp.matmul)
+    p, g, *rest = (jnp.ones((rows, columns)) for _ in range(5))
+
+    def memory() -> None:
+        nonlocal p, rest
+        p, *rest = jax.block_until_ready(adam(p, g, *rest))
+
+    return rates_turn(
+        lambda: jax.block_until_ready(product(x, w)),
+        2 * batch * rows * some,
+        memory,
+        9 * 4 * rows * columns,  # reads and writes p, m, v and the average, reads the gradient
+    )
+
+
+def torch_rates(width: float, batch: int) -> Turn:
+    """The best rates that torch reaches here; its fused step has no average to keep."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    rows, columns = V_INPUT + PAIR_INPUT, q_sizes(width)[0]
+    some = few_columns(width, batch)
+    x, w = torch.ones(batch, rows), torch.ones(rows, some)
     parameter = torch.nn.Parameter(torch.ones(rows, columns))
     parameter.grad = torch.ones(rows, columns)
     fused = torch.optim.AdamW([parameter], lr=1e-5, fused=True)
-    size = 4 * rows * columns
+    return rates_turn(lambda: x @ w, 2 * batch * rows * some, fused.step, 7 * 4 * rows * columns)
+
+
+def few_columns(width: float, batch: int) -> int:
+    """Columns of a product of a second at most: the rate is the same as with all of them."""
+    return min(q_sizes(width)[0], round(5e10 / (2 * batch * (V_INPUT + PAIR_INPUT))))
+
+
+def rates_turn(product: Callable[[], Any], flops: int, memory: Callable[[], Any], size: int) -> Turn:
+    """A turn that measures [FLOP/s, bytes/s], the best of three each; one round is taken at once, as a warm-up."""
 
     def timed(f: Callable[[], Any]) -> float:
         start = time.perf_counter()
-        jax.block_until_ready(f())
+        f()
         return time.perf_counter() - start
 
     def turn() -> tuple[int, float]:
-        nonlocal arrays
-        gemm, memory = 0.0, 0.0
-        for _ in range(3):
-            gemm = max(gemm, flops / timed(lambda: product(x, w)), flops / timed(lambda: tx @ tw))
-            start = time.perf_counter()
-            p, m, v, t = adam(arrays[0], arrays[1], *arrays[2:])
-            jax.block_until_ready(t)
-            memory = max(memory, 9 * size / (time.perf_counter() - start))
-            arrays = [p, arrays[1], m, v, t]
-            memory = max(memory, 7 * size / timed(fused.step))
-        turn.rates = (gemm, memory)  # type: ignore[attr-defined]
+        gemm = max(flops / timed(product) for _ in range(3))
+        turn.rates = (gemm, max(size / timed(memory) for _ in range(3)))  # type: ignore[attr-defined]
         return 1, gemm
 
+    timed(product), timed(memory)
     return turn
 
 
@@ -383,7 +446,7 @@ def stored_features(
 
 
 def jax_turn(step: Callable[[Any, Any], Any], state: Any, steps: int) -> Turn:
-    """A turn that threads a donated state through ``step``; the first one compiles too, and is dropped as warm-up."""
+    """A turn that threads a donated state through ``step``; one is taken at once, to compile and warm up."""
     import jax
 
     key = jax.random.PRNGKey(1)
@@ -395,6 +458,7 @@ def jax_turn(step: Callable[[Any, Any], Any], state: Any, steps: int) -> Turn:
         state = jax.block_until_ready(step(state, use))
         return steps, time.perf_counter() - start
 
+    turn()
     return turn
 
 
@@ -404,43 +468,72 @@ CONTESTANTS: dict[str, Callable[..., Turn]] = {
     "digiq_heads": digiq_heads,
     "torch_heads": torch_heads,
     "population": population,
-    "rates": rates,
+    "jax_rates": jax_rates,
+    "torch_rates": torch_rates,
 }
 
 
 # --- taking turns ----------------------------------------------------------------------------------------------------
 
 
-class Process:
-    """A contestant in a process of its own; a context manager."""
+class Contestant(NamedTuple):
+    """Who takes turns: a function of :data:`CONTESTANTS` and its arguments."""
 
-    def __init__(self, name: str, python: str | Path = sys.executable, **arguments: Any):
-        command = [str(python), __file__, "--contestant", name, "--arguments", json.dumps(arguments)]
+    name: str
+    arguments: tuple[tuple[str, Any], ...]
+    framework: str
+    """Contestants of one framework share a process."""
+
+    @classmethod
+    def of(cls, framework: str, name: str, **arguments: Any) -> "Contestant":
+        return cls(name, tuple(arguments.items()), framework)
+
+
+class Process:
+    """A framework's process, which answers each order with one line; a context manager."""
+
+    def __init__(self, framework: str):
+        python = d3rlpy_python() if framework == "d3rlpy" else sys.executable
         environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "PYTHONWARNINGS": "ignore"}
         self._process = subprocess.Popen(
-            command,
+            [str(python), __file__, "--serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
         )
-        self.name = name
+        self._framework = framework
+        self._known: set[Contestant] = set()
+
+    def build(self, contestant: Contestant) -> None:
+        """Has a contestant built and warmed up, without waiting for it; once."""
+        if contestant not in self._known:
+            self._known.add(contestant)
+            self._order(contestant)
+
+    def wait(self) -> None:
+        """Until everything ordered is built."""
+        self._order(None)
         self._answer()
 
-    def turn(self) -> Any:
+    def turn(self, contestant: Contestant) -> Any:
         """Seconds an update in one burst, or what else the contestant measures."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("turn\n")
-        self._process.stdin.flush()
+        self._order(contestant)
         return self._answer()
+
+    def _order(self, contestant: Contestant | None) -> None:
+        assert self._process.stdin is not None
+        order = None if contestant is None else [contestant.name, dict(contestant.arguments)]
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("> "):
                 return json.loads(line[2:])
-        raise RuntimeError(f"{self.name}: ended without an answer (exit {self._process.wait()}).")
+        raise RuntimeError(f"{self._framework}: ended without an answer (exit {self._process.wait()}).")
 
     def __enter__(self) -> "Process":
         return self
@@ -450,39 +543,50 @@ class Process:
         self._process.wait()
 
 
-def serve(name: str, arguments: dict[str, Any]) -> None:
-    """The contestant's side: answers each line on stdin with one measurement."""
-    turn = CONTESTANTS[name](**arguments)
-    print("> null", flush=True)
-    for _ in sys.stdin:
-        updates, seconds = turn()
-        found = getattr(turn, "rates", None) or seconds / updates
-        print("> " + json.dumps(found), flush=True)
+def serve() -> None:
+    """The process's side: the first order of a contestant builds it, later ones take a turn, ``null`` is answered."""
+    turns: dict[str, Turn] = {}
+    for order in sys.stdin:
+        if (asked := json.loads(order)) is None:
+            print("> null", flush=True)
+        elif order not in turns:
+            name, arguments = asked
+            turns[order] = CONTESTANTS[name](**arguments)
+        else:
+            updates, seconds = turns[order]()
+            found = getattr(turns[order], "rates", None) or seconds / updates
+            print("> " + json.dumps(found), flush=True)
 
 
-def alternate(turns: int, *processes: Process) -> list[list[Any]]:
-    """Measurements of each process, taken in turn; the first round warms up and is dropped."""
-    rounds = [[p.turn() for p in processes] for _ in range(turns + 1)]
-    return [list(column) for column in zip(*rounds[1:], strict=True)]
+class Ring:
+    """Where turns are taken: all contestants alive, or one at a time."""
 
+    def __init__(self, stack: contextlib.ExitStack, alone: bool):
+        self._stack, self._alone = stack, alone
+        self._processes: dict[str, Process] = {}
 
-def alternate_alone(turns: int, *contestants: tuple[str, dict[str, Any]]) -> list[list[Any]]:
-    """As :func:`alternate`, with one process alive at a time; each warms up by a turn that is dropped."""
-    columns: list[list[Any]] = [[] for _ in contestants]
-    for _ in range(turns):
-        for column, (name, arguments) in zip(columns, contestants, strict=True):
-            with Process(name, **arguments) as process:
-                process.turn()
-                column.append(process.turn())
-    return columns
+    def prepare(self, *contestants: Contestant) -> None:
+        """Builds and warms up what will take turns, side by side; not where each is to be alone."""
+        if self._alone:
+            return
+        for one in contestants:
+            if one.framework not in self._processes:
+                self._processes[one.framework] = self._stack.enter_context(Process(one.framework))
+            self._processes[one.framework].build(one)
+        for process in self._processes.values():
+            process.wait()
 
+    def rounds(self, count: int, *contestants: Contestant) -> list[list[Any]]:
+        """Measurements of each contestant, taken in turn."""
+        rounds = [[self._turn(one) for one in contestants] for _ in range(count)]
+        return [list(column) for column in zip(*rounds, strict=True)]
 
-def take_turns(alone: bool, turns: int, *contestants: tuple[str, dict[str, Any]]) -> list[list[Any]]:
-    """Measurements of each contestant, one process at a time or all of them alive."""
-    if alone:
-        return alternate_alone(turns, *contestants)
-    with contextlib.ExitStack() as stack:
-        return alternate(turns, *(stack.enter_context(Process(name, **a)) for name, a in contestants))
+    def _turn(self, one: Contestant) -> Any:
+        if not self._alone:
+            return self._processes[one.framework].turn(one)
+        with Process(one.framework) as process:
+            process.build(one)
+            return process.turn(one)
 
 
 def median_ratio(slow: list[float], fast: list[float]) -> float:
@@ -505,15 +609,25 @@ def d3rlpy_python() -> Path:
 
 def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
     """Yields (metric, value, remark)."""
-    turns = 3 if quick else 9
-    burst = 200 if quick else 1000
-    with (
-        Process("digiq_iql", steps=burst) as ours,
-        Process("d3rlpy_iql", d3rlpy_python(), steps=burst // 10) as theirs,
-    ):
-        a, b = alternate(turns, ours, theirs)
-    yield "iql_updates_per_second", 1 / statistics.median(a), f"d3rlpy {1 / statistics.median(b):.0f}"
-    yield "vs_d3rlpy", median_ratio(b, a), "IQL, 256-256, batch 256"
+    turns, few, burst = (2, 1, 200) if quick else (9, 3, 1000)
+    iql = Contestant.of("jax", "digiq_iql", steps=burst)
+    d3rlpy = Contestant.of("d3rlpy", "d3rlpy_iql", steps=burst // 10)
+    at_once, in_sequence = (
+        Contestant.of("jax", "population", size=8, steps=burst // 8, vectorised=vectorised)
+        for vectorised in (True, False)
+    )
+    ours = {
+        batch: Contestant.of("jax", "digiq_heads", width=width, batch=batch, steps=2 if batch == 32 else 1)
+        for batch in (32, 256, 2048)
+    }
+    heads, upstream = (
+        Contestant.of("torch", "torch_heads", width=width, batch=32, steps=1, encoders=encoders)
+        for encoders in (False, True)
+    )
+    best = {
+        batch: [Contestant.of(f, f"{f}_rates", width=width, batch=batch) for f in ("jax", "torch")]
+        for batch in (256, 2048)
+    }
 
     q, v = weights(width)
     parameters = 2 * (q + v)
@@ -523,52 +637,46 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
     encoder_flops = 2 * 85e6 * (44 * 3 + 44 + 30)
     learner = 5 * 4 * parameters  # parameters, target, two moments and a gradient, float32
     memory_size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    alone = 2 * learner > 0.5 * memory_size
-    ours = ("digiq_heads", {"width": width, "batch": 32, "steps": 2})
-    theirs = {"width": width, "batch": 32, "steps": 1}
-    few = max(2, turns // 3)
-    a, b = take_turns(alone, turns, ours, ("torch_heads", theirs))
-    remark = f"{parameters / 1e6:.0f} M parameters, {statistics.median(a):.2f} s"
-    yield "vs_torch_heads", median_ratio(b, a), remark
-    a, b = take_turns(alone, few, ours, ("torch_heads", {**theirs, "encoders": True}))
-    ratio = 1 + encoder_flops / flops_per_row
-    yield "vs_upstream_shape", median_ratio(b, a), f"{ratio:.1f}x the FLOPs"
+    with contextlib.ExitStack() as stack:
+        small = Ring(stack, alone=False)
+        large = Ring(stack, alone=True) if 3 * learner > 0.5 * memory_size else small
+        # With encoders first: the others' heads are theirs.
+        large.prepare(upstream, heads, *ours.values(), *itertools.chain(*best.values()))
+        small.prepare(d3rlpy, iql, at_once, in_sequence)
 
-    for batch in (256, 2048):
-        # A turn at 2,048 takes many seconds at half width: in a quick run one has to do.
-        rounds = 1 if quick and batch == 2048 else few
-        a, best = take_turns(
-            alone,
-            rounds,
-            ("digiq_heads", {"width": width, "batch": batch, "steps": 1}),
-            ("rates", {"width": width, "batch": batch}),
-        )
-        shares = [
-            (batch * flops_per_row / gemm + 9 * 4 * parameters / memory) / seconds
-            for seconds, (gemm, memory) in zip(a, best, strict=True)
-        ]
-        gemm, memory = (max(r[k] for r in best) / 1e9 for k in (0, 1))
-        yield f"roofline_{batch}", statistics.median(shares), f"{gemm:.0f} GFLOP/s, {memory:.1f} GB/s"
+        a, b = small.rounds(turns, iql, d3rlpy)
+        yield "iql_updates_per_second", 1 / statistics.median(a), f"d3rlpy {1 / statistics.median(b):.0f}"
+        yield "vs_d3rlpy", median_ratio(b, a), "IQL, 256-256, batch 256"
 
-    with (
-        Process("population", size=8, steps=burst // 4, vectorised=True) as ours,
-        Process("population", size=8, steps=burst // 4, vectorised=False) as sequence,
-    ):
-        a, b = alternate(turns, ours, sequence)
-    yield "population_speedup", median_ratio(b, a), "8 critics of 128-128"
+        a, b = large.rounds(turns, ours[32], heads)
+        remark = f"{parameters / 1e6:.0f} M parameters, {statistics.median(a):.2f} s"
+        yield "vs_torch_heads", median_ratio(b, a), remark
+        a, b = large.rounds(few, ours[32], upstream)
+        ratio = 1 + encoder_flops / flops_per_row
+        yield "vs_upstream_shape", median_ratio(b, a), f"{ratio:.1f}x the FLOPs"
+
+        measured = {batch: large.rounds(few, ours[batch], *both) for batch, both in best.items()}
+        rates = [rate for _, *found in measured.values() for one in found for rate in one]
+        gemm, memory = (max(rate[k] for rate in rates) for k in (0, 1))  # the best of the run
+        for batch, (seconds, *_) in measured.items():
+            least = batch * flops_per_row / gemm + 9 * 4 * parameters / memory
+            remark = f"{gemm / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s"
+            yield f"roofline_{batch}", least / statistics.median(seconds), remark
+
+        a, b = small.rounds(turns, at_once, in_sequence)
+        yield "population_speedup", median_ratio(b, a), "8 critics of 128-128"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="half-width heads and few turns: under 50 s")
+    parser.add_argument("--quick", action="store_true", help="half-width heads and few turns: about a minute")
     parser.add_argument("--width", type=float, help="width of the heads as a share of upstream's")
-    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--arguments", type=json.loads, default={}, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.contestant:
-        serve(arguments.contestant, arguments.arguments)
+    if arguments.serve:
+        serve()
         return
     metrics = {}
     for name, value, remark in measure(arguments.quick, arguments.width or (0.5 if arguments.quick else 1.0)):

@@ -76,7 +76,7 @@ def train(path: Path, states: int, steps: int, heads: dict[str, Any]) -> dict[st
     import jax
 
     from digiq.critics.streaming import StoredRows
-    from digiq.critics.train import TrainQConfig, _prepare, _train_resumably
+    from digiq.critics.train import TrainQConfig, _prepare, _train_resumably, monitor_of
     from digiq.features.extract import open_features
 
     config = TrainQConfig(
@@ -104,7 +104,7 @@ def train(path: Path, states: int, steps: int, heads: dict[str, Any]) -> dict[st
     }
     data = _prepare(transitions, joined, config.critic, config.heldout_fraction, config.seed)
     prepared = time.perf_counter()
-    _train_resumably(config, data, stored, path / "critic")
+    _train_resumably(config, data, monitor_of(config, data), stored, path / "critic")
     trained = time.perf_counter()
     parameters = sum(
         x.size

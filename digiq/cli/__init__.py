@@ -6,6 +6,7 @@ artefacts it reads, so ``--help`` is the configuration's own documentation.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except DigiQError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        # Whoever reads what is printed has seen enough (``digiq train-q --help | head``).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here.", file=sys.stderr)
         raise SystemExit(130) from None

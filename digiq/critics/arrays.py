@@ -11,8 +11,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
+from digiq.critics.placement import replicate, split_rows
 from digiq.errors import DigiQError
 
 Array = jax.Array | np.ndarray
@@ -132,18 +134,20 @@ def gather(data: CriticData, rows: Int[Array, "B"], needs: Needs) -> Batch:
     return batch
 
 
-def place(data: CriticData, to: Any = None) -> CriticData:
-    """Moves prepared arrays to a device (or a sharding), each of them once.
+def place(data: CriticData, mesh: Mesh | None = None) -> CriticData:
+    """Moves prepared arrays to the device, each of them once; with a mesh the features' rows are split over it.
 
     bfloat16 features travel as their bits, uint16: XLA gathers no bfloat16 on CPUs and would keep the whole table a
     second time, widened to float32, for as long as an epoch runs. :func:`gather` reads the bits as what they are.
     """
-    bits = (
-        x.view(np.uint16) if isinstance(x, np.ndarray) and x.dtype == jnp.bfloat16 else x
-        for x in (data.observation, data.pair)
-    )
-    observation, pair = bits
-    return jax.device_put(data._replace(observation=observation, pair=pair), to)
+
+    def features(x: Any) -> Array:
+        if isinstance(x, jax.Array):
+            return x  # placed before
+        return split_rows(x.view(np.uint16) if x.dtype == jnp.bfloat16 else x, mesh)
+
+    rest = replicate(data._replace(observation=None, pair=None), mesh)
+    return rest._replace(observation=features(data.observation), pair=features(data.pair))
 
 
 def read_rows(array: Any, rows: np.ndarray) -> np.ndarray:
@@ -195,8 +199,8 @@ def prepare(
       DigiQError: NaN or infinite features or rewards, indices out of range, an episode whose rows are scattered or
         whose next observation leaves it, a discount outside its range, no transition that ends an episode.
     """
-    observation = concatenate_layers(_field(features, "observation"), observation_layers)
-    pair = concatenate_layers(_field(features, "pair"), pair_layers)
+    observation = _numbers(concatenate_layers(_field(features, "observation"), observation_layers))
+    pair = _numbers(concatenate_layers(_field(features, "pair"), pair_layers))
     candidate_row = np.asarray(_field(features, "candidate_row"), np.int32)
     if candidate_row.ndim != 2 or len(candidate_row) != len(observation):
         raise DigiQError(
@@ -244,6 +248,11 @@ def concatenate_layers(arrays: Any, layers: Sequence[str] = ()) -> Any:
         return arrays if hasattr(arrays, "shape") else np.asarray(arrays)
     chosen = [np.asarray(layer) for layer in choose_layers(arrays, layers)]
     return chosen[0] if len(chosen) == 1 else np.concatenate(chosen, axis=-1)
+
+
+def _numbers(array: Any) -> Any:
+    """Integers as float32: uint16 would be taken for the bits of bfloat16 (see :func:`place`)."""
+    return array.astype(np.float32) if isinstance(array, np.ndarray) and array.dtype.kind in "biu" else array
 
 
 def choose_layers(arrays: Mapping[str, Any], layers: Sequence[str] = ()) -> list[Any]:
@@ -312,7 +321,14 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
         raise DigiQError(
             "transitions: rows of one episode must be contiguous and in order; sort them by episode and step."
         )
-    leaves = np.flatnonzero(~last[:-1] & ~terminated[:-1] & (next_obs[:-1] != obs[1:]))
+    early = np.flatnonzero(~last & (terminated | truncated))
+    if len(early):
+        row = early[0]
+        raise DigiQError(
+            f"transitions: row {row} ends episode {episode[row]}, yet row {row + 1} belongs to it too; number what comes "
+            "after an end as another episode."
+        )
+    leaves = np.flatnonzero(~last[:-1] & (next_obs[:-1] != obs[1:]))
     if len(leaves):
         row = leaves[0]
         raise DigiQError(

@@ -23,7 +23,18 @@ class Checkpoints:
 
     def __init__(self, path: Path, keep: int | None = None):
         self._path = Path(path).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        self._path.mkdir(parents=True, exist_ok=True)
+        # Of several processes, whichever opens checkpoints reads and writes them alone.
+        me = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(me, {me}, f"{me}")
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=False,
+            enable_async_checkpointing=True,
+            multiprocessing_options=alone
+            if jax.process_count() > 1
+            else ocp.options.MultiprocessingOptions(),
+        )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ("params", "training")}
         self._manager = ocp.CheckpointManager(self._path, options=options, item_handlers=handlers)
 
@@ -75,7 +86,7 @@ class Checkpoints:
                     f"{stored.get(different)} there and {wanted.get(different)} by the config; use the config it "
                     "was trained with."
                 )
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
         return self._manager.restore(
             epoch, args=ocp.args.Composite(**{k: ocp.args.StandardRestore(v) for k, v in like.items()})

@@ -50,7 +50,8 @@ def run(
       config: see :class:`DiagnoseConfig`.
       critic: an artefact of ``train-q``.
       features, episodes, rewards: those it was trained on.
-      truth: optional ``.npy`` float[S, N], the true value of every candidate (a simulator's), NaN where unknown.
+      truth: optional artefact of ``digiq value``, or ``.npy`` float[S, N]: the true value of every candidate (a
+        simulator's), NaN where unknown.
       out: the artefact.
       overwrite: start anew.
     """
@@ -66,7 +67,7 @@ def run(
     ) as writer:
         if writer.done:
             return writer.artifact
-        known = None if truth is None else np.load(truth, allow_pickle=False)
+        known = None if truth is None else _load_truth(truth)
         data = training_data_of(critic, features=features, episodes=episodes, rewards=rewards)
         if known is not None and known.shape != data.candidate_row.shape:
             raise DigiQError(
@@ -86,6 +87,23 @@ def run(
         plot(found[chosen], metrics_of(critic), writer.path)
         print(in_words(found[chosen]))
         return writer.complete(counts={"checkpoints": len(found)})
+
+
+def _load_truth(path: Path) -> np.ndarray:
+    if path.is_dir():
+        path = artifacts.open(path, stage="value").path / "exact.npz"
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DigiQError(
+            f"{path}: no array of true values ({error}); name an artefact of 'digiq value'."
+        ) from None
+    if isinstance(found, np.ndarray):
+        return found
+    with found:
+        if "best_q" not in found:
+            raise DigiQError(f"{path}: holds no 'best_q'; name an artefact of 'digiq value', or a .npy.")
+        return found["best_q"]
 
 
 def training_data_of(critic: Path, *, features: Path, episodes: Path, rewards: Path | None) -> CriticData:

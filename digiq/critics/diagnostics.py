@@ -409,7 +409,7 @@ def verdict(history: Sequence[dict[str, float]]) -> Verdict:
             return Verdict(
                 "overfitting",
                 f"the held-out error rose from {curve.min():.3g} to {curve[-1]:.3g} after epoch "
-                f"{int(np.argmin(curve)) + 1}",
+                f"{(len(heldout) - len(curve)) // 2 + int(np.argmin(curve)) + 1}",
                 "take an earlier checkpoint (choose: heldout); then try smaller heads, dropout or more weight decay",
             )
     peak = _smooth(q)
@@ -428,7 +428,8 @@ def verdict(history: Sequence[dict[str, float]]) -> Verdict:
             f"the training error is still falling ({curve[-1]:.3g})",
             "train for more epochs, or with a higher learning rate",
         )
-    if len(heldout) and train[-1] > 0.9 * heldout[-1] and train[-1] > 0.5 * train[0]:
+    held = [row["heldout_td_error"] for row in history if "heldout_td_error" in row]
+    if held and train[-1] > 0.9 * held[-1] and train[-1] > 0.5 * train[0]:
         return Verdict(
             "underfitting",
             f"the training error stays at {train[-1]:.3g}, as high as on held-out episodes",

@@ -133,7 +133,9 @@ class MLP(nn.Module):
             last = i == len(sizes) - 2
             init = nn.initializers.zeros if last else nn.initializers.lecun_normal()
             bias = output_bias if last else nn.initializers.zeros
-            x = nn.Dense(size, kernel_init=init, bias_init=bias, dtype=self.dtype, name=f"dense_{i + 1}")(x)
+            # In float32: bfloat16 steps by 0.004 near 1, so candidates would tie.
+            dtype = jnp.float32 if last else self.dtype
+            x = nn.Dense(size, kernel_init=init, bias_init=bias, dtype=dtype, name=f"dense_{i + 1}")(x)
         return x.astype(jnp.float32)
 
 

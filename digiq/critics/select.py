@@ -102,12 +102,14 @@ def run(
         if writer.done:
             return writer.artifact
         found, where = {}, {}
+        known = [critic.name for critic in critics]
         for critic in critics:
+            label = critic.name if known.count(critic.name) == 1 else str(critic)
             data = training_data_of(critic, features=features, episodes=episodes, rewards=rewards)
             epochs = checkpoint_epochs(critic)
             reference = Reference.of(data, seed=config.seed)
             for epoch in track(epochs if config.every_checkpoint else epochs[-1:], f"select {critic.name}"):
-                name = f"{critic.name} epoch {epoch}"
+                name = f"{label} epoch {epoch}"
                 found[name] = diagnose_checkpoint(critic, epoch, data, 0.0, reference)
                 where[name] = {"critic": str(critic), "epoch": epoch}
         choice = choose(found)

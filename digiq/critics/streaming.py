@@ -20,7 +20,7 @@ import numpy as np
 from digiq.critics.arrays import Array, Batch, CriticData, Needs, gather
 from digiq.critics.heads import Params
 from digiq.critics.learner import CriticConfig, Hyper, Learner, LearnerState
-from digiq.critics.placement import place_batch
+from digiq.critics.placement import own_rows, place_batch
 
 
 class StoredRows:
@@ -82,11 +82,16 @@ class Streaming:
         self, state: LearnerState, hyper: Hyper, data: CriticData
     ) -> tuple[LearnerState, dict[str, Array]]:
         """:meth:`Learner.epoch`; ``state`` is donated, ``data`` may hold :class:`StoredRows`."""
-        positions, keys, next_key = self.learner.draw(state.key, len(data.train_rows))
-        positions, infos = np.asarray(positions), []
-        loaded = batches(self.learner, data, positions, self.threads, self.prefetch)
+        mesh, infos = self.learner.mesh, []
+        # Drawn on the host: each process reads the rows of its own devices, and no others.
+        drawing = dataclasses.replace(self.learner, mesh=None)
+        positions, keys, next_key = drawing.draw(state.key, len(data.train_rows))
+        positions = np.asarray(positions)
+        size = positions.shape[1]
+        own = positions[:, own_rows(size, mesh)]
+        loaded = batches(self.learner, data, own, self.threads, self.prefetch)
         for batch, key in zip(loaded, keys, strict=True):
-            batch = place_batch(batch, self.learner.mesh)
+            batch = place_batch(batch, mesh, size)
             state, info = _update(self.learner, state, hyper, batch, key)
             infos.append(info)
         means = jax.tree.map(lambda *x: sum(x) / len(x), *infos)
@@ -111,13 +116,13 @@ def batches(
     )
 
 
-def fits_in_memory(arrays: Sequence[Any], share: float = 0.5) -> bool:
-    """Whether ``arrays`` take at most ``share`` of the memory that the default device, and the host, have left."""
+def fits_in_memory(arrays: Sequence[Any], share: float = 0.5, devices: int = 1) -> bool:
+    """Whether ``arrays`` take at most ``share`` of the memory that the host, and so many like the default device, have left."""
     needed = sum(math.prod(a.shape) * np.dtype(getattr(a, "dtype", np.float32)).itemsize for a in arrays)
     free = _host_memory()
-    statistics = jax.devices()[0].memory_stats()
+    statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
-        free = min(free, statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
+        free = min(free, devices * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
     return needed <= share * free
 
 

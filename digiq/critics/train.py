@@ -18,8 +18,8 @@ from digiq.critics.arrays import CriticData, choose_layers, layer_names, place, 
 from digiq.critics.checkpoints import Checkpoints
 from digiq.critics.critic import Critic, describe, flat
 from digiq.critics.diagnostics import Diagnostics, Monitor, draw_reliability, scalars
-from digiq.critics.learner import CriticConfig, Epoch, Learner, train
-from digiq.critics.placement import everywhere, mesh_of_all_devices, replicate
+from digiq.critics.learner import CriticConfig, Epoch, Learner, LearnerState, train
+from digiq.critics.placement import agree, connect, leads, local, mesh_of_all_devices, replicate
 from digiq.critics.population import (
     Member,
     Population,
@@ -57,9 +57,11 @@ class TrainQConfig:
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many epochs without a lower ``choose_by``; none trains all epochs."""
     memory: Literal["auto", "device", "stream"] = "auto"
-    """Features on the ``device``, or ``stream``ed batch by batch; ``auto`` streams what does not fit half of it."""
+    """Features on the ``device``, or ``stream``ed batch by batch; ``auto`` streams what does not fit half of it
+    (of all of theirs, with ``data_parallel``)."""
     data_parallel: bool = False
-    """Split each batch over all devices; ``batch_size`` must be a multiple of them. Not for a population."""
+    """Split each batch, and the features' rows, over all devices; ``batch_size`` must be a multiple of them. Not for a
+    population."""
     population: PopulationConfig = PopulationConfig()
     """Train several at once and keep the one with the least ``choose_by``."""
     seed: int = 0
@@ -74,6 +76,11 @@ class TrainQConfig:
         if compares and (self.heldout_fraction == 0 or not self.choose_by.startswith("heldout_")):
             raise ValueError(
                 f"choosing by '{self.choose_by}' needs a heldout_ metric and heldout_fraction above 0"
+            )
+        if self.population.size > 1 and (self.choose != "last" or self.patience or self.keep):
+            raise ValueError(
+                "a population trains all its members for all epochs and keeps the best one's last state; leave choose, "
+                "patience and keep as they are"
             )
 
 
@@ -122,14 +129,21 @@ def run(
 ) -> artifacts.Artifact:
     """The stage: reads features and labelled episodes, writes a critic; resumes bit for bit.
 
+    With ``data_parallel`` it may run in several processes, on as many hosts, that see the same files; see
+    :func:`digiq.critics.placement.connect`. The first writes.
+
     Raises:
       DigiQError: features of other episodes, or any of :func:`digiq.critics.arrays.prepare`'s.
     """
     inputs = {"features": features, "episodes": episodes, "rewards": rewards}
+    if config.data_parallel:
+        connect()
+        if not leads():
+            return _follow(config, features, episodes, rewards, out)
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as writer:
-        if writer.done:
+        if _agree_to_stop(writer.done):
             return writer.artifact
         data, stored = load_training_data(config, features=features, episodes=episodes, rewards=rewards)
         counts = {
@@ -138,11 +152,33 @@ def run(
             "pairs": len(data.pair),
             "heldout_transitions": len(data.heldout_rows),
         }
-        data = _place(config, data)  # the host's features go with the name: they are held once
+        monitor = monitor_of(config, data)  # before the features leave the host
+        data = _place(config, data)  # they go with the name: they are held once
         train_all = _train_resumably if config.population.size == 1 else _train_population
-        chosen, rows = train_all(config, data, stored, writer.path)
+        chosen, rows = train_all(config, data, monitor, stored, writer.path)
         counts["epochs"] = int(rows[-1]["epoch"])
-        return writer.complete(counts=counts, extra={"chosen": chosen, "metrics": rows[-1]})
+        artifact = writer.complete(counts=counts, extra={"chosen": chosen, "metrics": rows[-1]})
+    _agree_to_stop(True)
+    return artifact
+
+
+def _follow(
+    config: TrainQConfig, features: Path, episodes: Path, rewards: Path | None, out: Path
+) -> artifacts.Artifact:
+    """What the other processes of several do: the first one's epochs, as long as it goes on, and no files."""
+    if not _agree_to_stop(False):
+        data, _ = load_training_data(config, features=features, episodes=episodes, rewards=rewards)
+        data = _place(config, data)
+        epochs = _epochs(config, data, 0, None)
+        while not _agree_to_stop(False):
+            next(epochs)
+        _agree_to_stop(False)  # until the first has written
+    return artifacts.open(out, stage=STAGE)
+
+
+def _agree_to_stop(stop: bool) -> bool:
+    """Whether the first process says so; the others wait for it."""
+    return bool(agree(np.int32(stop)))
 
 
 def load_training_data(
@@ -169,7 +205,11 @@ def load_training_data(
     observation = StoredRows(choose_layers(stored.observation, config.critic.observation_layers))
     pair = StoredRows(choose_layers(stored.pair, config.critic.pair_layers))
     joined: dict[str, Any] = {"observation": observation, "pair": pair}
-    if config.memory == "device" or (config.memory == "auto" and fits_in_memory((observation, pair))):
+    # Hosts may have unequal memory: all do as the first one can.
+    devices = jax.device_count() if config.data_parallel else 1
+    fits = config.memory == "auto" and fits_in_memory((observation, pair), devices=devices)
+    fits = bool(agree(np.int32(fits)))
+    if config.memory == "device" or fits:
         joined = {name: rows.load() for name, rows in joined.items()}
     joined["candidate_row"] = stored.candidate_row
     # Copies of an episode under other goals share its screens: they stay on one side of the split.
@@ -183,7 +223,7 @@ def _streams(config: TrainQConfig, data: CriticData) -> bool:
 
 
 def _place(config: TrainQConfig, data: CriticData) -> CriticData:
-    """``data`` on the device, or on every device of the mesh; as it is when it is streamed.
+    """``data`` on the device, or split over the devices of the mesh; as it is when it is streamed.
 
     Raises:
       DigiQError: a population of features that do not fit, or batches that do not split over the devices.
@@ -197,7 +237,7 @@ def _place(config: TrainQConfig, data: CriticData) -> CriticData:
                 "one by one (--seed, --critic.learning-rate)."
             )
         return data
-    return place(data, everywhere(mesh_of_all_devices() if config.data_parallel else None))
+    return place(data, mesh_of_all_devices() if config.data_parallel else None)
 
 
 def _refuse_uneven_batches(config: CriticConfig, transitions: int, devices: int) -> None:
@@ -211,31 +251,27 @@ def _refuse_uneven_batches(config: CriticConfig, transitions: int, devices: int)
 
 
 def _train_resumably(
-    config: TrainQConfig, data: CriticData, features: Any, path: Path
+    config: TrainQConfig, data: CriticData, monitor: Monitor, features: Any, path: Path
 ) -> tuple[int, list[dict[str, float]]]:
     """Trains from the latest checkpoint under ``path``; the chosen epoch and the metrics of all epochs."""
-    mesh = mesh_of_all_devices() if config.data_parallel else None
-    learner = Learner(config.critic, mesh)
-    runner = Streaming(learner) if _streams(config, data) else learner
     data = _place(config, data)
-    key = jax.random.PRNGKey(config.seed)
-    like = jax.eval_shape(learner.init, key, data)
     with Checkpoints(path / "checkpoints", config.keep) as checkpoints, MetricsLog(path) as log:
         first = max(checkpoints.epochs, default=0)
-        state = checkpoints.restore(first, like) if first else learner.init(key, data)
-        state = state if mesh is None else replicate(jax.device_get(state), mesh)
+        like = jax.eval_shape(Learner(config.critic).init, jax.random.PRNGKey(config.seed), data)
+        epochs = _epochs(config, data, first, checkpoints.restore(first, like) if first else None)
         log.rewind(first)
-        epochs = train(runner, state, learner.hyper(), data, first=first)
-        monitor = Monitor.of(data, _monitored_states(config, data.candidate_row.shape[1]))
         with progress("train-q", config.critic.epochs, unit="epoch", done=first) as bar:
             for epoch in _until_stale(config, epochs, log.rows):
+                state = local(epoch.state)
                 rows = [*log.rows, {"epoch": epoch.number, **epoch.metrics}]
+                if config.choose == "heldout":
+                    _metric(config, rows[-1])  # a name that is not logged is said now, not after all epochs
                 last = epoch.number == config.critic.epochs or _stale(config, rows)
                 if last or epoch.number % config.checkpoint_every == 0:
                     # The row first: a kill between the two leaves a row that resuming drops, not a gap.
-                    critic = _critic(config.critic, epoch.state.params, data, features, ())
+                    critic = _critic(config.critic, state.params, data, features, ())
                     log.write(epoch.number, epoch.metrics, monitor.look(flat(critic), rows))
-                    checkpoints.save(epoch.number, epoch.state)
+                    checkpoints.save(epoch.number, state)
                 else:
                     log.write(epoch.number, epoch.metrics)
                 bar.advance(1, td_error=epoch.metrics["td_error"], q=epoch.metrics["q_mean"])
@@ -245,8 +281,22 @@ def _train_resumably(
         return chosen, log.rows
 
 
+def _epochs(
+    config: TrainQConfig, data: CriticData, first: int, state: LearnerState | None
+) -> Iterator[Epoch]:
+    """The epochs after ``first``, from ``state`` or from fresh parameters; of several processes, as the first one says."""
+    mesh = mesh_of_all_devices() if config.data_parallel else None
+    learner = Learner(config.critic, mesh)
+    runner, hyper = Streaming(learner) if _streams(config, data) else learner, learner.hyper()
+    start = learner.init(jax.random.PRNGKey(config.seed), data) if state is None else state
+    if mesh is not None:
+        first, start = int(agree(np.int32(first))), replicate(agree(jax.device_get(start)), mesh)
+        hyper = replicate(jax.device_get(hyper), mesh)
+    return train(runner, start, hyper, data, first=first)
+
+
 def _train_population(
-    config: TrainQConfig, data: CriticData, features: Any, path: Path
+    config: TrainQConfig, data: CriticData, monitor: Monitor, features: Any, path: Path
 ) -> tuple[int, list[dict[str, float]]]:
     """Trains all members, resuming like one; writes a table and a plot, and the best member as the critic."""
     learner = Learner(config.critic)
@@ -267,6 +317,7 @@ def _train_population(
         with progress("train-q", config.critic.epochs, unit="epoch", done=first) as bar:
             for epoch in epochs:
                 for member, metrics in zip(population.members, epoch.metrics, strict=True):
+                    _metric(config, metrics)
                     log.write(epoch.number, {**member._asdict(), **metrics})
                 state = epoch.state
                 if epoch.number == config.critic.epochs or epoch.number % config.checkpoint_every == 0:
@@ -274,10 +325,6 @@ def _train_population(
                 bar.advance(1, members=len(population.members))
         final = [row for row in log.rows if row["epoch"] == config.critic.epochs]
         best = min(range(len(final)), key=lambda k: _metric(config, final[k]))
-        if not len(data.heldout_rows):
-            raise DigiQError(
-                "train-q: a population is chosen from by held-out episodes; raise heldout_fraction."
-            )
         artifacts.atomic_write_json(path / "population.json", {"best": best, "members": final})
         plot_population(log.rows, config.choose_by, path / "population.png")
         print(population_table(final, config.choose_by, best))
@@ -287,7 +334,6 @@ def _train_population(
         chosen_log.rewind(0)  # a run that was killed here has written rows already
         chosen.save_params(config.critic.epochs, params)
         critic = _critic(config.critic, params, data, features, ())
-        monitor = Monitor.of(data, _monitored_states(config, data.candidate_row.shape[1]))
         for row in rows:
             metrics = {k: v for k, v in row.items() if k != "epoch"}
             found = monitor.look(flat(critic), rows) if row is rows[-1] else None
@@ -296,25 +342,27 @@ def _train_population(
     return config.critic.epochs, rows
 
 
-def _monitored_states(config: TrainQConfig, candidates: int) -> int:
-    """Observations that diagnostics look at: their forward passes are a twentieth of the work between checkpoints.
+def monitor_of(config: TrainQConfig, data: CriticData) -> Monitor:
+    """Diagnostics of ``data``, which is on the host or on disk, over so many observations that their forward passes are a
+    twentieth of the work between checkpoints.
 
     An update of one transition counts for four forward passes: there, twice that back, and through the target.
     """
     c = config.critic
     work = 4 * c.steps_per_epoch * c.batch_size * config.checkpoint_every
-    return min(max(work // (20 * candidates), 64), 2048)
+    return Monitor.of(data, min(max(work // (20 * data.candidate_row.shape[1]), 64), 2048))
 
 
 def _until_stale(
     config: TrainQConfig, epochs: Iterator[Epoch], rows: Sequence[dict[str, float]]
 ) -> Iterator[Epoch]:
     """Passes epochs on until ``rows``, which the consumer extends, has not improved for ``patience``."""
-    while not _stale(config, rows):
-        epoch = next(epochs, None)
-        if epoch is None:
-            return
-        yield epoch
+    while not _agree_to_stop(_finished(config, rows)):
+        yield next(epochs)
+
+
+def _finished(config: TrainQConfig, rows: Sequence[dict[str, float]]) -> bool:
+    return bool(rows) and (rows[-1]["epoch"] >= config.critic.epochs or _stale(config, rows))
 
 
 def _stale(config: TrainQConfig, rows: Sequence[dict[str, float]]) -> bool:
@@ -339,17 +387,16 @@ def _metric(config: TrainQConfig, row: dict[str, float]) -> float:
         raise DigiQError(
             f"train-q: choose_by = {config.choose_by!r} is not logged; held-out metrics: {known}."
         )
-    return row[config.choose_by]
+    value = row[config.choose_by]
+    return math.inf if math.isnan(value) else value  # what diverged is the worst there is
 
 
 class MetricsLog:
     """``metrics.jsonl`` and TensorBoard events of a run, one row an epoch; a context manager."""
 
     def __init__(self, path: Path, name: str = "metrics.jsonl", events: bool = True):
-        from tensorboardX import SummaryWriter
-
-        self._file = path / name
-        self._events = SummaryWriter(logdir=str(path / "logs")) if events else None
+        self._file, self._logs = path / name, path / "logs" if events else None
+        self._events: Any = None
         self.rows: list[dict[str, float]] = []
 
     def rewind(self, epoch: int) -> None:
@@ -364,6 +411,11 @@ class MetricsLog:
                     kept.append(line + "\n")
                     self.rows.append({k: v for k, v in row.items() if k != "verdict"})
         artifacts.atomic_write_text(self._file, "".join(kept))
+        if self._logs is not None:
+            from tensorboardX import SummaryWriter
+
+            # Viewers drop the later steps that an earlier run has left.
+            self._events = SummaryWriter(logdir=str(self._logs), purge_step=epoch + 1)
 
     def write(self, epoch: int, metrics: dict[str, float], found: Diagnostics | None = None) -> None:
         """Appends an epoch, with what its diagnostics found: numbers, the gaps' histogram, a reliability plot, a verdict."""
@@ -436,6 +488,14 @@ def _prepare(
         raise DigiQError(
             f"objective '{config.objective}' compares stored candidates, but the features hold N = 1 (the logged "
             "action); propose more, or use a back-up over the logged action."
+        )
+    readout = config.heads.readout
+    low, high = (readout.low, readout.high) if readout.kind == "hl_gauss" else (0.0, 1.0)
+    returns = data.table.returns
+    if readout.kind != "scalar" and not low <= returns.min() <= returns.max() <= high:
+        raise DigiQError(
+            f"heads.readout: '{readout.kind}' represents values in [{low:g}, {high:g}], but returns go from "
+            f"{returns.min():.3g} to {returns.max():.3g}; widen readout.low and readout.high, or scale the rewards."
         )
     return data
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from digiq.agents.collect import CollectConfig
 from digiq.config import load, load_yaml, to_dict
+from digiq.critics.heads import Heads
 from digiq.data.import_aitw import ImportAitwConfig
 from digiq.errors import ConfigError, DigiQError
 from digiq.pipeline import Recipe, plan, preflight
@@ -30,6 +32,22 @@ def test_the_quickstart_runs_every_stage_in_order():
         "evaluation/filtered_bc",
         "evaluation/digiq",
         "evaluation/ceiling",
+    ]
+
+
+@pytest.mark.parametrize(("name", "threshold"), [("general", 0.1), ("webshop", 0.05)])
+def test_the_papers_recipes_are_the_papers(name, threshold):
+    recipe = load_yaml(Recipe, f"configs/paper_{name}.yaml")
+    critic, extraction = recipe.train_q.critic, recipe.distill["digiq"].best_of_n
+    assert (critic.timeout, critic.aggregate, critic.tau) == ("terminal", "max", 0.1)
+    assert critic.epochs * critic.steps_per_epoch == 800
+    assert (extraction.threshold, extraction.support, extraction.candidates) == (threshold, 0, 16)
+    params = jax.eval_shape(lambda key: Heads(critic.heads).init(key, 5120, 5632), jax.random.PRNGKey(0))
+    assert 416e6 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 418e6  # upstream's inputs and size
+    assert [node.name for node in plan(recipe)][-4:-1] == [
+        "policy/filtered_bc",
+        "policy/digirl",
+        "policy/digiq",
     ]
 
 

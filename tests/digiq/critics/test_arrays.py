@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from digiq.critics.arrays import Needs, concatenate_layers, gather, prepare
+from digiq.critics.arrays import Needs, concatenate_layers, gather, place, prepare
 from digiq.errors import DigiQError
 
 GAMMA = 0.5
@@ -133,6 +133,16 @@ BAD = {
         {"timeout": "bootstrap"},
         r"row 4 is 0, which leaves episode 1",
     ),
+    "ends inside": (
+        {"terminated": np.array([False, True, True, False, False])},
+        {},
+        r"row 1 ends episode 0, yet row 2 belongs to it too",
+    ),
+    "is cut off inside": (
+        {"truncated": np.array([False, False, False, True, True])},
+        {},
+        r"row 3 ends episode 1, yet row 4 belongs to it too",
+    ),
     "no terminal": ({"terminated": np.zeros(5, bool)}, {"timeout": "bootstrap"}, r"no terminal state at all"),
     "neither terminal nor cut off": (
         {
@@ -180,3 +190,15 @@ def test_missing_arrays_and_layers_are_named():
 def test_all_rewards_zero_is_worth_a_warning():
     with pytest.warns(UserWarning, match="every reward is 0"):
         prepare(*small(reward=np.zeros(5, np.float32)), gamma=GAMMA)
+
+
+def test_integer_features_are_numbers_and_not_bits_of_bfloat16():
+    transitions, features = small()
+    counts = np.arange(features["pair"].size, dtype=np.uint16).reshape(features["pair"].shape)
+    as_integers, as_floats = (
+        gather(
+            place(prepare(transitions, {**features, "pair": pair}, gamma=GAMMA)), jnp.arange(2), Needs()
+        ).pair
+        for pair in (counts, counts.astype(np.float32))
+    )
+    np.testing.assert_array_equal(as_integers, as_floats)

@@ -84,7 +84,8 @@ def test_auc_and_gaps():
 
 def curve(td: list[float], held: list[float], q: list[float]) -> list[dict[str, float]]:
     return [
-        {"td_error": a, "heldout_return_error": b, "q_mean": c} for a, b, c in zip(td, held, q, strict=True)
+        {"td_error": a, "heldout_return_error": b, "heldout_td_error": b, "q_mean": c}
+        for a, b, c in zip(td, held, q, strict=True)
     ]
 
 
@@ -93,6 +94,8 @@ def test_verdicts():
     rising_late = [*np.linspace(0.5, 0.2, 5), *np.linspace(0.2, 0.5, 5)]
     up = list(np.linspace(0, 0.5, 10))
     assert verdict(curve(flat, rising_late, up)).kind == "overfitting"
+    kink = [0.5, 0.4, 0.3, 0.2, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]  # least in the fifth epoch, smoothed or not
+    assert "after epoch 5" in verdict(curve(flat, kink, up)).reason
     assert (
         verdict(curve(flat, flat, [*np.linspace(0, 0.6, 5), *np.linspace(0.6, 0.1, 5)])).kind == "overfitting"
     )
@@ -267,13 +270,15 @@ def test_select_never_sees_the_truth():
     """With truth present or absent, right or wrong, the choice is the same."""
     visits, data = tabular_data()
     critic = fit_critic(*_tabular.as_arrays(visits), _tabular.linear("mc", {}, steps_per_epoch=50))
+    worse = fit_critic(*_tabular.as_arrays(visits), _tabular.linear("mc", {}, steps_per_epoch=1))
     truths = [
         None,
         np.zeros(data.candidate_row.shape),
         np.random.default_rng(0).random(data.candidate_row.shape),
     ]
     scores = [
-        choose({"a": diagnose(critic, data, truth=t), "b": diagnose(critic, data)}).scores for t in truths
+        choose({"a": diagnose(critic, data, truth=t), "b": diagnose(worse, data)}).scores for t in truths
     ]
     assert scores[0] == scores[1] == scores[2]
+    assert scores[0]["a"] != scores[0]["b"], "equal scores would hide what the truth does to them"
     assert "truth" not in inspect.signature(select_stage).parameters

@@ -199,7 +199,7 @@ def linear(name: str, settings: dict, **changes: object) -> CriticConfig:
 
 
 def learned_values(config: CriticConfig, arrays: tuple[dict, dict]) -> tuple[np.ndarray, np.ndarray]:
-    """Q[2, S, A] and V[2, S] of both twins after training."""
+    """Q[E, S, A] and V[E, S] of every member after training."""
     data = prepare(*arrays, gamma=config.gamma, timeout=config.timeout, standardize=False)
     data = jax.device_put(data)
     learner = Learner(config)
@@ -209,7 +209,7 @@ def learned_values(config: CriticConfig, arrays: tuple[dict, dict]) -> tuple[np.
     pairs, states = jnp.eye(STATES * ACTIONS), jnp.eye(STATES)
     q = learner.heads.q_value(state.params, jnp.zeros((STATES * ACTIONS, STATES)), pairs)
     v = learner.heads.v_value(state.params, states)
-    return np.asarray(q).reshape(2, STATES, ACTIONS), np.asarray(v)
+    return np.asarray(q).reshape(-1, STATES, ACTIONS), np.asarray(v)
 
 
 def test_every_objective_has_a_fixed_point_to_reach():
@@ -226,6 +226,23 @@ def test_reaches_the_fixed_point_of_a_numpy_solver(problem, case):
     assert np.ptp(q) > 0.05, "a constant solution would prove little"
     np.testing.assert_allclose(learned_q, np.stack([q, q]), atol=3e-3)
     np.testing.assert_allclose(learned_v, np.stack([v, v]), atol=3e-3)
+
+
+@pytest.mark.parametrize("members", [1, 5])
+def test_every_member_of_any_ensemble_reaches_it(members):
+    visits = sample_visits()
+    q, v = solve(visits, "td", {})
+    config = linear("td", {})
+    heads = dataclasses.replace(config.heads, members=members)
+    learned_q, learned_v = learned_values(dataclasses.replace(config, heads=heads), as_arrays(visits))
+    np.testing.assert_allclose(learned_q, np.stack([q] * members), atol=3e-3)
+    np.testing.assert_allclose(learned_v, np.stack([v] * members), atol=3e-3)
+
+
+def test_the_floor_of_cal_ql_moves_its_fixed_point():
+    visits = sample_visits()
+    solved = [solve(visits, name, dict(CASES[name][1]))[0] for name in ("cql", "cal_ql")]
+    assert np.abs(solved[0] - solved[1]).max() > 0.03, "ten times the tolerance of the fixed points"
 
 
 # The penalty of CQL and Cal-QL weighs against the regression, so with another loss it has another fixed point.

@@ -21,7 +21,7 @@ PROGRAM = """
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"localhost:{port}", processes, index)
     import numpy as np
-    from digiq.critics.arrays import prepare
+    from digiq.critics.arrays import place, prepare
     from digiq.critics.learner import CriticConfig, Learner
     from digiq.critics.placement import mesh_of_all_devices, place_batch, replicate
     from digiq.critics.streaming import Streaming
@@ -29,8 +29,13 @@ PROGRAM = """
     tests = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tests)
     mesh = mesh_of_all_devices() if jax.device_count() > 1 else None
+    def prepared():
+        # Rows that nothing points to: XLA copies a table to every device where that is less than what is drawn of it.
+        transitions, features = tests.problem()
+        more = {"pair": np.concatenate([features["pair"]] * 4)}
+        return prepare(transitions, {**features, **more}, gamma=0.9)
     learner = Learner(tests.config(batch_size=64, objective="cql"), mesh)
-    data = replicate(prepare(*tests.problem(), gamma=0.9), mesh)
+    data = place(prepared(), mesh)
     def fresh():
         return replicate(jax.device_get(learner.init(jax.random.PRNGKey(0), data)), mesh)
     hyper = replicate(jax.device_get(learner.hyper()), mesh)
@@ -39,14 +44,15 @@ PROGRAM = """
     state, _ = learner.epoch(fresh(), hyper, data)
     streamed, split = None, None
     if jax.device_count() == 8:
-        on_host = prepare(*tests.problem(), gamma=0.9)
-        streamed = numbers(Streaming(learner).epoch(fresh(), hyper, on_host)[0])
-        split = place_batch(np.zeros((64, 3)), mesh).addressable_shards[0].data.shape
+        streamed = numbers(Streaming(learner).epoch(fresh(), hyper, prepared())[0])
+        split = place_batch(np.zeros((64, 3)), mesh, 64).addressable_shards[0].data.shape
     leaves = numbers(state)
     state = fresh()
     text = learner.epoch.lower(learner, state, hyper, data).compile().as_text()
+    here = sum(shard.data.shape[0] for shard in data.pair.addressable_shards)
+    whole = f"f32[{len(data.pair)},{data.pair.shape[1]}]" in text
     print(json.dumps({"devices": jax.device_count(), "reduces": "all-reduce" in text, "leaves": leaves,
-                      "streamed": streamed, "split": split}))
+                      "streamed": streamed, "split": split, "rows": len(data.pair), "here": here, "whole": whole}))
 """
 
 STAGE = """
@@ -115,6 +121,13 @@ def test_equals_one_device(runs, name, devices):
         assert other["reduces"], "the batch was not split: no gradient crosses devices"
         for a, b in zip(one["leaves"], other["leaves"], strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize(("name", "processes"), [("eight", 1), ("two processes", 2)])
+def test_features_are_held_once_by_all_devices(runs, name, processes):
+    assert all(other["here"] == other["rows"] / processes for other in runs[name])
+    assert runs["one"][0]["whole"], "the search for the table in the program finds nothing"
+    assert not any(other["whole"] for other in runs[name]), "a device gathers the whole table"
 
 
 def test_streamed_batches_are_split_over_the_devices_too(runs):

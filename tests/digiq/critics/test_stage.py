@@ -3,6 +3,12 @@
 import dataclasses
 import gc
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
 import weakref
 from pathlib import Path
 
@@ -207,7 +213,7 @@ def test_many_wide_candidates_make_smaller_blocks(inputs, trained, monkeypatch):
 def test_features_that_do_not_fit_are_streamed(inputs, monkeypatch):
     sources, *_ = inputs
     assert isinstance(load_training_data(CONFIG, **sources, rewards=None)[0].pair, np.ndarray)
-    monkeypatch.setattr("digiq.critics.train.fits_in_memory", lambda arrays: False)
+    monkeypatch.setattr("digiq.critics.train.fits_in_memory", lambda arrays, **_: False)
     assert isinstance(load_training_data(CONFIG, **sources, rewards=None)[0].pair, StoredRows)
 
 
@@ -259,6 +265,32 @@ def test_diagnose_reports_every_checkpoint(inputs, trained):
         )
 
 
+def test_diagnose_reads_the_exact_values_of_the_value_stage(inputs, trained):
+    sources, features, path = inputs
+    rng = np.random.default_rng(3)
+    truth = rng.random(features.candidate_row.shape).astype(np.float32)
+    with artifacts.write(path / "exact", stage="value", version=1, config={}, inputs={}) as writer:
+        np.savez(writer.path / "exact.npz", best_q=truth)
+        writer.complete()
+    np.save(path / "same.npy", truth)
+    words = []
+    for name in ("exact", "same.npy"):
+        out = path / f"diagnostics_{name}"
+        config = diagnose_stage.DiagnoseConfig(every_checkpoint=False)
+        diagnose_stage.run(config, critic=trained.path, **sources, truth=path / name, out=out)
+        (checkpoint,) = json.loads((out / "diagnostics.json").read_text())["checkpoints"].values()
+        words.append(checkpoint["truth"])
+    assert words[0] == words[1] and 0 < words[0]["accuracy"] < 1
+    np.savez(path / "others.npz", other=truth)
+    for name, message in (("others.npz", "holds no 'best_q'"), ("nothing.npy", "no array of true values")):
+        with pytest.raises(DigiQError, match=message):
+            if name == "nothing.npy":
+                (path / name).write_text("no array")
+            diagnose_stage.run(
+                config, critic=trained.path, **sources, truth=path / name, out=path / f"no_{name}"
+            )
+
+
 def test_select_works_where_the_truth_is_out_of_reach(inputs, trained, monkeypatch):
     """Exact values are withheld: asking the simulator for one, or reading them from a file, would be an error."""
     sources, _, path = inputs
@@ -289,6 +321,12 @@ def test_select_names_a_checkpoint_and_says_why(inputs, trained):
     )
     load_critic(found["critic"], found["epoch"])
     assert "policy value" in found["why"]
+    shutil.copytree(path / "other", path / "runs" / "critic")  # two runs' critics, both called so
+    critics = [trained.path, path / "runs" / "critic"]
+    select_stage.run(select_stage.SelectConfig(), critics=critics, **sources, out=path / "selection_of_runs")
+    both = json.loads((path / "selection_of_runs" / "selection.json").read_text())
+    assert sorted(both["scores"].values()) == sorted(found["scores"].values())
+    critics = [trained.path, path / "other"]
     elsewhere = path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "index").write_text("other rows")
@@ -300,3 +338,80 @@ def test_select_names_a_checkpoint_and_says_why(inputs, trained):
             episodes=sources["episodes"],
             out=path / "refused",
         )
+
+
+def on_two_hosts(sources: dict[str, Path], out: Path, *options: str) -> list[subprocess.Popen]:
+    """``digiq train-q`` twice, as two hosts would run it; the first process writes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [
+        *(sys.executable, "-m", "digiq.cli", "train-q", "--out", str(out), "--data-parallel"),
+        *(word for name, path in sources.items() for word in (f"--{name}", str(path))),
+        *("--critic.heads.q-hidden", "8", "--critic.heads.v-hidden", "8", "--critic.batch-size", "32"),
+        *("--critic.epochs", "4", "--critic.steps-per-epoch", "20", "--heldout-fraction", "0.25"),
+        *("--critic.learning-rate", "0.01", "--checkpoint-every", "2", *options),
+    ]
+    hosts = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PLATFORMS": "cpu"}
+    return [
+        subprocess.Popen(
+            command,
+            env=os.environ | hosts | {"JAX_PROCESS_ID": str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+
+
+FAST = dataclasses.replace(CONFIG, critic=dataclasses.replace(CONFIG.critic, learning_rate=0.01))
+
+
+def test_two_hosts_write_the_critic_of_one(inputs, tmp_path):
+    sources, features, _ = inputs
+    alone = run(FAST, **sources, out=tmp_path / "alone")
+    wanted = candidate_values(load_critic(alone.path), features)[0]
+    assert np.nanstd(wanted) > 0.02
+    memory, stream = tmp_path / "memory", tmp_path / "stream"
+    for path, options in ((memory, ()), (stream, ("--memory", "stream")), (memory, ())):
+        for process in on_two_hosts(sources, path, *options):
+            said, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, said[-3000:]
+        np.testing.assert_allclose(
+            candidate_values(load_critic(path), features)[0], wanted, rtol=2e-3, atol=2e-4
+        )
+    assert [json.loads(line)["epoch"] for line in (memory / "metrics.jsonl").open()] == [1, 2, 3, 4]
+
+
+def test_two_hosts_resume_where_they_were_killed(inputs, tmp_path):
+    sources, features, _ = inputs
+    critic = dataclasses.replace(FAST.critic, epochs=200)
+    alone = run(
+        dataclasses.replace(FAST, critic=critic, checkpoint_every=20), **sources, out=tmp_path / "alone"
+    )
+    out, options = tmp_path / "killed", ("--critic.epochs", "200", "--checkpoint-every", "20")
+    processes = on_two_hosts(sources, out, *options)
+    deadline = time.monotonic() + 240
+    while not (out / "checkpoints" / "20").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    done = len((out / "metrics.jsonl").read_text().splitlines())
+    assert 20 <= done < 200, "the kill came too late to test anything"
+    for process in on_two_hosts(sources, out, *options):
+        said, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, said[-3000:]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    assert [row["epoch"] for row in rows] == list(range(1, 201))
+    q, wanted = (candidate_values(load_critic(path), features)[0] for path in (out, alone.path))
+    np.testing.assert_allclose(q, wanted, rtol=2e-2, atol=2e-3)
+
+
+def test_a_number_of_hosts_that_is_none(inputs, tmp_path, monkeypatch):
+    sources, _, _ = inputs
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(DigiQError, match="JAX_NUM_PROCESSES is 'two'; set it to a whole number"):
+        run(dataclasses.replace(CONFIG, data_parallel=True), **sources, out=tmp_path / "critic")

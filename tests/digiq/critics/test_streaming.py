@@ -83,9 +83,10 @@ def test_a_small_device_is_what_features_must_fit(monkeypatch):
         def memory_stats(self) -> dict[str, int]:
             return {"bytes_limit": 4096, "bytes_in_use": 2048}
 
-    monkeypatch.setattr(jax, "devices", lambda: [Accelerator()])
+    monkeypatch.setattr(jax, "local_devices", lambda: [Accelerator()])
     assert fits_in_memory([np.zeros(256, np.float32)])
     assert not fits_in_memory([np.zeros(257, np.float32)])
+    assert fits_in_memory([np.zeros(512, np.float32)], devices=2)  # two such hold the rows between them
 
 
 def test_statistics_read_the_rows_in_the_order_they_lie_in():

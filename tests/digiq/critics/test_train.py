@@ -18,11 +18,19 @@ import pytest
 from orbax.checkpoint import CheckpointManager
 
 from digiq.critics import CriticConfig, candidate_values, fit_critic, load_critic, save_critic
-from digiq.critics.arrays import prepare
+from digiq.critics.arrays import gather, prepare
 from digiq.critics.critic import member_values
 from digiq.critics.heads import HeadsConfig
-from digiq.critics.train import MetricsLog, TrainQConfig, _train_population, _train_resumably
-from digiq.errors import ArtifactError, DigiQError
+from digiq.critics.learner import Learner
+from digiq.critics.train import (
+    MetricsLog,
+    TrainQConfig,
+    _metric,
+    _train_population,
+    _train_resumably,
+    monitor_of,
+)
+from digiq.errors import ArtifactError, ConfigError, DigiQError
 
 TINY = {"heads": {"q_hidden": (8,), "v_hidden": (8,)}, "epochs": 6, "steps_per_epoch": 5, "batch_size": 16}
 
@@ -114,6 +122,25 @@ def test_the_example_of_the_readme_runs_as_it_stands():
     assert names["best"].shape == (400,)
 
 
+def test_the_objective_of_the_contributors_guide_learns():
+    guide = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
+    (example,) = (
+        block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "def loss(" in block
+    )
+    names: dict = {"__name__": "example"}
+    exec(textwrap.dedent(example), names)
+    data = prepare(*problem(), gamma=0.95)
+    learner = Learner(CriticConfig(**TINY))
+    state = learner.init(jax.random.PRNGKey(0), data)
+    objective = names["ReturnV"]()
+    batch = gather(data, np.arange(32), objective.needs)
+    gradient, info = jax.grad(
+        lambda params: objective.loss(learner.heads, params, state.target, batch), has_aux=True
+    )(state.params)
+    assert max(float(np.abs(g).max()) for g in jax.tree.leaves(gradient)) > 1e-3
+    assert "td_error" in info
+
+
 def test_missing_candidates_are_nan_and_do_not_enter_the_baseline(fitted):
     _, features = problem()
     rows = features["candidate_row"].copy()
@@ -197,6 +224,28 @@ def test_objectives_over_candidates_need_candidates(settings):
             fit_critic(transitions, {**features, "candidate_row": rows}, CriticConfig(**settings, **TINY))
 
 
+@pytest.mark.parametrize("readout", [{"kind": "bernoulli"}, {"kind": "hl_gauss", "low": 0.0, "high": 1.0}])
+def test_returns_that_a_readout_cannot_represent_are_refused(readout):
+    transitions, features = problem()
+    config = CriticConfig(**{**TINY, "heads": {**TINY["heads"], "readout": readout}})
+    doubled = {**transitions, "reward": 2 * transitions["reward"]}
+    with pytest.raises(DigiQError, match=r"represents values in \[0, 1\], but returns go from 0 to 2"):
+        fit_critic(doubled, features, config)
+    assert fit_critic(transitions, features, config).metrics
+
+
+def test_a_member_that_diverged_is_never_the_best():
+    config = stage_config(population={"seeds": 3})
+    rows = [{"heldout_return_error": value} for value in (np.nan, 0.4, 0.2)]
+    assert min(range(3), key=lambda k: _metric(config, rows[k])) == 2
+
+
+@pytest.mark.parametrize("changes", [{"patience": 2}, {"keep": 1}, {"choose": "heldout"}])
+def test_a_population_refuses_what_it_would_ignore(changes):
+    with pytest.raises(ConfigError, match="leave choose, patience and keep as they are"):
+        TrainQConfig(population={"seeds": 2}, **changes)
+
+
 def test_layers_are_concatenated_in_the_order_of_the_config(tmp_path):
     transitions, features = problem()
     pair = features["pair"]
@@ -215,7 +264,7 @@ def stage_config(**changes) -> TrainQConfig:
 
 def run_stage(path, config: TrainQConfig):
     data = prepare(*problem(), gamma=0.95, heldout_fraction=config.heldout_fraction, seed=config.seed)
-    return _train_resumably(config, data, problem()[1], path)
+    return _train_resumably(config, data, monitor_of(config, data), problem()[1], path)
 
 
 def test_stage_logs_every_epoch_and_keeps_checkpoints(tmp_path):
@@ -289,11 +338,14 @@ def test_diagnostics_go_to_the_events_of_every_checkpoint(tmp_path):
 def test_choosing_by_a_held_out_metric_and_stopping_early(tmp_path):
     # q_mean of the held-out episodes is no quality: here it is just a number whose least epoch is known.
     config = stage_config(choose="heldout", choose_by="heldout_q_mean", patience=1)
-    chosen, rows = run_stage(tmp_path, config)
+    _, rows = run_stage(tmp_path / "all", stage_config())
+    everything = [row["heldout_q_mean"] for row in rows]
+    stops = next(n for n in range(2, 7) if everything[n - 1] >= min(everything[: n - 1]))
+    assert stops < 6, "this run would never stop early: another metric is needed"
+    chosen, rows = run_stage(tmp_path / "patient", config)
+    assert [row["heldout_q_mean"] for row in rows] == everything[:stops]
     values = {row["epoch"]: row["heldout_q_mean"] for row in rows}
-    best = min(values.values())
-    assert len(rows) == 6 or rows[-1]["heldout_q_mean"] >= best
-    saved = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    saved = sorted(int(p.name) for p in (tmp_path / "patient" / "checkpoints").iterdir())
     assert chosen == min(saved, key=values.get)
     with pytest.raises(DigiQError, match="choose_by = 'heldout_nope' is not logged"):
         run_stage(tmp_path / "other", stage_config(choose="heldout", choose_by="heldout_nope"))
@@ -323,28 +375,37 @@ KILLED = """
         train.describe = die
     else:
         die_after(*{{"row 1": ("MetricsLog", 1), "row 4": ("MetricsLog", 4), "save 4": ("Checkpoints", 4)}}[moment])
-    stage.run_stage(__import__("pathlib").Path(sys.argv[1]), stage.stage_config())
+    stage.run_stage(__import__("pathlib").Path(sys.argv[1]), stage.stage_config(memory=sys.argv[3]))
 """
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("whole")
-    return path, run_stage(path, stage_config())[1]
+def whole_runs(tmp_path_factory):
+    paths = {memory: tmp_path_factory.mktemp(memory) for memory in ("device", "stream")}
+    return {m: (path, run_stage(path, stage_config(memory=m))[1]) for m, path in paths.items()}
 
 
-@pytest.mark.parametrize("moment", ["row 1", "row 4", "save 4", "describe"])
-def test_killed_and_resumed_is_bit_identical(tmp_path, whole_run, moment):
+@pytest.mark.parametrize(
+    ("moment", "memory"),
+    [
+        ("row 1", "device"),
+        ("row 4", "device"),
+        ("save 4", "device"),
+        ("describe", "device"),
+        ("save 4", "stream"),
+    ],
+)
+def test_killed_and_resumed_is_bit_identical(tmp_path, whole_runs, moment, memory):
     """SIGKILL before there is a checkpoint, between a row and its checkpoint, while one is on its way to disk, after."""
     code = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), file=__file__)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), moment], capture_output=True, timeout=280
+        [sys.executable, "-c", code, str(tmp_path), moment, memory], capture_output=True, timeout=280
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert not (tmp_path / "critic.json").exists()
     (tmp_path / "metrics.jsonl").open("a").write('{"epoch": 5, "torn')
-    _, resumed = run_stage(tmp_path, stage_config())
-    whole, rows = whole_run
+    _, resumed = run_stage(tmp_path, stage_config(memory=memory))
+    whole, rows = whole_runs[memory]
     assert resumed == rows
     states = [CheckpointManager(path / "checkpoints").restore(6) for path in (tmp_path, whole)]
     assert set(states[0]["training"]) == {"target", "optimizer", "key", "step"}, (
@@ -356,7 +417,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, whole_run, moment):
 def test_a_population_leaves_a_table_a_plot_and_its_best_member(tmp_path, capsys):
     config = stage_config(population={"seeds": 2, "lr": [1e-2, 1e-4]})
     data = prepare(*problem(), gamma=0.95, heldout_fraction=0.2)
-    _, rows = _train_population(config, data, problem()[1], tmp_path)
+    _, rows = _train_population(config, data, monitor_of(config, data), problem()[1], tmp_path)
     header, *printed = capsys.readouterr().out.splitlines()
     assert header.split() == ["seed", "learning_rate", "heldout_return_error", "td_error", "q_mean"]
     table = json.loads((tmp_path / "population.json").read_text())
@@ -394,9 +455,9 @@ def test_a_population_goes_on_to_the_same_numbers(tmp_path, monkeypatch, moment)
         place = "MetricsLog.write" if moment == "in epoch 5" else "describe"
         patch.setattr(f"digiq.critics.train.{place}", stop)
         with pytest.raises(Stopped):
-            _train_population(config, data, problem()[1], tmp_path / "stopped")
+            _train_population(config, data, monitor_of(config, data), problem()[1], tmp_path / "stopped")
     for name in ("stopped", "whole"):
-        _train_population(config, data, problem()[1], tmp_path / name)
+        _train_population(config, data, monitor_of(config, data), problem()[1], tmp_path / name)
     logs = [
         (tmp_path / name / file).read_text()
         for name in ("stopped", "whole")
