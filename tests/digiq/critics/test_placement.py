@@ -85,6 +85,8 @@ def launch(
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = f"--xla_force_host_platform_device_count={devices}"
+    # XLA ends the process when devices wait 40 seconds for one another, as eight can on one busy core.
+    flags += " --xla_cpu_collective_call_terminate_timeout_seconds=240"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     problem = os.path.join(os.path.dirname(__file__), problem)
     command = [sys.executable, "-c", textwrap.dedent(program), str(processes)]
