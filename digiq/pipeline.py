@@ -148,9 +148,6 @@ def plan(recipe: Recipe) -> list[Node]:
             f"recipe: agents.{stranger} is no arm of distill ({', '.join(recipe.distill) or 'which has none'})."
         )
     default = recipe.evaluate.agent if recipe.evaluate else AgentConfig()
-    acting = dict.fromkeys(policies, default) | {
-        arm: recipe.agents.get(arm, default) for arm in recipe.distill
-    }
     for arm, config in recipe.distill.items():
         missing = [name for name in config.reads if name not in available]
         if missing:
@@ -164,13 +161,15 @@ def plan(recipe: Recipe) -> list[Node]:
                 raise ConfigError(
                     "recipe: 'q_metrics' compares with exact values; give it a section 'exact'."
                 )
-            q_metrics = dataclasses.replace(recipe.q_metrics, agent=acting[arm])
+            q_metrics = dataclasses.replace(recipe.q_metrics, agent=recipe.agents.get(arm, default))
             add(
                 f"q_metrics/{arm}", "evaluation.q_metrics", q_metrics,
                 **labelled, **available, policy=policies[arm],
             )  # fmt: skip
     if recipe.evaluate is not None:
-        agents = {arm: ({"policy": policy}, acting[arm]) for arm, policy in policies.items()}
+        agents = {
+            arm: ({"policy": policy}, recipe.agents.get(arm, default)) for arm, policy in policies.items()
+        }
         if recipe.ceiling and recipe.evaluate.device.name == "simulated":
             agents["ceiling"] = ({"policy": behavior}, dataclasses.replace(default, scorer="best_values"))
         if recipe.critic_on_device:
