@@ -148,8 +148,9 @@ def success_of_policies(
     from digiq.evaluation import evaluate
     from digiq.extraction import distill
 
-    config = next(d for d in recipe.distill.values() if d.arm == "digiq")
-    test = dataclasses.replace(recipe.evaluate, episodes=episodes, records=0, seed=1)
+    name, config = next((n, d) for n, d in recipe.distill.items() if d.arm == "digiq")
+    agent = recipe.agents.get(name, recipe.evaluate.agent)
+    test = dataclasses.replace(recipe.evaluate, agent=agent, episodes=episodes, records=0, seed=1)
     values = {}
     for critic in critics:
         one = out / "policies" / f"{critic.run}-{critic.epoch}"

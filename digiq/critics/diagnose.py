@@ -17,6 +17,7 @@ from digiq.critics.diagnostics import Diagnostics, Reference, diagnose, draw_rel
 from digiq.critics.train import TrainQConfig, load_training_data
 from digiq.errors import DigiQError
 from digiq.progress import track
+from digiq.proposals.values import load_exact
 
 STAGE, VERSION = "diagnose", 1
 
@@ -91,7 +92,7 @@ def run(
 
 def _load_truth(path: Path) -> np.ndarray:
     if path.is_dir():
-        path = artifacts.open(path, stage="value").path / "exact.npz"
+        return load_exact(path)["best_q"]
     try:
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -18,12 +18,12 @@ from digiq.data.rewards import LabelledEpisodes
 from digiq.data.transitions import observation_index
 from digiq.errors import DigiQError
 from digiq.evaluation.truth import Truth, is_simulated, replay
-from digiq.extraction.distill import EXACT
 from digiq.policies.base import load_policy
 from digiq.progress import progress
 from digiq.proposals.propose import load_proposals
+from digiq.proposals.values import EXACT, STAGE
 
-STAGE, VERSION = "value", 1
+VERSION = 1
 
 
 @configclass
@@ -50,8 +50,7 @@ def run(
 ) -> Artifact:
     """Replays the logged episodes and values their candidates.
 
-    Writes ``exact.npz``: ``best_q`` float64[S, N] and ``best_v`` float64[S] of the best policy, ``policy_q`` and
-    ``policy_v`` of the behaviour policy, NaN where nothing is known; ``screen`` str[S], kinds of screens.
+    Writes the arrays that :func:`digiq.proposals.values.load_exact` reads.
 
     Args:
       config: see :class:`ExactValuesConfig`.
@@ -107,18 +106,6 @@ def run(
         with artifacts.atomic_path(writer.path / EXACT) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
         return writer.complete(counts={"states": len(best.rows), "policy_states": len(truth.rows)})
-
-
-def load_exact(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a ``value`` artefact; see :func:`run`.
-
-    Raises:
-      ArtifactError: not finished, or made by another stage.
-    """
-    artifact = artifacts.open(path, stage=STAGE)
-    artifact.verify()
-    with np.load(artifact.path / EXACT, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
 
 
 def _spread(truth: Truth, name: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -25,13 +25,13 @@ from digiq.critics.critic import candidate_values, load_critic
 from digiq.critics.diagnostics import calibration
 from digiq.data.rewards import LabelledEpisodes
 from digiq.data.transitions import observation_index
-from digiq.evaluation.exact_values import load_exact
 from digiq.evaluation.truth import first_of_action, pairwise_accuracy
 from digiq.extraction.best_of_n import best_of_n
 from digiq.extraction.distill import DistillConfig
 from digiq.features.extract import open_features
 from digiq.progress import progress
 from digiq.proposals.propose import load_proposals
+from digiq.proposals.values import load_exact
 
 STAGE, VERSION = "q-metrics", 1
 METRICS = "q_metrics.json"

@@ -30,10 +30,9 @@ from digiq.policies.base import PolicyInput, load_policy
 from digiq.policies.fit import FitConfig, fit_policy, metrics_writer
 from digiq.policies.grid import GridPolicy
 from digiq.proposals.propose import load_proposals
+from digiq.proposals.values import load_exact
 
 STAGE, VERSION = "distill", 1
-EXACT = "exact.npz"
-"""The file of a ``value`` artefact."""
 LEAST_SHARE = 0.05
 """Below this share of kept states a warning is given: so few rows seldom carry a policy."""
 
@@ -221,8 +220,8 @@ def _exact_values(path: Path, baseline: str | None) -> tuple[np.ndarray, np.ndar
     V* is the best action's, which no candidate beats, so unless told otherwise the candidates' mean is the baseline:
     candidates are draws of the behaviour policy.
     """
-    with np.load(artifacts.open(path, stage="value").path / EXACT) as file:
-        q, v = file["best_q"].astype(np.float32), file["best_v"].astype(np.float32)
+    exact = load_exact(path)
+    q, v = exact["best_q"].astype(np.float32), exact["best_v"].astype(np.float32)
     if baseline == "v":
         return q, v
     if baseline == "logged":

@@ -14,6 +14,7 @@ from digiq.data.rewards import LabelledEpisodes
 from digiq.evaluation import card, exact_values, q_metrics
 from digiq.evaluation.card import CardConfig, coverage, mistake_mix
 from digiq.evaluation.q_metrics import QMetricsConfig, regret_by_visits, support_of
+from digiq.proposals.values import load_exact
 
 NAN = np.nan
 
@@ -113,7 +114,7 @@ def test_the_stage_judges_a_perfect_critic_perfect(small_run, tmp_path, monkeypa
         exact_values.ExactValuesConfig(policy_episodes=0), episodes=root / "episodes", rewards=root / "rewards",
         proposals=root / "proposals", policy=policy, out=tmp_path / "exact",
     )  # fmt: skip
-    truth = exact_values.load_exact(tmp_path / "exact")
+    truth = load_exact(tmp_path / "exact")
     assert np.isfinite(truth["best_v"]).all() and np.isnan(truth["policy_q"]).all()
     assert (np.nanmax(truth["best_q"], axis=1) <= truth["best_v"] + 1e-9).all()
     assert set(truth["screen"]) >= {"launcher"}

@@ -21,6 +21,7 @@ from digiq.policies import fit
 from digiq.policies.base import load_policy
 from digiq.policies.grid import GridConfig
 from digiq.proposals import propose
+from digiq.proposals.values import EXACT
 
 SMALL = GridConfig(input_height=64, input_width=32, width=8, word_buckets=64, speller_width=4)
 FIT = distill.DistillFitConfig(updates=2, batch_size=4, shift=3)
@@ -108,7 +109,7 @@ def test_exact_values_rank_the_candidates_of_the_ceiling(run, tmp_path):
     q = np.where(stored.valid, 0.1, np.nan)
     q[:, 1] = 0.9
     with artifacts.write(tmp_path / "exact", stage="value", version=1, config={}) as writer:
-        np.savez(writer.path / distill.EXACT, best_q=q, best_v=np.full(len(q), 0.9))
+        np.savez(writer.path / EXACT, best_q=q, best_v=np.full(len(q), 0.9))
         writer.complete()
     config = distill.DistillConfig(
         values="exact",
