@@ -83,11 +83,12 @@ def selection(
     recipe: Any, critics: Sequence[Trained]
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """The score of every critic as ``digiq select`` gives it, and each criterion by itself."""
-    from digiq.critics.diagnose import diagnose_checkpoint, training_data_of
+    from digiq.critics.diagnose import judge_checkpoint, training_data_of
     from digiq.critics.diagnostics import Reference
-    from digiq.critics.select import CRITERIA, choose
+    from digiq.critics.select import AGREEMENT, CRITERIA, agreement, choose
 
     found: dict[str, Any] = {}
+    values: dict[str, np.ndarray] = {}
     data = reference = last = None
     for critic in critics:
         if critic.path != last:
@@ -95,9 +96,11 @@ def selection(
             reference, last = Reference.of(data), critic.path
         assert data is not None
         assert reference is not None
-        found[critic.name] = diagnose_checkpoint(critic.path, critic.epoch, data, 0.0, reference)
+        judged = judge_checkpoint(critic.path, critic.epoch, data, 0.0, reference)
+        found[critic.name], values[critic.name] = judged
     single = {name: {k: float(f(d)) for k, d in found.items()} for name, f in CRITERIA.items()}
-    return choose(found).scores, single
+    single[AGREEMENT] = dict(zip(values, agreement(list(values.values())), strict=True))
+    return choose(found, values).scores, single
 
 
 def value_of_picks(recipe: Any, critics: Sequence[Trained]) -> dict[str, float]:

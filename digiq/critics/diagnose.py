@@ -13,7 +13,7 @@ from digiq.config import configclass
 from digiq.critics.arrays import CriticData
 from digiq.critics.checkpoints import Checkpoints
 from digiq.critics.critic import load_critic
-from digiq.critics.diagnostics import Diagnostics, Reference, diagnose, draw_reliability
+from digiq.critics.diagnostics import Diagnostics, Reference, diagnose, draw_reliability, values_of
 from digiq.critics.train import TrainQConfig, load_training_data
 from digiq.errors import DigiQError
 from digiq.progress import track
@@ -78,7 +78,7 @@ def run(
         epochs = checkpoint_epochs(critic) if config.every_checkpoint else [chosen]
         reference = Reference.of(data, seed=config.seed)
         found = {
-            epoch: diagnose_checkpoint(critic, epoch, data, config.threshold, reference, known)
+            epoch: judge_checkpoint(critic, epoch, data, config.threshold, reference, known)[0]
             for epoch in track(epochs, "diagnose", unit="checkpoint")
         }
         table = {str(epoch): dataclasses.asdict(d) for epoch, d in found.items()}
@@ -126,19 +126,23 @@ def checkpoint_epochs(critic: Path) -> list[int]:
         return checkpoints.epochs
 
 
-def diagnose_checkpoint(
+def judge_checkpoint(
     critic: Path, epoch: int, data: CriticData, threshold: float, reference: Reference, truth: Any = None
-) -> Diagnostics:
-    """:func:`diagnose` of one checkpoint on disk, its verdict from the epochs up to it."""
-    history = [row for row in metrics_of(critic) if row["epoch"] <= epoch]
-    return diagnose(
-        load_critic(critic, epoch),
+) -> tuple[Diagnostics, np.ndarray]:
+    """:func:`diagnose` of one checkpoint on disk, its verdict from the epochs up to it; and Q of every candidate,
+    float32[S, N]."""
+    opened = load_critic(critic, epoch)
+    values = values_of(opened, data)
+    found = diagnose(
+        opened,
         data,
         threshold=threshold,
-        history=history,
+        history=[row for row in metrics_of(critic) if row["epoch"] <= epoch],
         truth=truth,
         reference=reference,
+        values=values,
     )
+    return found, opened.aggregate(values[0])
 
 
 def metrics_of(critic: Path) -> list[dict[str, float]]:
@@ -156,6 +160,7 @@ def in_words(d: Diagnostics) -> str:
         f"ranking      AUC success/failure {d.success_auc:.3f}; logged action of successes above "
         f"{100 * d.logged_ranking.accuracy:.0f} % of its candidates, first in {100 * d.logged_ranking.rank_at_1:.0f} % "
         f"(chance {100 * d.logged_ranking.random_at_1:.0f} %)",
+        f"steps        advantages correlate with one step's by {d.step_agreement:+.2f}",
         f"gate         {100 * d.gaps.share:.1f} % of states above {d.gaps.threshold:g}",
         f"ensemble     disagreement {d.disagreement:.2f} of the spread of Q; novelty of the chosen {d.novelty:.2f}",
         f"policy value {d.policy_value.value:.3f} [{d.policy_value.low:.3f}, {d.policy_value.high:.3f}]; "

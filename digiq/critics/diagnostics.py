@@ -110,6 +110,10 @@ class Diagnostics:
     success_auc: float
     """Chance that a logged action of a successful episode has a higher Q than one of a failed episode."""
     logged_ranking: LoggedRanking
+    step_agreement: float
+    """Correlation, over the judged logged actions, of the critic's advantage ``Q(s, a)`` minus the candidates' mean with the
+    one-step advantage ``r + γ V(s') - V(s)`` under the behaviour's own fitted V. A return says as much about all that
+    followed as about the action; one step says less and is much less noisy."""
     gaps: Gaps
     disagreement: float
     """Deviation of the members' Q, mean over candidates, as a share of the deviation of Q over candidates."""
@@ -136,6 +140,7 @@ def diagnose(
     truth: Float[np.ndarray, "S N"] | None = None,
     seed: int = 0,
     reference: "Reference | None" = None,
+    values: tuple[Float[np.ndarray, "S N E"], Float[np.ndarray, "S E"]] | None = None,
 ) -> Diagnostics:
     """All diagnostics of one checkpoint.
 
@@ -148,9 +153,9 @@ def diagnose(
       truth: true value of every candidate (NaN: unknown), from a simulator.
       seed: of the bootstrap.
       reference: what does not depend on the critic, when several are looked at; made here otherwise.
+      values: the members' Q and V as :func:`values_of` gives them, where they are known.
     """
-    features = {"observation": data.observation, "pair": data.pair, "candidate_row": data.candidate_row}
-    q_members, v_members = member_values(flat(critic), features)
+    q_members, v_members = values or values_of(critic, data)
     q, v = critic.aggregate(q_members), critic.aggregate(v_members)
     baseline = baseline_of(q, v, critic.config.baseline)
     reference = reference or Reference.of(data, seed=seed)
@@ -172,6 +177,7 @@ def diagnose(
         calibration=calibration(logged, returns),
         success_auc=auc(logged, success),
         logged_ranking=logged_ranking(q[obs][success]),
+        step_agreement=correlation(logged - np.nanmean(q[obs], axis=1), reference.step_advantage[rows]),
         gaps=gaps(gap, threshold),
         disagreement=float(np.nanmean(members)) / max(spread, 1e-9),
         novelty=float(np.mean(reference.novelty[obs, chosen[obs]])),
@@ -183,6 +189,14 @@ def diagnose(
     )
 
 
+def values_of(
+    critic: Critic, data: CriticData
+) -> tuple[Float[np.ndarray, "S N E"], Float[np.ndarray, "S E"]]:
+    """Q of every candidate (NaN: none) and V of every observation, by each of the E members."""
+    features = {"observation": data.observation, "pair": data.pair, "candidate_row": data.candidate_row}
+    return member_values(flat(critic), features)
+
+
 @dataclasses.dataclass(frozen=True)
 class Reference:
     """What diagnostics measure a critic against, the same for all critics of the data."""
@@ -190,6 +204,9 @@ class Reference:
     fqe: "LinearFQE"
     novelty: Float[np.ndarray, "S N"]
     behavior_value: Interval
+    step_advantage: Float[np.ndarray, "R"]
+    """``r + γ (1 - terminal) V(s') - V(s)`` of every transition, V being the behaviour's by :class:`LinearFQE`: the
+    mean of its Q over the candidates, which are draws of the behaviour policy."""
 
     @classmethod
     def of(
@@ -197,8 +214,10 @@ class Reference:
     ) -> "Reference":
         """Of data on the host; ``novelty_`` when it is known from a larger set."""
         fqe = LinearFQE(data, seed=seed)
-        behavior = fqe.value(np.zeros(len(data.candidate_row), np.int64))
-        return cls(fqe, novelty(data) if novelty_ is None else novelty_, behavior)
+        logged = np.zeros(len(data.candidate_row), np.int64)
+        v, t = np.nanmean(fqe.q_values(logged), axis=1), data.table
+        step = t.reward + t.discount * np.where(t.discount > 0, v[t.next_obs], 0.0) - v[t.obs]
+        return cls(fqe, novelty(data) if novelty_ is None else novelty_, fqe.value(logged), step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +256,7 @@ def scalars(d: Diagnostics) -> dict[str, float]:
         "ece": d.calibration.ece,
         "bias": d.calibration.bias,
         "success_auc": d.success_auc,
+        "step_agreement": d.step_agreement,
         "ranking_accuracy": d.logged_ranking.accuracy,
         "rank_at_1": d.logged_ranking.rank_at_1,
         "mean_rank": d.logged_ranking.mean_rank,
@@ -489,17 +509,14 @@ class LinearFQE:
 
     def value(self, choice: Int[np.ndarray, "S"], resamples: int = 200) -> Interval:
         """Mean value of first states when ``choice[s]`` (a column of ``candidate_row``) is taken in every state."""
-        data, t = self._data, self._data.table
-        row = data.candidate_row[np.arange(len(choice)), choice]
-        row = np.where(row >= 0, row, np.max(data.candidate_row, axis=1))
-        following = self._features(t.next_obs, np.maximum(row[t.next_obs], 0)) * t.discount[:, None]
+        t, row = self._data.table, self._rows(choice)
+        difference = self._difference(row)
         start = t.obs[t.first]
         initial = self._features(start, row[start])
         episode = np.cumsum(t.first) - 1
         blocks = episode * min(_BLOCKS, episode[-1] + 1) // (episode[-1] + 1)
         edges = np.flatnonzero(np.diff(blocks, prepend=-1))
         stops = np.append(edges[1:], len(blocks))
-        difference = self._phi - following
         a = np.stack([self._phi[i:j].T @ difference[i:j] for i, j in zip(edges, stops, strict=True)])
         b = np.stack([self._phi[i:j].T @ t.reward[i:j] for i, j in zip(edges, stops, strict=True)])
         c = np.stack(
@@ -508,10 +525,8 @@ class LinearFQE:
         n = np.array([episode[j - 1] + 1 - episode[i] for i, j in zip(edges, stops, strict=True)], np.float64)
 
         def solve(weights: np.ndarray) -> float:
-            size = a.shape[-1]
-            matrix = (weights @ a.reshape(len(a), -1)).reshape(size, size)
-            matrix += self._ridge * len(t.obs) * np.eye(size) / size
-            return float((weights @ c) @ np.linalg.solve(matrix, weights @ b) / (weights @ n))
+            matrix = (weights @ a.reshape(len(a), -1)).reshape(a.shape[1:])
+            return float((weights @ c) @ self._solve(matrix, weights @ b) / (weights @ n))
 
         rng = np.random.default_rng(self._seed)
         draws = [
@@ -520,6 +535,35 @@ class LinearFQE:
         ]
         low, high = np.quantile(draws, [0.025, 0.975])
         return Interval(solve(np.ones(len(a))), float(low), float(high))
+
+    def q_values(self, choice: Int[np.ndarray, "S"]) -> Float[np.ndarray, "S N"]:
+        """Q of every candidate under the policy that takes ``choice``; NaN where there is none."""
+        t, candidates = self._data.table, np.asarray(self._data.candidate_row)
+        difference = self._difference(self._rows(choice))
+        weights = self._solve(self._phi.T @ difference, self._phi.T @ t.reward)
+        q = np.full(candidates.shape, np.nan)
+        for n in range(candidates.shape[1]):
+            states = np.flatnonzero(candidates[:, n] >= 0)
+            for part in np.array_split(states, -(-len(states) // _CHUNK) or 1):
+                q[part, n] = self._features(part, candidates[part, n]) @ weights
+        return q
+
+    def _rows(self, choice: Int[np.ndarray, "S"]) -> Int[np.ndarray, "S"]:
+        """Pair rows of ``choice``; of any candidate where that is none."""
+        candidates = np.asarray(self._data.candidate_row)
+        row = candidates[np.arange(len(choice)), choice]
+        return np.where(row >= 0, row, np.max(candidates, axis=1))
+
+    def _difference(self, row: Int[np.ndarray, "S"]) -> Float[np.ndarray, "R K"]:
+        """``φ - γ (1 - terminal) φ'_π`` of every transition, π taking pair ``row`` in each state."""
+        t = self._data.table
+        following = self._features(t.next_obs, np.maximum(row[t.next_obs], 0)) * t.discount[:, None]
+        return self._phi - following
+
+    def _solve(self, matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+        size = len(matrix)
+        ridge = self._ridge * len(self._data.table.obs) * np.eye(size) / size
+        return np.linalg.solve(matrix + ridge, right)
 
     def _joint(self, obs: Any, pair_row: Any) -> np.ndarray:
         d = self._data
@@ -537,6 +581,15 @@ class LinearFQE:
         ]
         x = np.concatenate(parts).astype(np.float64)
         return np.concatenate([x, np.ones((len(x), 1))], axis=1)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's; NaN where either does not vary."""
+    known = ~np.isnan(a) & ~np.isnan(b)
+    a, b = a[known], b[known]
+    if len(a) < 2 or np.ptp(a) <= 1e-9 or np.ptp(b) <= 1e-9:
+        return math.nan
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def _smooth(x: np.ndarray) -> np.ndarray:

@@ -5,8 +5,10 @@ Why no truth: where exact values exist (on the simulator) one would not need to 
 makes asking for them an error. ``benchmarks/selection_correlation.py`` measures, afterwards, how well the score orders
 critics whose true success is known.
 
-Four numbers say how good the policy extracted from a critic may be; none is reliable alone, so a candidate's score is
-the mean of its ranks by each, scaled to [0, 1].
+Three numbers say how good the policy extracted from a critic may be; none is reliable alone, so a candidate's score is
+the mean of its ranks by each, scaled to [0, 1]. What correlates with Monte-Carlo returns (calibration, the rank of actions
+that led to success) is reported by ``diagnose`` and not counted: over critics of different objectives it did not order
+policies at all (``docs/results/selection.md``).
 """
 
 import dataclasses
@@ -15,12 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from scipy.stats import rankdata
 
 from digiq import artifacts
 from digiq.config import configclass
-from digiq.critics.diagnose import checkpoint_epochs, diagnose_checkpoint, training_data_of
-from digiq.critics.diagnostics import Diagnostics, Reference
+from digiq.critics.diagnose import checkpoint_epochs, judge_checkpoint, training_data_of
+from digiq.critics.diagnostics import Diagnostics, Reference, correlation
 from digiq.errors import DigiQError
 from digiq.progress import track
 
@@ -49,17 +52,38 @@ class Choice:
 
 CRITERIA = {
     "policy value": lambda d: d.policy_value.value,
-    "order of logged actions": lambda d: (
-        1 - d.logged_ranking.mean_rank / max(d.logged_ranking.random_rank, 1e-9)
-    ),
-    "success against failure": lambda d: d.success_auc,
-    "calibration": lambda d: -d.calibration.ece,
+    "one-step advantages": lambda d: d.step_agreement,
 }
-"""What is ranked, the higher the better."""
+"""What is ranked of each critic by itself, the higher the better; beside it, :func:`agreement`."""
+AGREEMENT = "agreement"
 
 
-def choose(candidates: Mapping[str, Diagnostics]) -> Choice:
-    """Scores candidates by :data:`CRITERIA`; those that overfit stand behind all that do not.
+def agreement(values: Sequence[Float[np.ndarray, "S N"]]) -> list[float]:
+    """How far each critic orders the candidates of a state as the others do on average.
+
+    Correlation of its Q, standardised within each state, with the mean of the others'. Errors of critics that differ in
+    objective, seed or epoch are partly their own; what they share is more often right.
+    """
+    standard = np.stack([_standardised(q).ravel() for q in values])
+    total = standard.sum(axis=0)
+    return [correlation(one, total - one) for one in standard]
+
+
+def _standardised(q: Float[np.ndarray, "S N"]) -> Float[np.ndarray, "S N"]:
+    """Zero mean and unit deviation over the candidates of a state; 0 where there is none, or nothing differs."""
+    known = ~np.isnan(q)
+    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
+    centred = np.where(known, q - np.where(known, q, 0).sum(axis=1, keepdims=True) / count, 0)
+    deviation = np.sqrt(np.square(centred).sum(axis=1, keepdims=True) / count)
+    return (centred / np.maximum(deviation, 1e-6)).astype(np.float32)
+
+
+def choose(candidates: Mapping[str, Diagnostics], values: Mapping[str, Float[np.ndarray, "S N"]]) -> Choice:
+    """Scores critics by :data:`CRITERIA` and :func:`agreement`; those that overfit stand behind all that do not.
+
+    Args:
+      candidates: diagnostics of each.
+      values: Q of each, of the same candidate actions; NaN where there is none.
 
     Raises:
       DigiQError: there are none.
@@ -67,7 +91,10 @@ def choose(candidates: Mapping[str, Diagnostics]) -> Choice:
     if not candidates:
         raise DigiQError("select: no checkpoints to choose from; train a critic first.")
     names = list(candidates)
-    columns = {name: _ranks([f(candidates[c]) for c in names]) for name, f in CRITERIA.items()}
+    found = {name: [f(candidates[c]) for c in names] for name, f in CRITERIA.items()}
+    columns = {
+        name: _ranks(x) for name, x in (found | {AGREEMENT: agreement([values[c] for c in names])}).items()
+    }
     columns = {name: ranks for name, ranks in columns.items() if ranks is not None}
     score = np.mean(list(columns.values()), axis=0) if columns else np.full(len(names), 0.5)
     overfits = np.array([candidates[c].verdict.kind == "overfitting" for c in names])
@@ -101,7 +128,7 @@ def run(
     ) as writer:
         if writer.done:
             return writer.artifact
-        found, where = {}, {}
+        found, values, where = {}, {}, {}
         known = [critic.name for critic in critics]
         for critic in critics:
             label = critic.name if known.count(critic.name) == 1 else str(critic)
@@ -110,9 +137,9 @@ def run(
             reference = Reference.of(data, seed=config.seed)
             for epoch in track(epochs if config.every_checkpoint else epochs[-1:], f"select {critic.name}"):
                 name = f"{label} epoch {epoch}"
-                found[name] = diagnose_checkpoint(critic, epoch, data, 0.0, reference)
+                found[name], values[name] = judge_checkpoint(critic, epoch, data, 0.0, reference)
                 where[name] = {"critic": str(critic), "epoch": epoch}
-        choice = choose(found)
+        choice = choose(found, values)
         artifacts.atomic_write_json(
             writer.path / "selection.json",
             {**where[choice.best], "why": choice.why, "scores": choice.scores},

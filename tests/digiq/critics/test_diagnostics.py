@@ -15,6 +15,7 @@ from digiq.critics.arrays import Needs, gather, place, prepare
 from digiq.critics.diagnostics import (
     LinearFQE,
     Monitor,
+    Reference,
     _principal,
     auc,
     calibration,
@@ -26,9 +27,10 @@ from digiq.critics.diagnostics import (
     ranking,
     sample_episodes,
     scalars,
+    values_of,
     verdict,
 )
-from digiq.critics.select import choose
+from digiq.critics.select import agreement, choose
 from digiq.critics.select import run as select_stage
 
 NEEDS = Needs(candidates=True)
@@ -125,7 +127,10 @@ def test_linear_fqe_is_the_exact_value_of_the_policy():
     first = data.table.first
     expected = q[s[first], policy[s[first]]].mean()
     column = np.argmax(visits.order == policy[s][:, None], axis=1)
-    estimate = LinearFQE(data, ridge=1e-6).value(column)
+    fqe = LinearFQE(data, ridge=1e-6)
+    estimate = fqe.value(column)
+    known = fqe.q_values(column)
+    assert known == pytest.approx(np.take_along_axis(q[s], visits.order, axis=1), abs=2e-3)
     assert estimate.value == pytest.approx(expected, abs=2e-3)
     assert estimate.low < expected < estimate.high
     other = LinearFQE(data, ridge=1e-6).value(np.zeros(len(s), np.int64))
@@ -254,16 +259,58 @@ def test_select_prefers_the_checkpoint_that_ranks_and_values_better():
         params=jax.tree.map(lambda x: np.random.default_rng(0).normal(size=x.shape).astype("f"), good.params),
     )
     found = {"random": diagnose(untrained, data), "trained": diagnose(good, data)}
-    choice = choose(found)
+    values = {"random": candidate_q(untrained, data), "trained": candidate_q(good, data)}
+    choice = choose(found, values)
     assert choice.best == "trained"
     assert choice.scores["trained"] > choice.scores["random"]
     assert "policy value" in choice.why
     worse = dataclasses.replace(
         found["trained"], verdict=verdict(curve([0.1] * 6, [0.1, 0.1, 0.1, 0.3, 0.5, 0.6], [0.0] * 6))
     )
-    assert choose({**found, "trained": worse}).best == "random", (
+    assert choose({**found, "trained": worse}, values).best == "random", (
         "an overfitting critic stands behind the others"
     )
+
+
+def candidate_q(critic, data):
+    return critic.aggregate(values_of(critic, data)[0])
+
+
+def test_agreement_is_with_the_others_order_within_states():
+    rng = np.random.default_rng(0)
+    order = rng.normal(size=(200, 4))
+    near = order + 0.3 * rng.normal(size=order.shape)
+    # Neither a state's level nor its spread counts, and what a critic lacks does not either.
+    moved = order * rng.uniform(0.1, 10, size=(200, 1)) + 100 * rng.normal(size=(200, 1))
+    moved[::3, 2] = np.nan
+    chance, opposite = rng.normal(size=order.shape), -order
+    found = dict(zip("omnco", agreement([order, moved, near, chance, opposite]), strict=False))
+    assert min(found[k] for k in "mn") > 0.3
+    assert abs(found["c"]) < 0.2 and found["o"] < -0.5
+    assert np.isnan(agreement([order, np.zeros_like(order)])).all()
+
+
+def test_step_agreement_is_with_one_step_advantages_of_the_behaviour():
+    visits, data = tabular_data()
+    critic = fit_critic(*_tabular.as_arrays(visits), _tabular.linear("td", {}, steps_per_epoch=1))
+    exact, _ = _tabular.solve(visits, "td", {})
+    q = np.take_along_axis(exact[visits.state], visits.order, axis=1)[..., None]
+    reference, v = Reference.of(data), exact.mean(axis=1)
+    after = np.where(visits.following < 0, 0, v[visits.following])
+    step = visits.reward + _tabular.GAMMA * after - v[visits.state]
+    assert reference.step_advantage == pytest.approx(step, abs=0.02)
+
+    def found(q, reference=reference):
+        return diagnose(critic, data, values=(q, q.mean(axis=1)), reference=reference).step_agreement
+
+    advantage = (q[:, 0] - q.mean(axis=1))[:, 0]
+    # Of one noisy step an advantage is a small part; without noise it is all.
+    assert found(q) == pytest.approx(np.corrcoef(advantage, step)[0, 1], abs=0.01)
+    assert found(q, dataclasses.replace(reference, step_advantage=3 * advantage)) == pytest.approx(
+        1.0, abs=1e-4
+    )
+    assert found(-q) == pytest.approx(-found(q), abs=1e-4)
+    assert math.isnan(found(np.zeros_like(q)))
 
 
 def test_select_never_sees_the_truth():
@@ -276,8 +323,10 @@ def test_select_never_sees_the_truth():
         np.zeros(data.candidate_row.shape),
         np.random.default_rng(0).random(data.candidate_row.shape),
     ]
+    values = {"a": candidate_q(critic, data), "b": candidate_q(worse, data)}
     scores = [
-        choose({"a": diagnose(critic, data, truth=t), "b": diagnose(worse, data)}).scores for t in truths
+        choose({"a": diagnose(critic, data, truth=t), "b": diagnose(worse, data)}, values).scores
+        for t in truths
     ]
     assert scores[0] == scores[1] == scores[2]
     assert scores[0]["a"] != scores[0]["b"], "equal scores would hide what the truth does to them"
