@@ -12,6 +12,8 @@ from digiq.errors import DigiQError
 from digiq.features.engine import Request, extract, extract_features, open_truncated, pool_span, wanted_layers
 from digiq.vlm.backbone import load_backbone, prepare
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 GOALS = ("go to a.com", "search for a very long query indeed", "x")
 ACTIONS = (Action.tap(0.3, 0.6), Action.type_text("hello there"), Action.swipe("up"), Action.enter())
 

@@ -18,6 +18,8 @@ from digiq.features import extract_features, load_features
 from digiq.features.extract import FeaturizeConfig
 from digiq.proposals.propose import save_proposals, to_arrays
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 TAP, OTHER_TAP, BACK, TYPE = (
     Action.tap(0.5, 0.25),
     Action.tap(0.2, 0.7),

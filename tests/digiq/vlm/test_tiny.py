@@ -26,6 +26,8 @@ from digiq.vlm.tiny.make import MakeTinyVlmConfig
 from digiq.vlm.tiny.screens import make_scene
 from digiq.vlm.tiny.words import REAL_WORDS, Words, is_unseen, task_words
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 @pytest.fixture(scope="module")
 def processor():
@@ -147,8 +149,8 @@ def test_other_goals_differ_from_the_first_in_names_alone():
     assert {("yes", "no"), ("no", "yes")} <= set(fits)
 
 
-def test_prompts_that_share_an_image_see_it_and_themselves_alone(tiny, processor):
-    backbone = load_backbone(tiny, dtype="float32")
+def test_prompts_that_share_an_image_see_it_and_themselves_alone(vlm, processor):
+    backbone = load_backbone(vlm, dtype="float32")
     trainer = make._Trainer(MakeTinyVlmConfig(), processor)
     trainer.model = backbone.model
     encode, rng = Encoder(processor.tokenizer), np.random.default_rng(9)

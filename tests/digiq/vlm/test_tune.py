@@ -12,6 +12,8 @@ from digiq.vlm import tune
 from digiq.vlm.backbone import load_backbone
 from digiq.vlm.tune import TuneVlmConfig, actionability_examples, screen_changed
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 def shade(value: int) -> np.ndarray:
     return np.full((80, 48, 3), value, np.uint8)
@@ -74,28 +76,28 @@ def episodes(tmp_path_factory):
     return path
 
 
-def test_a_run_changes_the_language_model_only_and_writes_a_model_that_opens(tiny, episodes, tmp_path):
+def test_a_run_changes_the_language_model_only_and_writes_a_model_that_opens(vlm, episodes, tmp_path):
     config = TuneVlmConfig(max_examples=32, batch_size=4, heldout=0.34, learning_rate=3e-3, lora_rank=2)
-    artifact = tune.run(config, episodes=episodes, vlm=tiny, out=tmp_path / "vlm")
-    before, after = (load_backbone(path).model.state_dict() for path in (tiny, tmp_path / "vlm"))
+    artifact = tune.run(config, episodes=episodes, vlm=vlm, out=tmp_path / "vlm")
+    before, after = (load_backbone(path).model.state_dict() for path in (vlm, tmp_path / "vlm"))
     assert before.keys() == after.keys()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and all("language_model" in name and name.endswith("proj.weight") for name in moved)
     assert artifact.manifest.counts["heldout"] == 4
     assert (tmp_path / "vlm" / "metrics.jsonl").read_text()
-    again = tune.run(config, episodes=episodes, vlm=tiny, out=tmp_path / "vlm")
+    again = tune.run(config, episodes=episodes, vlm=vlm, out=tmp_path / "vlm")
     assert again.manifest.digest == artifact.manifest.digest
 
 
-def test_a_split_without_episodes_is_refused(tiny, episodes, tmp_path):
+def test_a_split_without_episodes_is_refused(vlm, episodes, tmp_path):
     with pytest.raises(DigiQError, match="no episode of split 'elsewhere'"):
-        tune.run(TuneVlmConfig(split="elsewhere"), episodes=episodes, vlm=tiny, out=tmp_path / "vlm")
+        tune.run(TuneVlmConfig(split="elsewhere"), episodes=episodes, vlm=vlm, out=tmp_path / "vlm")
 
 
-def test_scores_do_not_depend_on_the_batch(tiny):
+def test_scores_do_not_depend_on_the_batch(vlm):
     examples = actionability_examples([episode(0, (10, 60, 90, 20), Action.type_text("oat"))])
     examples.append(dataclasses.replace(examples[0], goal="Visit zephyr.io and look up amber kettles"))
-    backbone = load_backbone(tiny, dtype="float32")
+    backbone = load_backbone(vlm, dtype="float32")
     alone = tune.change_scores(backbone, examples, batch_size=1)
     together = tune.change_scores(backbone, examples, batch_size=4)
     np.testing.assert_allclose(alone, together, atol=1e-4)

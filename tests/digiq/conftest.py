@@ -1,18 +1,8 @@
-"""A small random LLaVA, and one thread for torch: on a busy machine a second one costs more than it gives."""
+"""A small random LLaVA."""
 
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_torch_thread():
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +18,14 @@ def vlm(tmp_path_factory) -> Path:
     model = build_model(processor.tokenizer, hidden_size=64, vision_layers=1, text_layers=3)
     save(model, processor, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread():
+    """On a busy machine a second thread costs torch more than it gives; for modules that run the VLM."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
