@@ -46,6 +46,13 @@ OBSERVATION, ACTION, BATCH, ROWS = 17, 6, 256, 100_000
 V_INPUT, PAIR_INPUT = 5120, 5632
 """Upstream's inputs: V 5,120; Q the same and 5,632 of the action and the VLM."""
 D3RLPY = Path(__file__).parent.parent / "build" / "d3rlpy"
+SOON = 256
+"""Rows of an update up to which a turn of the heads begins with one that is not timed: after another process has filled
+gigabytes the first takes up to twice as long as the next. Of what takes seconds that is little."""
+SMALL = "jax, small"
+"""A process for contestants of which a turn is short, so that they take one to warm up. Their programs are kept from call
+to call; a kept program is slow when it first runs, so the heads', whose turns are long, are compiled anew."""
+COMPILED = D3RLPY.with_name("compiled")
 _D3RLPY_PACKAGES = [
     "d3rlpy==2.8.1",
     "gymnasium==1.0.0",
@@ -63,6 +70,9 @@ _D3RLPY_PACKAGES = [
     "tqdm",
     "cloudpickle",
 ]
+
+# As ``digiq`` runs its stages: freed memory is kept.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 Turn = Callable[[], tuple[int, float]]
 """Runs a burst of updates; how many, and the seconds they took."""
@@ -213,7 +223,7 @@ def heads_learner(width: float, batch: int, steps: int) -> Any:
 
 
 def digiq_heads(width: float, batch: int, steps: int) -> Turn:
-    """This project's learner on stored features. Compiled, it needs no turn to warm up: none of it is lazy."""
+    """This project's learner on stored features."""
     import jax
 
     learner, held = heads_learner(width, batch, steps), heads_of(width)
@@ -221,6 +231,8 @@ def digiq_heads(width: float, batch: int, steps: int) -> Turn:
     epoch = type(learner).epoch.lower(learner, held.state, hyper, held.data).compile()
 
     def turn() -> tuple[int, float]:
+        if batch <= SOON:
+            held.state, _ = jax.block_until_ready(epoch(held.state, hyper, held.data))
         start = time.perf_counter()
         held.state, _ = jax.block_until_ready(epoch(held.state, hyper, held.data))
         return steps, time.perf_counter() - start
@@ -326,6 +338,8 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
             torch._foreach_lerp_(followed, learned, 0.1)
 
     def turn() -> tuple[int, float]:
+        if batch <= SOON and not encoders:
+            step(batch)
         start = time.perf_counter()
         for _ in range(steps):
             step(batch)
@@ -494,7 +508,9 @@ class Process:
 
     def __init__(self, framework: str):
         python = d3rlpy_python() if framework == "d3rlpy" else sys.executable
-        environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "PYTHONWARNINGS": "ignore"}
+        environment = os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": str(THREADS), "PYTHONWARNINGS": "ignore"}
+        if framework == SMALL:
+            environment |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED)}
         self._process = subprocess.Popen(
             [str(python), __file__, "--serve"],
             stdin=subprocess.PIPE,
@@ -610,10 +626,10 @@ def d3rlpy_python() -> Path:
 def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
     """Yields (metric, value, remark)."""
     turns, few, burst = (2, 1, 200) if quick else (9, 3, 1000)
-    iql = Contestant.of("jax", "digiq_iql", steps=burst)
+    iql = Contestant.of(SMALL, "digiq_iql", steps=burst)
     d3rlpy = Contestant.of("d3rlpy", "d3rlpy_iql", steps=burst // 10)
     at_once, in_sequence = (
-        Contestant.of("jax", "population", size=8, steps=burst // 8, vectorised=vectorised)
+        Contestant.of(SMALL, "population", size=8, steps=burst // 8, vectorised=vectorised)
         for vectorised in (True, False)
     )
     ours = {

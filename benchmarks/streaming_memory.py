@@ -8,6 +8,7 @@ The bound printed beside it is what has to be resident: parameters, target, two 
 and one copy of the first four for the checkpoint that is being written.
 
     .venv/bin/python benchmarks/streaming_memory.py --directory /somewhere/with/12/GB
+    .venv/bin/python benchmarks/streaming_memory.py --objective cql --candidates 16 --directory ...
     .venv/bin/python benchmarks/streaming_memory.py --quick
 
 The store is removed at the end. The last line is one JSON object.
@@ -31,27 +32,26 @@ import numpy as np
 
 DIM = 4096
 LENGTH = 10  # transitions an episode
-CANDIDATES = 4
 LAYER = "layer_01"
 HEADS = {"q_hidden": (2048, 1024), "v_hidden": (1024,)}
 """46 M parameters on 4,096 + 4,096 inputs."""
 QUICK_HEADS = {"q_hidden": (256,), "v_hidden": (256,)}
 
 
-def make_store(path: Path, gigabytes: float) -> int:
-    """Writes rows and an index over them; returns the number of states. Four pairs a state and the state's own row."""
+def make_store(path: Path, gigabytes: float, candidates: int) -> int:
+    """Writes rows and an index over them; returns the number of states, each a row with ``candidates`` pairs."""
     from digiq import artifacts
     from digiq.features.extract import INDEX, STAGE, VERSION, FeaturizeConfig
     from digiq.features.store import KEY_BYTES, ROWS_PER_SHARD, RowStore, row_key
 
-    states = max(LENGTH, round(gigabytes * 1e9 / (2 * DIM * (1 + CANDIDATES))) // LENGTH * LENGTH)
+    states = max(LENGTH, round(gigabytes * 1e9 / (2 * DIM * (1 + candidates))) // LENGTH * LENGTH)
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(2 * ROWS_PER_SHARD, 1, DIM)).astype(np.float32)
     groups: dict[str, tuple[str, int]] = {}
     index: dict[str, np.ndarray] = {
-        "candidate_row": np.arange(states * CANDIDATES, dtype=np.int32).reshape(CANDIDATES, states).T
+        "candidate_row": np.arange(states * candidates, dtype=np.int32).reshape(candidates, states).T
     }
-    for kind, count in (("observation", states), ("pair", states * CANDIDATES)):
+    for kind, count in (("observation", states), ("pair", states * candidates)):
         keys = [row_key(f"{kind} {n}") for n in range(count)]
         index[f"{kind}_key"] = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
         groups[kind] = kind, DIM
@@ -71,7 +71,7 @@ def make_store(path: Path, gigabytes: float) -> int:
     return states
 
 
-def train(path: Path, states: int, steps: int, heads: dict[str, Any]) -> dict[str, float]:
+def train(path: Path, states: int, steps: int, objective: str, heads: dict[str, Any]) -> dict[str, float]:
     """Trains on the store in this process; its figures."""
     import jax
 
@@ -80,7 +80,13 @@ def train(path: Path, states: int, steps: int, heads: dict[str, Any]) -> dict[st
     from digiq.features.extract import open_features
 
     config = TrainQConfig(
-        critic={"heads": heads, "epochs": 2, "steps_per_epoch": steps, "batch_size": 256},
+        critic={
+            "objective": objective,
+            "heads": heads,
+            "epochs": 2,
+            "steps_per_epoch": steps,
+            "batch_size": 256,
+        },
         memory="stream",
         checkpoint_every=1,
         keep=1,
@@ -135,13 +141,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a store of 0.1 GB and small heads: under 50 s")
     parser.add_argument("--gigabytes", type=float, help="size of the store (10, or 0.1 with --quick)")
     parser.add_argument("--steps", type=int, default=20, help="updates in each of two epochs")
+    parser.add_argument("--objective", default="td", help="of the critic; cql reads every candidate")
+    parser.add_argument("--candidates", type=int, default=4, help="pairs a state")
     parser.add_argument("--directory", type=Path, help="where the store is made; the system's by default")
     parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     heads = QUICK_HEADS if arguments.quick else HEADS
     if arguments.train:
         path, states = arguments.train
-        print("> " + json.dumps(train(Path(path), int(states), arguments.steps, heads)))
+        print("> " + json.dumps(train(Path(path), int(states), arguments.steps, arguments.objective, heads)))
         return
     gigabytes = arguments.gigabytes or (0.1 if arguments.quick else 10.0)
     with tempfile.TemporaryDirectory(prefix="digiq-store-", dir=arguments.directory) as directory:
@@ -151,11 +159,11 @@ def main() -> None:
                 f"{directory}: {free:.0f} GB free, a store of {gigabytes:g} GB needs more; see --directory."
             )
         started = time.perf_counter()
-        states = make_store(Path(directory), gigabytes)
+        states = make_store(Path(directory), gigabytes, arguments.candidates)
         size = sum(f.stat().st_size for f in Path(directory).rglob("*") if f.is_file()) / 1e9
         made = time.perf_counter() - started
         print(
-            f"store: {size:.2f} GB, {states:,} states, {CANDIDATES} candidates each, made in {made:.0f} s",
+            f"store: {size:.2f} GB, {states:,} states, {arguments.candidates} candidates each, made in {made:.0f} s",
             flush=True,
         )
         command = [
@@ -166,6 +174,8 @@ def main() -> None:
             str(states),
             "--steps",
             str(arguments.steps),
+            "--objective",
+            arguments.objective,
         ]
         done = subprocess.run(
             [*command, "--quick"] if arguments.quick else command,
