@@ -250,7 +250,7 @@ def test_diagnose_reports_every_checkpoint(inputs, trained):
     for epoch, of_checkpoint in found["checkpoints"].items():
         assert set(of_checkpoint) == named
         numbers = [v for v in of_checkpoint.values() if isinstance(v, float)]
-        assert len(numbers) == 7
+        assert len(numbers) == 8
         assert np.isfinite(numbers).all()
         assert of_checkpoint["td_error"] == logged[int(epoch) - 1]["heldout_td_error"]
         assert of_checkpoint["logged_ranking"]["states"] > 0
