@@ -19,7 +19,6 @@ takes its turn and ends.
 
     .venv/bin/python benchmarks/critic_updates.py            # full width: 24 GB of memory, a quarter of an hour
     .venv/bin/python benchmarks/critic_updates.py --quick    # after one call that installs d3rlpy
-    .venv/bin/python benchmarks/critic_updates.py --quick --profile
 
 ``--quick`` uses half-width heads and few turns. The last line is one JSON object. d3rlpy's pins ask for an environment of its own; it
 is made under ``build/`` on first use and shares torch with this one.
@@ -684,70 +683,19 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
         yield "population_speedup", median_ratio(b, a), "8 critics of 128-128"
 
 
-PARTS = (
-    ("gradient of weights and activations", ("transpose(jvp",)),
-    ("forward, target", ("state_target", "dot_general")),
-    ("forward, online", ("state_params", "dot_general")),
-    ("Adam's moments", ("state_optimizer",)),
-    ("average of the target", ("state_target",)),
-    ("parameters", ("state_params",)),
-)
-"""Parts of an update, and what its operations are known by in the compiled program; the first that fits."""
-
-
-def profile(width: float, batch: int) -> None:
-    """Prints where our update's time goes, by XLA's own trace of three updates."""
-    import collections
-    import tempfile
-
-    import jax
-
-    learner, held = heads_learner(width, batch, 1), heads_of(width)
-    hyper = learner.hyper()
-    epoch = type(learner).epoch.lower(learner, held.state, hyper, held.data).compile()
-    lines = (line.strip() for line in epoch.as_text().splitlines() if " = " in line)
-    named = {line.split(" = ")[0].lstrip("%"): line for line in lines}
-    for updates in (1, 3):
-        with tempfile.TemporaryDirectory() as folder:
-            with jax.profiler.trace(folder):
-                start = time.perf_counter()
-                for _ in range(updates):
-                    held.state, _ = jax.block_until_ready(epoch(held.state, hyper, held.data))
-                seconds = time.perf_counter() - start
-            (file,) = Path(folder).rglob("*.xplane.pb")
-            traced = jax.profiler.ProfileData.from_file(str(file))
-    spent: collections.Counter[str] = collections.Counter()
-    for plane in traced.planes:
-        for line in plane.lines:
-            for event in line.events:
-                if event.name in named:
-                    about = named[event.name]
-                    fits = (part for part, words in PARTS if all(word in about for word in words))
-                    spent[next(fits, "all else (norm, losses, data)")] += event.duration_ns
-    print(f"batch {batch}, width {width:g}: {1e3 * seconds / updates:.0f} ms an update")
-    for part, nanoseconds in spent.most_common():
-        print(f"  {part:<38}{nanoseconds / spent.total():>6.0%}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="half-width heads and few turns: about a minute")
     parser.add_argument("--width", type=float, help="width of the heads as a share of upstream's")
-    parser.add_argument("--profile", action="store_true", help="instead: where our update's time goes")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         serve()
         return
-    width = arguments.width or (0.5 if arguments.quick else 1.0)
-    if arguments.profile:
-        for batch in (32, 256, 2048):
-            profile(width, batch)
-        return
     metrics = {}
-    for name, value, remark in measure(arguments.quick, width):
+    for name, value, remark in measure(arguments.quick, arguments.width or (0.5 if arguments.quick else 1.0)):
         metrics[name] = round(value, 3)
         print(f"{name:<24}{value:>10.3g}   {remark}", flush=True)
     versions = {
