@@ -71,9 +71,6 @@ _D3RLPY_PACKAGES = [
     "cloudpickle",
 ]
 
-# As ``digiq`` runs its stages: freed memory is kept.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-
 Turn = Callable[[], tuple[int, float]]
 """Runs a burst of updates; how many, and the seconds they took."""
 
@@ -507,6 +504,8 @@ class Process:
     """A framework's process, which answers each order with one line; a context manager."""
 
     def __init__(self, framework: str):
+        from digiq.nodes import KEEP_MEMORY  # so run stages; d3rlpy's process has no use for the package
+
         python = d3rlpy_python() if framework == "d3rlpy" else sys.executable
         environment = os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": str(THREADS), "PYTHONWARNINGS": "ignore"}
         if framework == SMALL:

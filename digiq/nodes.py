@@ -30,7 +30,7 @@ from digiq.processes import usable_cores
 COMPILED = "compiled"
 """JAX's cache of compiled programs, in the folder that describes a run's nodes; the user's own comes first."""
 
-_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """Has glibc keep what XLA and torch free and ask for again at every step: a sixth of a stage's time went into the kernel
 zeroing the same pages. A stage's memory goes when its process ends."""
 
@@ -166,7 +166,7 @@ def _start(
     command = [sys.executable, "-m", "digiq.cli", "run-node", str(file)]
     if overwrite:
         command.append("--overwrite")
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(folder / COMPILED), **_KEEP_MEMORY, **os.environ}
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(folder / COMPILED), **KEEP_MEMORY, **os.environ}
     if core is None:
         return subprocess.Popen(command, env=environment), "above"
     # One thread a process: pools sized for all cores would fight over the one it has.

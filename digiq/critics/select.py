@@ -7,8 +7,8 @@ critics whose true success is known.
 
 Three numbers say how good the policy extracted from a critic may be; none is reliable alone, so a candidate's score is
 the mean of its ranks by each, scaled to [0, 1]. What correlates with Monte-Carlo returns (calibration, the rank of actions
-that led to success) is reported by ``diagnose`` and not counted: over critics of different objectives it did not order
-policies at all (``docs/results/selection.md``).
+that led to success) is reported by ``diagnose`` and not counted: over critics of different objectives it orders
+policies badly (``docs/results/selection.md``).
 """
 
 import dataclasses
@@ -92,10 +92,8 @@ def choose(candidates: Mapping[str, Diagnostics], values: Mapping[str, Float[np.
         raise DigiQError("select: no checkpoints to choose from; train a critic first.")
     names = list(candidates)
     found = {name: [f(candidates[c]) for c in names] for name, f in CRITERIA.items()}
-    columns = {
-        name: _ranks(x) for name, x in (found | {AGREEMENT: agreement([values[c] for c in names])}).items()
-    }
-    columns = {name: ranks for name, ranks in columns.items() if ranks is not None}
+    found[AGREEMENT] = agreement([values[c] for c in names])
+    columns = {name: ranks for name, x in found.items() if (ranks := _ranks(x)) is not None}
     score = np.mean(list(columns.values()), axis=0) if columns else np.full(len(names), 0.5)
     overfits = np.array([candidates[c].verdict.kind == "overfitting" for c in names])
     best = int(np.lexsort((score, ~overfits))[-1])
