@@ -87,7 +87,10 @@ def launch(
     flags = f"--xla_force_host_platform_device_count={devices}"
     # XLA ends the process when devices wait 40 seconds for one another, as eight can on one busy core.
     flags += " --xla_cpu_collective_call_terminate_timeout_seconds=240"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    # XLA has as many threads as devices, and an update that waits for its turn holds one: seven devices of the update
+    # before it then wait for ever for the eighth, which has no thread.
+    threads = {"PJRT_NPROC": str(8 * devices)}
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | threads
     problem = os.path.join(os.path.dirname(__file__), problem)
     command = [sys.executable, "-c", textwrap.dedent(program), str(processes)]
     return [
