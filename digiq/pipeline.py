@@ -152,6 +152,8 @@ def plan(recipe: Recipe) -> list[Node]:
         missing = [name for name in config.reads if name not in available]
         if missing:
             raise ConfigError(f"recipe: distill.{arm} reads exact values; give the recipe a section 'exact'.")
+        if "features" in config.reads and config.arm == "digiq":
+            _check_support(arm, recipe.featurize.support, config.best_of_n.support)
         data = {name: available[name] for name in config.reads}
         policies[arm] = add(
             f"policy/{arm}", "extraction.distill", config, **labelled, behavior=behavior, **data
@@ -253,6 +255,14 @@ def preflight(recipe: Recipe) -> None:
     for config in (recipe.demonstrations, recipe.collect, recipe.evaluate):
         if config is not None:
             device_tasks(config.tasks)
+
+
+def _check_support(arm: str, read: float, taken: float) -> None:
+    if read > taken:
+        raise ConfigError(
+            f"recipe: featurize.support {read:g} leaves out candidates that distill.{arm}.best_of_n.support {taken:g} "
+            "would take; give featurize.support at most that."
+        )
 
 
 def _seeded(config: Any, seed: int, name: str) -> Any:

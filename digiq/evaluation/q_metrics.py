@@ -167,7 +167,8 @@ def run(
                 for s in range(len(stored))
             ]
         )
-        known = ~np.isnan(truth["policy_q"]) & ~np.isnan(learned) & first
+        first &= ~np.isnan(learned)  # the critic has no opinion of what features leave out
+        known = ~np.isnan(truth["policy_q"]) & first
         metrics: dict[str, Any] = {
             "regret": dataclasses.asdict(best),
             "pairwise_best": pairwise_accuracy(truth["best_q"], learned, first),

@@ -28,9 +28,8 @@ from digiq.evaluation.statistics import Estimate, paired_comparison
 from digiq.evaluation.strips import Strip, candidate_strip
 from digiq.evaluation.summary import arm_title, main_arm, split_title
 from digiq.evaluation.truth import first_of_action, is_simulated, picks, replay
-from digiq.extraction.best_of_n import supported
 from digiq.features.extract import open_features
-from digiq.proposals.propose import Proposals, load_proposals
+from digiq.proposals.propose import Proposals, load_proposals, supported
 
 MAX_STRIP_STEPS = 20
 TRUTH_EPISODES = 48  # about a tenth of a second each
@@ -133,7 +132,7 @@ def write_report(
 
 
 def logged_values(run: RunArtifacts) -> LoggedValues | None:
-    """Q and V of every stored candidate, from the stored features; the VLM does not run. None without a critic."""
+    """Q and V of every candidate that has features, from the stored features; the VLM does not run. None without a critic."""
     if not (run.episodes and run.proposals and run.features and run.critic):
         return None
     episodes = list(LabelledEpisodes(run.episodes, run.rewards))
@@ -145,6 +144,8 @@ def logged_values(run: RunArtifacts) -> LoggedValues | None:
             f"{run.features}: {len(q)} rows, but the episodes have {len(index)} and the proposals "
             f"{len(proposals.valid)}; name artefacts of one run."
         )
+    # What features leave out (``featurize.support``) has no Q, and is no candidate here.
+    proposals = dataclasses.replace(proposals, valid=proposals.valid & ~np.isnan(q))
     q = np.where(proposals.valid, np.asarray(q, np.float64), np.nan)
     return LoggedValues(episodes, index, proposals, q, np.asarray(v, np.float64))
 

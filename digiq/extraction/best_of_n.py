@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from digiq.config import configclass
+from digiq.proposals.propose import supported
 
 
 @configclass
@@ -104,14 +105,6 @@ def best_of_n(
     advantage = np.where(possible, best - np.where(possible, baseline, 0.0), -np.inf)
     threshold = _threshold(advantage[possible], config)
     return BestOfN(choice=choice, advantage=advantage, keep=advantage > threshold, threshold=threshold)
-
-
-def supported(
-    log_prob: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], share: float
-) -> npt.NDArray[np.bool_]:
-    """bool[S, N]: candidates at least ``share`` times as likely as the likeliest of their state."""
-    known = np.where(valid & ~np.isnan(log_prob), log_prob, -np.inf)
-    return known >= known.max(axis=1, keepdims=True) + np.log(share)
 
 
 def _threshold(advantages: npt.NDArray[np.float64], config: BestOfNConfig) -> float:

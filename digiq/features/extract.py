@@ -23,7 +23,7 @@ from digiq.features.elements import Source, observation_features, pair_features
 from digiq.features.engine import check_spans, extract, open_truncated, wanted_layers
 from digiq.features.store import KEY_BYTES, RowStore, StoredLayer, row_key
 from digiq.progress import progress
-from digiq.proposals.propose import Proposals, load_proposals
+from digiq.proposals.propose import Proposals, load_proposals, supported
 from digiq.vlm.prompts import Grounding, Prompt, build_prompt, draw_cursor
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ class FeaturizeConfig:
     source: Literal["vlm", "random_vlm", "text", "elements"] = "vlm"
     """The VLM; the same network with random weights; or no VLM (see ``digiq.features.elements``): goal, action and its
     coordinates as ``text``, or the device's own ``elements``, an oracle. All but the first are for comparison."""
+    support: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Leave out candidates less likely under the proposer than this share of the likeliest, but for logged actions: with no
+    more than ``best_of_n.support`` they are candidates that Best-of-N would not take, and often a third of all. 0 leaves
+    out none; what is left out has no Q."""
     permute: bool = False
     """Deal the rows out to the wrong observations and actions: a control, whose features say nothing."""
     seed: int = 0
@@ -80,7 +84,7 @@ class Features:
     pair: dict[str, npt.NDArray[Any]]
     """By layer name, bfloat16 [M, D]."""
     candidate_row: npt.NDArray[np.int32]
-    """[S, N] rows of ``pair``; -1: no such candidate; column 0 is the logged action."""
+    """[S, N] rows of ``pair``; -1: no such candidate, or left out; column 0 is the logged action."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,11 +293,14 @@ def _plan(episodes: LabelledEpisodes, proposals: Proposals, config: FeaturizeCon
             f"proposals: made for {len(proposals)} observations, but the episodes have {len(observations)}; "
             "run 'propose' on these episodes and rewards."
         )
-    candidate_row = np.full(proposals.valid.shape, -1, np.int32)
+    read = proposals.valid.copy()
+    if config.support > 0:
+        read[:, 1:] &= supported(proposals.log_prob, proposals.valid, config.support, any_n=True)[:, 1:]
+    candidate_row = np.full(read.shape, -1, np.int32)
     pairs: list[_Item] = []
     known: dict[tuple[bytes, str, Action], int] = {}
-    for n in range(proposals.valid.shape[1]):
-        for s in np.flatnonzero(proposals.valid[:, n]):
+    for n in range(read.shape[1]):
+        for s in np.flatnonzero(read[:, n]):
             action, seen = proposals.action(int(s), n), observations[s]
             row = known.setdefault((seen.digest, goals[s], action), len(pairs))
             if row == len(pairs):

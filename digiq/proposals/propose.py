@@ -73,6 +73,18 @@ class Proposals:
         return Action(ActionType(int(self.action_type[s, n])), (ty, tx), (ly, lx), text)
 
 
+def supported(
+    log_prob: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], share: float, *, any_n: bool = False
+) -> npt.NDArray[np.bool_]:
+    """bool[S, N]: candidates at least ``share`` times as likely as the likeliest of their state.
+
+    With ``any_n`` as the likeliest of those before them: what is supported among the first n, for any n.
+    """
+    known = np.where(valid & ~np.isnan(log_prob), log_prob, -np.inf)
+    likeliest = np.maximum.accumulate(known, axis=1) if any_n else known.max(axis=1, keepdims=True)
+    return known >= likeliest + np.log(share)
+
+
 def propose(
     policy: Policy,
     inputs: Sequence[PolicyInput],

@@ -113,6 +113,14 @@ def test_an_arm_acts_as_the_recipe_says_and_the_others_as_where_it_is_evaluated(
         plan(lost)
 
 
+def test_features_must_hold_what_best_of_n_would_take():
+    read = dataclasses.replace(QUICKSTART, featurize=dataclasses.replace(QUICKSTART.featurize, support=0.1))
+    assert plan(read)
+    more = dataclasses.replace(read, featurize=dataclasses.replace(read.featurize, support=0.2))
+    with pytest.raises(ConfigError, match=r"featurize.support 0.2 leaves out candidates that distill.digiq"):
+        plan(more)
+
+
 def test_a_source_of_episodes_is_needed_and_only_one():
     with pytest.raises(ConfigError, match="either 'episodes'"):
         plan(Recipe())

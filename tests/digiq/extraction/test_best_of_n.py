@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from digiq.errors import ConfigError
-from digiq.extraction.best_of_n import BestOfNConfig, best_of_n, supported
+from digiq.extraction.best_of_n import BestOfNConfig, best_of_n
+from digiq.proposals.propose import supported
 
 Q = np.array([[0.1, 0.5, 0.9], [0.3, 0.2, 0.1], [0.0, 0.6, 0.6]], np.float32)
 BASELINE = np.array([0.2, 0.2, 0.2], np.float32)

@@ -16,7 +16,7 @@ from digiq.errors import ArtifactError, ArtifactMismatch, ConfigError, DigiQErro
 from digiq.features import extract as stage
 from digiq.features import extract_features, load_features
 from digiq.features.extract import FeaturizeConfig
-from digiq.proposals.propose import save_proposals, to_arrays
+from digiq.proposals.propose import load_proposals, save_proposals, supported, to_arrays
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -305,6 +305,32 @@ def test_permuted_features_are_the_same_rows_at_the_wrong_places(inputs, tmp_pat
         one, other = (np.asarray(getattr(f, kind)["layer_01"], np.float32) for f in (a, b))
         assert not np.array_equal(one, other)
         assert np.array_equal(np.sort(one, axis=0), np.sort(other, axis=0))
+
+
+def test_candidates_without_support_are_left_out_and_logged_actions_never(tmp_path, vlm):
+    log_prob = np.log(
+        [[0.001, 0.3, 0.02], [0.5, 0.2, 0.01], [0.1, 0.1, 0.3], [0.9, 0.01, 0.8], [0.2, 0.5, 0.04]]
+    )
+    sources = write_inputs(tmp_path, EPISODES, CANDIDATES)
+    stored = load_proposals(sources["proposals"])
+    with artifacts.write(
+        tmp_path / "proposals", stage="propose", version=1, config={"again": True}, overwrite=True
+    ) as w:
+        save_proposals(dataclasses.replace(stored, log_prob=log_prob.astype(np.float32)), w.path)
+        w.complete()
+    for support in (0.0, 0.1):
+        config = dataclasses.replace(CONFIG, support=support)
+        stage.run(config, **sources, vlm=vlm, out=tmp_path / f"features_{support}")
+    everything, some = (load_features(tmp_path / f"features_{s}") for s in (0.0, 0.1))
+    valid = everything.candidate_row >= 0
+    assert (some.candidate_row >= 0).sum() < valid.sum()
+    assert np.array_equal(some.candidate_row[:, 0] >= 0, valid[:, 0])
+    for n in (1, 2, 3):  # whatever Best-of-N can take among the first n is there
+        first = valid[:, :n]
+        takes = supported(log_prob[:, :n], first, 0.1)
+        assert (some.candidate_row[:, :n] >= 0)[takes & first].all()
+    left_out = valid & (some.candidate_row < 0)
+    assert np.argwhere(left_out).tolist() == [[0, 2], [1, 2], [4, 2]]
 
 
 def test_features_without_a_vlm_and_with_random_weights(inputs, tmp_path):
