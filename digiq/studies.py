@@ -304,6 +304,8 @@ def estimate(nodes: Sequence[Node]) -> list[float]:
     """Seconds of each stage on one core, from what quickstart-sized stages took; for plans and ETAs only."""
     episodes: dict[Path, float] = {}
     candidates: dict[Path, int] = {}
+    read: set[tuple[Path, Path, str]] = set()
+    """What some features are of already: others of the same find their rows stored."""
     costs = []
     for node in nodes:
         stage = importlib.import_module(node.module).STAGE
@@ -317,27 +319,31 @@ def estimate(nodes: Sequence[Node]) -> list[float]:
                 episodes[node.out] = config.num_episodes
                 seconds = 4 + config.num_episodes * (0.05 if "policy" in node.inputs else 0.01)
             case "fit-policy":
-                seconds = 15 + 0.095 * config.fit.updates
+                seconds = 10 + 0.064 * config.fit.updates
             case "propose":
                 candidates[node.out] = config.num_candidates
                 seconds = 4 + 0.002 * _STEPS * count
             case "tune-vlm":
-                seconds = 70.0
+                seconds = 66.0
             case "featurize":
-                rows = _STEPS * count * (1.45 + 0.16 * n)
-                seconds = 8 + rows * (0.012 if config.source in ("vlm", "random_vlm") else 0.0005)
+                # Screens and candidates that occur again are one row.
+                rows = _STEPS * count * (1.95 + 0.05 * n if config.support else 1.45 + 0.16 * n)
+                asked = node.inputs["proposals"], node.inputs["vlm"], config.source
+                of_vlm = config.source in ("vlm", "random_vlm") and asked not in read
+                read.add(asked)
+                seconds = 4 + rows * (0.0092 if of_vlm else 0.0)
             case "train-q":
-                seconds = 12 + 0.015 * config.critic.epochs * config.critic.steps_per_epoch
+                seconds = 7 + 0.02 * config.critic.epochs * config.critic.steps_per_epoch
             case "distill":
-                seconds = 5 + 0.065 * config.fit.updates
+                seconds = 5 + 0.055 * config.fit.updates
             case "evaluate":
-                seconds = 3 + (1.2 if "critic" in node.inputs else 0.018) * config.episodes
+                seconds = 3 + (0.85 if "critic" in node.inputs else 0.02) * config.episodes
             case "value":
                 seconds = 5 + 0.08 * count + 3 * config.policy_episodes
             case "q-metrics":
-                seconds = 12 + 0.025 * config.episodes
+                seconds = 4 + 0.02 * config.episodes
             case "card":
-                seconds = 10 + 0.3 * config.episodes
+                seconds = 3 + 0.14 * config.episodes
             case _:
                 seconds = 2.0
         costs.append(float(seconds))
