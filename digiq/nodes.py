@@ -166,7 +166,13 @@ def _start(
     command = [sys.executable, "-m", "digiq.cli", "run-node", str(file)]
     if overwrite:
         command.append("--overwrite")
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(folder / COMPILED), **KEEP_MEMORY, **os.environ}
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / COMPILED),
+        # A stage compiles dozens of small programs too; JAX keeps only those of a second or more by itself.
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **KEEP_MEMORY,
+        **os.environ,
+    }
     if core is None:
         return subprocess.Popen(command, env=environment), "above"
     # One thread a process: pools sized for all cores would fight over the one it has.

@@ -305,7 +305,7 @@ def estimate(nodes: Sequence[Node]) -> list[float]:
     episodes: dict[Path, float] = {}
     candidates: dict[Path, int] = {}
     read: set[tuple[Path, Path, str]] = set()
-    """What some features are of already: others of the same find their rows stored."""
+    """What some features are of already: others of the same find their rows stored, whatever the rewards."""
     costs = []
     for node in nodes:
         stage = importlib.import_module(node.module).STAGE
@@ -328,7 +328,7 @@ def estimate(nodes: Sequence[Node]) -> list[float]:
             case "featurize":
                 # Screens and candidates that occur again are one row.
                 rows = _STEPS * count * (1.95 + 0.05 * n if config.support else 1.45 + 0.16 * n)
-                asked = node.inputs["proposals"], node.inputs["vlm"], config.source
+                asked = node.inputs["episodes"], node.inputs["vlm"], config.source
                 of_vlm = config.source in ("vlm", "random_vlm") and asked not in read
                 read.add(asked)
                 seconds = 4 + rows * (0.0092 if of_vlm else 0.0)
