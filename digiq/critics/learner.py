@@ -8,7 +8,7 @@ stopping are its consumers (see ``train.py``).
 import dataclasses
 import difflib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -279,6 +279,28 @@ class Learner:
         return optax.warmup_cosine_decay_schedule(
             0.0 if c.warmup_steps else 1.0, 1.0, c.warmup_steps, max(total, c.warmup_steps + 1)
         )
+
+
+def join_checks(
+    parts: Sequence[dict[str, Array]], rows: Sequence[int], first: Sequence[int]
+) -> dict[str, Array]:
+    """What :meth:`Learner.check` gives for all rows, from what it gives for parts of them.
+
+    All are means over rows, but for root mean squares and what is of first states alone.
+
+    Args:
+      parts: of :meth:`Learner.check`.
+      rows: how many rows each part has.
+      first: how many of them are an episode's first.
+    """
+    joined = {}
+    for name in parts[0]:
+        values = jnp.stack([part[name] for part in parts])
+        weights = jnp.asarray(first if name == "initial_q" else rows, jnp.float32)
+        squared = name in ("td_error", "bellman_residual", "return_error")
+        mean = jnp.sum(weights * (values**2 if squared else values)) / jnp.maximum(weights.sum(), 1)
+        joined[name] = jnp.sqrt(mean) if squared else mean
+    return joined
 
 
 class Runner(Protocol):

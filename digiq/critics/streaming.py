@@ -19,7 +19,7 @@ import numpy as np
 
 from digiq.critics.arrays import Array, Batch, CriticData, Needs, gather
 from digiq.critics.heads import Params
-from digiq.critics.learner import CriticConfig, Hyper, Learner, LearnerState
+from digiq.critics.learner import CriticConfig, Hyper, Learner, LearnerState, join_checks
 from digiq.critics.placement import own_rows, place_batch
 
 
@@ -71,8 +71,8 @@ class Streaming:
     learner: Learner
     threads: int = 2
     """Background readers."""
-    prefetch: int = 8
-    """Batches read ahead."""
+    prefetch: int = 4
+    """Batches read ahead; every candidate of one can be a hundred megabytes."""
 
     @property
     def config(self) -> CriticConfig:
@@ -98,14 +98,18 @@ class Streaming:
         return state._replace(key=next_key), means
 
     def evaluate(self, params: Params, target: Params, data: CriticData, rows: Array) -> dict[str, Array]:
-        """:meth:`Learner.evaluate`."""
-        rows = np.asarray(rows)
-        batch, single = (gather(data, rows, needs) for needs in (self.learner.objective.needs, Needs()))
-        return _check(self.learner, params, target, batch, single)
+        """:meth:`Learner.evaluate`, part by part: with their candidates the rows take as many times a batch's memory."""
+        needs, parts = self.learner.objective.needs, []
+        split = np.array_split(np.asarray(rows), -(-len(rows) // self.config.batch_size))
+        for part in split:
+            batch, single = gather(data, part, needs), gather(data, part, Needs())
+            parts.append(_check(self.learner, params, target, batch, single))
+        first = [int(data.table.first[part].sum()) for part in split]
+        return join_checks(parts, [len(part) for part in split], first)
 
 
 def batches(
-    learner: Learner, data: CriticData, positions: np.ndarray, threads: int = 2, prefetch: int = 8
+    learner: Learner, data: CriticData, positions: np.ndarray, threads: int = 2, prefetch: int = 4
 ) -> Iterator[Batch]:
     """Batches of ``positions`` int[steps, B] (into ``train_rows``), in order, read by background threads."""
     rows = np.asarray(data.train_rows)

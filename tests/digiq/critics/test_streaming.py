@@ -32,7 +32,11 @@ def on_disk(features: dict, path: Path) -> dict:
 
 @pytest.mark.parametrize("objective", ["td", "cql"])
 def test_streaming_learns_the_same_numbers(tmp_path, objective):
-    learner, state, data = _learner.start(_learner.config(objective=objective), heldout_fraction=0.25)
+    # Held-out rows are read in parts of at most a batch: three of them.
+    learner, state, data = _learner.start(
+        _learner.config(objective=objective, batch_size=8), heldout_fraction=0.25
+    )
+    assert 16 < len(data.heldout_rows) < 24
     transitions, features = _learner.problem()
     streamed = prepare(
         transitions, on_disk(features, tmp_path), gamma=learner.config.gamma, heldout_fraction=0.25
