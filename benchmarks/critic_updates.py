@@ -46,9 +46,6 @@ OBSERVATION, ACTION, BATCH, ROWS = 17, 6, 256, 100_000
 V_INPUT, PAIR_INPUT = 5120, 5632
 """Upstream's inputs: V 5,120; Q the same and 5,632 of the action and the VLM."""
 D3RLPY = Path(__file__).parent.parent / "build" / "d3rlpy"
-SOON = 256
-"""Rows of an update up to which a turn of the heads begins with one that is not timed: after another process has filled
-gigabytes the first takes up to twice as long as the next. Of what takes seconds that is little."""
 SMALL = "jax, small"
 """A process for contestants of which a turn is short, so that they take one to warm up. Their programs are kept from call
 to call; a kept program is slow when it first runs, so the heads', whose turns are long, are compiled anew."""
@@ -219,8 +216,12 @@ def heads_learner(width: float, batch: int, steps: int) -> Any:
     return Learner(config)
 
 
-def digiq_heads(width: float, batch: int, steps: int) -> Turn:
-    """This project's learner on stored features."""
+def digiq_heads(width: float, batch: int, steps: int, warm: bool = True) -> Turn:
+    """This project's learner on stored features.
+
+    A ``warm`` turn begins with an epoch that is not timed: after another process has filled gigabytes the first takes up to
+    twice as long as the next.
+    """
     import jax
 
     learner, held = heads_learner(width, batch, steps), heads_of(width)
@@ -228,7 +229,7 @@ def digiq_heads(width: float, batch: int, steps: int) -> Turn:
     epoch = type(learner).epoch.lower(learner, held.state, hyper, held.data).compile()
 
     def turn() -> tuple[int, float]:
-        if batch <= SOON:
+        if warm:
             held.state, _ = jax.block_until_ready(epoch(held.state, hyper, held.data))
         start = time.perf_counter()
         held.state, _ = jax.block_until_ready(epoch(held.state, hyper, held.data))
@@ -335,7 +336,7 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
             torch._foreach_lerp_(followed, learned, 0.1)
 
     def turn() -> tuple[int, float]:
-        if batch <= SOON and not encoders:
+        if not encoders:  # of what takes many seconds it is little
             step(batch)
         start = time.perf_counter()
         for _ in range(steps):
@@ -632,7 +633,9 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
         for vectorised in (True, False)
     )
     ours = {
-        batch: Contestant.of("jax", "digiq_heads", width=width, batch=batch, steps=steps)
+        batch: Contestant.of(
+            "jax", "digiq_heads", width=width, batch=batch, steps=steps, warm=batch < 2048 or not quick
+        )
         for batch, steps in {32: 6, 256: 3, 2048: 1}.items()
     }
     heads, upstream = (
