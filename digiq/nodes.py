@@ -121,7 +121,8 @@ def run_nodes(
     running: dict[subprocess.Popen[bytes], tuple[Node, int, str]] = {}
     try:
         while waiting or running:
-            for node in list(waiting):
+            # With all cores taken nothing can start, and looking through hundreds of nodes all the time is felt.
+            for node in list(waiting) if free else ():
                 needs = [path for path in node.inputs.values() if path in open_outs]
                 if any(path in failed for path in needs):
                     failed.add(node.out)
