@@ -99,13 +99,13 @@ class Streaming:
 
     def evaluate(self, params: Params, target: Params, data: CriticData, rows: Array) -> dict[str, Array]:
         """:meth:`Learner.evaluate`, part by part: with their candidates the rows take as many times a batch's memory."""
-        needs, parts = self.learner.objective.needs, []
-        split = np.array_split(np.asarray(rows), -(-len(rows) // self.config.batch_size))
-        for part in split:
+        needs, parts, sizes, first = self.learner.objective.needs, [], [], []
+        for part in np.array_split(np.asarray(rows), -(-len(rows) // self.config.batch_size)):
             batch, single = gather(data, part, needs), gather(data, part, Needs())
             parts.append(_check(self.learner, params, target, batch, single))
-        first = [int(data.table.first[part].sum()) for part in split]
-        return join_checks(parts, [len(part) for part in split], first)
+            sizes.append(len(part))
+            first.append(single.first.sum())
+        return join_checks(parts, sizes, first)
 
 
 def batches(
