@@ -1,9 +1,10 @@
 """Stages in processes of their own: ``digiq run`` and ``digiq study`` plan nodes, and this starts them.
 
 A stage gets a process because the thread pools of torch and XLA fight over cores, and because a stage's memory should
-go when it ends. The process imports its stage and no other. Nodes start as soon as what they read is there; one whose
+go when it ends. Nodes start as soon as what they read is there; one whose
 work fits one core (a module's ``ONE_CORE``) runs beside another such, all else has the machine to itself, unless every
-node is pinned to a core of its own.
+node is pinned to a core of its own. Pinned nodes are many and short: on Linux they are forked from a process a core that
+has imported what they need.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 from digiq import artifacts
 from digiq.config import load, to_dict
-from digiq.processes import usable_cores
+from digiq.processes import Server, usable_cores
 
 COMPILED = "compiled"
 """JAX's cache of compiled programs, in the folder that describes a run's nodes; the user's own comes first."""
@@ -118,7 +119,8 @@ def run_nodes(
     waiting = list(nodes)
     open_outs, failed = {node.out for node in nodes}, set()
     free = usable_cores()[:jobs]
-    running: dict[subprocess.Popen[bytes], tuple[Node, int, str]] = {}
+    servers: dict[int, Server] = {}
+    running: dict[subprocess.Popen[bytes] | Server, tuple[Node, int, str]] = {}
     try:
         while waiting or running:
             # With all cores taken nothing can start, and looking through hundreds of nodes all the time is felt.
@@ -137,7 +139,7 @@ def run_nodes(
                 waiting.remove(node)
                 core = free.pop(0)
                 on_start(node)
-                process, log = _start(node, folder, core if pinned else None, overwrite)
+                process, log = _start(node, folder, core if pinned else None, overwrite, servers)
                 running[process] = (node, core, log)
             ended = [process for process in running if process.poll() is not None]
             for process in ended:
@@ -152,21 +154,22 @@ def run_nodes(
             if not ended and running:
                 time.sleep(0.05)
     finally:
-        for process in running:
+        processes = {*running, *servers.values()}
+        for process in processes:
             process.terminate()
-        for process in running:
+        for process in processes:
             process.wait()
 
 
 def _start(
-    node: Node, folder: Path, core: int | None, overwrite: bool
-) -> tuple[subprocess.Popen[bytes], str]:
+    node: Node, folder: Path, core: int | None, overwrite: bool, servers: dict[int, Server]
+) -> tuple[subprocess.Popen[bytes] | Server, str]:
+    """Starts a node, and says where it tells what goes wrong. ``servers`` are by core, and found or put there."""
     name = f"{node.out.parent.name}-{node.out.name}"
     file, log = folder / f"{name}.json", folder / f"{name}.log"
     write_node(node, file)
-    command = [sys.executable, "-m", "digiq.cli", "run-node", str(file)]
-    if overwrite:
-        command.append("--overwrite")
+    program = [sys.executable, "-m", "digiq.cli"]
+    arguments = [str(file), *(["--overwrite"] if overwrite else [])]
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(folder / COMPILED),
         # A stage compiles dozens of small programs too; JAX keeps only those of a second or more by itself.
@@ -175,14 +178,16 @@ def _start(
         **os.environ,
     }
     if core is None:
-        return subprocess.Popen(command, env=environment), "above"
+        return subprocess.Popen([*program, "run-node", *arguments], env=environment), "above"
     # One thread a process: pools sized for all cores would fight over the one it has.
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    with log.open("a") as stream:
-        process = subprocess.Popen(
-            [*command, "--core", str(core)],
-            env=environment | threads,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-    return process, str(log)
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    if sys.platform != "linux":
+        with log.open("a") as stream:
+            command = [*program, "run-node", *arguments]
+            return subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT), str(
+                log
+            )
+    if core not in servers or not servers[core].is_alive:
+        servers[core] = Server([*program, "serve-nodes", str(core)], environment)
+    servers[core].ask(json.dumps({"arguments": arguments, "log": str(log)}))
+    return servers[core], str(log)

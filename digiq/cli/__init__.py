@@ -99,10 +99,10 @@ def _dispatch(arguments: list[str]) -> None:
         from digiq.cli import study
 
         {"study": study.main, "card": study.card}[command](rest)
-    elif command == "run-node":
-        from digiq.cli.node import main as run_node
+    elif command in ("run-node", "serve-nodes"):
+        from digiq.cli import node
 
-        run_node(rest)
+        {"run-node": node.main, "serve-nodes": node.serve}[command](rest)
     elif command == "devices":
         from digiq.cli.devices import main as devices
 

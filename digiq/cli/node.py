@@ -1,17 +1,33 @@
-"""One stage in a process of its own: what ``digiq run`` and ``digiq study`` start."""
+"""Stages in processes of their own: what ``digiq run`` and ``digiq study`` start."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the stage that ``FILE [--overwrite] [--core K]`` describes, on that core alone."""
-    if "--core" in arguments and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {int(arguments[arguments.index("--core") + 1])})
+    """Runs the stage that ``FILE [--overwrite]`` describes."""
     from digiq.nodes import read_node
     from digiq.processes import end_with_parent
 
     end_with_parent()
     read_node(Path(arguments[0])).execute(overwrite="--overwrite" in arguments)
+
+
+def serve(arguments: list[str]) -> None:
+    """Runs stages one after another on the core ``K``, those that standard input asks for; see ``nodes``."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(arguments[0])})
+    from digiq import processes
+
+    processes.serve(_run_logged)
+
+
+def _run_logged(request: str) -> None:
+    about = json.loads(request)
+    log = os.open(about["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream, replacement in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
+        os.dup2(replacement, stream)
+    main(about["arguments"])

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from digiq.nodes import Node, run_nodes, write_node
+from digiq.nodes import Node, run_nodes
+from tests.digiq.test_processes import is_running
 from tests.digiq.toy_stage import ToyConfig
 
 
-def toy(tmp_path: Path, name: str, *inputs: Path, needs: str = "", seconds: float = 0.0) -> Node:
+def toy(
+    tmp_path: Path, name: str, *inputs: Path, needs: str = "", tells: str = "", seconds: float = 0.0
+) -> Node:
     named = dict(zip(("first", "second"), inputs, strict=False))
-    config = ToyConfig(text=name, needs=needs, seconds=seconds)
+    config = ToyConfig(text=name, needs=needs, tells=tells, seconds=seconds)
     return Node(name, "tests.digiq.toy_stage", config, named, tmp_path / "store" / name)
 
 
@@ -65,30 +68,23 @@ def test_leaving_the_loop_ends_what_is_running(tmp_path):
     assert not nodes[1].is_complete
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_a_stage_ends_when_whoever_started_it_is_killed(tmp_path):
-    node = toy(tmp_path, "slow", seconds=60)
-    file = tmp_path / "slow.json"
-    write_node(node, file)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_stage_ends_when_its_run_is_killed(tmp_path, pinned):
+    started = tmp_path / "pid"
     script = (
-        "import subprocess, sys, time; "
-        f"p = subprocess.Popen([sys.executable, '-m', 'digiq.cli', 'run-node', {str(file)!r}]); "
-        "print(p.pid, flush=True); time.sleep(60)"
+        "from pathlib import Path; from digiq.nodes import run_nodes; from tests.digiq.toy_stage import ToyConfig; "
+        "from tests.digiq.test_nodes import toy; "
+        f"nodes = [toy(Path({str(tmp_path)!r}), 'slow', tells={str(started)!r}, seconds=60)]; "
+        f"list(run_nodes(nodes, folder=Path({str(tmp_path)!r}) / 'nodes', pinned={pinned}))"
     )
-    starter = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    stage = int(starter.stdout.readline())
-    while not node.out.exists():
+    run = subprocess.Popen([sys.executable, "-c", script])
+    while not started.exists():
         time.sleep(0.05)
-    starter.kill()
-    starter.wait()
-    until = time.monotonic() + 20
+        assert run.poll() is None
+    run.kill()
+    run.wait()
+    stage, until = int(started.read_text()), time.monotonic() + 20
     while is_running(stage):
         assert time.monotonic() < until, "the stage outlives its run"
         time.sleep(0.05)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -1,5 +1,6 @@
 """A stage that takes no time, for tests of what runs stages: it counts its inputs, or fails for want of a file."""
 
+import os
 import time
 from pathlib import Path
 
@@ -13,10 +14,11 @@ ONE_CORE = False
 
 @configclass
 class ToyConfig:
-    """What to write, a file without which it fails, and how long to wait."""
+    """What to write, a file without which it fails, one that it tells its process in, and how long to wait."""
 
     text: str = ""
     needs: str = ""
+    tells: str = ""
     seconds: float = 0.0
 
 
@@ -41,6 +43,8 @@ def run(
             return writer.artifact
         if config.needs and not Path(config.needs).exists():
             raise DigiQError(f"{config.needs} is not there.")
+        if config.tells:
+            artifacts.atomic_write_text(Path(config.tells), str(os.getpid()))
         time.sleep(config.seconds)
         read = [(path / "text").read_text() for path in (first, second) if path is not None]
         (writer.path / "text").write_text("".join([*read, config.text]))

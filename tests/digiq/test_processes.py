@@ -1,0 +1,91 @@
+"""A server that forks: what one child imports the next finds, each has its own exit status, none outlives its server."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from digiq.processes import Server
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
+
+PROGRAM = """
+import sys
+from digiq.processes import serve
+
+def work(line):
+    word, file = line.split(" ")
+    with open(file, "w") as out:
+        out.write("old " if "colorsys" in sys.modules else "new ")
+    import colorsys
+    if word == "fail":
+        sys.exit(3)
+    if word == "hang":
+        import os, time
+        with open(file, "a") as out:
+            out.write(str(os.getpid()))
+        time.sleep(60)
+
+serve(work)
+"""
+
+
+@pytest.fixture
+def server():
+    made = Server([sys.executable, "-c", PROGRAM], os.environ)
+    yield made
+    made.terminate()
+    made.wait()
+
+
+def finish(server: Server, line: str) -> int:
+    server.ask(line)
+    while server.poll() is None:
+        time.sleep(0.01)
+    assert server.returncode is not None
+    return server.returncode
+
+
+def wait_for_pid(file: Path) -> int:
+    while not (file.exists() and file.read_text().split(" ")[-1]):
+        time.sleep(0.01)
+    return int(file.read_text().split(" ")[-1])
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_what_one_child_imported_the_next_finds(server, tmp_path):
+    for expected in ("new ", "old "):
+        assert finish(server, f"go {tmp_path / 'file'}") == 0
+        assert (tmp_path / "file").read_text() == expected
+
+
+def test_a_failed_or_killed_child_leaves_the_server_at_work(server, tmp_path):
+    file = tmp_path / "file"
+    assert finish(server, f"fail {file}") == 3
+    server.ask(f"hang {file}")
+    file.unlink()
+    os.kill(wait_for_pid(file), signal.SIGKILL)
+    while server.poll() is None:
+        time.sleep(0.01)
+    assert server.returncode == -signal.SIGKILL
+    assert finish(server, f"go {file}") == 0 and server.is_alive
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_child_ends_with_its_server(server, tmp_path, how):
+    server.ask(f"hang {tmp_path / 'file'}")
+    child = wait_for_pid(tmp_path / "file")
+    os.kill(server._process.pid, how)
+    while server.poll() is None:
+        time.sleep(0.01)
+    assert server.returncode and not server.is_alive
+    assert not is_running(child)
