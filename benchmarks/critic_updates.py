@@ -54,18 +54,21 @@ _D3RLPY_PACKAGES = [
     "d3rlpy==2.8.1",
     "gymnasium==1.0.0",
     "gym==0.26.2",
-    "gym-notices",
-    "structlog",
-    "colorama",
-    "h5py",
-    "dataclasses-json",
-    "marshmallow",
-    "typing-inspect",
-    "mypy-extensions",
-    "farama-notifications",
-    "click",
-    "tqdm",
-    "cloudpickle",
+    "gym-notices==0.1.0",
+    "structlog==26.1.0",
+    "colorama==0.4.6",
+    "h5py==3.16.0",
+    "dataclasses-json==0.6.7",
+    "marshmallow==4.4.0",
+    "typing-inspect==0.9.0",
+    "mypy-extensions==1.2.0",
+    "farama-notifications==0.0.6",
+    "click==8.5.1",
+    "tqdm==4.70.1",
+    "cloudpickle==3.1.2",
+    "scikit-learn==1.7.2",
+    "joblib==1.6.0",
+    "threadpoolctl==3.8.0",
 ]
 
 Turn = Callable[[], tuple[int, float]]
@@ -243,8 +246,6 @@ _TORCH_CRITICS: dict[float, Any] = {}
 
 def torch_critics(width: float, encoders: bool) -> Any:
     """Online and target critic. One with encoders serves contestants that leave them aside, if it was built first."""
-    import copy
-
     import torch
     from torch import nn
 
@@ -263,17 +264,35 @@ def torch_critics(width: float, encoders: bool) -> Any:
                 from transformers import RobertaConfig, RobertaModel
 
                 roberta = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
-                one = RobertaModel(roberta, add_pooling_layer=False)
-                self.encoders = nn.ModuleList([one, copy.deepcopy(one), copy.deepcopy(one)])
+                self.encoders = nn.ModuleList(
+                    RobertaModel(roberta, add_pooling_layer=False) for _ in range(3)
+                )
 
         def texts(self, tokens: list[torch.Tensor], which: tuple[int, ...]) -> torch.Tensor:
             found = [self.encoders[e](t).last_hidden_state[:, 0] for e, t in zip(which, tokens, strict=True)]
             return torch.cat(found, -1)
 
+    def build() -> Critic:
+        """With uniform weights: modules' own initial values take several times as long to draw."""
+        with torch.device("meta"):
+            critic = Critic()
+        critic.to_empty(device="cpu")
+        for name, tensor in [*critic.named_parameters(), *critic.named_buffers()]:
+            if name.endswith("position_ids"):
+                tensor.copy_(torch.arange(tensor.shape[-1]))
+            elif tensor.ndim == 1:
+                nn.init.constant_(tensor, float("LayerNorm.weight" in name))
+            elif tensor.is_floating_point():
+                nn.init.uniform_(tensor, -0.02, 0.02)
+            else:
+                tensor.zero_()  # token types
+        return critic
+
     if width not in _TORCH_CRITICS:
         torch.manual_seed(0)
-        online = Critic()
-        _TORCH_CRITICS[width] = online, copy.deepcopy(online).requires_grad_(False)
+        online, target = build(), build().requires_grad_(False)
+        target.load_state_dict(online.state_dict())
+        _TORCH_CRITICS[width] = online, target
     return _TORCH_CRITICS[width]
 
 
@@ -509,38 +528,42 @@ class Process:
 
         python = d3rlpy_python() if framework == "d3rlpy" else sys.executable
         environment = os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": str(THREADS), "PYTHONWARNINGS": "ignore"}
+        # Huge pages, for all alike: gigabytes are touched.
+        environment |= {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         if framework == SMALL:
             environment |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED)}
-        self._process = subprocess.Popen(
-            [str(python), __file__, "--serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        self._framework = framework
-        self._known: set[Contestant] = set()
+        self._log = COMPILED.with_name(f"{framework}.log")
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [str(python), __file__, "--serve"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+            )
+        self._framework, self._building = framework, 0
 
     def build(self, contestant: Contestant) -> None:
-        """Has a contestant built and warmed up, without waiting for it; once."""
-        if contestant not in self._known:
-            self._known.add(contestant)
-            self._order(contestant)
+        """Has a contestant built and warmed up, without waiting for it."""
+        self._order(contestant)
+        self._building += 1
 
     def wait(self) -> None:
         """Until everything ordered is built."""
-        self._order(None)
-        self._answer()
+        for _ in range(self._building):
+            self._answer()
+        self._building = 0
 
     def turn(self, contestant: Contestant) -> Any:
         """Seconds an update in one burst, or what else the contestant measures."""
         self._order(contestant)
         return self._answer()
 
-    def _order(self, contestant: Contestant | None) -> None:
+    def _order(self, contestant: Contestant) -> None:
         assert self._process.stdin is not None
-        order = None if contestant is None else [contestant.name, dict(contestant.arguments)]
+        order = [contestant.name, dict(contestant.arguments)]
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
 
@@ -549,7 +572,8 @@ class Process:
         for line in self._process.stdout:
             if line.startswith("> "):
                 return json.loads(line[2:])
-        raise RuntimeError(f"{self._framework}: ended without an answer (exit {self._process.wait()}).")
+        end = self._process.wait()
+        raise RuntimeError(f"{self._framework}: ended without an answer (exit {end}), see {self._log}.")
 
     def __enter__(self) -> "Process":
         return self
@@ -560,18 +584,17 @@ class Process:
 
 
 def serve() -> None:
-    """The process's side: the first order of a contestant builds it, later ones take a turn, ``null`` is answered."""
+    """The process's side: the first order of a contestant builds it, later ones take a turn."""
     turns: dict[str, Turn] = {}
     for order in sys.stdin:
-        if (asked := json.loads(order)) is None:
-            print("> null", flush=True)
-        elif order not in turns:
-            name, arguments = asked
+        if order not in turns:
+            name, arguments = json.loads(order)
             turns[order] = CONTESTANTS[name](**arguments)
+            found = None
         else:
             updates, seconds = turns[order]()
             found = getattr(turns[order], "rates", None) or seconds / updates
-            print("> " + json.dumps(found), flush=True)
+        print("> " + json.dumps(found), flush=True)
 
 
 class Ring:
@@ -583,9 +606,7 @@ class Ring:
 
     def prepare(self, *contestants: Contestant) -> None:
         """Builds and warms up what will take turns, side by side; not where each is to be alone."""
-        if self._alone:
-            return
-        for one in contestants:
+        for one in () if self._alone else contestants:
             if one.framework not in self._processes:
                 self._processes[one.framework] = self._stack.enter_context(Process(one.framework))
             self._processes[one.framework].build(one)
@@ -602,6 +623,7 @@ class Ring:
             return self._processes[one.framework].turn(one)
         with Process(one.framework) as process:
             process.build(one)
+            process.wait()
             return process.turn(one)
 
 
@@ -612,14 +634,16 @@ def median_ratio(slow: list[float], fast: list[float]) -> float:
 
 def d3rlpy_python() -> Path:
     """An environment with d3rlpy's pins; everything that they do not name comes from this one."""
-    python = D3RLPY / "bin" / "python"
-    if not python.exists():
-        venv.create(D3RLPY, with_pip=False, symlinks=True)
+    python, stamp = D3RLPY / "bin" / "python", D3RLPY / "packages.txt"
+    wanted = "\n".join(_D3RLPY_PACKAGES)
+    if not (stamp.exists() and stamp.read_text() == wanted):
+        venv.create(D3RLPY, with_pip=False, symlinks=True, clear=True)
         site = next((D3RLPY / "lib").glob("python3*")) / "site-packages"
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site)]
         subprocess.run([*pip, *_D3RLPY_PACKAGES], check=True)
         own = next(p for p in sys.path if p.endswith("site-packages"))
         (site / "zz_shared.pth").write_text(own + "\n")
+        stamp.write_text(wanted)
     return python
 
 
@@ -636,15 +660,18 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
         batch: Contestant.of(
             "jax", "digiq_heads", width=width, batch=batch, steps=steps, warm=batch < 2048 or not quick
         )
-        for batch, steps in {32: 6, 256: 3, 2048: 1}.items()
+        for batch, steps in {32: 3 if quick else 6, 256: 2 if quick else 3, 2048: 1}.items()
     }
     heads, upstream = (
         Contestant.of("torch", "torch_heads", width=width, batch=32, steps=1, encoders=encoders)
         for encoders in (False, True)
     )
-    best = {
-        batch: [Contestant.of(f, f"{f}_rates", width=width, batch=batch) for f in ("jax", "torch")]
-        for batch in (256, 2048)
+    rates = {
+        framework: [
+            Contestant.of(framework, f"{framework}_rates", width=width, batch=batch)
+            for batch in ((256,) if quick else (256, 2048))
+        ]
+        for framework in ("jax", "torch")
     }
 
     q, v = weights(width)
@@ -658,25 +685,25 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
     with contextlib.ExitStack() as stack:
         small = Ring(stack, alone=False)
         large = Ring(stack, alone=True) if 3 * learner > 0.5 * memory_size else small
-        # With encoders first: the others' heads are theirs.
-        large.prepare(upstream, heads, *ours.values(), *itertools.chain(*best.values()))
+        # One framework after the other: threads of one would spin while those of the other have the cores.
+        large.prepare(upstream, heads, *rates["torch"])  # with encoders first: the others' heads are theirs
+        large.prepare(*ours.values(), *rates["jax"])
         small.prepare(d3rlpy, iql, at_once, in_sequence)
 
         a, b = small.rounds(turns, iql, d3rlpy)
         yield "iql_updates_per_second", 1 / statistics.median(a), f"d3rlpy {1 / statistics.median(b):.0f}"
         yield "vs_d3rlpy", median_ratio(b, a), "IQL, 256-256, batch 256"
 
-        a, b = large.rounds(turns, ours[32], heads)
+        *beside, c = large.rounds(few, ours[32], heads, upstream)
+        a, b = (x + y for x, y in zip(beside, large.rounds(turns - few, ours[32], heads), strict=True))
         remark = f"{parameters / 1e6:.0f} M parameters, {statistics.median(a):.2f} s"
         yield "vs_torch_heads", median_ratio(b, a), remark
-        a, b = large.rounds(few, ours[32], upstream)
         ratio = 1 + encoder_flops / flops_per_row
-        yield "vs_upstream_shape", median_ratio(b, a), f"{ratio:.1f}x the FLOPs"
+        yield "vs_upstream_shape", median_ratio(c, beside[0]), f"{ratio:.1f}x the FLOPs"
 
-        measured = {batch: large.rounds(few, ours[batch], *both) for batch, both in best.items()}
-        rates = [rate for _, *found in measured.values() for one in found for rate in one]
-        gemm, memory = (max(rate[k] for rate in rates) for k in (0, 1))  # the best of the run
-        for batch, (seconds, *_) in measured.items():
+        a, b, *found = large.rounds(few, ours[256], ours[2048], *itertools.chain(*rates.values()))
+        gemm, memory = map(max, zip(*itertools.chain(*found), strict=True))  # the best of the run
+        for batch, seconds in {256: a, 2048: b}.items():
             least = batch * flops_per_row / gemm + 9 * 4 * parameters / memory
             remark = f"{gemm / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s"
             yield f"roofline_{batch}", least / statistics.median(seconds), remark

@@ -78,6 +78,7 @@ def train(path: Path, states: int, steps: int, objective: str, heads: dict[str, 
     from digiq.critics.streaming import StoredRows
     from digiq.critics.train import TrainQConfig, _prepare, _train_resumably, monitor_of
     from digiq.features.extract import open_features
+    from digiq.processes import share_one_heap
 
     config = TrainQConfig(
         critic={
@@ -102,6 +103,7 @@ def train(path: Path, states: int, steps: int, objective: str, heads: dict[str, 
         "episode": at // LENGTH,
     }
     started = time.perf_counter()
+    share_one_heap()
     stored = open_features(path / "features")
     joined = {
         "observation": StoredRows([stored.observation[LAYER]]),

@@ -31,6 +31,7 @@ from digiq.critics.population import (
 )
 from digiq.critics.streaming import StoredRows, Streaming, fits_in_memory
 from digiq.errors import DigiQError
+from digiq.processes import share_one_heap
 from digiq.progress import progress
 
 STAGE, VERSION = "train-q", 1
@@ -201,6 +202,8 @@ def load_training_data(
         raise DigiQError(f"{episodes}: no episode of split {', '.join(config.splits)}; there are {found}.")
     keep = wanted[transitions.episode]
     columns = {f.name: getattr(transitions, f.name)[keep] for f in dataclasses.fields(transitions)}
+    if config.memory == "stream":
+        share_one_heap()  # before there are threads that read
     stored = open_features(features)
     observation = StoredRows(choose_layers(stored.observation, config.critic.observation_layers))
     pair = StoredRows(choose_layers(stored.pair, config.critic.pair_layers))
@@ -211,6 +214,8 @@ def load_training_data(
     fits = bool(agree(np.int32(fits)))
     if config.memory == "device" or fits:
         joined = {name: rows.load() for name, rows in joined.items()}
+    else:
+        share_one_heap()
     joined["candidate_row"] = stored.candidate_row
     # Copies of an episode under other goals share its screens: they stay on one side of the split.
     groups = [name.split("~")[0] for name, _ in about]
@@ -254,7 +259,6 @@ def _train_resumably(
     config: TrainQConfig, data: CriticData, monitor: Monitor, features: Any, path: Path
 ) -> tuple[int, list[dict[str, float]]]:
     """Trains from the latest checkpoint under ``path``; the chosen epoch and the metrics of all epochs."""
-    data = _place(config, data)
     with Checkpoints(path / "checkpoints", config.keep) as checkpoints, MetricsLog(path) as log:
         first = max(checkpoints.epochs, default=0)
         like = jax.eval_shape(Learner(config.critic).init, jax.random.PRNGKey(config.seed), data)
@@ -301,7 +305,6 @@ def _train_population(
     """Trains all members, resuming like one; writes a table and a plot, and the best member as the critic."""
     learner = Learner(config.critic)
     population = Population.of(learner, config.population, config.seed)
-    data = _place(config, data)
     with (
         Checkpoints(path / "population", keep=1) as checkpoints,
         MetricsLog(path, "population.jsonl", events=False) as log,

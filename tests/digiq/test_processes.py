@@ -1,7 +1,9 @@
 """A server that forks: what one child imports the next finds, each has its own exit status, none outlives its server."""
 
 import os
+import platform
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -89,3 +91,31 @@ def test_a_child_ends_with_its_server(server, tmp_path, how):
         time.sleep(0.01)
     assert server.returncode and not server.is_alive
     assert not is_running(child)
+
+
+HEAPS = """
+import ctypes, sys, threading
+from digiq.processes import share_one_heap
+
+if sys.argv[1] == "one":
+    share_one_heap()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+threads = [threading.Thread(target=libc.malloc, args=(1000,)) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+file = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_threads_share_one_heap(tmp_path):
+    heaps = {}
+    for how in ("own", "one"):
+        subprocess.run([sys.executable, "-c", HEAPS, how, str(tmp_path / how)], check=True)
+        heaps[how] = (tmp_path / how).read_text().count("<heap nr=")
+    assert heaps["own"] > heaps["one"] == 1
