@@ -22,7 +22,10 @@ def serve(arguments: list[str]) -> None:
         os.sched_setaffinity(0, {int(arguments[0])})
     from digiq import processes
 
-    processes.serve(_run_logged)
+    try:
+        processes.serve(_run_logged)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # whoever started this says so
 
 
 def _run_logged(request: str) -> None:

@@ -26,6 +26,7 @@ from digiq.critics.train import (
     MetricsLog,
     TrainQConfig,
     _metric,
+    _place,
     _train_population,
     _train_resumably,
     monitor_of,
@@ -264,7 +265,8 @@ def stage_config(**changes) -> TrainQConfig:
 
 def run_stage(path, config: TrainQConfig):
     data = prepare(*problem(), gamma=0.95, heldout_fraction=config.heldout_fraction, seed=config.seed)
-    return _train_resumably(config, data, monitor_of(config, data), problem()[1], path)
+    monitor = monitor_of(config, data)
+    return _train_resumably(config, _place(config, data), monitor, problem()[1], path)
 
 
 def test_stage_logs_every_epoch_and_keeps_checkpoints(tmp_path):
