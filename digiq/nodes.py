@@ -182,11 +182,10 @@ def _start(
     # One thread a process: pools sized for all cores would fight over the one it has.
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     if sys.platform != "linux":
+        command = [*program, "run-node", *arguments]
         with log.open("a") as stream:
-            command = [*program, "run-node", *arguments]
-            return subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT), str(
-                log
-            )
+            process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+        return process, str(log)
     if core not in servers or not servers[core].is_alive:
         servers[core] = Server([*program, "serve-nodes", str(core)], environment)
     servers[core].ask(json.dumps({"arguments": arguments, "log": str(log)}))
