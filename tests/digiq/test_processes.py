@@ -45,10 +45,13 @@ def server():
 
 def finish(server: Server, line: str) -> int:
     server.ask(line)
-    while server.poll() is None:
+    return wait(server)
+
+
+def wait(server: Server) -> int:
+    while (status := server.poll()) is None:
         time.sleep(0.01)
-    assert server.returncode is not None
-    return server.returncode
+    return status
 
 
 def wait_for_pid(file: Path) -> int:
@@ -74,11 +77,8 @@ def test_a_failed_or_killed_child_leaves_the_server_at_work(server, tmp_path):
     file = tmp_path / "file"
     assert finish(server, f"fail {file}") == 3
     server.ask(f"hang {file}")
-    file.unlink()
     os.kill(wait_for_pid(file), signal.SIGKILL)
-    while server.poll() is None:
-        time.sleep(0.01)
-    assert server.returncode == -signal.SIGKILL
+    assert wait(server) == -signal.SIGKILL
     assert finish(server, f"go {file}") == 0 and server.is_alive
 
 
@@ -87,9 +87,7 @@ def test_a_child_ends_with_its_server(server, tmp_path, how):
     server.ask(f"hang {tmp_path / 'file'}")
     child = wait_for_pid(tmp_path / "file")
     os.kill(server._process.pid, how)
-    while server.poll() is None:
-        time.sleep(0.01)
-    assert server.returncode and not server.is_alive
+    assert wait(server) and not server.is_alive
     assert not is_running(child)
 
 
