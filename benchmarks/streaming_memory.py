@@ -154,6 +154,8 @@ def main() -> None:
         print("> " + json.dumps(train(Path(path), int(states), arguments.steps, arguments.objective, heads)))
         return
     gigabytes = arguments.gigabytes or (0.1 if arguments.quick else 10.0)
+    if arguments.directory:
+        arguments.directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="digiq-store-", dir=arguments.directory) as directory:
         free = shutil.disk_usage(directory).free / 1e9
         if free < 1.2 * gigabytes + 2:
