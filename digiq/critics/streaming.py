@@ -93,6 +93,9 @@ class Streaming:
         for batch, key in zip(loaded, keys, strict=True):
             batch = place_batch(batch, mesh, size)
             state, info = _update(self.learner, state, hyper, batch, key)
+            # One update runs and one waits. Calls return at once: with updates slower than reading, all of an epoch's
+            # batches would otherwise pile up in the device's queue.
+            jax.block_until_ready(infos[-1:])
             infos.append(info)
         means = jax.tree.map(lambda *x: sum(x) / len(x), *infos)
         return state._replace(key=next_key), means

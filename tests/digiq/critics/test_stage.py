@@ -386,25 +386,25 @@ def test_two_hosts_write_the_critic_of_one(inputs, tmp_path):
 
 def test_two_hosts_resume_where_they_were_killed(inputs, tmp_path):
     sources, features, _ = inputs
-    critic = dataclasses.replace(FAST.critic, epochs=200)
+    critic = dataclasses.replace(FAST.critic, epochs=80)
     alone = run(
-        dataclasses.replace(FAST, critic=critic, checkpoint_every=20), **sources, out=tmp_path / "alone"
+        dataclasses.replace(FAST, critic=critic, checkpoint_every=10), **sources, out=tmp_path / "alone"
     )
-    out, options = tmp_path / "killed", ("--critic.epochs", "200", "--checkpoint-every", "20")
+    out, options = tmp_path / "killed", ("--critic.epochs", "80", "--checkpoint-every", "10")
     processes = on_two_hosts(sources, out, *options)
     deadline = time.monotonic() + 240
-    while not (out / "checkpoints" / "20").is_dir() and time.monotonic() < deadline:
+    while not (out / "checkpoints" / "10").is_dir() and time.monotonic() < deadline:
         time.sleep(0.01)
     for process in processes:
         process.kill()
         process.communicate()
     done = len((out / "metrics.jsonl").read_text().splitlines())
-    assert 20 <= done < 200, "the kill came too late to test anything"
+    assert 10 <= done < 80, "the kill came too late to test anything"
     for process in on_two_hosts(sources, out, *options):
         said, _ = process.communicate(timeout=240)
         assert process.returncode == 0, said[-3000:]
     rows = [json.loads(line) for line in (out / "metrics.jsonl").open()]
-    assert [row["epoch"] for row in rows] == list(range(1, 201))
+    assert [row["epoch"] for row in rows] == list(range(1, 81))
     q, wanted = (candidate_values(load_critic(path), features)[0] for path in (out, alone.path))
     np.testing.assert_allclose(q, wanted, rtol=2e-2, atol=2e-3)
 
