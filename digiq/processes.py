@@ -16,7 +16,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 _LOOK_EVERY = 0.5  # seconds
-_M_ARENA_MAX = -8  # of malloc.h
+_ONE_HEAP = {
+    -8: 1,  # M_ARENA_MAX
+    -4: 65536,  # M_MMAP_MAX, glibc's own
+    -3: 32 * 2**20,  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: where glibc's own adapt to under large arrays
+    -1: 64 * 2**20,
+}
+"""Options of malloc.h by number."""
 
 
 def usable_cores() -> list[int]:
@@ -43,14 +49,17 @@ def end_with_parent() -> None:
 
 
 def share_one_heap() -> None:
-    """Has all threads from now on allocate from one heap, where the C library is glibc.
+    """Has all threads from now on allocate from one heap and give back what they free, where the C library is glibc.
 
-    By itself it gives every thread one of its own, and what is freed in one is of no use to the others: readers that
-    hand batches on then hold a multiple of what they need.
+    By itself it gives every thread a heap of its own, and what is freed in one is of no use to the others: readers that
+    hand batches on then hold a multiple of what they need. Stages of a run keep what they free
+    (:data:`digiq.nodes.KEEP_MEMORY`), which is undone: in one heap, gaps between batches would add up.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+            glibc = ctypes.CDLL(None)
+            for option, value in _ONE_HEAP.items():
+                glibc.mallopt(option, value)
 
 
 def serve(work: Callable[[str], None]) -> None:
