@@ -20,12 +20,13 @@ takes its turn and ends.
     .venv/bin/python benchmarks/critic_updates.py            # full width: 24 GB of memory, a quarter of an hour
     .venv/bin/python benchmarks/critic_updates.py --quick    # after one call that installs d3rlpy
 
-``--quick`` uses half-width heads and few turns. The last line is one JSON object. d3rlpy's pins ask for an environment of its own; it
-is made under ``build/`` on first use and shares torch with this one.
+``--quick`` uses half-width heads, on inputs of half the width, and few turns. The last line is one JSON object. d3rlpy's
+pins ask for an environment of its own; it is made under ``build/`` on first use and shares torch with this one.
 """
 
 import argparse
 import contextlib
+import copy
 import functools
 import importlib.metadata
 import itertools
@@ -43,8 +44,6 @@ from typing import Any, NamedTuple
 
 THREADS = len(os.sched_getaffinity(0))
 OBSERVATION, ACTION, BATCH, ROWS = 17, 6, 256, 100_000
-V_INPUT, PAIR_INPUT = 5120, 5632
-"""Upstream's inputs: V 5,120; Q the same and 5,632 of the action and the VLM."""
 D3RLPY = Path(__file__).parent.parent / "build" / "d3rlpy"
 SMALL = "jax, small"
 """A process for contestants of which a turn is short, so that they take one to warm up. Their programs are kept from call
@@ -75,6 +74,11 @@ Turn = Callable[[], tuple[int, float]]
 """Runs a burst of updates; how many, and the seconds they took."""
 
 
+def input_sizes(width: float) -> tuple[int, int]:
+    """Upstream's inputs, scaled: V's 5,120, and the 5,632 of the action and the VLM that Q reads beside them."""
+    return round(width * 5120), round(width * 5632)
+
+
 def q_sizes(width: float) -> tuple[int, ...]:
     """Hidden units of upstream's Q-head, scaled."""
     return tuple(round(width * n) for n in (10752, 3840, 3840, 3840))
@@ -91,7 +95,8 @@ def weights(width: float) -> tuple[int, int]:
     def count(*sizes: int) -> int:
         return sum(a * b for a, b in itertools.pairwise(sizes))
 
-    return count(V_INPUT + PAIR_INPUT, *q_sizes(width), 1), count(V_INPUT, *v_sizes(width), 1)
+    observation, pair = input_sizes(width)
+    return count(observation + pair, *q_sizes(width), 1), count(observation, *v_sizes(width), 1)
 
 
 # --- contestants -----------------------------------------------------------------------------------------------------
@@ -198,7 +203,7 @@ def heads_of(width: float) -> Any:
 
     from digiq.critics.arrays import prepare
 
-    data = jax.device_put(prepare(*stored_features(np, rows=2048), gamma=0.95))
+    data = jax.device_put(prepare(*stored_features(np, *input_sizes(width), rows=2048), gamma=0.95))
     state = heads_learner(width, 32, 1).init(jax.random.PRNGKey(0), data)
     return types.SimpleNamespace(data=data, state=state)
 
@@ -245,9 +250,12 @@ _TORCH_CRITICS: dict[float, Any] = {}
 
 
 def torch_critics(width: float, encoders: bool) -> Any:
-    """Online and target critic. One with encoders serves contestants that leave them aside, if it was built first."""
+    """Online and target critic and the optimiser. With encoders they serve contestants that leave those aside, too, if
+    they were built first: what has no gradient the optimiser leaves alone."""
     import torch
     from torch import nn
+
+    observation, pair = input_sizes(width)
 
     def head(*sizes: int) -> nn.Module:
         layers: list[nn.Module] = []
@@ -258,8 +266,8 @@ def torch_critics(width: float, encoders: bool) -> Any:
     class Critic(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.q = nn.ModuleList(head(V_INPUT + PAIR_INPUT, *q_sizes(width), 1) for _ in range(2))
-            self.v = nn.ModuleList(head(V_INPUT, *v_sizes(width), 1) for _ in range(2))
+            self.q = nn.ModuleList(head(observation + pair, *q_sizes(width), 1) for _ in range(2))
+            self.v = nn.ModuleList(head(observation, *v_sizes(width), 1) for _ in range(2))
             if encoders:
                 from transformers import RobertaConfig, RobertaModel
 
@@ -283,16 +291,19 @@ def torch_critics(width: float, encoders: bool) -> Any:
             elif tensor.ndim == 1:
                 nn.init.constant_(tensor, float("LayerNorm.weight" in name))
             elif tensor.is_floating_point():
-                nn.init.uniform_(tensor, -0.02, 0.02)
+                nn.init.uniform_(
+                    nn.init.zeros_(tensor), -0.02, 0.02
+                )  # zeros first: every core asks for new memory
             else:
                 tensor.zero_()  # token types
         return critic
 
     if width not in _TORCH_CRITICS:
         torch.manual_seed(0)
-        online, target = build(), build().requires_grad_(False)
-        target.load_state_dict(online.state_dict())
-        _TORCH_CRITICS[width] = online, target
+        online = build()
+        target = copy.deepcopy(online).requires_grad_(False)
+        optimizer = torch.optim.AdamW(online.parameters(), lr=1e-5, fused=True)
+        _TORCH_CRITICS[width] = online, target, optimizer
     return _TORCH_CRITICS[width]
 
 
@@ -303,15 +314,14 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
     from torch import nn
 
     torch.set_num_threads(THREADS)
-    online, target = torch_critics(width, encoders)
+    online, target, optimizer = torch_critics(width, encoders)
 
     def trained(critic: Any) -> list[Any]:
         parts = [critic.q, critic.v] + ([critic.encoders] if encoders else [])
         return [p for part in parts for p in part.parameters()]
 
     learned, followed = trained(online), trained(target)
-    optimizer = torch.optim.AdamW(learned, lr=1e-5, fused=True)
-    transitions, features = stored_features(np)
+    transitions, features = stored_features(np, *input_sizes(width))
     observation, pair = (torch.from_numpy(features[k]) for k in ("observation", "pair"))
     obs, following = (
         torch.from_numpy(transitions["obs"]),
@@ -326,7 +336,7 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
         x = observation[rows]
         if encoders:  # the encoders' outputs take the place of 768 stored numbers each
             texts = critic.texts([t[: len(rows)] for t in tokens[:3]], (0, 1, 2))
-            x = torch.cat([x[:, : V_INPUT - 3 * 768], texts], -1)
+            x = torch.cat([x[:, 3 * 768 :], texts], -1)
         if action is None:
             return x
         p = pair[action]
@@ -345,7 +355,8 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
         x = inputs(online, s, s)
         loss = sum(((q(x)[:, 0] - t) ** 2).mean() for q, t in zip(online.q, y, strict=True))
         loss = loss + sum(
-            ((v(x[:, :V_INPUT])[:, 0] - t) ** 2).mean() for v, t in zip(online.v, q_bar, strict=True)
+            ((v(x[:, : observation.shape[1]])[:, 0] - t) ** 2).mean()
+            for v, t in zip(online.v, q_bar, strict=True)
         )
         optimizer.zero_grad()
         loss.backward()
@@ -393,7 +404,7 @@ def jax_rates(width: float, batch: int) -> Turn:
     import jax
     import jax.numpy as jnp
 
-    rows, columns = V_INPUT + PAIR_INPUT, q_sizes(width)[0]
+    rows, columns = sum(input_sizes(width)), q_sizes(width)[0]
     some = few_columns(width, batch)
     x, w = jnp.ones((batch, rows)), jnp.ones((rows, some))
 
@@ -423,7 +434,7 @@ def torch_rates(width: float, batch: int) -> Turn:
     import torch
 
     torch.set_num_threads(THREADS)
-    rows, columns = V_INPUT + PAIR_INPUT, q_sizes(width)[0]
+    rows, columns = sum(input_sizes(width)), q_sizes(width)[0]
     some = few_columns(width, batch)
     x, w = torch.ones(batch, rows), torch.ones(rows, some)
     parameter = torch.nn.Parameter(torch.ones(rows, columns))
@@ -434,7 +445,7 @@ def torch_rates(width: float, batch: int) -> Turn:
 
 def few_columns(width: float, batch: int) -> int:
     """Columns of a product of a second at most: the rate is the same as with all of them."""
-    return min(q_sizes(width)[0], round(5e10 / (2 * batch * (V_INPUT + PAIR_INPUT))))
+    return min(q_sizes(width)[0], round(5e10 / (2 * batch * sum(input_sizes(width)))))
 
 
 def rates_turn(product: Callable[[], Any], flops: int, memory: Callable[[], Any], size: int) -> Turn:
@@ -454,9 +465,7 @@ def rates_turn(product: Callable[[], Any], flops: int, memory: Callable[[], Any]
     return turn
 
 
-def stored_features(
-    np: Any, observation: int = V_INPUT, pair: int = PAIR_INPUT, rows: int = 512
-) -> tuple[dict, dict]:
+def stored_features(np: Any, observation: int, pair: int, rows: int = 512) -> tuple[dict, dict]:
     """``rows`` transitions with random features; at least a batch of them, which a learner never exceeds."""
     rng, t = np.random.default_rng(0), np.arange(rows)
     done = t % 8 == 7
@@ -605,11 +614,14 @@ class Ring:
         self._processes: dict[str, Process] = {}
 
     def prepare(self, *contestants: Contestant) -> None:
-        """Builds and warms up what will take turns, side by side; not where each is to be alone."""
+        """Has built and warmed up what will take turns, side by side; not where each is to be alone."""
         for one in () if self._alone else contestants:
             if one.framework not in self._processes:
                 self._processes[one.framework] = self._stack.enter_context(Process(one.framework))
             self._processes[one.framework].build(one)
+
+    def wait(self) -> None:
+        """Until everything is built."""
         for process in self._processes.values():
             process.wait()
 
@@ -677,7 +689,8 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
     q, v = weights(width)
     parameters = 2 * (q + v)
     # Forward, two products backward (one in the first layer, whose input needs no gradient), and the target's forward.
-    first_q, first_v = (V_INPUT + PAIR_INPUT) * q_sizes(width)[0], V_INPUT * v_sizes(width)[0]
+    observation, pair = input_sizes(width)
+    first_q, first_v = (observation + pair) * q_sizes(width)[0], observation * v_sizes(width)[0]
     flops_per_row = 2 * 2 * (4 * (q + v) - first_q - first_v)
     encoder_flops = 2 * 85e6 * (44 * 3 + 44 + 30)
     learner = 5 * 4 * parameters  # parameters, target, two moments and a gradient, float32
@@ -685,10 +698,14 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
     with contextlib.ExitStack() as stack:
         small = Ring(stack, alone=False)
         large = Ring(stack, alone=True) if 3 * learner > 0.5 * memory_size else small
-        # One framework after the other: threads of one would spin while those of the other have the cores.
-        large.prepare(upstream, heads, *rates["torch"])  # with encoders first: the others' heads are theirs
-        large.prepare(*ours.values(), *rates["jax"])
         small.prepare(d3rlpy, iql, at_once, in_sequence)
+        # Of the large ones torch's first, which wait for memory more than for cores, then JAX's: threads of one would spin
+        # while those of the other have the cores.
+        large.prepare(upstream, heads, *rates["torch"])  # with encoders first: the others' heads are theirs
+        large.wait()
+        large.prepare(*ours.values(), *rates["jax"])
+        for ring in (large, small):
+            ring.wait()
 
         a, b = small.rounds(turns, iql, d3rlpy)
         yield "iql_updates_per_second", 1 / statistics.median(a), f"d3rlpy {1 / statistics.median(b):.0f}"

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from critic_updates import PAIR_INPUT, THREADS, V_INPUT, digiq_heads, heads_learner, q_sizes, v_sizes, weights
+from critic_updates import THREADS, digiq_heads, heads_learner, input_sizes, q_sizes, v_sizes, weights
 
 
 class Part(NamedTuple):
@@ -45,9 +45,10 @@ def products(width: float, batch: int) -> list[Part]:
     features.
     """
     parts: dict[str, Part] = {}
+    observation, pair = input_sizes(width)
     for head, sizes in (
-        ("Q", (V_INPUT + PAIR_INPUT, *q_sizes(width), 1)),
-        ("V", (V_INPUT, *v_sizes(width), 1)),
+        ("Q", (observation + pair, *q_sizes(width), 1)),
+        ("V", (observation, *v_sizes(width), 1)),
     ):
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             x, w, y = jnp.ones((batch, fan_in)), jnp.ones((fan_in, fan_out)), jnp.ones((batch, fan_out))
@@ -68,7 +69,7 @@ def products(width: float, batch: int) -> list[Part]:
 
 def optimiser(width: float) -> Part:
     """Clipping, Adam, decay and the target's average over one Q-head's matrices, scaled to all parameters."""
-    sizes = (V_INPUT + PAIR_INPUT, *q_sizes(width), 1)
+    sizes = (sum(input_sizes(width)), *q_sizes(width), 1)
     learner = heads_learner(width, 32, 1)
     shapes = list(itertools.pairwise(sizes))
     state: Any = [{"p": jnp.ones(s), "m": jnp.zeros(s), "v": jnp.zeros(s), "t": jnp.ones(s)} for s in shapes]
