@@ -78,7 +78,7 @@ def train(path: Path, states: int, steps: int, objective: str, heads: dict[str, 
     from digiq.critics.streaming import StoredRows
     from digiq.critics.train import TrainQConfig, _prepare, _train_resumably, monitor_of
     from digiq.features.extract import open_features
-    from digiq.processes import share_one_heap
+    from digiq.processes import return_freed_memory
 
     config = TrainQConfig(
         critic={
@@ -103,7 +103,7 @@ def train(path: Path, states: int, steps: int, objective: str, heads: dict[str, 
         "episode": at // LENGTH,
     }
     started = time.perf_counter()
-    share_one_heap()
+    return_freed_memory()
     stored = open_features(path / "features")
     joined = {
         "observation": StoredRows([stored.observation[LAYER]]),

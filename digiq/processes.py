@@ -48,10 +48,10 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def share_one_heap() -> None:
-    """Has all threads from now on allocate from one heap and give back what they free, where the C library is glibc.
+def return_freed_memory() -> None:
+    """Has freed memory go back to the system, and to all threads alike, from now on; where the C library is glibc.
 
-    By itself it gives every thread a heap of its own, and what is freed in one is of no use to the others: readers that
+    By itself glibc gives every thread a heap of its own, and what is freed in one is of no use to the others: readers that
     hand batches on then hold a multiple of what they need. Stages of a run keep what they free
     (:data:`digiq.nodes.KEEP_MEMORY`), which is undone: in one heap, gaps between batches would add up.
     """

@@ -31,7 +31,7 @@ from digiq.critics.population import (
 )
 from digiq.critics.streaming import StoredRows, Streaming, fits_in_memory
 from digiq.errors import DigiQError
-from digiq.processes import share_one_heap
+from digiq.processes import return_freed_memory
 from digiq.progress import progress
 
 STAGE, VERSION = "train-q", 1
@@ -203,7 +203,7 @@ def load_training_data(
     keep = wanted[transitions.episode]
     columns = {f.name: getattr(transitions, f.name)[keep] for f in dataclasses.fields(transitions)}
     if config.memory == "stream":
-        share_one_heap()  # before there are threads that read
+        return_freed_memory()  # before there are threads that read
     stored = open_features(features)
     observation = StoredRows(choose_layers(stored.observation, config.critic.observation_layers))
     pair = StoredRows(choose_layers(stored.pair, config.critic.pair_layers))
@@ -215,7 +215,7 @@ def load_training_data(
     if config.memory == "device" or fits:
         joined = {name: rows.load() for name, rows in joined.items()}
     else:
-        share_one_heap()
+        return_freed_memory()
     joined["candidate_row"] = stored.candidate_row
     # Copies of an episode under other goals share its screens: they stay on one side of the split.
     groups = [name.split("~")[0] for name, _ in about]

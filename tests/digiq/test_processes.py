@@ -93,10 +93,10 @@ def test_a_child_ends_with_its_server(server, tmp_path, how):
 
 HEAPS = """
 import ctypes, sys, threading
-from digiq.processes import share_one_heap
+from digiq.processes import return_freed_memory
 
 if sys.argv[1] == "one":
-    share_one_heap()
+    return_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
 threads = [threading.Thread(target=libc.malloc, args=(1000,)) for _ in range(2)]
