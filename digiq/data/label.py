@@ -29,8 +29,8 @@ class LabelConfig:
     copies: Annotated[int, Field(ge=1)] = 1
     """Copies an episode under ``other_goals``."""
     shuffle: bool = False
-    """Deal the episodes' outcomes out again at random, within each split: a control, from which nothing can be
-    learned of what succeeds."""
+    """Deal the episodes' outcomes out again at random, within each split: a control. Which episode succeeded is lost;
+    when each one ended is not, and where success ends an episode that still says something of it."""
     seed: int = 0
     """Chooses the other goals, and shuffles."""
 
