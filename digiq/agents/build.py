@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from android_env.actions import Action
+from android_env.devices.simulated.state import NoiseConfig
 from android_env.errors import SetupError, TaskError
 from android_env.tasks import TaskSet, load_tasks
 from digiq.agents.agent import Actor, Agent, EachTurn, ScriptedAgent, TurnScorer
@@ -28,8 +29,8 @@ class DeviceConfig:
     """``simulated``: the embedded phone. ``chromium``: a browser behind Appium, for the ``miniwob`` tasks. ``android``:
     emulators of ``digiq devices start`` behind Appium, for task files; they are judged by what is on the screen
     (``android_env.evaluators.rules``)."""
-    noise: Annotated[float, Field(ge=0)] = 1.0
-    """Scale of all of the simulated phone's mishaps; 0 switches them off."""
+    noise: NoiseConfig = NoiseConfig()
+    """The simulated phone's mishaps: each one's rate, and the scale of them all; scale 0 switches them off."""
     success: Literal["on_reach", "on_declare"] = "on_reach"
     """Whether reaching the goal ends the episode with success (AitW), or declaring it complete does (AndroidWorld);
     on the simulated phone. A MiniWoB++ page always ends its episode itself."""
@@ -120,8 +121,9 @@ def env_factory(config: DeviceConfig, tasks: TaskSet) -> Callable[[], Any]:
         return lambda: AndroidEnv(host.open(), tasks, safety=safety)
     from android_env.devices.simulated.phone import SimulatedPhone
 
-    noise = noise_of(config)
-    return lambda: AndroidEnv(SimulatedPhone(noise=noise, success=config.success), tasks, safety=safety)
+    return lambda: AndroidEnv(
+        SimulatedPhone(noise=config.noise, success=config.success), tasks, safety=safety
+    )
 
 
 def _android(config: DeviceConfig) -> Callable[[], Any]:
@@ -143,13 +145,6 @@ def _android(config: DeviceConfig) -> Callable[[], Any]:
         return fleet.device(server.url, repairs={Rung.NEW_SESSION: server.start})
 
     return make
-
-
-def noise_of(config: DeviceConfig) -> Any:
-    """The simulated phone's :class:`~android_env.devices.simulated.state.NoiseConfig`."""
-    from android_env.devices.simulated.state import NoiseConfig
-
-    return NoiseConfig(scale=config.noise)
 
 
 def build_agent(

@@ -1,8 +1,8 @@
 """The ``card`` stage: a data card of the offline data, from the simulator's point of view.
 
 How often the behaviour policy succeeds, which mistakes it makes, how likely it is to take the best action, and so how
-often N candidates drawn from it hold one. Best is meant by Q*: an action as good as the best there is, but for a
-tolerance. As probabilities are exact, coverage is too: 1 - (1 - p)^N in a state where best actions have probability p.
+often N candidates drawn from it hold one. Best is meant by the discounted Q*: an action as good as the best there is, but
+for a tolerance. (Undiscounted, wasting a step is as good as anything while enough are left.) As probabilities are exact, coverage is too: 1 - (1 - p)^N in a state where best actions have probability p.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from android_env.actions import Action
 from digiq import artifacts
-from digiq.agents.build import DeviceConfig, device_tasks, noise_of
+from digiq.agents.build import DeviceConfig, device_tasks
 from digiq.artifacts import Artifact
 from digiq.config import configclass, load
 from digiq.data.rewards import LabelledEpisodes
@@ -32,7 +32,7 @@ from digiq.evaluation.statistics import wilson
 from digiq.evaluation.truth import TIE, is_simulated, replay
 from digiq.policies.base import Policy, PolicyInput, load_policy
 
-STAGE, VERSION = "card", 1
+STAGE, VERSION = "card", 2
 CARD = "card.json"
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
@@ -47,6 +47,8 @@ class CardConfig:
     """Likeliest actions of the policy that are looked at in each state."""
     candidates: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 4, 16, 64)
     """N at which coverage is told."""
+    discount: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Per executed action, as the critics': what a wasted step costs."""
 
 
 def coverage(best_probability: np.ndarray, draws: int) -> float:
@@ -84,7 +86,7 @@ def run(config: CardConfig, *, episodes: Path, policy: Path, out: Path, overwrit
         outcomes = collections.Counter(episode.outcome for episode in store)
         success = wilson(outcomes["success"], len(store))
         some = [store[n] for n in range(min(config.episodes, len(store)))]
-        screens, p = best_probability(load_policy(policy), episodes, some, config.support)
+        screens, p = best_probability(load_policy(policy), episodes, some, config.support, config.discount)
         kinds = sorted(set(screens))
         card: dict[str, Any] = {
             "episodes": len(store),
@@ -112,7 +114,7 @@ def run(config: CardConfig, *, episodes: Path, policy: Path, out: Path, overwrit
 
 
 def best_probability(
-    policy: Policy, path: Path, episodes: Sequence[Episode], support: int
+    policy: Policy, path: Path, episodes: Sequence[Episode], support: int, discount: float
 ) -> tuple[list[str], np.ndarray]:
     """In every logged state: its kind of screen, and the policy's probability of an action as good as the best.
 
@@ -121,6 +123,7 @@ def best_probability(
       path: the ``collect`` artefact that ``episodes`` come from.
       episodes: to replay.
       support: likeliest actions that are looked at; the others count as not best.
+      discount: per executed action.
     """
     index = observation_index(episodes)
     inputs = [
@@ -135,7 +138,7 @@ def best_probability(
         actions: list[Action | None] = [action for action, _ in found[row]]
         return actions + [None] * (support - len(actions))
 
-    truth = replay(path, episodes, index, candidates, discount=1.0)
+    truth = replay(path, episodes, index, candidates, discount=discount)
     p = np.zeros((len(index), support))
     for row, choices in enumerate(found):
         p[row, : len(choices)] = [probability for _, probability in choices]
@@ -151,7 +154,7 @@ def mistake_mix(path: Path, episodes: Sequence[Episode]) -> dict[str, float]:
     config = artifacts.open(path, stage="collect").manifest.config
     device = load(DeviceConfig, config["device"], where=str(path))
     tasks = {task.task_id: task for task in device_tasks(config["tasks"])}
-    phone = SimulatedPhone(noise=noise_of(device), success=device.success, render=False)
+    phone = SimulatedPhone(noise=device.noise, success=device.success, render=False)
     counts: collections.Counter[str] = collections.Counter()
     for episode in episodes:
         phone.reset(tasks[episode.task_id], seed=episode.seed)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from digiq import artifacts
-from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory, noise_of
+from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory
 from digiq.agents.oracle import policy_fn
 from digiq.agents.rollout import EpisodeRun, EpisodeSpec, plan_episodes, rollout
 from digiq.artifacts import Artifact
@@ -232,7 +232,7 @@ def _exact_rates(
             acting = reading(collector.SCRIPTED[config.agent.kind])
         else:
             acting = seeing(policy_fn(load_policy(policy)))
-        noise = noise_of(config.device)
+        noise = config.device.noise
         with (
             log.open("a") as file,
             progress(f"exact success {config.arm}", len(specs), unit="episodes", done=len(rates)) as bar,

@@ -32,9 +32,13 @@ _KERNEL = (
     "devices/simulated/phone.py",
     "devices/simulated/display.py",
     "devices/simulated/collector.py",
+    "devices/simulated/renderer.py",
+    "devices/simulated/themes.py",
+    "devices/simulated/icons.py",
+    "devices/simulated/widgets.py",
     "tasks/webshop.py",
 )
-"""Files of ``android_env`` that decide what happens on the simulated phone, and what its collector does."""
+"""Files of ``android_env`` that decide what happens on the simulated phone and how it looks, and what its collector does."""
 
 Role = Literal["reference", "baseline", "method", "ceiling", "representation", "control"]
 
@@ -191,7 +195,7 @@ class StudyConfig:
 
 
 def kernel_digest() -> str:
-    """SHA-256 of the simulator's kernel: the source of what happens on the phone, and all rates in force."""
+    """SHA-256 of the simulator's kernel: the source of what happens on the phone and how it looks, and all rates in force."""
     import android_env
     from android_env.devices.simulated import collector, webshop
     from android_env.devices.simulated.state import NOISE
@@ -205,6 +209,8 @@ def kernel_digest() -> str:
         "elsewhere": collector.ELSEWHERE,
         "complete": collector.COMPLETE,
         "favourite": collector.FAVOURITE,
+        "habit": collector.HABIT,
+        "mistyping": collector.MISTYPING,
     }
     digest = hashlib.sha256(json.dumps(rates, sort_keys=True).encode())
     for name in _KERNEL:

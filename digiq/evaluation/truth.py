@@ -16,7 +16,7 @@ import numpy as np
 
 from android_env.actions import Action
 from digiq import artifacts
-from digiq.agents.build import DeviceConfig, device_tasks, noise_of
+from digiq.agents.build import DeviceConfig, device_tasks
 from digiq.agents.oracle import SUPPORT, policy_fn
 from digiq.config import load
 from digiq.data.schema import Episode
@@ -103,7 +103,7 @@ def replay(
     config = artifacts.open(episodes_path, stage="collect").manifest.config
     device = load(DeviceConfig, config["device"], where=str(episodes_path))
     tasks = {task.task_id: task for task in device_tasks(config["tasks"])}
-    phone = SimulatedPhone(noise=noise_of(device), success=device.success, render=False)
+    phone = SimulatedPhone(noise=device.noise, success=device.success, render=False)
     by_episode: dict[int, list[int]] = {}
     for row, (episode, _) in enumerate(index):
         by_episode.setdefault(int(episode), []).append(row)

@@ -59,6 +59,11 @@ SURENESS = {
 ELSEWHERE = 0.85
 """The same on all other pages, behind a panel, and while a page loads."""
 
+HABIT = 3.0
+"""By up to this factor a kind of mistake is more or less frequent on one screen than on the average one."""
+MISTYPING = 6.0
+"""Times as frequent is a wrong text where something is to be typed."""
+
 FAVOURITE = 0.75
 """Share of the favourite among the mistakes of one kind on one screen."""
 
@@ -212,9 +217,9 @@ def _collector(state: State, task, layout_seed: int) -> tuple[tuple[Action, floa
     screen = f"{display.screen.app}/{display.screen.template}/{'typed' if state.text else ''}/{state.overlay}"
     kinds = mistakes(display)
     sure = _sureness(display)
-    habits = {k: share * 3 ** (2 * _habit(screen, k) - 1) for k, share in MISTAKES.items() if k in kinds}
+    habits = {k: share * HABIT ** (2 * _habit(screen, k) - 1) for k, share in MISTAKES.items() if k in kinds}
     if best[0] == "type" and "wrong_text" in habits:
-        habits["wrong_text"] *= 6
+        habits["wrong_text"] *= MISTYPING
     scale = (1 - sure - COMPLETE) / sum(habits.values())
     weights = {**{kind: scale * habit for kind, habit in habits.items()}, "complete": COMPLETE}
     shares: list[tuple[AbstractAction, float]] = [(best, sure)]

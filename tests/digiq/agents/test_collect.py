@@ -106,7 +106,7 @@ def test_scripts_and_policies_are_not_confused(tmp_path):
     with pytest.raises(ConfigError, match=r"did you mean 'agent\.temperature'"):
         load(CollectConfig, {"agent": {"temprature": 1.0}})
     with pytest.raises(ConfigError, match="noise"):
-        load(DeviceConfig, {"noise": -1})
+        load(DeviceConfig, {"noise": {"scale": -1}})
 
 
 def test_an_empty_task_file_is_refused_before_anything_runs(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from android_env.devices.simulated import collector, kernel
 from android_env.devices.simulated.phone import SimulatedPhone
+from android_env.devices.simulated.state import NO_NOISE
 from digiq.agents.agent import Agent, Turn
 from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory
 from digiq.agents.oracle import ExactScorer
@@ -40,7 +41,7 @@ def success(agent) -> float:
     runs = rollout(
         agent,
         plan_episodes(TASKS, 12, seed=0),
-        env_factory(DeviceConfig(noise=0.0), TASKS),
+        env_factory(DeviceConfig(noise=NO_NOISE), TASKS),
         record=lambda _: False,
     )
     return float(np.mean([run.outcome == "success" for run in runs]))

@@ -121,6 +121,25 @@ def test_the_walk_finds_a_leak(tmp_path, monkeypatch):
         check_finished_run(tmp_path)
 
 
+def test_the_walk_sees_what_the_vlm_is_tuned_on(tmp_path):
+    from digiq.agents import collect
+    from digiq.agents.build import AgentConfig
+    from digiq.pipeline import EMBEDDED_VLM
+    from digiq.vlm import tune
+
+    config = collect.CollectConfig(
+        agent=AgentConfig(kind="collector"), tasks="webshop/train", num_episodes=3, seed=1
+    )
+    collect.run(config, out=tmp_path / "collect-0")
+    tune.run(
+        tune.TuneVlmConfig(max_examples=4, batch_size=4, heldout=0.0, lora_rank=1),
+        episodes=tmp_path / "collect-0",
+        vlm=EMBEDDED_VLM,
+        out=tmp_path / "tune-vlm-0",
+    )
+    assert check_finished_run(tmp_path) == 1
+
+
 def untrained(patch: pytest.MonkeyPatch) -> None:
     """Fitting returns the policy it starts from: what a stage has read does not depend on how long it learns."""
     for module in ("digiq.policies.fit", "digiq.extraction.distill"):
