@@ -80,6 +80,13 @@ def make_page(
         images["success.svg"] = _success_figure(config, base, arms)
         parts += ["## Success", "", f"![Success by arm]({prefix}success.svg)", ""]
         parts += [*_success_table(config, base, arms), ""]
+        groups = _by_arm(base)
+        exact = [arm for arm in arms if any(e.exact is not None for r in groups[arm] for e in r.episodes)]
+        if exact:
+            parts += [
+                f"Exact: {', '.join(_title(config, arm) for arm in exact)}. All others are rolled out.",
+                "",
+            ]
     if config.hypotheses:
         parts += ["## Hypotheses", "", *_hypotheses_table(config, base), ""]
     if config.losses:
@@ -322,9 +329,10 @@ def _q_table(
         "ECE", "bias", "logged action chosen", "median relative likelihood", "worst screen", "seeds",
     )  # fmt: skip
     return [
-        "Regret is the Q* lost by taking the top-ranked candidate, weighted by where the extracted policy goes; "
-        "calibration is against the behaviour policy's exact Q; the last columns say how well the data supports the "
-        "imitated candidates.",
+        "Regret is the Q* lost by taking the top-ranked candidate, weighted by the kinds of screen where the extracted "
+        "policy goes; calibration is against the behaviour policy's exact Q, in the episodes where that was computed; the "
+        "last columns say how well the data supports the imitated candidates. All are of the offline data's states, most "
+        "of which the critic was trained on.",
         "",
         *_table(head, rows),
     ]

@@ -41,10 +41,11 @@ ARMS = {
     "mc": {"title": "MC", "role": "method", "recipe": {"train_q": {"critic": {"objective": "mc"}}}},
     "exact": {"title": "Exact", "role": "ceiling", "recipe": {"distill": {"policy": {"values": "exact"}}}},
 }
+QUIET = {"noise": {"scale": 0.0}}
 SWEEPS = {
     "noise": {
         "title": "Noise", "arms": ["td8"], "base": "x1", "order": ["x0", "x1"], "seeds": 1,
-        "points": {"x0": {"collect": {"device": {"noise": 0.0}}, "evaluate": {"device": {"noise": 0.0}}}},
+        "points": {"x0": {"collect": {"device": QUIET}, "evaluate": {"device": QUIET}}},
     }
 }  # fmt: skip
 
@@ -109,6 +110,9 @@ def test_limits_on_seeds_and_arms(config):
         ("td8", 101, ""),
         ("td8", 100, "noise"),
     ]
+    # Run seed by seed, the study is the same: only its own first seed has the sweep.
+    assert [c.sweep for c in studies.make_cells(config, (101,), ["td8"])] == [""]
+    assert [c.sweep for c in studies.make_cells(config, (102,), ["td8"])] == ["", "noise"]
     with pytest.raises(ConfigError, match="no arm 'td9'"):
         studies.make_cells(config, (100,), ["td9"])
 
