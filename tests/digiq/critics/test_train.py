@@ -287,6 +287,27 @@ def test_old_checkpoints_make_room(tmp_path):
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [4, 6]
 
 
+@pytest.mark.parametrize("spread", [1, math.inf])
+def test_the_best_checkpoint_outlives_old_ones(tmp_path, monkeypatch, spread):
+    """``heldout`` with one checkpoint kept would otherwise mean the last; a run that goes on keeps it too."""
+    errors = {2: spread, 4: 0.5, 6: 0.75, 8: 0.75, 10: spread}
+
+    def scripted(config, row):
+        return float(errors.get(row["epoch"], 2.0))
+
+    monkeypatch.setattr("digiq.critics.train._metric", scripted)
+    config = stage_config(keep=1, choose="heldout")
+    saved = []
+    for epochs in (6, 10):
+        critic = dataclasses.replace(config.critic, epochs=epochs, schedule="constant")
+        chosen, _ = run_stage(tmp_path, dataclasses.replace(config, critic=critic))
+        assert chosen == 4
+        saved.append(sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()))
+    assert saved == [[4, 6], [4, 10]]
+    assert json.loads((tmp_path / "critic.json").read_text())["epoch"] == 4
+    load_critic(tmp_path)
+
+
 def test_diagnostics_go_to_the_events_of_every_checkpoint(tmp_path):
     # Layout of events: https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto
     from tensorboardX.proto.event_pb2 import Event
