@@ -488,11 +488,17 @@ def _prepare(
         groups=groups,
         seed=seed,
     )
-    needs = Learner(config).objective.needs
-    if needs.candidates and (data.candidate_row >= 0).sum(axis=1).max() < 2:
+    objective = Learner(config).objective
+    if objective.needs.candidates and (data.candidate_row >= 0).sum(axis=1).max() < 2:
+        logged = (
+            dataclasses.replace(objective, backup="logged") if hasattr(objective, "backup") else objective
+        )
+        other = (
+            "another objective" if logged.needs.candidates else f"settings.{config.objective}.backup: logged"
+        )
         raise DigiQError(
             f"objective '{config.objective}' compares stored candidates, but the features hold N = 1 (the logged "
-            "action); propose more, or use a back-up over the logged action."
+            f"action); propose more, or use {other}."
         )
     readout = config.heads.readout
     low, high = (readout.low, readout.high) if readout.kind == "hl_gauss" else (0.0, 1.0)

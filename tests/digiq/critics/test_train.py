@@ -208,21 +208,30 @@ def test_features_of_another_size_are_refused(fitted):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "mend"),
     [
-        {"objective": "cql"},
-        {"objective": "cal_ql"},
-        {"objective": "td", "settings": {"td": {"backup": "max"}}},
-        {"objective": "nstep", "settings": {"nstep": {"backup": "expectation"}}},
+        ({"objective": "cql"}, "another objective"),
+        ({"objective": "cal_ql", "settings": {"cal_ql": {"backup": "logged"}}}, "another objective"),
+        ({"objective": "td", "settings": {"td": {"backup": "max"}}}, "settings.td.backup: logged"),
+        (
+            {"objective": "nstep", "settings": {"nstep": {"backup": "expectation"}}},
+            "settings.nstep.backup: logged",
+        ),
     ],
 )
-def test_objectives_over_candidates_need_candidates(settings):
+def test_objectives_over_candidates_need_candidates(settings, mend):
+    """And the error advises what helps: the penalties of CQL and Cal-QL need candidates under every back-up."""
     transitions, features = problem()
     alone = features["candidate_row"][:, :1]
     padded = np.pad(alone, ((0, 0), (0, 2)), constant_values=-1)
     for rows in (alone, padded):
-        with pytest.raises(DigiQError, match=f"'{settings['objective']}' compares .* N = 1"):
+        with pytest.raises(DigiQError, match=f"'{settings['objective']}' compares .* N = 1 .* or use {mend}"):
             fit_critic(transitions, {**features, "candidate_row": rows}, CriticConfig(**settings, **TINY))
+    if "backup" in mend:
+        followed = settings | {"settings": {settings["objective"]: {"backup": "logged"}}}
+        assert fit_critic(
+            transitions, {**features, "candidate_row": alone}, CriticConfig(**followed, **TINY)
+        ).metrics
 
 
 @pytest.mark.parametrize("readout", [{"kind": "bernoulli"}, {"kind": "hl_gauss", "low": 0.0, "high": 1.0}])
