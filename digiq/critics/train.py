@@ -488,7 +488,7 @@ def _prepare(
         groups=groups,
         seed=seed,
     )
-    objective = Learner(config).objective
+    objective: Any = Learner(config).objective
     if objective.needs.candidates and (data.candidate_row >= 0).sum(axis=1).max() < 2:
         logged = (
             dataclasses.replace(objective, backup="logged") if hasattr(objective, "backup") else objective
