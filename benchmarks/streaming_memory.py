@@ -1,8 +1,11 @@
 """Peak memory of training a critic on a feature store larger than memory.
 
 A store of synthetic features (bfloat16, 4,096 numbers a row, in the layout that ``digiq featurize`` writes) is made under
-``--directory``; a process of its own trains heads of at most 50 M parameters on it by the same code as ``digiq train-q
---memory stream``, checkpoints included, and reports its peak resident memory. The target is 4 GB for a store of 10 GB.
+``--directory``; a process of its own trains heads of at most 50 M parameters on it and reports its peak resident memory.
+From the checks and statistics of the stored rows on, that is the code of ``digiq train-q --memory stream``, with its
+epochs, diagnostics and checkpoints. What the stage does before and after is left out: transitions are arrays made here
+instead of episodes and rewards that are read (``load_training_data``), and no manifest is written. The target is 4 GB for
+a store of 10 GB.
 
 The bound printed beside it is what has to be resident: parameters, target, two moments and a gradient of the heads,
 and one copy of the first four for the checkpoint that is being written.

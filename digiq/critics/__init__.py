@@ -5,11 +5,16 @@ Plain NumPy arrays in, a critic out::
     import numpy as np
     from digiq.critics import CriticConfig, fit_critic
 
+    t = np.arange(40)                                                         # ten episodes of four steps
+    done, rng = t % 4 == 3, np.random.default_rng(0)
+    observation = rng.normal(size=(40, 8)).astype(np.float32)                 # [S, Do]
+    pair = rng.normal(size=(120, 8)).astype(np.float32)                       # [M, Dp]
+    rows = np.stack([t, t + 40, t + 80], axis=1)                              # [S, N], the logged action first
     critic = fit_critic(
-        transitions={"obs": obs, "next_obs": next_obs, "reward": reward, "terminated": terminated,
-                     "truncated": truncated, "episode": episode},             # each [T]
-        features={"observation": observation, "pair": pair, "candidate_row": rows},  # [S, Do], [M, Dp], [S, N]
-        config=CriticConfig(objective="iql", gamma=0.95),
+        transitions={"obs": t, "next_obs": np.where(done, -1, t + 1), "reward": done * (t // 4 % 2),
+                     "terminated": done, "truncated": np.zeros(40, bool), "episode": t // 4},  # each [T]
+        features={"observation": observation, "pair": pair, "candidate_row": rows},
+        config=CriticConfig(objective="iql", gamma=0.95, epochs=2),
     )
     q = critic.q(observation[0], pair[rows[0]])                               # float32[N, members]
 """

@@ -181,8 +181,8 @@ def prepare(
     """Checks plain arrays and joins them into :class:`CriticData` (NumPy; move it with ``jax.device_put``).
 
     Args:
-      transitions: an object or mapping with ``obs``, ``next_obs``, ``reward``, ``terminated``, ``truncated`` and
-        ``episode``, each [T], and optionally ``discount`` [T] in [0, 1], the environment's own.
+      transitions: an object or mapping with ``obs``, ``next_obs`` (-1 where nothing follows), ``reward``,
+        ``terminated``, ``truncated`` (one of them on an episode's last row) and ``episode``, each [T], and optionally ``discount`` [T] in [0, 1], the environment's own.
       features: an object or mapping with ``observation`` [S, Do], ``pair`` [M, Dp] (either may be a mapping from
         layer to array) and ``candidate_row`` int[S, N].
       gamma: discount per action, in [0, 1).
@@ -196,11 +196,12 @@ def prepare(
       seed: of the choice of held-out episodes.
 
     Raises:
-      DigiQError: NaN or infinite features or rewards, indices out of range, an episode whose rows are scattered or
-        whose next observation leaves it, a discount outside its range, no transition that ends an episode.
+      DigiQError: features that are no matrices of numbers, NaN or infinite features or rewards, indices out of range, an
+        episode whose rows are scattered, whose next observation leaves it or whose last row has no flag, a discount
+        outside its range, no transition that ends an episode.
     """
-    observation = _numbers(concatenate_layers(_field(features, "observation"), observation_layers))
-    pair = _numbers(concatenate_layers(_field(features, "pair"), pair_layers))
+    observation = _matrix(features, "observation", observation_layers)
+    pair = _matrix(features, "pair", pair_layers)
     candidate_row = np.asarray(_field(features, "candidate_row"), np.int32)
     if candidate_row.ndim != 2 or len(candidate_row) != len(observation):
         raise DigiQError(
@@ -250,9 +251,26 @@ def concatenate_layers(arrays: Any, layers: Sequence[str] = ()) -> Any:
     return chosen[0] if len(chosen) == 1 else np.concatenate(chosen, axis=-1)
 
 
-def _numbers(array: Any) -> Any:
-    """Integers as float32: uint16 would be taken for the bits of bfloat16 (see :func:`place`)."""
-    return array.astype(np.float32) if isinstance(array, np.ndarray) and array.dtype.kind in "biu" else array
+def _matrix(features: Any, name: str, layers: Sequence[str]) -> Any:
+    """``concatenate_layers`` of a field, checked: [rows, D] of numbers.
+
+    Integers become float32: uint16 would be taken for the bits of bfloat16 (see :func:`place`).
+    """
+    try:
+        array = concatenate_layers(_field(features, name), layers)
+    except ValueError as error:  # NumPy's, of nested lists or layers that do not fit together
+        raise DigiQError(f"features: {name} is no array of rows of one length ({error}).") from None
+    if array.ndim != 2 or not array.shape[1]:
+        raise DigiQError(
+            f"features: {name} has shape {tuple(array.shape)}, but needs two axes: a row an entry, and at least one column."
+        )
+    if isinstance(array, np.ndarray) and array.dtype.kind in "biu":
+        return array.astype(np.float32)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise DigiQError(
+            f"features: {name} has dtype {array.dtype}, but needs real numbers; convert it to float32."
+        )
+    return array
 
 
 def choose_layers(arrays: Mapping[str, Any], layers: Sequence[str] = ()) -> list[Any]:
@@ -308,7 +326,7 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
     if obs.min() < 0 or max(obs.max(), next_obs.max()) >= len(candidate_row):
         raise DigiQError(
             f"transitions: obs or next_obs lies outside the {len(candidate_row)} observations of the features; "
-            "use features made from the same episodes."
+            "use features made from the same episodes, and next_obs -1 where nothing follows."
         )
     unlogged = np.flatnonzero(candidate_row[obs, 0] < 0)
     if len(unlogged):
@@ -335,22 +353,29 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
             f"transitions: next_obs of row {row} is {next_obs[row]}, which leaves episode {episode[row]} "
             f"(its next row observes {obs[row + 1]})."
         )
-    if len(np.unique(obs)) == len(obs):  # tabular data shares observations between episodes
-        owner = np.full(len(candidate_row), -1, np.int64)
-        owner[obs] = number = np.unique(episode, return_inverse=True)[1]
-        foreign = np.flatnonzero(
-            last & (next_obs >= 0) & (owner[next_obs] >= 0) & (owner[next_obs] != number)
-        )
-        if len(foreign):
-            row = foreign[0]
-            raise DigiQError(
-                f"transitions: next_obs of row {row} is {next_obs[row]}, which leaves episode {episode[row]}."
-            )
     ends = terminated | truncated if timeout == "terminal" else terminated
     if not ends.any():
         raise DigiQError(
             "transitions: no terminal state at all, so values have nothing to rest on; check the labels, "
             "or use timeout: terminal."
+        )
+    unsaid = np.flatnonzero(last & ~terminated & ~truncated)
+    if len(unsaid):
+        row = unsaid[0]
+        raise DigiQError(
+            f"transitions: row {row} is the last of episode {episode[row]}, yet neither terminated nor truncated; mark an "
+            "episode that was cut off, or only recorded so far, as truncated."
+        )
+    foreign = np.flatnonzero(last & (next_obs >= 0) & _observes_another(obs, next_obs, episode, ends))
+    if len(foreign):
+        row = foreign[0]
+        mend = (
+            "set it to -1, as nothing follows"
+            if ends[row]
+            else "give what follows the last action a row of its own in the features"
+        )
+        raise DigiQError(
+            f"transitions: next_obs of row {row} is {next_obs[row]}, which leaves episode {episode[row]}; {mend}."
         )
     lost = np.flatnonzero(~ends & (next_obs < 0))
     if len(lost):
@@ -371,6 +396,25 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
         end=end,
         first=np.append(True, last[:-1]),
     )
+
+
+def _observes_another(
+    obs: np.ndarray, next_obs: np.ndarray, episode: np.ndarray, ends: np.ndarray
+) -> np.ndarray:
+    """bool[T]: where ``next_obs`` is what one other episode observes, and that one alone.
+
+    Tabular data share observations between episodes, so one that several observe may be this one's too. Where no value
+    follows (``ends``) nothing is read at ``next_obs``, and episodes that share any observation may point anywhere.
+    """
+    number = np.unique(episode, return_inverse=True)[1]
+    size = 1 + int(max(obs.max(), next_obs.max()))
+    visitor, visited = np.divmod(np.unique(number * size + obs), size)
+    visitors = np.bincount(visited, minlength=size)
+    owner = np.full(size, -1)
+    owner[visited] = visitor
+    shares = np.bincount(number, visitors[obs] > 1) > 0
+    others = (visitors[next_obs] == 1) & (owner[next_obs] != number)
+    return others & ~(ends & shares[number])
 
 
 def _heldout_episodes(

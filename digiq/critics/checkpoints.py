@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +15,20 @@ import orbax.checkpoint as ocp
 from digiq.critics.heads import Params
 from digiq.critics.learner import LearnerState
 from digiq.errors import ArtifactError
+
+
+@dataclasses.dataclass
+class _Newest:
+    """Orbax's policy of what stays: the newest ``count`` (all when None), and epoch ``besides``."""
+
+    count: int | None
+    besides: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Of each checkpoint, oldest first."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        newest = steps if self.count is None else steps[-self.count :]
+        return [step in newest or step == self.besides for step in steps]
 
 
 class Checkpoints:
@@ -27,8 +43,9 @@ class Checkpoints:
         # Of several processes, whichever opens checkpoints reads and writes them alone.
         me = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(me, {me}, f"{me}")
+        self._stays = _Newest(keep)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=self._stays,
             create=False,
             enable_async_checkpointing=True,
             multiprocessing_options=alone
@@ -43,8 +60,12 @@ class Checkpoints:
         """Epochs with a committed checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
-    def save(self, epoch: int, state: LearnerState) -> None:
-        """Copies the state to the host and writes it in the background, the sampler's key with it."""
+    def save(self, epoch: int, state: LearnerState, stays: int | None = None) -> None:
+        """Copies the state to the host and writes it in the background, the sampler's key with it.
+
+        Old checkpoints make room, but for that of epoch ``stays``.
+        """
+        self._stays.besides = stays
         host = jax.tree.map(
             lambda x: np.array(x, copy=True), state
         )  # the next epoch reuses the state's buffers

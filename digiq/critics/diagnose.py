@@ -50,11 +50,14 @@ def run(
     Args:
       config: see :class:`DiagnoseConfig`.
       critic: an artefact of ``train-q``.
-      features, episodes, rewards: those it was trained on.
+      features, episodes, rewards: those it was trained on; rewards if it had any.
       truth: optional artefact of ``digiq value``, or ``.npy`` float[S, N]: the true value of every candidate (a
         simulator's), NaN where unknown.
       out: the artefact.
       overwrite: start anew.
+
+    Raises:
+      DigiQError: see :func:`training_of`.
     """
     inputs = {
         "critic": critic,
@@ -63,6 +66,7 @@ def run(
         "rewards": rewards,
         "truth": truth,
     }
+    training_of(critic, features=features, episodes=episodes, rewards=rewards)  # before ``out`` is taken
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as writer:
@@ -108,16 +112,34 @@ def _load_truth(path: Path) -> np.ndarray:
 
 
 def training_data_of(critic: Path, *, features: Path, episodes: Path, rewards: Path | None) -> CriticData:
-    """The data that a ``train-q`` artefact was trained on, with its split."""
+    """The data that a ``train-q`` artefact was trained on, with its split.
+
+    Raises:
+      DigiQError: see :func:`training_of`.
+    """
+    config = training_of(critic, features=features, episodes=episodes, rewards=rewards)
+    return load_training_data(config, features=features, episodes=episodes, rewards=rewards)[0]
+
+
+def training_of(critic: Path, *, features: Path, episodes: Path, rewards: Path | None) -> TrainQConfig:
+    """How a ``train-q`` artefact was trained, on these data; reads manifests alone.
+
+    Raises:
+      DigiQError: it was trained on other data, or rewards are missing here or were not there.
+    """
     from digiq.config import load
 
     manifest = artifacts.open(critic, stage="train-q").manifest
-    config = load(TrainQConfig, manifest.config, where=str(critic))
-    given = {"features": features, "episodes": episodes} | ({"rewards": rewards} if rewards else {})
-    for name, path in given.items():
-        if manifest.inputs.get(name) != artifacts.content_digest(path):
+    if rewards is None and "rewards" in manifest.inputs:
+        raise DigiQError(f"{critic}: was trained with rewards of their own; name them with --rewards.")
+    if rewards is not None and "rewards" not in manifest.inputs:
+        raise DigiQError(
+            f"{critic}: was trained on the episodes' own rewards; leave out --rewards {rewards}."
+        )
+    for name, path in {"features": features, "episodes": episodes, "rewards": rewards}.items():
+        if path is not None and manifest.inputs[name] != artifacts.content_digest(path):
             raise DigiQError(f"{path}: not the {name} that {critic} was trained on; name those.")
-    return load_training_data(config, features=features, episodes=episodes, rewards=rewards)[0]
+    return load(TrainQConfig, manifest.config, where=str(critic))
 
 
 def checkpoint_epochs(critic: Path) -> list[int]:

@@ -21,7 +21,7 @@ from pydantic import Field
 from digiq.config import configclass
 from digiq.critics.arrays import Array, Batch, CriticData, Needs, gather
 from digiq.critics.heads import Heads, HeadsConfig, Params
-from digiq.critics.objectives import Objective, Objectives
+from digiq.critics.objectives import OBJECTIVES, Objective, Objectives
 from digiq.critics.placement import split_batches
 
 _HELDOUT_ROWS = 2048  # of the held-out transitions, so that the check stays a small part of an epoch
@@ -75,7 +75,7 @@ class CriticConfig:
     """What extraction subtracts from Q: the V-head (paper), the mean Q of the candidates, or Q of the logged action."""
 
     def __post_init__(self) -> None:
-        known = [field.name for field in dataclasses.fields(Objectives)]
+        known = list(OBJECTIVES)
         if self.objective not in known:
             near = difflib.get_close_matches(self.objective, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
@@ -87,7 +87,10 @@ class CriticConfig:
 
 
 class Hyper(NamedTuple):
-    """Numbers that may differ within a population: arguments of the compiled epoch, so changing them is free."""
+    """Numbers that are arguments of the compiled epoch, so that changing them compiles nothing anew.
+
+    Members of a population differ in the learning rate alone (see :class:`digiq.critics.population.PopulationConfig`).
+    """
 
     learning_rate: Float[Array, ""]
     weight_decay: Float[Array, ""]

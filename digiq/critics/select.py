@@ -22,8 +22,9 @@ from scipy.stats import rankdata
 
 from digiq import artifacts
 from digiq.config import configclass
-from digiq.critics.diagnose import checkpoint_epochs, judge_checkpoint, training_data_of
+from digiq.critics.diagnose import checkpoint_epochs, judge_checkpoint, training_data_of, training_of
 from digiq.critics.diagnostics import Diagnostics, Reference, correlation
+from digiq.critics.learner import CriticConfig
 from digiq.errors import DigiQError
 from digiq.progress import track
 
@@ -118,9 +119,15 @@ def run(
     out: Path,
     overwrite: bool = False,
 ) -> artifacts.Artifact:
-    """The stage: writes ``selection.json`` with the chosen critic and epoch, all scores, and the reason."""
+    """The stage: writes ``selection.json`` with the chosen critic and epoch, all scores, and the reason.
+
+    Raises:
+      DigiQError: critics of another discount or treatment of time-outs than the others', or of other data.
+    """
     inputs = {f"critic_{k}": path for k, path in enumerate(critics)}
     inputs |= {"features": features, "episodes": episodes, "rewards": rewards}
+    trainings = [training_of(c, features=features, episodes=episodes, rewards=rewards) for c in critics]
+    _refuse_other_returns(critics, [training.critic for training in trainings])
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as writer:
@@ -144,6 +151,17 @@ def run(
         )
         print(choice.why)
         return writer.complete(counts={"candidates": len(found)}, extra=where[choice.best])
+
+
+def _refuse_other_returns(critics: Sequence[Path], configs: Sequence[CriticConfig]) -> None:
+    """A policy's value is a discounted sum: under two discounts the higher one is not the better."""
+    kinds = [f"gamma {config.gamma} and timeout {config.timeout}" for config in configs]
+    for path, kind in zip(critics, kinds, strict=True):
+        if kind != kinds[0]:
+            raise DigiQError(
+                f"select: {critics[0]} has {kinds[0]}, {path} has {kind}, so their values do not compare; choose among "
+                "critics with the same of both."
+            )
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray | None:

@@ -50,7 +50,8 @@ class TrainQConfig:
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
     """Epochs between checkpoints; the last epoch always has one."""
     keep: Annotated[int, Field(ge=1)] | None = None
-    """Checkpoints kept; none keeps all, so that one can be chosen later."""
+    """Newest checkpoints kept, and with ``choose: heldout`` the best so far besides; none keeps all, so that one can be
+    chosen later."""
     choose: Literal["last", "heldout"] = "last"
     """Which checkpoint scores: the last, or the one with the least ``choose_by``."""
     choose_by: str = "heldout_return_error"
@@ -275,7 +276,8 @@ def _train_resumably(
                     # The row first: a kill between the two leaves a row that resuming drops, not a gap.
                     critic = _critic(config.critic, state.params, data, features, ())
                     log.write(epoch.number, epoch.metrics, monitor.look(flat(critic), rows))
-                    checkpoints.save(epoch.number, state)
+                    best = _choose(config, log.rows, [*checkpoints.epochs, epoch.number])
+                    checkpoints.save(epoch.number, state, stays=best)
                 else:
                     log.write(epoch.number, epoch.metrics)
                 bar.advance(1, td_error=epoch.metrics["td_error"], q=epoch.metrics["q_mean"])
@@ -486,11 +488,17 @@ def _prepare(
         groups=groups,
         seed=seed,
     )
-    needs = Learner(config).objective.needs
-    if needs.candidates and (data.candidate_row >= 0).sum(axis=1).max() < 2:
+    objective: Any = Learner(config).objective
+    if objective.needs.candidates and (data.candidate_row >= 0).sum(axis=1).max() < 2:
+        logged = (
+            dataclasses.replace(objective, backup="logged") if hasattr(objective, "backup") else objective
+        )
+        other = (
+            "another objective" if logged.needs.candidates else f"settings.{config.objective}.backup: logged"
+        )
         raise DigiQError(
             f"objective '{config.objective}' compares stored candidates, but the features hold N = 1 (the logged "
-            "action); propose more, or use a back-up over the logged action."
+            f"action); propose more, or use {other}."
         )
     readout = config.heads.readout
     low, high = (readout.low, readout.high) if readout.kind == "hl_gauss" else (0.0, 1.0)

@@ -1,37 +1,37 @@
 """Offline value objectives, one file each: a frozen config with a pure ``loss``.
 
-To add one: write its file, and name it in :class:`Objectives`.
+To add one: write its file, and add its line to :data:`OBJECTIVES`.
 """
+
+import dataclasses
+import importlib
 
 from digiq.config import configclass
 from digiq.critics.objectives.base import Objective
-from digiq.critics.objectives.cal_ql import CalQL
-from digiq.critics.objectives.cql import CQL
-from digiq.critics.objectives.iql import IQL
-from digiq.critics.objectives.mc import MC
-from digiq.critics.objectives.nstep import NStep
-from digiq.critics.objectives.td import TD
-from digiq.critics.objectives.td_lambda import TDLambda
+
+OBJECTIVES = {
+    "td": "TD",
+    "mc": "MC",
+    "nstep": "NStep",
+    "td_lambda": "TDLambda",
+    "iql": "IQL",
+    "cql": "CQL",
+    "cal_ql": "CalQL",
+}
+"""Name of an objective, which is its file's, and the class in there."""
+
+
+def _default(name: str) -> Objective:
+    return getattr(importlib.import_module(f"{__name__}.{name}"), OBJECTIVES[name])()
+
+
+_DEFAULTS = {name: _default(name) for name in OBJECTIVES}
+_FIELDS = [(name, type(default), dataclasses.field(default=default)) for name, default in _DEFAULTS.items()]
 
 
 @configclass
-class Objectives:
-    """Settings of every objective; only the chosen one's are read."""
-
-    td: TD = TD()
-    """The paper's temporal-difference pair."""
-    mc: MC = MC()
-    """Regression on observed returns."""
-    nstep: NStep = NStep()
-    """n-step returns."""
-    td_lambda: TDLambda = TDLambda()
-    """λ-returns."""
-    iql: IQL = IQL()
-    """Implicit Q-learning."""
-    cql: CQL = CQL()
-    """Conservative Q-learning over the stored candidates."""
-    cal_ql: CalQL = CalQL()
-    """Cal-QL: conservative, but not below the observed return."""
+class Objectives(dataclasses.make_dataclass("_Fields", _FIELDS, frozen=True, kw_only=True)):
+    """Settings of every objective under its name; only the chosen one's are read."""
 
 
-__all__ = ["Objective", "Objectives"]
+__all__ = ["OBJECTIVES", "Objective", "Objectives"]

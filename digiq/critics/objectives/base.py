@@ -51,7 +51,7 @@ def candidates_value(
     Args:
       q: Q̄ of each candidate.
       mask: which candidates exist.
-      backup: ``expectation`` weighs them by softmax(q / temperature); ``max`` takes the best.
+      backup: ``expectation`` takes their mean, weighed by softmax(q / temperature) if there is one; ``max`` the best.
       temperature: None weighs all alike, which for candidates sampled from a policy is its expected value.
     """
     q = jax.lax.stop_gradient(q)

@@ -10,7 +10,7 @@ from digiq.critics.objectives.cql import CQL
 
 @configclass
 class CalQL(CQL):
-    """CQL, but not below the observed return."""
+    """Cal-QL: CQL, but not below the observed return."""
 
     # A class of its own: with a default instance of CQL, naming any other setting would switch the calibration off.
     calibrated: bool = True

@@ -29,7 +29,7 @@ def conservative_penalty(
 
 @configclass
 class CQL:
-    """TD with the conservative penalty over the stored candidates."""
+    """Conservative Q-learning: TD with a penalty over the stored candidates."""
 
     alpha: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the penalty."""

@@ -26,7 +26,7 @@ def expectile_weight(target: Float[Array, ""], value: Float[Array, ""], expectil
 
 @configclass
 class IQL:
-    """Expectile regression of V, one-step regression of Q."""
+    """Implicit Q-learning: expectile regression of V, one-step regression of Q."""
 
     expectile: Annotated[float, Field(gt=0, lt=1)] = 0.7
     """τ: 0.5 evaluates the behaviour policy, towards 1 approaches the best logged action."""

@@ -5,8 +5,8 @@ For each member i of the ensemble, on its own:
     Q_i(s, a) → r + γ (1 - terminal) V̄_i(s')        V_i(s) → Q̄_i(s, a')
 
 where bars are target networks. Upstream takes the logged action for a' (``backup: logged``), which evaluates the
-behaviour policy; the stored candidates allow the expectation under the proposer, or the max (Q-learning within the
-support), at no cost in VLM calls.
+behaviour policy; the stored candidates allow the expectation under the proposer that drew them (their plain mean), a
+softmax of Q over them (``temperature``), or the max (Q-learning within the support), at no cost in VLM calls.
 """
 
 from typing import Annotated
@@ -22,10 +22,11 @@ from digiq.critics.objectives.base import Backup, Info, pair_of_losses, td_targe
 
 @configclass
 class TD:
-    """One-step temporal difference."""
+    """The paper's temporal-difference pair, one step."""
 
     backup: Backup = "logged"
-    """V follows Q of the ``logged`` action, the ``expectation`` over the stored candidates, or their ``max``."""
+    """V follows Q of the ``logged`` action, the ``expectation`` over the stored candidates (their plain mean, unless there
+    is a ``temperature``), or their ``max``."""
     temperature: Annotated[float, Field(gt=0)] | None = None
     """Softmax temperature of ``expectation``, in units of Q; none weighs all candidates alike."""
 

@@ -133,6 +133,31 @@ BAD = {
         {"timeout": "bootstrap"},
         r"row 4 is 0, which leaves episode 1",
     ),
+    "leaves at a terminal end, as D4RL's arrays do": (
+        {"next_obs": np.array([1, 2, 3, 4, 5])},
+        {},
+        r"row 2 is 3, which leaves episode 0; set it to -1",
+    ),
+    "leaves the features at the end": (
+        {"next_obs": np.array([1, 2, -1, 4, 6])},
+        {},
+        r"outside the 6 observations .*, and next_obs -1 where nothing follows",
+    ),
+    "leaves at the end, others being shared": (
+        {"obs": np.array([0, 0, 2, 3, 4]), "next_obs": np.array([0, 2, -1, 4, 2])},
+        {"timeout": "bootstrap"},
+        r"row 4 is 2, which leaves episode 1; give what follows .* a row of its own",
+    ),
+    "shares with the episode that it leaves for": (
+        {"obs": np.array([0, 1, 2, 0, 4]), "next_obs": np.array([1, 2, -1, 4, 2])},
+        {"timeout": "bootstrap"},
+        r"row 4 is 2, which leaves episode 1; give what follows .* a row of its own",
+    ),
+    "goes on without a flag": (
+        {"truncated": np.zeros(5, bool)},
+        {},
+        r"row 4 is the last of episode 1, yet neither terminated nor truncated",
+    ),
     "ends inside": (
         {"terminated": np.array([False, True, True, False, False])},
         {},
@@ -166,6 +191,25 @@ BAD = {
         r"transition 1 has no logged action",
     ),
     "row outside": ({"candidate_row": np.full((6, 2), 99)}, {}, r"outside the 7 pair rows"),
+    "flat observations": (
+        {"observation": np.zeros(6)},
+        {},
+        r"observation has shape \(6,\), but needs two axes",
+    ),
+    "frames as pairs": ({"pair": np.zeros((7, 2, 2))}, {}, r"pair has shape \(7, 2, 2\), but needs two axes"),
+    "no columns": (
+        {"pair": np.zeros((7, 0))},
+        {},
+        r"pair has shape \(7, 0\), but needs .* at least one column",
+    ),
+    "objects": ({"pair": np.full((7, 3), None)}, {}, r"pair has dtype object, but needs real numbers"),
+    "complex": ({"observation": np.ones((6, 2), complex)}, {}, r"observation has dtype complex128"),
+    "ragged": ({"observation": [[1.0], [1.0, 2.0]]}, {}, r"observation is no array of rows of one length"),
+    "layers of unlike rows": (
+        {"pair": {"a": np.zeros((7, 2)), "b": np.zeros((6, 2))}},
+        {},
+        r"pair is no array of rows of one length",
+    ),
     "lengths": ({"reward": np.zeros(4)}, {}, r"columns differ in shape"),
 }
 
@@ -176,6 +220,16 @@ def test_bad_arrays_get_one_clear_error(case):
     with pytest.raises(DigiQError, match=message) as error:
         prepare(*small(**changes), **{"gamma": GAMMA} | options)
     assert "\n" not in str(error.value)
+
+
+def test_tabular_episodes_may_end_where_others_have_been():
+    """States 0 to 2 of a chain: both episodes visit 0 and 1; where nothing is read after the end, anything may stand."""
+    shared = {"obs": np.array([0, 1, 2, 0, 1]), "next_obs": np.array([1, 2, -1, 1, 0])}
+    table = prepare(*small(**shared), gamma=GAMMA, timeout="bootstrap").table
+    assert table.next_obs[4] == 0
+    assert table.discount[4] == GAMMA
+    shared["next_obs"][4] = 2  # where the first episode alone has been
+    assert prepare(*small(**shared), gamma=GAMMA).table.discount[4] == 0
 
 
 def test_missing_arrays_and_layers_are_named():

@@ -24,8 +24,9 @@ from digiq.critics.critic import Critic, state_values
 from digiq.critics.diagnostics import Diagnostics
 from digiq.critics.streaming import StoredRows
 from digiq.critics.train import TrainQConfig, _place, load_training_data, run
+from digiq.data.rewards import Label, write_labels
 from digiq.data.schema import Episode, Step, encode_png
-from digiq.data.store import EpisodeWriter
+from digiq.data.store import EpisodeStore, EpisodeWriter
 from digiq.errors import DigiQError
 from digiq.features.extract import (
     INDEX,
@@ -38,6 +39,7 @@ from digiq.features.extract import (
     open_features,
 )
 from digiq.features.store import KEY_BYTES, RowStore, StoredLayer, row_key
+from digiq.proposals.values import EXACT, load_exact
 
 SCREEN = encode_png(np.zeros((8, 8, 3), np.uint8))
 CONFIG = TrainQConfig(
@@ -292,21 +294,90 @@ def test_diagnose_reads_the_exact_values_of_the_value_stage(inputs, trained):
 
 
 def test_select_works_where_the_truth_is_out_of_reach(inputs, trained, monkeypatch):
-    """Exact values are withheld: asking the simulator for one, or reading them from a file, would be an error."""
-    sources, _, path = inputs
+    """Exact values lie beside the data, but asking the simulator for one, or opening their file, is an error."""
+    sources, features, path = inputs
+    exact = path / "value"
+    with artifacts.write(exact, stage="value", version=1, config={}, inputs={}) as writer:
+        np.savez(writer.path / EXACT, best_q=np.zeros(features.candidate_row.shape))
+        writer.complete()
 
     def forbidden(*_, **__):
         raise AssertionError("select asked for the truth")
 
+    def watched(event, arguments):
+        if watching and event == "open" and str(exact) in str(arguments[0]):
+            raise AssertionError(f"opened {arguments[0]}")
+
+    watching = [True]
+    sys.addaudithook(watched)  # stays until the process ends, and does nothing once the list is empty
     monkeypatch.setattr("android_env.devices.simulated.exact.ExactValues.__init__", forbidden)
     monkeypatch.setattr("android_env.devices.simulated.phone.SimulatedPhone.reset", forbidden)
     monkeypatch.setattr("digiq.critics.diagnostics.ranking", forbidden)
-    select_stage.run(
-        select_stage.SelectConfig(), critics=[trained.path], **sources, out=path / "selection_without_truth"
-    )
-    found = json.loads((path / "selection_without_truth" / "selection.json").read_text())
+    monkeypatch.setattr("digiq.critics.diagnose.load_exact", forbidden)
+    monkeypatch.setattr("digiq.critics.diagnose._load_truth", forbidden)
+    try:
+        with pytest.raises(AssertionError, match=r"opened .*value"):
+            load_exact(exact)
+        select_stage.run(
+            select_stage.SelectConfig(), critics=[trained.path], **sources, out=path / "without_truth"
+        )
+    finally:
+        watching.clear()
+    found = json.loads((path / "without_truth" / "selection.json").read_text())
     assert found["epoch"] in (2, 4)
     assert "highest mean rank" in found["why"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"gamma": 0.5}, "gamma 0.5"), ({"timeout": "bootstrap"}, "bootstrap")]
+)
+def test_select_refuses_critics_of_other_returns(inputs, trained, tmp_path, changes, said):
+    sources, *_ = inputs
+    critic = dataclasses.replace(CONFIG.critic, epochs=1, **changes)
+    other = run(dataclasses.replace(CONFIG, critic=critic), **sources, out=tmp_path / "other")
+    with pytest.raises(DigiQError, match=f"gamma 0.95 and timeout terminal, .*{said}.* do not compare"):
+        select_stage.run(
+            select_stage.SelectConfig(),
+            critics=[trained.path, other.path],
+            **sources,
+            out=tmp_path / "refused",
+        )
+
+
+def test_a_critic_is_judged_with_the_rewards_it_was_trained_on(inputs, trained, tmp_path):
+    """Without them the recorded rewards would stand in, and every number be of another problem."""
+    sources, *_ = inputs
+    for name, reward in (("rewards", 1.0), ("others", 0.5)):
+        labels = [
+            Label(episode_id=i, source_id=i, goal=None, rewards=(0.0, 0.0, reward), provenance="shuffled")
+            for i in EpisodeStore(sources["episodes"]).episode_ids
+        ]
+        with artifacts.write(tmp_path / name, stage="label", version=1, config={"r": reward}) as writer:
+            write_labels(writer.path, labels)
+            writer.complete(counts={})
+    labelled = run(
+        dataclasses.replace(CONFIG, critic=dataclasses.replace(CONFIG.critic, epochs=1)),
+        **sources,
+        rewards=tmp_path / "rewards",
+        out=tmp_path / "labelled",
+    )
+
+    def diagnosed(critic, **rewards):
+        config = diagnose_stage.DiagnoseConfig()
+        return diagnose_stage.run(config, critic=critic, **sources, **rewards, out=tmp_path / "diagnosed")
+
+    def selected(critic, **rewards):
+        config = select_stage.SelectConfig()
+        return select_stage.run(config, critics=[critic], **sources, **rewards, out=tmp_path / "selected")
+
+    for judged in (diagnosed, selected):
+        with pytest.raises(DigiQError, match=r"labelled: was trained with rewards .* --rewards"):
+            judged(labelled.path)
+        with pytest.raises(DigiQError, match="others: not the rewards"):
+            judged(labelled.path, rewards=tmp_path / "others")
+        with pytest.raises(DigiQError, match="critic: was trained on the episodes' own rewards; leave out"):
+            judged(trained.path, rewards=tmp_path / "rewards")
+        assert judged(labelled.path, rewards=tmp_path / "rewards").manifest.inputs["rewards"]
 
 
 def test_select_names_a_checkpoint_and_says_why(inputs, trained):

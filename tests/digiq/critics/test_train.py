@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -17,13 +18,12 @@ import numpy as np
 import pytest
 from orbax.checkpoint import CheckpointManager
 
+import digiq.critics
 from digiq.critics import CriticConfig, candidate_values, fit_critic, load_critic, save_critic
-from digiq.critics.arrays import gather, prepare
+from digiq.critics.arrays import prepare
 from digiq.critics.critic import member_values
 from digiq.critics.heads import HeadsConfig
-from digiq.critics.learner import Learner
 from digiq.critics.train import (
-    MetricsLog,
     TrainQConfig,
     _metric,
     _place,
@@ -123,23 +123,50 @@ def test_the_example_of_the_readme_runs_as_it_stands():
     assert names["best"].shape == (400,)
 
 
-def test_the_objective_of_the_contributors_guide_learns():
-    guide = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
+def test_the_example_of_the_module_runs_as_it_stands():
+    example = digiq.critics.__doc__.split("::", 1)[1]
+    names: dict = {}
+    exec(textwrap.dedent(example), names)
+    assert names["q"].shape == (3, 2)
+
+
+FOLLOWED = """
+    import importlib.util, sys
+    import digiq.critics
+    digiq.critics.__path__.insert(0, sys.argv[1])  # a copy of the objectives, with one file and one line more
+    from digiq.critics import CriticConfig, candidate_values, fit_critic
+    spec = importlib.util.spec_from_file_location("problem", sys.argv[2])
+    tests = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tests)
+    config = CriticConfig(objective="return_v", **tests.TINY | {"learning_rate": 3e-3, "epochs": 20})
+    q = candidate_values(fit_critic(*tests.problem(), config), tests.problem()[1])[0][:, 0]
+    good = tests.np.arange(len(q)) // 4 % 2 == 1
+    print(q[good].mean() - q[~good].mean())
+"""
+
+
+def test_the_contributors_guide_to_objectives_works_as_it_stands(tmp_path):
+    """Its file and its line, added to a copy of the folder, train a critic by that name."""
+    root = Path(__file__).parents[3]
+    guide = (root / "CONTRIBUTING.md").read_text()
     (example,) = (
         block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "def loss(" in block
     )
-    names: dict = {"__name__": "example"}
-    exec(textwrap.dedent(example), names)
-    data = prepare(*problem(), gamma=0.95)
-    learner = Learner(CriticConfig(**TINY))
-    state = learner.init(jax.random.PRNGKey(0), data)
-    objective = names["ReturnV"]()
-    batch = gather(data, np.arange(32), objective.needs)
-    gradient, info = jax.grad(
-        lambda params: objective.loss(learner.heads, params, state.target, batch), has_aux=True
-    )(state.params)
-    assert max(float(np.abs(g).max()) for g in jax.tree.leaves(gradient)) > 1e-3
-    assert "td_error" in info
+    (line,) = re.findall(r"Add its line to `OBJECTIVES` .*: `(.*)`\.", guide)
+    folder = tmp_path / "objectives"
+    shutil.copytree(root / "digiq" / "critics" / "objectives", folder)
+    (folder / "return_v.py").write_text(textwrap.dedent(example))
+    table = (folder / "__init__.py").read_text()
+    assert table.count("OBJECTIVES = {\n") == 1
+    (folder / "__init__.py").write_text(table.replace("OBJECTIVES = {\n", f"OBJECTIVES = {{\n    {line}\n"))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FOLLOWED), str(tmp_path), __file__],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) > 0.1
 
 
 def test_missing_candidates_are_nan_and_do_not_enter_the_baseline(fitted):
@@ -208,21 +235,30 @@ def test_features_of_another_size_are_refused(fitted):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "mend"),
     [
-        {"objective": "cql"},
-        {"objective": "cal_ql"},
-        {"objective": "td", "settings": {"td": {"backup": "max"}}},
-        {"objective": "nstep", "settings": {"nstep": {"backup": "expectation"}}},
+        ({"objective": "cql"}, "another objective"),
+        ({"objective": "cal_ql", "settings": {"cal_ql": {"backup": "logged"}}}, "another objective"),
+        ({"objective": "td", "settings": {"td": {"backup": "max"}}}, "settings.td.backup: logged"),
+        (
+            {"objective": "nstep", "settings": {"nstep": {"backup": "expectation"}}},
+            "settings.nstep.backup: logged",
+        ),
     ],
 )
-def test_objectives_over_candidates_need_candidates(settings):
+def test_objectives_over_candidates_need_candidates(settings, mend):
+    """And the error advises what helps: the penalties of CQL and Cal-QL need candidates under every back-up."""
     transitions, features = problem()
     alone = features["candidate_row"][:, :1]
     padded = np.pad(alone, ((0, 0), (0, 2)), constant_values=-1)
     for rows in (alone, padded):
-        with pytest.raises(DigiQError, match=f"'{settings['objective']}' compares .* N = 1"):
+        with pytest.raises(DigiQError, match=f"'{settings['objective']}' compares .* N = 1 .* or use {mend}"):
             fit_critic(transitions, {**features, "candidate_row": rows}, CriticConfig(**settings, **TINY))
+    if "backup" in mend:
+        followed = settings | {"settings": {settings["objective"]: {"backup": "logged"}}}
+        assert fit_critic(
+            transitions, {**features, "candidate_row": alone}, CriticConfig(**followed, **TINY)
+        ).metrics
 
 
 @pytest.mark.parametrize("readout", [{"kind": "bernoulli"}, {"kind": "hl_gauss", "low": 0.0, "high": 1.0}])
@@ -266,7 +302,8 @@ def stage_config(**changes) -> TrainQConfig:
 def run_stage(path, config: TrainQConfig):
     data = prepare(*problem(), gamma=0.95, heldout_fraction=config.heldout_fraction, seed=config.seed)
     monitor = monitor_of(config, data)
-    return _train_resumably(config, _place(config, data), monitor, problem()[1], path)
+    train = _train_resumably if config.population.size == 1 else _train_population
+    return train(config, _place(config, data), monitor, problem()[1], path)
 
 
 def test_stage_logs_every_epoch_and_keeps_checkpoints(tmp_path):
@@ -285,6 +322,27 @@ def test_stage_logs_every_epoch_and_keeps_checkpoints(tmp_path):
 def test_old_checkpoints_make_room(tmp_path):
     run_stage(tmp_path, stage_config(keep=2))
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [4, 6]
+
+
+@pytest.mark.parametrize("spread", [1, math.inf])
+def test_the_best_checkpoint_outlives_old_ones(tmp_path, monkeypatch, spread):
+    """``heldout`` with one checkpoint kept would otherwise mean the last; a run that goes on keeps it too."""
+    errors = {2: spread, 4: 0.5, 6: 0.75, 8: 0.75, 10: spread}
+
+    def scripted(config, row):
+        return float(errors.get(row["epoch"], 2.0))
+
+    monkeypatch.setattr("digiq.critics.train._metric", scripted)
+    config = stage_config(keep=1, choose="heldout")
+    saved = []
+    for epochs in (6, 10):
+        critic = dataclasses.replace(config.critic, epochs=epochs, schedule="constant")
+        chosen, _ = run_stage(tmp_path, dataclasses.replace(config, critic=critic))
+        assert chosen == 4
+        saved.append(sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()))
+    assert saved == [[4, 6], [4, 10]]
+    assert json.loads((tmp_path / "critic.json").read_text())["epoch"] == 4
+    load_critic(tmp_path)
 
 
 def test_diagnostics_go_to_the_events_of_every_checkpoint(tmp_path):
@@ -367,8 +425,8 @@ KILLED = """
         cls = getattr(train, name)
         method = "write" if name == "MetricsLog" else "save"
         whole = getattr(cls, method)
-        def then_die(self, number, *rest):
-            whole(self, number, *rest)
+        def then_die(self, number, *rest, **more):
+            whole(self, number, *rest, **more)
             if number == epoch:
                 die()
         setattr(cls, method, then_die)
@@ -376,8 +434,10 @@ KILLED = """
     if moment == "describe":
         train.describe = die
     else:
-        die_after(*{{"row 1": ("MetricsLog", 1), "row 4": ("MetricsLog", 4), "save 4": ("Checkpoints", 4)}}[moment])
-    stage.run_stage(__import__("pathlib").Path(sys.argv[1]), stage.stage_config(memory=sys.argv[3]))
+        die_after(*{{"row 1": ("MetricsLog", 1), "row 3": ("MetricsLog", 3), "row 4": ("MetricsLog", 4),
+                     "save 4": ("Checkpoints", 4)}}[moment])
+    config = stage.stage_config(memory=sys.argv[3], population={{"seeds": int(sys.argv[4])}})
+    stage.run_stage(__import__("pathlib").Path(sys.argv[1]), config)
 """
 
 
@@ -401,7 +461,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, whole_runs, moment, memor
     """SIGKILL before there is a checkpoint, between a row and its checkpoint, while one is on its way to disk, after."""
     code = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), file=__file__)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), moment, memory], capture_output=True, timeout=280
+        [sys.executable, "-c", code, str(tmp_path), moment, memory, "1"], capture_output=True, timeout=280
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert not (tmp_path / "critic.json").exists()
@@ -438,34 +498,22 @@ def test_a_population_leaves_a_table_a_plot_and_its_best_member(tmp_path, capsys
     assert error == pytest.approx(min(errors), rel=1e-4)
 
 
-@pytest.mark.parametrize("moment", ["in epoch 5", "before it is described"])
-def test_a_population_goes_on_to_the_same_numbers(tmp_path, monkeypatch, moment):
-    config = stage_config(population={"seeds": 2})
-    data = prepare(*problem(), gamma=0.95, heldout_fraction=0.2)
-
-    class Stopped(Exception):
-        """Stands for whatever ends the process."""
-
-    write = MetricsLog.write
-
-    def stop(*arguments):
-        if moment == "in epoch 5" and len(arguments) > 2 and arguments[1] < 5:
-            return write(*arguments)
-        raise Stopped
-
-    with monkeypatch.context() as patch:
-        place = "MetricsLog.write" if moment == "in epoch 5" else "describe"
-        patch.setattr(f"digiq.critics.train.{place}", stop)
-        with pytest.raises(Stopped):
-            _train_population(config, data, monitor_of(config, data), problem()[1], tmp_path / "stopped")
-    for name in ("stopped", "whole"):
-        _train_population(config, data, monitor_of(config, data), problem()[1], tmp_path / name)
-    logs = [
-        (tmp_path / name / file).read_text()
-        for name in ("stopped", "whole")
-        for file in ("metrics.jsonl", "population.jsonl", "population.json")
-    ]
-    assert logs[:3] == logs[3:]
-    assert len(logs[0].splitlines()) == 6
-    values = [candidate_values(load_critic(tmp_path / n), problem()[1])[0] for n in ("stopped", "whole")]
+@pytest.mark.parametrize("moment", ["row 3", "save 4", "describe"])
+def test_a_population_killed_and_resumed_is_bit_identical(tmp_path, moment):
+    """SIGKILL between two members' rows, while a checkpoint is on its way to disk, before the best is described."""
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    code = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), file=__file__)
+    command = [sys.executable, "-c", code, str(killed), moment, "device", "2"]
+    done = subprocess.run(command, capture_output=True, timeout=280)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert not (killed / "critic.json").exists()
+    (killed / "population.jsonl").open("a").write('{"epoch": 5, "torn')
+    for path in (killed, whole):
+        run_stage(path, stage_config(population={"seeds": 2}))
+    for name in ("metrics.jsonl", "population.jsonl", "population.json"):
+        assert (killed / name).read_text() == (whole / name).read_text()
+    assert len((whole / "population.jsonl").read_text().splitlines()) == 12
+    states = [CheckpointManager(path / "population").restore(6) for path in (killed, whole)]
+    jax.tree.map(np.testing.assert_array_equal, *(dict(s.items()) for s in states))
+    values = [candidate_values(load_critic(path), problem()[1])[0] for path in (killed, whole)]
     np.testing.assert_array_equal(*values)
