@@ -182,7 +182,8 @@ def prepare(
 
     Args:
       transitions: an object or mapping with ``obs``, ``next_obs`` (-1 where nothing follows), ``reward``,
-        ``terminated``, ``truncated`` (one of them on an episode's last row) and ``episode``, each [T], and optionally ``discount`` [T] in [0, 1], the environment's own.
+        ``terminated``, ``truncated`` (one of them on an episode's last row) and ``episode``, each [T], and optionally
+        ``discount`` [T] in [0, 1], the environment's own.
       features: an object or mapping with ``observation`` [S, Do], ``pair`` [M, Dp] (either may be a mapping from
         layer to array) and ``candidate_row`` int[S, N].
       gamma: discount per action, in [0, 1).
