@@ -261,7 +261,7 @@ def _matrix(features: Any, name: str, layers: Sequence[str]) -> Any:
         array = concatenate_layers(_field(features, name), layers)
     except ValueError as error:  # NumPy's, of nested lists or layers that do not fit together
         raise DigiQError(f"features: {name} is no array of rows of one length ({error}).") from None
-    if array.ndim != 2 or not array.shape[1]:
+    if len(array.shape) != 2 or not array.shape[1]:
         raise DigiQError(
             f"features: {name} has shape {tuple(array.shape)}, but needs two axes: a row an entry, and at least one column."
         )
