@@ -291,9 +291,8 @@ def torch_critics(width: float, encoders: bool) -> Any:
             elif tensor.ndim == 1:
                 nn.init.constant_(tensor, float("LayerNorm.weight" in name))
             elif tensor.is_floating_point():
-                nn.init.uniform_(
-                    nn.init.zeros_(tensor), -0.02, 0.02
-                )  # zeros first: every core asks for new memory
+                nn.init.zeros_(tensor)  # by every core, so that all of them ask for the memory
+                nn.init.uniform_(tensor, -0.02, 0.02)
             else:
                 tensor.zero_()  # token types
         return critic

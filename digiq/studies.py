@@ -135,17 +135,13 @@ def make_cells(config: StudyConfig, seeds: Sequence[int], arms: Iterable[str] = 
         raise ConfigError(f"{config.name}: there is no arm '{strangers[0]}'; arms: {', '.join(config.arms)}.")
     # "The first so many seeds" are the study's, so that it can be run seed by seed; seeds for trying out have their own.
     order = config.seeds if set(seeds) <= set(config.seeds) else tuple(seeds)
-
-    def first(count: int | None) -> list[int]:
-        return [seed for seed in seeds if seed in order[:count]]
-
     cells = []
     for seed in seeds:
         for name, arm in config.arms.items():
-            if name in only and seed in first(arm.seeds):
+            if name in only and seed in order[: arm.seeds]:
                 cells.append(make_cell(config, name, seed))
     for name, sweep in config.sweeps.items():
-        for seed in first(sweep.seeds):
+        for seed in (s for s in seeds if s in order[: sweep.seeds]):
             for point, over in sweep.points.items():
                 cells += [
                     make_cell(config, arm, seed, over, sweep=name, point=point)

@@ -2,7 +2,8 @@
 
 How often the behaviour policy succeeds, which mistakes it makes, how likely it is to take the best action, and so how
 often N candidates drawn from it hold one. Best is meant by the discounted Q*: an action as good as the best there is, but
-for a tolerance. (Undiscounted, wasting a step is as good as anything while enough are left.) As probabilities are exact, coverage is too: 1 - (1 - p)^N in a state where best actions have probability p.
+for a tolerance. (Undiscounted, wasting a step is as good as anything while enough are left.) As probabilities are exact,
+coverage is too: 1 - (1 - p)^N in a state where best actions have probability p.
 """
 
 from __future__ import annotations

@@ -80,13 +80,6 @@ def make_page(
         images["success.svg"] = _success_figure(config, base, arms)
         parts += ["## Success", "", f"![Success by arm]({prefix}success.svg)", ""]
         parts += [*_success_table(config, base, arms), ""]
-        groups = _by_arm(base)
-        exact = [arm for arm in arms if any(e.exact is not None for r in groups[arm] for e in r.episodes)]
-        if exact:
-            parts += [
-                f"Exact: {', '.join(_title(config, arm) for arm in exact)}. All others are rolled out.",
-                "",
-            ]
     if config.hypotheses:
         parts += ["## Hypotheses", "", *_hypotheses_table(config, base), ""]
     if config.losses:
@@ -288,7 +281,9 @@ def _success_table(
             )
         )
     head = ("arm", "role", "all", *(split_title(s) for s in splits), "by seed", "mean steps", "states kept")
-    return _table(head, rows)
+    exact = [arm for arm in arms if any(e.exact is not None for r in groups[arm] for e in r.episodes)]
+    titles = ", ".join(_title(config, arm) for arm in exact)
+    return _table(head, rows) + (["", f"Exact: {titles}. All others are rolled out."] if exact else [])
 
 
 def _success_figure(
