@@ -26,6 +26,7 @@ from typing import Any
 
 from digiq.config import to_dict
 from digiq.errors import ArtifactError, ArtifactMismatch
+from digiq.tables import own_sources
 
 MANIFEST = "manifest.json"
 _LOCK = ".lock"
@@ -42,7 +43,7 @@ class Manifest:
     version: int
     config: dict[str, Any]
     inputs: dict[str, str]
-    """Content digest of each input, by name."""
+    """Content digest of each input, by name, and of the source of members of one's own (:mod:`digiq.tables`)."""
     state: str
     """``partial`` or ``complete``."""
     counts: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -286,7 +287,10 @@ def _wanted(stage: str, version: int, config: Any, inputs: Mapping[str, str | Pa
         stage=stage,
         version=version,
         config=config if isinstance(config, dict) else to_dict(config),
-        inputs={name: content_digest(p) for name, p in inputs.items() if p is not None},
+        inputs={
+            **{name: content_digest(p) for name, p in inputs.items() if p is not None},
+            **own_sources(config),
+        },
         state="partial",
     )
 

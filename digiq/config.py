@@ -12,6 +12,7 @@ The string under a field is its documentation; ``--help`` shows it with the defa
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import difflib
 import functools
@@ -28,6 +29,7 @@ from pydantic.dataclasses import dataclass as _pydantic_dataclass
 from digiq.errors import ConfigError
 
 T = TypeVar("T")
+_recorded = contextvars.ContextVar("recorded", default=False)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -49,13 +51,17 @@ def configclass(cls: type[T]) -> type[T]:
     return typing.cast(type[T], made)
 
 
-def load(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "config") -> T:
+def load(
+    cls: type[T], mapping: Mapping[str, Any] | None, where: str = "config", *, recorded: bool = False
+) -> T:
     """Builds ``cls`` from a nested mapping.
 
     Args:
       cls: a :func:`configclass`.
       mapping: keys and values as YAML gives them; ``None`` means no keys.
       where: what to call the source in errors, usually a file name.
+      recorded: the mapping was read back from an artefact, so names of code in it are not trusted
+        (:mod:`digiq.tables`).
 
     Raises:
       ConfigError: an unknown key (the nearest known one is named) or a value that does not fit its field.
@@ -66,10 +72,18 @@ def load(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "config")
             f"{where}: expected a mapping of {cls.__name__} fields, got {type(mapping).__name__}."
         )
     _refuse_unknown(cls, mapping, where, prefix="")
+    before = _recorded.set(recorded)
     try:
         return pydantic.TypeAdapter(cls).validate_python(dict(mapping))
     except pydantic.ValidationError as error:
         raise ConfigError(describe_validation_error(error, where)) from None
+    finally:
+        _recorded.reset(before)
+
+
+def is_recorded() -> bool:
+    """Whether what is being validated was read back from an artefact; see :func:`load`."""
+    return _recorded.get()
 
 
 def load_yaml(cls: type[T], path: str | Path) -> T:
@@ -87,8 +101,20 @@ def load_yaml(cls: type[T], path: str | Path) -> T:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as JSON-able nested dicts, every default included."""
-    return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
+    """The configuration as JSON-able nested dicts, every default that matters included.
+
+    Settings of members that were not chosen (:mod:`digiq.tables`) do not matter, and are left out.
+    """
+    return _without_unchosen(config, pydantic.TypeAdapter(type(config)).dump_python(config, mode="json"))
+
+
+def _without_unchosen(value: Any, dumped: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        unchosen = getattr(value, "unchosen", ())
+        return {k: _without_unchosen(getattr(value, k), v) for k, v in dumped.items() if k not in unchosen}
+    if isinstance(value, dict):
+        return {k: _without_unchosen(value[k], v) for k, v in dumped.items()} if dumped else dumped
+    return dumped
 
 
 def describe_validation_error(error: pydantic.ValidationError, where: str) -> str:

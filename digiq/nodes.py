@@ -168,7 +168,8 @@ def _start(
     name = f"{node.out.parent.name}-{node.out.name}"
     file, log = folder / f"{name}.json", folder / f"{name}.log"
     write_node(node, file)
-    program = [sys.executable, "-m", "digiq.cli"]
+    # -P: the directory one stands in comes last on the path, as in the console script (digiq.cli.main).
+    program = [sys.executable, "-P", "-m", "digiq.cli"]
     arguments = [str(file), *(["--overwrite"] if overwrite else [])]
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(folder / COMPILED),

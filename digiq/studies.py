@@ -36,6 +36,7 @@ from digiq.evaluation.study_records import CellRecord, read_record, record_cell,
 from digiq.nodes import Node, run_nodes
 from digiq.pipeline import Recipe, plan, preflight
 from digiq.progress import progress
+from digiq.tables import own_sources
 
 POLICY = "policy"
 """The name under which an arm's recipe distils the policy that is evaluated."""
@@ -374,6 +375,7 @@ def _share(nodes: Sequence[Node], store: Path) -> dict[str, Node]:
         identity = {
             name: path.name if path in moved.values() else _content(path) for name, path in inputs.items()
         }
+        identity |= own_sources(node.config)
         digest = _digest([stage.STAGE, stage.VERSION, to_dict(node.config), identity])
         out = store / f"{stage.STAGE}-{digest[:16]}"
         moved[node.out] = out

@@ -50,7 +50,9 @@ class LearnedScorer:
         from digiq.vlm.backbone import load_backbone
 
         manifest = artifacts.open(features, stage="featurize").manifest
-        config = load(FeaturizeConfig, manifest.config, where=str(features / artifacts.MANIFEST))
+        config = load(
+            FeaturizeConfig, manifest.config, where=str(features / artifacts.MANIFEST), recorded=True
+        )
         backbone = load_backbone(vlm, device=config.device, dtype=config.dtype)
         backbone, full = open_truncated(backbone, config.layers)
         return cls(load_critic(critic), backbone, wanted_layers(config.layers, full), config)

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 from digiq.errors import DigiQError
 
+TRUST_CODE = "--trust-code"
+"""Import also the code that artefacts name, and not only what a recipe or the command line names."""
+
 STAGES: dict[str, tuple[str, str]] = {
     "import-aitw": ("digiq.data.import_aitw", "Android in the Wild TFRecords to episodes"),
     "collect": ("digiq.agents.collect", "roll an agent out on a device, into episodes"),
@@ -36,6 +39,13 @@ STAGES: dict[str, tuple[str, str]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; errors that a user can mend are one line and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Members of one's own (digiq.tables) come from the directory one stands in, after everything that is installed,
+    # whether the console script started this process or ``digiq run`` did.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    if TRUST_CODE in arguments:
+        arguments.remove(TRUST_CODE)
+        os.environ["DIGIQ_TRUST_CODE"] = "1"  # stages in processes of their own inherit it
     try:
         _dispatch(arguments)
     except DigiQError as error:
@@ -77,7 +87,8 @@ def usage() -> str:
             "  digiq devices doctor   what this machine lacks for Android emulators, and how to mend it",
             "  digiq devices start    brings emulators up and keeps them",
             "",
-            "digiq COMMAND --help teaches one; digiq COMMAND FILE.yaml reads its config from a file.",
+            "digiq COMMAND --help teaches one; digiq COMMAND FILE.yaml reads its config from a file. Members of your own are",
+            "named package.module:Class; code that only an artefact names is not imported without --trust-code.",
         ]
     )
 

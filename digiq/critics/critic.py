@@ -63,7 +63,7 @@ class Critic:
 
     def aggregate(self, values: Float[np.ndarray, "*batch E"], how: Aggregate | None = None) -> np.ndarray:
         """One value from the members'; ``how`` defaults to the config's ``aggregate``."""
-        how = how or self.config.aggregate
+        how = self.config.aggregate if how is None else how
         if how == "lcb":
             return values.mean(-1) - self.config.lcb_scale * values.std(-1)
         return {"mean": np.mean, "min": np.min, "max": np.max}[how](values, axis=-1)
@@ -208,7 +208,7 @@ def load_critic(path: str | Path, epoch: int | None = None) -> Critic:
     if not (path / _DESCRIPTION).is_file():
         raise ArtifactError(f"{path}: no {_DESCRIPTION}, so it is not a critic; run 'digiq train-q'.")
     description = json.loads((path / _DESCRIPTION).read_text())
-    config = load(CriticConfig, description["critic"], where=str(path / _DESCRIPTION))
+    config = load(CriticConfig, description["critic"], where=str(path / _DESCRIPTION), recorded=True)
     with np.load(path / _STANDARDIZER, allow_pickle=False) as stored:
         standardizer = Standardizer(**{name: stored[name] for name in Standardizer._fields})
     shapes = jax.eval_shape(

@@ -139,7 +139,7 @@ def training_of(critic: Path, *, features: Path, episodes: Path, rewards: Path |
     for name, path in {"features": features, "episodes": episodes, "rewards": rewards}.items():
         if path is not None and manifest.inputs[name] != artifacts.content_digest(path):
             raise DigiQError(f"{path}: not the {name} that {critic} was trained on; name those.")
-    return load(TrainQConfig, manifest.config, where=str(critic))
+    return load(TrainQConfig, manifest.config, where=str(critic), recorded=True)
 
 
 def checkpoint_epochs(critic: Path) -> list[int]:

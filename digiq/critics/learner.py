@@ -6,7 +6,6 @@ stopping are its consumers (see ``train.py``).
 """
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
@@ -21,20 +20,17 @@ from pydantic import Field
 from digiq.config import configclass
 from digiq.critics.arrays import Array, Batch, CriticData, Needs, gather
 from digiq.critics.heads import Heads, HeadsConfig, Params
-from digiq.critics.objectives import OBJECTIVES, Objective, Objectives
+from digiq.critics.objectives import OBJECTIVES, Objective
 from digiq.critics.placement import split_batches
+from digiq.tables import chosen_from
 
 _HELDOUT_ROWS = 2048  # of the held-out transitions, so that the check stays a small part of an epoch
 
 
 @configclass
-class CriticConfig:
+class CriticConfig(chosen_from(OBJECTIVES, default="td")):
     """What the critic is and how it learns; the ``paper`` values are upstream's."""
 
-    objective: str = "td"
-    """Name of the objective: a field of ``settings``."""
-    settings: Objectives = Objectives()
-    """Settings of the objectives; only the chosen one's matter."""
     gamma: Annotated[float, Field(ge=0, lt=1)] = 0.95
     """Discount per executed action."""
     timeout: Literal["terminal", "bootstrap"] = "terminal"
@@ -75,11 +71,6 @@ class CriticConfig:
     """What extraction subtracts from Q: the V-head (paper), the mean Q of the candidates, or Q of the logged action."""
 
     def __post_init__(self) -> None:
-        known = list(OBJECTIVES)
-        if self.objective not in known:
-            near = difflib.get_close_matches(self.objective, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown objective '{self.objective}'; {hint}")
         if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of micro_batches {self.micro_batches}"
@@ -132,7 +123,7 @@ class Learner:
 
     @property
     def objective(self) -> Objective:
-        return getattr(self.config.settings, self.config.objective)
+        return self.config.chosen
 
     def hyper(self) -> Hyper:
         """The configuration's own values."""

@@ -493,9 +493,7 @@ def _prepare(
         logged = (
             dataclasses.replace(objective, backup="logged") if hasattr(objective, "backup") else objective
         )
-        other = (
-            "another objective" if logged.needs.candidates else f"settings.{config.objective}.backup: logged"
-        )
+        other = "another objective" if logged.needs.candidates else f"{config.objective}.backup: logged"
         raise DigiQError(
             f"objective '{config.objective}' compares stored candidates, but the features hold N = 1 (the logged "
             f"action); propose more, or use {other}."

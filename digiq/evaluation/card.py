@@ -153,7 +153,7 @@ def mistake_mix(path: Path, episodes: Sequence[Episode]) -> dict[str, float]:
     from android_env.devices.simulated.phone import SimulatedPhone
 
     config = artifacts.open(path, stage="collect").manifest.config
-    device = load(DeviceConfig, config["device"], where=str(path))
+    device = load(DeviceConfig, config["device"], where=str(path), recorded=True)
     tasks = {task.task_id: task for task in device_tasks(config["tasks"])}
     phone = SimulatedPhone(noise=device.noise, success=device.success, render=False)
     counts: collections.Counter[str] = collections.Counter()

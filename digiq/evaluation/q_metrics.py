@@ -150,7 +150,10 @@ def run(
         if writer.done:
             return writer.artifact
         how = load(
-            DistillConfig, artifacts.open(policy, stage="distill").manifest.config, where=str(policy)
+            DistillConfig,
+            artifacts.open(policy, stage="distill").manifest.config,
+            where=str(policy),
+            recorded=True,
         ).best_of_n
         stored, truth = load_proposals(proposals), load_exact(exact)
         learned, baseline = candidate_values(load_critic(critic), open_features(features))

@@ -101,7 +101,7 @@ def replay(
     from android_env.devices.simulated.phone import SimulatedPhone
 
     config = artifacts.open(episodes_path, stage="collect").manifest.config
-    device = load(DeviceConfig, config["device"], where=str(episodes_path))
+    device = load(DeviceConfig, config["device"], where=str(episodes_path), recorded=True)
     tasks = {task.task_id: task for task in device_tasks(config["tasks"])}
     phone = SimulatedPhone(noise=device.noise, success=device.success, render=False)
     by_episode: dict[int, list[int]] = {}

@@ -171,7 +171,7 @@ class GridPolicy:
         path = Path(path)
         try:
             described = json.loads((path / CONFIG_FILE).read_text())
-            config = load(GridConfig, described["config"], where=str(path / CONFIG_FILE))
+            config = load(GridConfig, described["config"], where=str(path / CONFIG_FILE), recorded=True)
             fresh = cls.create(config, seed=0)
             params = serialization.from_bytes(fresh.params, (path / _PARAMS_FILE).read_bytes())
         except (OSError, ValueError, KeyError) as error:

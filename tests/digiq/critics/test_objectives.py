@@ -15,7 +15,7 @@ from scipy.special import logsumexp, softmax
 
 from digiq.critics.arrays import Needs, gather, prepare
 from digiq.critics.learner import CriticConfig, Learner, train
-from digiq.critics.objectives import OBJECTIVES, Objectives
+from digiq.critics.objectives import OBJECTIVES
 from digiq.critics.objectives.iql import IQL
 from digiq.critics.objectives.nstep import n_step_return
 from digiq.critics.objectives.td_lambda import lambda_return
@@ -194,7 +194,7 @@ def linear(name: str, settings: dict, **changes: object) -> CriticConfig:
     heads = {"q_hidden": (), "v_hidden": (), "layer_norm": False, "q_input": "pair", "members": 2}
     base = {
         "objective": name,
-        "settings": {name: settings},
+        name: settings,
         "gamma": GAMMA,
         "heads": heads,
         "standardize": False,
@@ -309,7 +309,7 @@ def test_episodes_that_were_cut_off_end_or_bootstrap(case, timeout):
 OVER_CANDIDATES = {
     name: {"backup": "max" if name == "td" else "expectation"}
     for name in NAMES
-    if hasattr(getattr(Objectives(), name), "backup")
+    if hasattr(OBJECTIVES[name], "backup")
 }
 
 
@@ -318,7 +318,7 @@ def small_problem(name: str, readout: str = "scalar"):
     """A learner with small smooth heads, two different parameter sets, and one batch of it."""
     config = CriticConfig(
         objective=name,
-        settings={"iql": {"v_bootstrap": "target"}, **OVER_CANDIDATES},
+        **{"iql": {"v_bootstrap": "target"}, **OVER_CANDIDATES},
         heads={"q_hidden": (7,), "v_hidden": (6,), "activation": "silu", "readout": {"kind": readout}},
     )
     learner = Learner(config)
@@ -432,5 +432,5 @@ def test_an_unknown_objective_is_named_with_the_nearest():
 
 
 def test_naming_one_setting_keeps_the_others():
-    assert CriticConfig(settings={"cal_ql": {"alpha": 0.3}}).settings.cal_ql.calibrated
-    assert not CriticConfig(settings={"cql": {"alpha": 0.3}}).settings.cql.calibrated
+    assert CriticConfig(cal_ql={"alpha": 0.3}).cal_ql.calibrated
+    assert not CriticConfig(cql={"alpha": 0.3}).cql.calibrated

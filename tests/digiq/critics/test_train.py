@@ -19,6 +19,8 @@ import pytest
 from orbax.checkpoint import CheckpointManager
 
 import digiq.critics
+from digiq.artifacts import Manifest
+from digiq.config import to_dict
 from digiq.critics import CriticConfig, candidate_values, fit_critic, load_critic, save_critic
 from digiq.critics.arrays import prepare
 from digiq.critics.critic import member_values
@@ -134,7 +136,9 @@ FOLLOWED = """
     import importlib.util, sys
     import digiq.critics
     digiq.critics.__path__.insert(0, sys.argv[1])  # a copy of the objectives, with one file and one line more
-    from digiq.critics import CriticConfig, candidate_values, fit_critic
+    from digiq.artifacts import Manifest
+    from digiq.config import to_dict
+    from digiq.critics import CriticConfig, TrainQConfig, candidate_values, fit_critic
     spec = importlib.util.spec_from_file_location("problem", sys.argv[2])
     tests = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tests)
@@ -142,6 +146,7 @@ FOLLOWED = """
     q = candidate_values(fit_critic(*tests.problem(), config), tests.problem()[1])[0][:, 0]
     good = tests.np.arange(len(q)) // 4 % 2 == 1
     print(q[good].mean() - q[~good].mean())
+    print(Manifest(stage="train-q", version=1, config=to_dict(TrainQConfig()), inputs={}, state="partial").identity)
 """
 
 
@@ -157,8 +162,9 @@ def test_the_contributors_guide_to_objectives_works_as_it_stands(tmp_path):
     shutil.copytree(root / "digiq" / "critics" / "objectives", folder)
     (folder / "return_v.py").write_text(textwrap.dedent(example))
     table = (folder / "__init__.py").read_text()
-    assert table.count("OBJECTIVES = {\n") == 1
-    (folder / "__init__.py").write_text(table.replace("OBJECTIVES = {\n", f"OBJECTIVES = {{\n    {line}\n"))
+    opening = 'OBJECTIVES = Table(\n    "objective",\n    __name__,\n'
+    assert table.count(opening) == 1
+    (folder / "__init__.py").write_text(table.replace(opening, f"{opening}    {line}\n"))
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(FOLLOWED), str(tmp_path), __file__],
         capture_output=True,
@@ -166,7 +172,11 @@ def test_the_contributors_guide_to_objectives_works_as_it_stands(tmp_path):
         timeout=280,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout) > 0.1
+    gap, identity = done.stdout.split()
+    assert float(gap) > 0.1
+    # What does not use the new member is what it was.
+    without = Manifest(stage="train-q", version=1, config=to_dict(TrainQConfig()), inputs={}, state="partial")
+    assert identity == without.identity
 
 
 def test_missing_candidates_are_nan_and_do_not_enter_the_baseline(fitted):
@@ -238,11 +248,11 @@ def test_features_of_another_size_are_refused(fitted):
     ("settings", "mend"),
     [
         ({"objective": "cql"}, "another objective"),
-        ({"objective": "cal_ql", "settings": {"cal_ql": {"backup": "logged"}}}, "another objective"),
-        ({"objective": "td", "settings": {"td": {"backup": "max"}}}, "settings.td.backup: logged"),
+        ({"objective": "cal_ql", "cal_ql": {"backup": "logged"}}, "another objective"),
+        ({"objective": "td", "td": {"backup": "max"}}, "td.backup: logged"),
         (
-            {"objective": "nstep", "settings": {"nstep": {"backup": "expectation"}}},
-            "settings.nstep.backup: logged",
+            {"objective": "nstep", "nstep": {"backup": "expectation"}},
+            "nstep.backup: logged",
         ),
     ],
 )
@@ -255,7 +265,7 @@ def test_objectives_over_candidates_need_candidates(settings, mend):
         with pytest.raises(DigiQError, match=f"'{settings['objective']}' compares .* N = 1 .* or use {mend}"):
             fit_critic(transitions, {**features, "candidate_row": rows}, CriticConfig(**settings, **TINY))
     if "backup" in mend:
-        followed = settings | {"settings": {settings["objective"]: {"backup": "logged"}}}
+        followed = settings | {settings["objective"]: {"backup": "logged"}}
         assert fit_critic(
             transitions, {**features, "candidate_row": alone}, CriticConfig(**followed, **TINY)
         ).metrics

@@ -1,0 +1,197 @@
+"""Tables of members: what a config can choose by name, one line each.
+
+A *member* is a config class whose methods do the work (an objective's ``loss``, an importer's ``read``), so that its
+fields are its settings. A table names members and where they live, and :func:`chosen_from` makes of it the base of a
+config that chooses one::
+
+    OBJECTIVES = Table("objective", __name__, td="TD", iql="IQL")         # td.py holds TD
+
+    @configclass
+    class CriticConfig(chosen_from(OBJECTIVES, default="td")):
+        gamma: float = 0.95
+
+    CriticConfig(objective="iql", iql=IQL(expectile=0.8)).chosen                 # the IQL
+
+A member of one's own is named ``package.module:Class``, and its settings stand under ``own``. It is imported where a
+recipe, the command line or code names it. A name that is read back from an artefact (:func:`digiq.config.load` with
+``recorded``) imports nothing that is not in the tables, unless ``--trust-code`` says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, cast
+
+import tyro
+from pydantic import AfterValidator, model_validator
+from typing_extensions import Doc
+
+from digiq.config import configclass, is_recorded, load
+from digiq.errors import ConfigError
+
+TRUST = "DIGIQ_TRUST_CODE"
+"""Environment variable by which ``--trust-code`` reaches stages in processes of their own."""
+_OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_trusted: set[str] = set()
+
+
+class Table(Mapping[str, type]):
+    """Members by name; looking one up imports it."""
+
+    def __init__(self, what: str, package: str, **members: str):
+        """
+        Args:
+          what: a member is called so, in configs and in errors.
+          package: where the members' files are.
+          members: by name, which is the file's, the class in there; or ``package.module:Class`` elsewhere.
+        """
+        self.what, self._package, self._members = what, package, members
+
+    def __getitem__(self, name: str) -> type:
+        where = self._members[name]
+        module, _, attribute = where.rpartition(":")
+        return getattr(importlib.import_module(module or f"{self._package}.{name}"), attribute)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def check(self, name: str) -> str:
+        """The name, if there can be such a member.
+
+        Raises:
+          ValueError: it is in no line of the table, and is not of the form ``package.module:Class``.
+        """
+        if name in self._members:
+            return name
+        if _OWN.fullmatch(name):
+            if not is_recorded():
+                _trusted.add(name)
+            return name
+        near = difflib.get_close_matches(name, self._members, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(self._members)}"
+        raise ValueError(f"unknown {self.what} '{name}'; {hint}")
+
+    def own(self, name: str, settings: Mapping[str, Any]) -> Any:
+        """The member that ``package.module:Class`` names, with its settings.
+
+        Raises:
+          ConfigError: it does not import, is no config class, its settings do not fit, or only an artefact names it.
+        """
+        return _own(self.what, name, json.dumps(settings, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=256)
+def _own(what: str, name: str, settings: str) -> Any:
+    cls: Any = _import(what, name)
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise ConfigError(f"{what} '{name}': not a config class; decorate it with digiq.config.configclass.")
+    return load(cast(Any, cls), json.loads(settings), where=f"{what} '{name}'")
+
+
+def _import(what: str, name: str) -> Any:
+    if name not in _trusted and os.environ.get(TRUST) != "1":
+        raise ConfigError(
+            f"{what} '{name}': an artefact names this code, and nothing else does, so it is not imported; add --trust-code "
+            "if you know where it comes from."
+        )
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{what} '{name}': does not import: {error}.") from None
+
+
+def chosen_from(table: Table, default: str) -> Any:
+    """A config class to inherit from, with a choice of one member.
+
+    Its fields are the choice, named after what the table holds, a section of settings a member, and ``own``. Its
+    property ``chosen`` is the chosen member. Of the settings, :func:`digiq.config.to_dict`, and so the identity of
+    artefacts, holds the chosen member's alone: a new member changes no digest.
+    """
+    members = {name: table[name] for name in table}
+    about = f"One of {', '.join(members)}; or one of your own, as package.module:Class."
+    choice = Annotated[str, AfterValidator(table.check), Doc(about)]
+    annotations = {table.what: choice, **members, "own": _Own}
+    defaults: dict[str, Any] = {table.what: default, **{name: cls() for name, cls in members.items()}}
+    # Equal configs are equal in it, so leaving it out of the hash is sound; a dict has none.
+    defaults["own"] = dataclasses.field(default_factory=dict, hash=False)
+    check = model_validator(mode="after")(_check_own)
+    body = {
+        "__annotations__": annotations,
+        "__module__": __name__,
+        "_check_own": check,
+        "table": table,
+        **defaults,
+    }
+    return configclass(type(f"{table.what.title()}Choice", (_Choice,), body))
+
+
+_JSON = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="JSON",
+    instance_from_str=lambda text: json.loads(text[0]),
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda value: [json.dumps(value)],
+)
+_Own = Annotated[dict[str, Any], _JSON, Doc("Settings of a member of your own.")]
+
+
+class _Choice:
+    """What :func:`chosen_from` adds to the fields."""
+
+    table: ClassVar[Table]
+    own: dict[str, Any]
+
+    @property
+    def chosen(self) -> Any:
+        """The chosen member, with its settings."""
+        name = getattr(self, self.table.what)
+        return getattr(self, name) if name in self.table else self.table.own(name, self.own)
+
+    @property
+    def unchosen(self) -> frozenset[str]:
+        """Fields that do not matter, as they are settings of other members."""
+        name = getattr(self, self.table.what)
+        return frozenset({*self.table, "own"} - {name if name in self.table else "own"})
+
+
+def _check_own(self: _Choice) -> _Choice:
+    name = getattr(self, self.table.what)
+    if name in self.table and self.own:
+        raise ValueError(f"own: settings of '{name}' stand under '{name}'")
+    if name not in self.table and not is_recorded():
+        try:
+            self.table.own(name, self.own)
+        except ConfigError as error:
+            raise ValueError(str(error).rstrip(".")) from None
+    return self
+
+
+def own_sources(config: Any) -> dict[str, str]:
+    """SHA-256 of the source files of the members of one's own that a config chooses, by ``code package.module:Class``."""
+    found: dict[str, str] = {}
+    if isinstance(config, _Choice):
+        name = getattr(config, config.table.what)
+        if name not in config.table:
+            source = inspect.getsourcefile(_import(config.table.what, name))
+            assert source is not None
+            found[f"code {name}"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    if dataclasses.is_dataclass(config):
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            for item in value.values() if isinstance(value, dict) else (value,):
+                found |= own_sources(item)
+    return found
