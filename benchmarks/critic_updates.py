@@ -201,7 +201,7 @@ def heads_of(width: float) -> Any:
     import jax
     import numpy as np
 
-    from digiq.critics.arrays import prepare
+    from digiq.critics.training_data import prepare
 
     data = jax.device_put(prepare(*stored_features(np, *input_sizes(width), rows=2048), gamma=0.95))
     state = heads_learner(width, 32, 1).init(jax.random.PRNGKey(0), data)
@@ -381,9 +381,9 @@ def population(size: int, steps: int, vectorised: bool) -> Turn:
     import jax
     import numpy as np
 
-    from digiq.critics.arrays import prepare
     from digiq.critics.learner import CriticConfig, Learner
     from digiq.critics.population import Population, PopulationConfig
+    from digiq.critics.training_data import prepare
 
     learner = Learner(
         CriticConfig(heads={"q_hidden": (128, 128), "v_hidden": (128, 128)}, steps_per_epoch=steps)
@@ -532,10 +532,10 @@ class Process:
     """A framework's process, which answers each order with one line; a context manager."""
 
     def __init__(self, framework: str):
-        from digiq.nodes import KEEP_MEMORY  # so run stages; d3rlpy's process has no use for the package
+        from digiq.memory import KEEP  # so run stages; d3rlpy's process has no use for the package
 
         python = d3rlpy_python() if framework == "d3rlpy" else sys.executable
-        environment = os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": str(THREADS), "PYTHONWARNINGS": "ignore"}
+        environment = os.environ | KEEP | {"OMP_NUM_THREADS": str(THREADS), "PYTHONWARNINGS": "ignore"}
         # Huge pages, for all alike: gigabytes are touched.
         environment |= {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         if framework == SMALL:

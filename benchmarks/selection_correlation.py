@@ -84,7 +84,7 @@ def selection(
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """The score of every critic as ``digiq select`` gives it, and each criterion by itself."""
     from digiq.critics.diagnose import judge_checkpoint, training_data_of
-    from digiq.critics.diagnostics import Reference
+    from digiq.critics.measures import Reference
     from digiq.critics.select import AGREEMENT, CRITERIA, agreement, choose
 
     found: dict[str, Any] = {}
@@ -108,9 +108,9 @@ def value_of_picks(recipe: Any, critics: Sequence[Trained]) -> dict[str, float]:
     from digiq.critics import candidate_values, load_critic
     from digiq.data.rewards import LabelledEpisodes
     from digiq.data.transitions import observation_index
-    from digiq.evaluation.truth import replay
     from digiq.extraction.best_of_n import best_of_n
     from digiq.features import load_features
+    from digiq.laboratory.truth import replay
     from digiq.proposals.propose import load_proposals
 
     episodes = LabelledEpisodes(recipe.directory / "episodes", recipe.directory / "rewards")
@@ -204,7 +204,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from digiq.config import load
-    from digiq.pipeline import RECIPE, Recipe
+    from digiq.pipeline.recipe import Recipe
+    from digiq.pipeline.run import RECIPE
 
     recipe = load(Recipe, json.loads((arguments.run / RECIPE).read_text()), where=str(arguments.run / RECIPE))
     recipe = dataclasses.replace(recipe, output=arguments.run.parent, name=arguments.run.name)

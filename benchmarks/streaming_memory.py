@@ -81,7 +81,7 @@ def train(path: Path, states: int, steps: int, objective: str, heads: dict[str, 
     from digiq.critics.streaming import StoredRows
     from digiq.critics.train import TrainQConfig, _prepare, _train_resumably, monitor_of
     from digiq.features.extract import open_features
-    from digiq.processes import return_freed_memory
+    from digiq.memory import return_freed_memory
 
     config = TrainQConfig(
         critic={

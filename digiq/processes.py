@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
-import importlib
 import os
-import select
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator
 
 _LOOK_EVERY = 0.5  # seconds
-_ONE_HEAP = {
-    -8: 1,  # M_ARENA_MAX
-    -4: 65536,  # M_MMAP_MAX, glibc's own
-    -3: 32 * 2**20,  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: where glibc's own adapt to under large arrays
-    -1: 64 * 2**20,
-}
-"""Options of malloc.h by number."""
 
 
 def usable_cores() -> list[int]:
@@ -30,6 +18,22 @@ def usable_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Has SIGTERM end this process as an exit does, with everything that cleans up, while the block runs.
+
+    Ended so, stages leave artefacts that they resume from. Outside the main thread it changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def end_with_parent() -> None:
@@ -46,93 +50,3 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def return_freed_memory() -> None:
-    """Has freed memory go back to the system, and to all threads alike, from now on; where the C library is glibc.
-
-    By itself glibc gives every thread a heap of its own, and what is freed in one is of no use to the others: readers that
-    hand batches on then hold a multiple of what they need. Stages of a run keep what they free
-    (:data:`digiq.nodes.KEEP_MEMORY`), which is undone: in one heap, gaps between batches would add up.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # another C library
-            glibc = ctypes.CDLL(None)
-            for option, value in _ONE_HEAP.items():
-                glibc.mallopt(option, value)
-
-
-def serve(work: Callable[[str], None]) -> None:
-    """Does what each line of standard input asks for in a child of its own, and prints the child's exit status.
-
-    What a child has imported, this process imports too, so the next one finds it there: a new interpreter spends two
-    or three seconds on JAX, torch and SciPy. Children are forked, so this process must neither start threads nor
-    touch a backend of JAX; it only imports. For Linux: on macOS, libraries may not survive a fork.
-    """
-    starter = os.getppid()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    for line in sys.stdin:
-        known = set(sys.modules)
-        gc.freeze()  # a child's collector would otherwise write to, and so copy, every page of what is imported
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.close(reading)
-            work(line.rstrip("\n"))
-            with open(writing, "w") as report:
-                report.write("\n".join(name for name in sys.modules if name not in known))
-            return
-        os.close(writing)
-        try:
-            with open(reading) as report:
-                # Its end is the child's, however that comes.
-                while not select.select([report], [], [], _LOOK_EVERY)[0]:
-                    if os.getppid() != starter:
-                        sys.exit(1)
-                imported = report.read().splitlines()
-        except BaseException:
-            os.kill(child, signal.SIGKILL)
-            raise
-        finally:
-            _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-        for name in imported:
-            with contextlib.suppress(Exception):
-                importlib.import_module(name)
-
-
-class Server:
-    """A process that runs :func:`serve`, seen from the one that asks; with the methods of ``Popen`` for one request."""
-
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
-        self.returncode: int | None = None
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def ask(self, line: str) -> None:
-        """Starts one request; the one before has ended."""
-        assert self._process.stdin is not None
-        self.returncode = None
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
-
-    def poll(self) -> int | None:
-        """The exit status of the request; None while it runs. That of the server, if that is what ended."""
-        answers = self._process.stdout
-        assert answers is not None
-        if self.returncode is None and select.select([answers], [], [], 0)[0]:
-            self.returncode = int(answers.readline() or self._process.wait() or 1)
-        return self.returncode
-
-    def terminate(self) -> None:
-        """Ends the server and what it runs."""
-        self._process.terminate()
-
-    def wait(self) -> int:
-        """Waits for the end of the server."""
-        return self._process.wait()

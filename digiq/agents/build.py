@@ -68,6 +68,12 @@ class AgentConfig:
     threshold: float | None = None
     """Least Q - V at which the scorer overrules the policy, in units of return; none: it always does."""
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The artefacts that such an agent is built from."""
+        policy = ("policy",) if self.kind == "policy" else ()
+        return (*policy, "critic", "features", "vlm") if self.scorer == "critic" else policy
+
 
 def device_tasks(name: str) -> TaskSet:
     """A built-in task set, or a task file.

@@ -21,7 +21,6 @@ from digiq.processes import end_with_parent, usable_cores
 from digiq.progress import progress
 
 STAGE, VERSION = "collect", 1
-ONE_CORE = True
 _CHUNK = 64
 """Episodes a process plays at a time, where there are several."""
 
@@ -42,6 +41,11 @@ class CollectConfig:
     """How often an episode whose device failed runs again, under the same seed."""
     seed: int = 0
     """Chooses tasks, layouts, noise and the agent's sampling."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The artefacts that its agent is built from."""
+        return self.agent.reads
 
 
 def run(

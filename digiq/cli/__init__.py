@@ -11,29 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from digiq.errors import DigiQError
+from digiq.pipeline.stages import STAGES
 
 TRUST_CODE = "--trust-code"
 """Import also the code that artefacts name, and not only what a recipe or the command line names."""
-
-STAGES: dict[str, tuple[str, str]] = {
-    "import-aitw": ("digiq.data.import_aitw", "Android in the Wild TFRecords to episodes"),
-    "collect": ("digiq.agents.collect", "roll an agent out on a device, into episodes"),
-    "fit-policy": ("digiq.policies.fit", "fit a policy to demonstrations"),
-    "label": ("digiq.data.label", "rewards for episodes"),
-    "propose": ("digiq.proposals.propose", "N candidate actions for every observation"),
-    "tune-vlm": ("digiq.vlm.tune", "tune a VLM to predict whether an action changes the screen"),
-    "featurize": ("digiq.features.extract", "hidden states of the frozen VLM, once"),
-    "train-q": ("digiq.critics.train", "Q- and V-heads by temporal difference"),
-    "diagnose": ("digiq.critics.diagnose", "what a critic's held-out numbers say about it"),
-    "select": ("digiq.critics.select", "choose among critics and epochs without a device"),
-    "distill": ("digiq.extraction.distill", "a policy from ranked candidates"),
-    "evaluate": ("digiq.evaluation.evaluate", "success of a policy on a device"),
-    "value": ("digiq.evaluation.exact_values", "the simulator's own Q of every candidate"),
-    "q-metrics": ("digiq.evaluation.q_metrics", "how good a learned Q is where its policy goes"),
-    "rank": ("digiq.evaluation.ranking", "where logged actions of held-out episodes rank"),
-    "make-tiny-vlm": ("digiq.vlm.tiny.make", "pre-train the embedded tiny LLaVA"),
-}
-"""Sub-command: (module with ``run``, what it does)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def usage() -> str:
     """The overview that ``digiq --help`` prints."""
     width = max(map(len, STAGES))
-    lines = [f"  {name:<{width}}  {about}" for name, (_, about) in STAGES.items()]
+    lines = [f"  {name:<{width}}  {stage.about}" for name, stage in STAGES.items()]
     return "\n".join(
         [
             "usage: digiq COMMAND [options]",

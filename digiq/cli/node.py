@@ -9,7 +9,7 @@ from pathlib import Path
 
 def main(arguments: list[str]) -> None:
     """Runs the stage that ``FILE [--overwrite]`` describes."""
-    from digiq.nodes import read_node
+    from digiq.pipeline.nodes import read_node
     from digiq.processes import end_with_parent
 
     end_with_parent()
@@ -17,13 +17,13 @@ def main(arguments: list[str]) -> None:
 
 
 def serve(arguments: list[str]) -> None:
-    """Runs stages one after another on the core ``K``, those that standard input asks for; see ``nodes``."""
+    """Runs stages one after another on the core ``K``, those that standard input asks for; see ``digiq.pipeline.servers``."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(arguments[0])})
-    from digiq import processes
+    from digiq.pipeline import servers
 
     try:
-        processes.serve(_run_logged)
+        servers.serve(_run_logged)
     except KeyboardInterrupt:
         raise SystemExit(130) from None  # whoever started this says so
 

@@ -21,11 +21,12 @@ def main(arguments: list[str]) -> None:
         return
     if arguments[0].startswith("-"):
         raise ConfigError(f"digiq run: the recipe comes first, then options; got '{arguments[0]}'.")
-    from digiq import pipeline
     from digiq.cli.stage import parse
     from digiq.config import load_yaml
+    from digiq.pipeline import run
+    from digiq.pipeline.recipe import Recipe
 
-    recipe = load_yaml(pipeline.Recipe, arguments[0])
+    recipe = load_yaml(Recipe, arguments[0])
     rest = [a for a in arguments[1:] if a != "--overwrite"]
-    recipe = parse(pipeline.Recipe, rest, default=recipe, program=f"digiq run {arguments[0]}")
-    pipeline.run(recipe, overwrite="--overwrite" in arguments)
+    recipe = parse(Recipe, rest, default=recipe, program=f"digiq run {arguments[0]}")
+    run.run(recipe, overwrite="--overwrite" in arguments)

@@ -6,7 +6,6 @@ A first argument that ends in ``.yaml`` names a file with the config; options wi
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 import sys
@@ -17,19 +16,19 @@ from typing import Any, TypeVar
 import tyro
 
 from digiq.config import load_yaml
+from digiq.pipeline.stages import Stage
 
 T = TypeVar("T")
 _NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?(,[-+]?[\d.]+(e[-+]?\d+)?)+", re.IGNORECASE)
 
 
-def main(command: str, stage: tuple[str, str], arguments: list[str]) -> None:
+def main(command: str, stage: Stage, arguments: list[str]) -> None:
     """Runs ``digiq COMMAND [CONFIG.yaml]``."""
-    module = importlib.import_module(stage[0])
+    module = stage.open()
     config = None
     if arguments and arguments[0].endswith(".yaml"):
-        kind = typing.get_type_hints(module.run)["config"]
-        config, arguments = load_yaml(kind, arguments[0]), arguments[1:]
-    options = parse(_options(module.run, stage[1], config), arguments, program=f"digiq {command}")
+        config, arguments = load_yaml(stage.config, arguments[0]), arguments[1:]
+    options = parse(_options(module.run, stage.about, config), arguments, program=f"digiq {command}")
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     artifact = module.run(values.pop("config"), **values)
     counts = ", ".join(f"{key} {value}" for key, value in artifact.manifest.counts.items())

@@ -50,12 +50,12 @@ def main(arguments: list[str]) -> None:
         return
     if arguments[0].startswith("-"):
         raise ConfigError(f"digiq study: the study comes first, then options; got '{arguments[0]}'.")
-    from digiq import studies
     from digiq.cli.stage import parse
     from digiq.config import load_yaml
-    from digiq.evaluation.study import StudyConfig
-    from digiq.evaluation.study_page import print_trials, write_page
-    from digiq.evaluation.study_records import read_records
+    from digiq.studies import run as studies
+    from digiq.studies.config import StudyConfig
+    from digiq.studies.page import print_trials, write_page
+    from digiq.studies.records import read_records
 
     path = Path(arguments[0])
     config = load_yaml(StudyConfig, path)
@@ -88,7 +88,7 @@ def print_plan(config, cells: Sequence, folder: Path, jobs: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from digiq import studies
+    from digiq.studies import run as studies
 
     waiting = studies.open_cells(cells, folder)
     nodes = studies.unique_nodes(waiting)
@@ -114,7 +114,7 @@ def print_plan(config, cells: Sequence, folder: Path, jobs: int) -> None:
 
 def card(arguments: list[str]) -> None:
     """``digiq card RUN``: computes and prints the data card of a run's directory."""
-    from digiq.evaluation import card as stage
+    from digiq.laboratory import card as stage
 
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(

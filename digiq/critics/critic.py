@@ -18,11 +18,11 @@ from jaxtyping import Float
 
 from digiq import artifacts
 from digiq.config import load, to_dict
-from digiq.critics.arrays import Array, Standardizer, choose_layers, concatenate_layers
 from digiq.critics.checkpoints import Checkpoints
 from digiq.critics.heads import Heads, Params
 from digiq.critics.learner import CriticConfig
 from digiq.critics.streaming import StoredRows, fits_in_memory
+from digiq.critics.training_data import Array, Standardizer, choose_layers, concatenate_layers
 from digiq.errors import ArtifactError, DigiQError
 
 Aggregate = Literal["mean", "min", "max", "lcb"]
@@ -63,10 +63,10 @@ class Critic:
 
     def aggregate(self, values: Float[np.ndarray, "*batch E"], how: Aggregate | None = None) -> np.ndarray:
         """One value from the members'; ``how`` defaults to the config's ``aggregate``."""
-        how = self.config.aggregate if how is None else how
-        if how == "lcb":
+        chosen: Aggregate = self.config.aggregate if how is None else how
+        if chosen == "lcb":
             return values.mean(-1) - self.config.lcb_scale * values.std(-1)
-        return {"mean": np.mean, "min": np.min, "max": np.max}[how](values, axis=-1)
+        return {"mean": np.mean, "min": np.min, "max": np.max}[chosen](values, axis=-1)
 
     def _input(self, features: Any, layers: tuple[str, ...], kind: str) -> np.ndarray:
         array = concatenate_layers(features, layers)

@@ -10,11 +10,11 @@ import numpy as np
 
 from digiq import artifacts
 from digiq.config import configclass
-from digiq.critics.arrays import CriticData
 from digiq.critics.checkpoints import Checkpoints
 from digiq.critics.critic import load_critic
-from digiq.critics.diagnostics import Diagnostics, Reference, diagnose, draw_reliability, values_of
+from digiq.critics.measures import Diagnostics, Reference, diagnose, draw_reliability, values_of
 from digiq.critics.train import TrainQConfig, load_training_data
+from digiq.critics.training_data import CriticData
 from digiq.errors import DigiQError
 from digiq.progress import track
 from digiq.proposals.values import load_exact

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from pydantic import Field
 
 from digiq.config import configclass
-from digiq.critics.arrays import Array
+from digiq.critics.training_data import Array
 
 Params = Any
 """``{"q": members, "v": members}``; see :data:`_STACK_UP_TO` for what members are."""

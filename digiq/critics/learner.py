@@ -18,10 +18,10 @@ from jaxtyping import Float, Int, UInt32
 from pydantic import Field
 
 from digiq.config import configclass
-from digiq.critics.arrays import Array, Batch, CriticData, Needs, gather
 from digiq.critics.heads import Heads, HeadsConfig, Params
 from digiq.critics.objectives import OBJECTIVES, Objective
 from digiq.critics.placement import split_batches
+from digiq.critics.training_data import Array, Batch, CriticData, Needs, gather
 from digiq.tables import chosen_from
 
 _HELDOUT_ROWS = 2048  # of the held-out transitions, so that the check stays a small part of an epoch

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from digiq import artifacts
 from digiq.config import configclass
-from digiq.critics.arrays import Array, CriticData
 from digiq.critics.learner import Hyper, Learner, LearnerState, heldout_sample
+from digiq.critics.training_data import Array, CriticData
 
 
 @configclass

@@ -23,8 +23,8 @@ from scipy.stats import rankdata
 from digiq import artifacts
 from digiq.config import configclass
 from digiq.critics.diagnose import checkpoint_epochs, judge_checkpoint, training_data_of, training_of
-from digiq.critics.diagnostics import Diagnostics, Reference, correlation
 from digiq.critics.learner import CriticConfig
+from digiq.critics.measures import Diagnostics, Reference, correlation
 from digiq.errors import DigiQError
 from digiq.progress import track
 

@@ -17,17 +17,17 @@ import grain
 import jax
 import numpy as np
 
-from digiq.critics.arrays import Array, Batch, CriticData, Needs, gather
 from digiq.critics.heads import Params
 from digiq.critics.learner import CriticConfig, Hyper, Learner, LearnerState, join_checks
 from digiq.critics.placement import own_rows, place_batch
+from digiq.critics.training_data import Array, Batch, CriticData, Needs, gather
 
 
 class StoredRows:
     """Rows [n, D] of arrays on disk (the feature store's layers, memory maps, tensorstore), read when asked for; layers
     side by side.
 
-    Supports what :func:`digiq.critics.arrays.gather` asks of an array: ``shape``, ``len`` and rows by an integer
+    Supports what :func:`digiq.critics.training_data.gather` asks of an array: ``shape``, ``len`` and rows by an integer
     array of any shape. Each distinct row of a request is read once.
     """
 

@@ -14,11 +14,10 @@ from pydantic import Field
 
 from digiq import artifacts
 from digiq.config import configclass
-from digiq.critics.arrays import CriticData, choose_layers, layer_names, place, prepare
 from digiq.critics.checkpoints import Checkpoints
 from digiq.critics.critic import Critic, describe, flat
-from digiq.critics.diagnostics import Diagnostics, Monitor, draw_reliability, scalars
 from digiq.critics.learner import CriticConfig, Epoch, Learner, LearnerState, train
+from digiq.critics.measures import Diagnostics, Monitor, draw_reliability, scalars
 from digiq.critics.placement import agree, connect, leads, local, mesh_of_all_devices, replicate
 from digiq.critics.population import (
     Member,
@@ -30,8 +29,9 @@ from digiq.critics.population import (
     train_population,
 )
 from digiq.critics.streaming import StoredRows, Streaming, fits_in_memory
+from digiq.critics.training_data import CriticData, choose_layers, layer_names, place, prepare
 from digiq.errors import DigiQError
-from digiq.processes import return_freed_memory
+from digiq.memory import return_freed_memory
 from digiq.progress import progress
 
 STAGE, VERSION = "train-q", 1
@@ -98,7 +98,7 @@ def fit_critic(
     """Trains a critic on plain arrays, in memory.
 
     Args:
-      transitions: an object or mapping of arrays [T], see :func:`digiq.critics.arrays.prepare`.
+      transitions: an object or mapping of arrays [T], see :func:`digiq.critics.training_data.prepare`.
       features: ``observation`` [S, Do], ``pair`` [M, Dp], ``candidate_row`` int[S, N] (column 0 is the logged action).
       config: what to train; the defaults when None.
       seed: of everything random.
@@ -106,7 +106,7 @@ def fit_critic(
       on_epoch: called with the number of epochs done and their metrics.
 
     Raises:
-      DigiQError: arrays that do not fit together, see :func:`digiq.critics.arrays.prepare`.
+      DigiQError: arrays that do not fit together, see :func:`digiq.critics.training_data.prepare`.
     """
     config = config or CriticConfig()
     data = place(_prepare(transitions, features, config, heldout_fraction, seed))
@@ -135,7 +135,7 @@ def run(
     :func:`digiq.critics.placement.connect`. The first writes.
 
     Raises:
-      DigiQError: features of other episodes, or any of :func:`digiq.critics.arrays.prepare`'s.
+      DigiQError: features of other episodes, or any of :func:`digiq.critics.training_data.prepare`'s.
     """
     inputs = {"features": features, "episodes": episodes, "rewards": rewards}
     if config.data_parallel:

@@ -16,7 +16,6 @@ from digiq.data.store import EpisodeStore
 from digiq.errors import DigiQError
 
 STAGE, VERSION = "label", 1
-ONE_CORE = True
 
 
 @configclass

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from digiq.drawing.page import Cell, Detail, Page, Row, Section, Table, Tile
+from digiq.drawing.strips import Strip
 from digiq.evaluation.outcomes import EpisodeResult, Outcome
-from digiq.evaluation.page import Cell, Detail, Page, Row, Section, Table, Tile
-from digiq.evaluation.strips import Strip
 from digiq.evaluation.summary import arm_title, split_title
 
 

@@ -14,17 +14,16 @@ from digiq.agents.oracle import policy_fn
 from digiq.agents.rollout import EpisodeRun, EpisodeSpec, plan_episodes, rollout
 from digiq.artifacts import Artifact
 from digiq.config import configclass
+from digiq.drawing.page import render
 from digiq.errors import ArtifactError, ConfigError
 from digiq.evaluation.arm_page import arm_page
 from digiq.evaluation.outcomes import EpisodeResult, Outcome, tally
-from digiq.evaluation.page import render
 from digiq.evaluation.records import RECORDS, recorded_strips, remove_torn, write_record
-from digiq.evaluation.statistics import Estimate, cluster_bootstrap
 from digiq.policies.base import load_policy
 from digiq.progress import progress
+from digiq.statistics import Estimate, cluster_bootstrap
 
 STAGE, VERSION = "evaluate", 2
-ONE_CORE = True
 _RESAMPLES = 4000
 EPISODES, EXACT, TABLE, REPORT = "episodes.jsonl", "exact.jsonl", "table.json", "report.html"
 
@@ -53,6 +52,11 @@ class EvaluateConfig:
     second an episode, a learned policy's seconds, in which hundreds of roll-outs run."""
     seed: int = 0
     """Chooses tasks, layouts, noise and the agent's sampling; arms with one seed run the same episodes."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The artefacts that its agent is built from."""
+        return self.agent.reads
 
 
 def run(

@@ -7,7 +7,7 @@ import enum
 from collections.abc import Iterable
 from typing import Any
 
-from digiq.evaluation.statistics import Estimate, wilson
+from digiq.statistics import Estimate, wilson
 
 
 class Outcome(enum.StrEnum):

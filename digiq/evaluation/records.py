@@ -13,7 +13,7 @@ from digiq import artifacts
 from digiq.agents.agent import Decision
 from digiq.agents.rollout import EpisodeRun
 from digiq.data.schema import Step
-from digiq.evaluation.strips import Strip, describe, plain_strip
+from digiq.drawing.strips import Strip, describe, plain_strip
 from digiq.evaluation.summary import split_title
 
 RECORDS = "records"

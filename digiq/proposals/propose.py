@@ -85,6 +85,11 @@ def supported(
     return known >= likeliest + np.log(share)
 
 
+def first_of_action(candidates: Sequence[Sequence[Action | None]]) -> np.ndarray:
+    """bool[R, N]: True where a column holds an action that no earlier column of the row holds."""
+    return np.array([[a is not None and a not in row[:n] for n, a in enumerate(row)] for row in candidates])
+
+
 def propose(
     policy: Policy,
     inputs: Sequence[PolicyInput],

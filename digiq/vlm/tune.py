@@ -27,7 +27,7 @@ from digiq.data.schema import Episode, decode_png
 from digiq.data.store import EpisodeStore
 from digiq.errors import DigiQError
 from digiq.progress import progress
-from digiq.vlm.auc import auc
+from digiq.statistics import auc
 from digiq.vlm.prompts import Grounding, build_prompt, draw_cursor
 
 STAGE, VERSION = "tune-vlm", 1

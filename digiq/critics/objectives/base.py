@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from digiq.critics.arrays import Array, Batch, Needs
 from digiq.critics.heads import Heads, Params
+from digiq.critics.training_data import Array, Batch, Needs
 
 Backup = Literal["logged", "expectation", "max"]
 Info = dict[str, Float[Array, ""]]

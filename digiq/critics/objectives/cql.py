@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 
 from digiq.config import configclass
-from digiq.critics.arrays import Array, Batch, Needs
 from digiq.critics.heads import Heads, Params
 from digiq.critics.objectives.base import Backup, Info, pair_of_losses, td_target, v_target
+from digiq.critics.training_data import Array, Batch, Needs
 
 
 def conservative_penalty(

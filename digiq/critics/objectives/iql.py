@@ -14,9 +14,9 @@ from jaxtyping import Float
 from pydantic import Field
 
 from digiq.config import configclass
-from digiq.critics.arrays import Array, Batch, Needs
 from digiq.critics.heads import Heads, Params
 from digiq.critics.objectives.base import Info, td_target
+from digiq.critics.training_data import Array, Batch, Needs
 
 
 def expectile_weight(target: Float[Array, ""], value: Float[Array, ""], expectile: float) -> Float[Array, ""]:

@@ -8,9 +8,9 @@ return" row of the paper's ablation, DigiRL's value function).
 import jax.numpy as jnp
 
 from digiq.config import configclass
-from digiq.critics.arrays import Array, Batch, Needs
 from digiq.critics.heads import Heads, Params
 from digiq.critics.objectives.base import Info, pair_of_losses
+from digiq.critics.training_data import Array, Batch, Needs
 
 
 @configclass

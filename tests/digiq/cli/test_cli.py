@@ -10,7 +10,7 @@ from digiq.cli.stage import parse
 from digiq.config import load_yaml
 from digiq.critics.train import TrainQConfig
 from digiq.errors import ConfigError
-from digiq.pipeline import Recipe
+from digiq.pipeline.recipe import Recipe
 
 
 def run(*arguments: str, capsys) -> tuple[int, str, str]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from digiq.critics.arrays import Needs, concatenate_layers, gather, place, prepare
+from digiq.critics.training_data import Needs, concatenate_layers, gather, place, prepare
 from digiq.errors import DigiQError
 
 GAMMA = 0.5

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from digiq.critics import CriticConfig, candidate_values, fit_critic
-from digiq.critics.arrays import Needs, gather, place, prepare
-from digiq.critics.diagnostics import (
+from digiq.critics.measures import (
     LinearFQE,
     Monitor,
     Reference,
@@ -32,6 +31,7 @@ from digiq.critics.diagnostics import (
 )
 from digiq.critics.select import agreement, choose
 from digiq.critics.select import run as select_stage
+from digiq.critics.training_data import Needs, gather, place, prepare
 
 NEEDS = Needs(candidates=True)
 _spec = importlib.util.spec_from_file_location("tabular", Path(__file__).with_name("test_objectives.py"))

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from digiq.critics.arrays import Needs, gather, place, prepare
 from digiq.critics.learner import CriticConfig, Learner, train
+from digiq.critics.training_data import Needs, gather, place, prepare
 from digiq.errors import ConfigError
 
 SMALL = {"q_hidden": (8,), "v_hidden": (8,)}

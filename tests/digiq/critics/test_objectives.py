@@ -13,12 +13,12 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 
-from digiq.critics.arrays import Needs, gather, prepare
 from digiq.critics.learner import CriticConfig, Learner, train
 from digiq.critics.objectives import OBJECTIVES
 from digiq.critics.objectives.iql import IQL
 from digiq.critics.objectives.nstep import n_step_return
 from digiq.critics.objectives.td_lambda import lambda_return
+from digiq.critics.training_data import Needs, gather, prepare
 from digiq.errors import ConfigError
 
 STATES, ACTIONS, GAMMA = 5, 3, 0.9

@@ -21,7 +21,7 @@ PROGRAM = """
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"localhost:{port}", processes, index)
     import numpy as np
-    from digiq.critics.arrays import place, prepare
+    from digiq.critics.training_data import place, prepare
     from digiq.critics.learner import CriticConfig, Learner
     from digiq.critics.placement import mesh_of_all_devices, place_batch, replicate
     from digiq.critics.streaming import Streaming

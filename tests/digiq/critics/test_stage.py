@@ -21,7 +21,7 @@ from digiq.critics import candidate_values, load_critic
 from digiq.critics import diagnose as diagnose_stage
 from digiq.critics import select as select_stage
 from digiq.critics.critic import Critic, state_values
-from digiq.critics.diagnostics import Diagnostics
+from digiq.critics.measures import Diagnostics
 from digiq.critics.streaming import StoredRows
 from digiq.critics.train import TrainQConfig, _place, load_training_data, run
 from digiq.data.rewards import Label, write_labels
@@ -312,7 +312,7 @@ def test_select_works_where_the_truth_is_out_of_reach(inputs, trained, monkeypat
     sys.addaudithook(watched)  # stays until the process ends, and does nothing once the list is empty
     monkeypatch.setattr("android_env.devices.simulated.exact.ExactValues.__init__", forbidden)
     monkeypatch.setattr("android_env.devices.simulated.phone.SimulatedPhone.reset", forbidden)
-    monkeypatch.setattr("digiq.critics.diagnostics.ranking", forbidden)
+    monkeypatch.setattr("digiq.critics.measures.ranking", forbidden)
     monkeypatch.setattr("digiq.critics.diagnose.load_exact", forbidden)
     monkeypatch.setattr("digiq.critics.diagnose._load_truth", forbidden)
     try:

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from digiq.critics.arrays import prepare
 from digiq.critics.learner import train
 from digiq.critics.streaming import StoredRows, Streaming, fits_in_memory
+from digiq.critics.training_data import prepare
 
 _spec = importlib.util.spec_from_file_location("learner_problem", Path(__file__).with_name("test_learner.py"))
 _learner = importlib.util.module_from_spec(_spec)

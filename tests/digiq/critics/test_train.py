@@ -22,7 +22,6 @@ import digiq.critics
 from digiq.artifacts import Manifest
 from digiq.config import to_dict
 from digiq.critics import CriticConfig, candidate_values, fit_critic, load_critic, save_critic
-from digiq.critics.arrays import prepare
 from digiq.critics.critic import member_values
 from digiq.critics.heads import HeadsConfig
 from digiq.critics.train import (
@@ -33,6 +32,7 @@ from digiq.critics.train import (
     _train_resumably,
     monitor_of,
 )
+from digiq.critics.training_data import prepare
 from digiq.errors import ArtifactError, ConfigError, DigiQError
 
 TINY = {"heads": {"q_hidden": (8,), "v_hidden": (8,)}, "epochs": 6, "steps_per_epoch": 5, "batch_size": 16}

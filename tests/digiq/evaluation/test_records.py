@@ -18,10 +18,10 @@ from digiq.agents.agent import Decision
 from digiq.agents.build import AgentConfig
 from digiq.agents.rollout import EpisodeRun, EpisodeSpec
 from digiq.data.schema import Episode, Step
+from digiq.drawing.page import render
 from digiq.evaluation import evaluate
 from digiq.evaluation.arm_page import arm_page
 from digiq.evaluation.evaluate import EvaluateConfig, make_table, result_of
-from digiq.evaluation.page import render
 from digiq.evaluation.records import record_name, recorded_strips, write_record
 
 TASKS = load_tasks("webshop/test")

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from digiq.vlm.auc import auc
+from digiq.statistics import auc
 
 
 @pytest.mark.parametrize("seed", range(5))

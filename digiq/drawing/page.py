@@ -1,0 +1,99 @@
+"""What a report page consists of, and its rendering to one self-contained HTML file."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from importlib import resources
+
+import jinja2
+
+from digiq.drawing.strips import Strip
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A number that a reader should take away."""
+
+    value: str
+    label: str
+    note: str = ""
+    tone: str = ""
+    """An arm's name, for its colour."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    text: str
+    small: str = ""
+    """Set beside the text in a softer colour, e.g. an interval."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    cells: tuple[Cell, ...]
+    color: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    header: tuple[str, ...]
+    rows: tuple[Row, ...]
+    best: int = -1
+    """Number of the row to stress; -1 for none."""
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Detail:
+    """Text that is folded until clicked."""
+
+    name: str
+    note: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+    """A heading and what stands under it, in the order of the fields."""
+
+    anchor: str
+    name: str
+    lead: str = ""
+    wide_figures: tuple[tuple[str, str], ...] = ()
+    """SVG and caption."""
+    tables: tuple[Table, ...] = ()
+    figures: tuple[tuple[str, str], ...] = ()
+    strips: tuple[Strip, ...] = ()
+    details: tuple[Detail, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Page:
+    title: str
+    subtitle: str
+    tiles: tuple[Tile, ...] = ()
+    sections: tuple[Section, ...] = ()
+    footer: str = ""
+
+
+def render(page: Page) -> str:
+    """The page as HTML; every text is escaped, every image embedded, nothing is fetched."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "data_uri": lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode(),
+        "px": lambda value: f"{value:.1f}",
+        "num": lambda value: f"{value:z.2f}",  # z: no minus before a zero
+        "signed": lambda value: f"{value:+z.2f}",
+    }
+    return environment.get_template("page.html.jinja").render(page=page)
+
+
+def _template(name: str) -> str:
+    return (resources.files("digiq.drawing") / "templates" / name).read_text()

@@ -1,0 +1,252 @@
+"""The ``q-metrics`` stage: how good a learned Q is, by the simulator's own, where the extracted policy goes.
+
+*Regret* is the value lost by taking the top-ranked candidate instead of the best one, by Q* (the best policy acts
+afterwards, so each state's regret is that of its own choice). The mean over kinds of screens is weighted by how often
+the extracted policy stands there, and the kind with the largest share of it is the bottleneck. *Calibration* is held
+to the behaviour policy's Q, which is what the critic regresses on.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from digiq import artifacts
+from digiq.agents.agent import Actor, Decision, Turn
+from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory
+from digiq.agents.rollout import plan_episodes, rollout
+from digiq.artifacts import Artifact
+from digiq.config import configclass, load
+from digiq.critics.critic import candidate_values, load_critic
+from digiq.critics.measures import calibration
+from digiq.data.rewards import LabelledEpisodes
+from digiq.data.transitions import observation_index
+from digiq.extraction.best_of_n import best_of_n
+from digiq.extraction.distill import DistillConfig
+from digiq.features.extract import open_features
+from digiq.laboratory.truth import pairwise_accuracy
+from digiq.progress import progress
+from digiq.proposals.propose import first_of_action, load_proposals
+from digiq.proposals.values import load_exact
+
+STAGE, VERSION = "q-metrics", 1
+METRICS = "q_metrics.json"
+
+
+@configclass
+class QMetricsConfig:
+    """Where the extracted policy's visits are counted, and how finely calibration looks."""
+
+    tasks: str = "webshop/test"
+    """Tasks that the extracted policy plays."""
+    episodes: Annotated[int, Field(ge=1)] = 90
+    """Roll-outs of the extracted policy."""
+    device: DeviceConfig = DeviceConfig()
+    agent: AgentConfig = AgentConfig()
+    """How the extracted policy acts; in a recipe always as where it is evaluated."""
+    bins: Annotated[int, Field(ge=2)] = 10
+    """Bins of equal count of the reliability plot."""
+    seed: int = 0
+    """Of the roll-outs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Regret:
+    """What the top-ranked candidates lose, in units of Q*."""
+
+    weighted: float
+    """Mean over kinds of screens by the policy's visits; NaN where it visits no kind that has states."""
+    covered: float
+    """Share of the visits that fall on kinds with logged states."""
+    plain: float
+    """Mean over logged states."""
+    worst: str
+    """The kind of screen whose visits × regret is largest; empty where nothing is known."""
+    kinds: dict[str, dict[str, float]]
+    """By kind: ``states``, ``visits`` (share), ``regret`` (mean)."""
+
+
+def regret_by_visits(
+    truth: np.ndarray, choice: np.ndarray, screens: Sequence[str], visits: Mapping[str, float]
+) -> Regret:
+    """Regret of one choice a state.
+
+    Args:
+      truth: float[R, N], exact Q of the candidates, NaN where there is none.
+      choice: int[R], the chosen column; -1 leaves the state out.
+      screens: R kinds of screens.
+      visits: by kind of screen, how often the policy stood there.
+    """
+    known = (choice >= 0) & ~np.isnan(truth).all(axis=1)
+    known[known] &= ~np.isnan(truth[known, choice[known]])
+    rows = np.flatnonzero(known)
+    lost = np.nanmax(truth[rows], axis=1) - truth[rows, choice[rows]] if len(rows) else np.zeros(0)
+    of_kind: dict[str, list[float]] = {}
+    for row, value in zip(rows, lost, strict=True):
+        of_kind.setdefault(screens[int(row)], []).append(float(value))
+    total = sum(visits.values())
+    kinds = {
+        kind: {
+            "states": len(values),
+            "visits": visits.get(kind, 0) / total if total else 0.0,
+            "regret": float(np.mean(values)),
+        }
+        for kind, values in sorted(of_kind.items())
+    }
+    covered = sum(kind["visits"] for kind in kinds.values())
+    weighted = sum(kind["visits"] * kind["regret"] for kind in kinds.values())
+    worst = max(kinds, key=lambda kind: kinds[kind]["visits"] * kinds[kind]["regret"], default="")
+    return Regret(
+        weighted / covered if covered else float("nan"),
+        covered,
+        float(lost.mean()) if len(lost) else float("nan"),
+        worst,
+        kinds,
+    )
+
+
+def run(
+    config: QMetricsConfig,
+    *,
+    episodes: Path,
+    proposals: Path,
+    features: Path,
+    critic: Path,
+    exact: Path,
+    policy: Path,
+    out: Path,
+    rewards: Path | None = None,
+    overwrite: bool = False,
+) -> Artifact:
+    """Writes ``q_metrics.json``.
+
+    Args:
+      config: see :class:`QMetricsConfig`.
+      episodes, rewards, proposals, features, critic: of the run.
+      exact: the ``value`` artefact of the same proposals.
+      policy: the policy extracted by Best-of-N; its own settings say which candidates it could take.
+      out: the artefact.
+      overwrite: start anew.
+
+    Raises:
+      DigiQError: artefacts of different runs.
+    """
+    inputs = {
+        "episodes": episodes,
+        "rewards": rewards,
+        "proposals": proposals,
+        "features": features,
+        "critic": critic,
+        "exact": exact,
+        "policy": policy,
+    }
+    with artifacts.write(
+        out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
+    ) as writer:
+        if writer.done:
+            return writer.artifact
+        how = load(
+            DistillConfig,
+            artifacts.open(policy, stage="distill").manifest.config,
+            where=str(policy),
+            recorded=True,
+        ).best_of_n
+        stored, truth = load_proposals(proposals), load_exact(exact)
+        learned, baseline = candidate_values(load_critic(critic), open_features(features))
+        split = [episode.split for episode in LabelledEpisodes(episodes, rewards)]
+        index = observation_index(LabelledEpisodes(episodes, rewards))
+        trained = np.array([split[e] == "train" for e in index[:, 0]])
+        chosen = best_of_n(learned, baseline, stored.valid, how, stored.log_prob)
+        choice = np.where(trained, chosen.choice, -1)
+        visits = count_visits(config, policy)
+        best = regret_by_visits(truth["best_q"], choice, truth["screen"].tolist(), visits)
+        first = first_of_action(
+            [
+                [stored.action(s, n) if stored.valid[s, n] else None for n in range(stored.valid.shape[1])]
+                for s in range(len(stored))
+            ]
+        )
+        first &= ~np.isnan(learned)  # the critic has no opinion of what features leave out
+        known = ~np.isnan(truth["policy_q"]) & first
+        metrics: dict[str, Any] = {
+            "regret": dataclasses.asdict(best),
+            "pairwise_best": pairwise_accuracy(truth["best_q"], learned, first),
+            "pairwise_policy": pairwise_accuracy(truth["policy_q"], learned, first),
+            "reliability": dataclasses.asdict(
+                calibration(learned[known].astype(np.float64), truth["policy_q"][known], config.bins)
+            )
+            if known.any()
+            else None,
+            "support": support_of(stored.log_prob, stored.valid, choice, chosen.keep & trained),
+        }
+        artifacts.atomic_write_json(writer.path / METRICS, _rounded(metrics))
+        return writer.complete(counts={"states": int((choice >= 0).sum()), "visits": sum(visits.values())})
+
+
+def support_of(
+    log_prob: np.ndarray, valid: np.ndarray, choice: np.ndarray, keep: np.ndarray
+) -> dict[str, Any]:
+    """How likely the imitated candidates were under the proposer.
+
+    Args:
+      log_prob: float[S, N].
+      valid: bool[S, N].
+      choice: int[S].
+      keep: bool[S], the states that are imitated.
+
+    Returns:
+      ``kept`` share of states, ``logged`` share of the kept whose choice is the logged action, ``likelihood``
+      quantiles (10, 50, 90 %) of the choice's probability relative to the likeliest candidate's.
+    """
+    rows = np.flatnonzero(keep & (choice >= 0))
+    if not len(rows):
+        return {"kept": 0.0, "logged": None, "likelihood": None}
+    known = np.where(valid & ~np.isnan(log_prob), log_prob, -np.inf)[rows]
+    relative = np.exp(known[np.arange(len(rows)), choice[rows]] - known.max(axis=1))
+    return {
+        "kept": float(len(rows) / max((choice >= 0).sum(), 1)),
+        "logged": float((choice[rows] == 0).mean()),
+        "likelihood": np.quantile(relative, [0.1, 0.5, 0.9]).tolist(),
+    }
+
+
+def count_visits(config: QMetricsConfig, policy: Path) -> dict[str, int]:
+    """How often a policy acts on each kind of screen, over its roll-outs."""
+    tasks = device_tasks(config.tasks)
+    agent = _Counting(build_agent(config.agent, policy=policy))
+    specs = plan_episodes(tasks, config.episodes, config.seed)
+    with progress("q-metrics", len(specs), unit="episodes") as bar:
+        for _ in rollout(agent, specs, env_factory(config.device, tasks), record=lambda spec: False):
+            bar.advance()
+    return dict(sorted(agent.visits.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Counting:
+    """Counts where the agent it wraps is asked to act."""
+
+    actor: Actor
+    visits: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    @property
+    def name(self) -> str:
+        return self.actor.name
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        self.visits.update(turn.device.display.screen.template for turn in turns)
+        return self.actor.act(turns)
+
+
+def _rounded(value: Any) -> Any:
+    """JSON-able, floats at six digits (records stay compact and NaN is null)."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 6) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,185 @@
+"""The simulated phone's own Q as a ruler: what is lost by the candidates, and what by the critic.
+
+Logged episodes are replayed (an episode is decided by its task, seed and actions), so every logged state is known to
+the simulator, and the best policy's Q* of every stored candidate is exact. Of each state's candidates one is picked, by
+the critic, at random, or by Q* itself; the mean Q* of the picks, state by state, says where value goes missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from digiq import artifacts
+from digiq.agents.build import DeviceConfig, device_tasks
+from digiq.agents.oracle import SUPPORT, policy_fn
+from digiq.config import load
+from digiq.data.schema import Episode
+from digiq.errors import ArtifactError
+from digiq.policies.base import Policy
+
+TIE = 1e-3
+"""Two actions whose Q* differ by less are equally good."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """Exact values of R logged states."""
+
+    rows: np.ndarray
+    """int[R], rows of the observation index."""
+    screens: tuple[str, ...]
+    """Kind of screen of each state, e.g. ``results``."""
+    q: np.ndarray
+    """float[R, N], exact Q of each candidate (Q* unless another policy was asked about); NaN where there is none."""
+    v: np.ndarray
+    """float[R], exact V; of the best policy, Q* of the best action there is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picks:
+    """Mean values of picking one candidate a state, over a set of states."""
+
+    states: int
+    best_action: float
+    """V*, any action allowed."""
+    best_candidate: float
+    """Q* picks: the ceiling of every critic with these candidates."""
+    critic: float
+    """The critic's highest Q picks."""
+    random: float
+    """Each distinct candidate as likely as another."""
+    logged: float
+    """What was done."""
+    coverage: float
+    """Share of states with a candidate as good as the best action."""
+    pairwise: float
+    """Share of candidate pairs of different Q* that the critic puts in the right order, ties half; NaN without any."""
+
+
+def is_simulated(episodes: Path) -> bool:
+    """True where the episodes were collected on the simulated phone, so that they can be replayed."""
+    manifest = artifacts.open(episodes).manifest
+    return manifest.stage == "collect" and manifest.config["device"]["name"] == "simulated"
+
+
+def replay(
+    episodes_path: Path,
+    episodes: Sequence[Episode],
+    index: np.ndarray,
+    candidates: Any,
+    *,
+    discount: float,
+    policy: Policy | None = None,
+    support: int = SUPPORT,
+    max_episodes: int | None = None,
+    on_episode: Callable[[], None] = lambda: None,
+) -> Truth:
+    """Replays the recorded episodes and values their candidates.
+
+    Args:
+      episodes_path: the ``collect`` artefact, whose configuration names tasks, noise and success rule.
+      episodes: as labelled; copies under other goals are left out, since they were never played.
+      index: int[S, 2], (episode, step) of each row.
+      candidates: maps a row to its N actions, None where there is none.
+      discount: γ.
+      policy: whose values; None for the best policy there is (milliseconds an episode; a learned policy is asked in
+        every state it can reach, which takes seconds).
+      support: likeliest actions of the policy that are followed from each state; the rest is scaled away.
+      max_episodes: only the first so many.
+      on_episode: called after each episode.
+
+    Raises:
+      ArtifactError: an episode's task is not in the task set, or a replay shows another screen than the recording.
+    """
+    from android_env.devices.simulated.exact import ExactValues, seeing
+    from android_env.devices.simulated.phone import SimulatedPhone
+
+    config = artifacts.open(episodes_path, stage="collect").manifest.config
+    device = load(DeviceConfig, config["device"], where=str(episodes_path), recorded=True)
+    tasks = {task.task_id: task for task in device_tasks(config["tasks"])}
+    phone = SimulatedPhone(noise=device.noise, success=device.success, render=False)
+    by_episode: dict[int, list[int]] = {}
+    for row, (episode, _) in enumerate(index):
+        by_episode.setdefault(int(episode), []).append(row)
+    asked = None if policy is None else seeing(policy_fn(policy, support))
+    rows, screens, q, v = [], [], [], []
+    played = [n for n in by_episode if "~g" not in episodes[n].episode_id]
+    for number in played[:max_episodes]:
+        episode, members = episodes[number], by_episode[number]
+        if episode.task_id not in tasks:
+            raise ArtifactError(
+                f"{episodes_path}: task {episode.task_id} of episode {episode.episode_id} is not in {config['tasks']}."
+            )
+        task = tasks[episode.task_id]
+        phone.reset(task, seed=episode.seed)
+        values = ExactValues(
+            asked, task, phone.layout_seed, noise=phone.noise, success=device.success, discount=discount
+        )
+        for row in members:
+            step = int(index[row, 1])
+            recorded = episode.steps[step]
+            if recorded.activity != phone.observe().activity:
+                raise ArtifactError(
+                    f"{episodes_path}: replaying {episode.episode_id} shows {phone.observe().activity} at step {step}, "
+                    f"the recording {recorded.activity}; it was made by another version of the simulated phone."
+                )
+            actions = candidates(row)
+            known = dict.fromkeys(a for a in actions if a is not None)
+            exact = {a: values.q(phone.state, a, step) for a in known}
+            rows.append(row)
+            screens.append(phone.display.screen.template)
+            q.append([np.nan if a is None else exact[a] for a in actions])
+            v.append(values.v(phone.state, step))
+            if recorded.action is not None:
+                phone.execute(recorded.action)
+        on_episode()
+    return Truth(np.array(rows), tuple(screens), np.array(q, np.float64), np.array(v, np.float64))
+
+
+def picks(truth: Truth, critic_q: np.ndarray, distinct: np.ndarray, where: np.ndarray) -> Picks:
+    """What picking by the critic, at random and by Q* is worth.
+
+    Args:
+      truth: of R states.
+      critic_q: float[R, N], the learned Q of the same candidates; NaN where there is none.
+      distinct: bool[R, N], the first column of each distinct action.
+      where: bool[R], the states to look at; those without a logged action are left out.
+    """
+    keep = np.flatnonzero(where & ~np.isnan(truth.q[:, 0]))
+    q, learned, first = truth.q[keep], critic_q[keep], distinct[keep]
+    at = np.arange(len(keep))
+    best = np.nanmax(q, axis=1)
+    shares = np.where(first, q, 0).sum(axis=1) / first.sum(axis=1)
+    return Picks(
+        states=len(keep),
+        best_action=float(truth.v[keep].mean()),
+        best_candidate=float(best.mean()),
+        critic=float(q[at, np.nanargmax(learned, axis=1)].mean()),
+        random=float(shares.mean()),
+        logged=float(q[:, 0].mean()),
+        coverage=float((best >= truth.v[keep] - TIE).mean()),
+        pairwise=pairwise_accuracy(q, learned, first),
+    )
+
+
+def pairwise_accuracy(truth: np.ndarray, learned: np.ndarray, first: np.ndarray) -> float:
+    """Share of candidate pairs of different true value that are put in the right order, ties half; NaN without any.
+
+    Args:
+      truth: float[R, N], NaN where nothing is known.
+      learned: float[R, N].
+      first: bool[R, N], the first column of each distinct action (:func:`first_of_action`).
+    """
+    right = total = 0.0
+    for a in range(truth.shape[1]):
+        for b in range(a):
+            both = first[:, a] & first[:, b] & (np.abs(truth[:, a] - truth[:, b]) > TIE)
+            gap = np.where(both, (learned[:, a] - learned[:, b]) * np.sign(truth[:, a] - truth[:, b]), 0)
+            right += (gap > 0).sum() + 0.5 * (both & (gap == 0)).sum()
+            total += both.sum()
+    return float(right / total) if total else float("nan")

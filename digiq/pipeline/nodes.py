@@ -1,0 +1,64 @@
+"""One stage of a run, planned: what it reads, where it writes, and the file by which a process of its own is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from digiq import artifacts
+from digiq.config import load, to_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One stage, with what it reads and where it writes."""
+
+    name: str
+    """Unique in the run, e.g. ``evaluation/digiq``."""
+    module: str
+    """Holds ``STAGE``, ``VERSION`` and ``run``."""
+    config: Any
+    inputs: Mapping[str, Path]
+    """Keyword arguments of ``run``."""
+    out: Path
+    one_core: bool = False
+    """Whether one core is all it can use, so that another such may run beside it."""
+
+    @property
+    def is_complete(self) -> bool:
+        stage = importlib.import_module(self.module)
+        return artifacts.is_complete(
+            self.out, stage=stage.STAGE, version=stage.VERSION, config=self.config, inputs=self.inputs
+        )
+
+    def execute(self, overwrite: bool = False) -> artifacts.Artifact:
+        """Runs the stage in this process."""
+        stage = importlib.import_module(self.module)
+        return stage.run(self.config, **self.inputs, out=self.out, overwrite=overwrite)
+
+
+def write_node(node: Node, file: Path) -> None:
+    """Describes a node in a file."""
+    about = {
+        "name": node.name,
+        "module": node.module,
+        "config": to_dict(node.config),
+        "inputs": {name: str(path) for name, path in node.inputs.items()},
+        "out": str(node.out),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.atomic_write_json(file, about)
+
+
+def read_node(file: Path) -> Node:
+    """The node that a file describes; imports its stage and no other."""
+    about = json.loads(file.read_text())
+    run = importlib.import_module(about["module"]).run
+    config = load(typing.get_type_hints(run)["config"], about["config"], where=str(file))
+    inputs = {name: Path(path) for name, path in about["inputs"].items()}
+    return Node(about["name"], about["module"], config, inputs, Path(about["out"]))

@@ -1,0 +1,143 @@
+"""The stages of a recipe as a graph, in the order they run."""
+
+import dataclasses
+import zlib
+from pathlib import Path
+from typing import Any
+
+from digiq.agents.build import AgentConfig
+from digiq.errors import ConfigError
+from digiq.pipeline.nodes import Node
+from digiq.pipeline.recipe import Recipe
+from digiq.pipeline.stages import STAGES
+
+EMBEDDED_VLM = Path(__file__).parents[1] / "vlm" / "tiny" / "weights"
+
+
+def plan(recipe: Recipe) -> list[Node]:
+    """The recipe's stages in the order they run.
+
+    Raises:
+      ConfigError: the recipe has no source of episodes, or two.
+    """
+    root = recipe.directory
+    if (recipe.episodes is None) == (recipe.collect is None):
+        raise ConfigError(
+            "recipe: give either 'episodes' (import) or 'collect' (a device), not both or neither."
+        )
+    if recipe.episodes is None and recipe.demonstrations is None:
+        raise ConfigError("recipe: 'collect' needs 'demonstrations' to fit the behaviour policy to.")
+    nodes: list[Node] = []
+    available: dict[str, Path] = {"vlm": recipe.vlm or EMBEDDED_VLM}
+    asked = {
+        command: getattr(recipe, stage.section)
+        for command, stage in STAGES.items()
+        if stage.section and getattr(recipe, stage.section) is not None
+    }
+
+    def add(command: str, config: Any, name: str = "", seed_of: str = "", **instead: Path) -> Path:
+        """Plans a stage: what it reads is what there is by those names, or ``instead`` of it."""
+        stage = STAGES[command]
+        name = name or stage.writes
+        reads = (*stage.reads, *getattr(config, "reads", ()))
+        inputs = {read: available[read] for read in reads if read in available} | instead
+        missing = [read for read in reads if read not in inputs]
+        if missing:
+            raise ConfigError(
+                f"recipe: {name.replace('/', '.')} reads '{missing[0]}'; give the recipe a section '{missing[0]}'."
+            )
+        config = seeded(config, recipe.seed, seed_of or name)
+        nodes.append(Node(name, stage.module, config, inputs, root / name, stage.one_core(config)))
+        return root / name
+
+    def have(name: str, path: Path) -> None:
+        """Says that there is an artefact, and plans the asked stages that waited for it alone."""
+        available[name] = path
+        for command in [c for c in asked if set(STAGES[c].reads) <= set(available)]:
+            have(STAGES[command].writes, add(command, asked.pop(command)))
+
+    if recipe.episodes is not None:
+        episodes = add("import-aitw", recipe.episodes)
+        behavior = add("fit-policy", recipe.fit_policy, episodes=episodes)
+    else:
+        assert recipe.collect is not None
+        demonstrations = add("collect", recipe.demonstrations, "demonstrations")
+        behavior = add("fit-policy", recipe.fit_policy, episodes=demonstrations)
+        available["policy"] = behavior
+        episodes = add("collect", recipe.collect)
+    available |= {"behavior": behavior, "policy": behavior}
+    have("episodes", episodes)
+    have("rewards", add("label", recipe.label))
+    have("proposals", add("propose", recipe.propose))
+    if recipe.tune_vlm is not None:
+        have("vlm", add("tune-vlm", recipe.tune_vlm))
+    have("features", add("featurize", recipe.featurize))
+    have("critic", add("train-q", recipe.train_q))
+    policies = {"behavior": behavior}
+    stranger = next((arm for arm in recipe.agents if arm not in recipe.distill), None)
+    if stranger is not None:
+        raise ConfigError(
+            f"recipe: agents.{stranger} is no arm of distill ({', '.join(recipe.distill) or 'which has none'})."
+        )
+    default = recipe.evaluate.agent if recipe.evaluate else AgentConfig()
+    for arm, config in recipe.distill.items():
+        if "features" in config.reads and config.arm == "digiq":
+            _check_support(arm, recipe.featurize.support, config.best_of_n.support)
+        policies[arm] = add("distill", config, f"policy/{arm}")
+        if recipe.q_metrics is not None and config.arm == "digiq" and "critic" in config.reads:
+            agent = recipe.agents.get(arm, default)
+            q_metrics = dataclasses.replace(recipe.q_metrics, agent=agent)
+            add("q-metrics", q_metrics, f"q_metrics/{arm}", policy=policies[arm])
+    if recipe.evaluate is not None:
+        agents = {arm: (policy, recipe.agents.get(arm, default)) for arm, policy in policies.items()}
+        if recipe.ceiling and recipe.evaluate.device.name == "simulated":
+            agents["ceiling"] = (behavior, dataclasses.replace(default, scorer="best_values"))
+        if recipe.critic_on_device:
+            agents["critic"] = (behavior, dataclasses.replace(default, scorer="critic"))
+        for arm, (policy, agent) in agents.items():
+            config = dataclasses.replace(recipe.evaluate, arm=arm, agent=agent)
+            acting = {"policy": policy} if "policy" in config.reads else {}
+            # All arms run the same tasks, layouts and noise, so that they can be compared in pairs.
+            add("evaluate", config, f"evaluation/{arm}", seed_of="evaluate", **acting)
+    return nodes
+
+
+def preflight(recipe: Recipe) -> None:
+    """Refuses what would fail later: a missing source, a VLM that does not open, task sets that do not load.
+
+    Raises:
+      DigiQError: names the field and the mend.
+    """
+    if recipe.episodes is not None:
+        from digiq.data.import_aitw import find_shards
+
+        find_shards(recipe.episodes.source)
+    if recipe.vlm is not None:
+        from digiq.vlm.backbone import check_model_directory
+
+        check_model_directory(recipe.vlm)
+    from digiq.agents.build import device_tasks
+
+    for config in (recipe.demonstrations, recipe.collect, recipe.evaluate):
+        if config is not None:
+            device_tasks(config.tasks)
+
+
+def _check_support(arm: str, read: float, taken: float) -> None:
+    if read > taken:
+        raise ConfigError(
+            f"recipe: featurize.support {read:g} leaves out candidates that distill.{arm}.best_of_n.support {taken:g} "
+            "would take; give featurize.support at most that."
+        )
+
+
+def seeded(config: Any, seed: int, name: str) -> Any:
+    """The config with its seeds, nested ones too, derived from the run's: stages must not share random numbers."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "seed":
+            changes["seed"] = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = seeded(value, seed, f"{name}/{field.name}")
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,197 @@
+"""The stages, one line each: the commands of ``digiq``, the sections of recipes and what plans and estimates know.
+
+A stage is a module with ``STAGE``, ``VERSION`` and ``run(config, *, inputs..., out, overwrite=False) -> Artifact``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import typing
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+STEPS = 15.6
+"""Observations an episode, for estimates."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What an estimate knows of a planned stage."""
+
+    config: Any
+    inputs: frozenset[str]
+    """Names of the artefacts it reads."""
+    episodes: float
+    """How many its inputs hold."""
+    candidates: int
+    """A state, in its inputs."""
+    first: bool = True
+    """No earlier stage computes the same rows of features."""
+
+
+def _never(config: Any) -> bool:
+    return False
+
+
+def _always(config: Any) -> bool:
+    return True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One line of :data:`STAGES`."""
+
+    module: str
+    about: str
+    """In a few words, for ``--help``."""
+    reads: tuple[str, ...] = ()
+    """Artefacts that its ``run`` takes, by the names that recipes give them; those its config's own ``reads`` names come
+    on top."""
+    writes: str = ""
+    """What recipes call its artefact, which is its directory in a run."""
+    section: str = ""
+    """Section of a recipe that asks for it, where it is not a part of the method itself: null unless the recipe has it. It
+    is planned after everything that it reads."""
+    one_core: Callable[[Any], bool] = _never
+    """Whether one core is all it can use under this config, so that another such may run beside it."""
+    seconds: Callable[[Load], float] = lambda load: 2.0
+    """On one core, from what quickstart-sized stages took; for plans and ETAs only."""
+
+    def open(self) -> ModuleType:
+        """Imports it."""
+        return importlib.import_module(self.module)
+
+    @property
+    def config(self) -> Any:
+        """The class of its config."""
+        return typing.get_type_hints(self.open().run)["config"]
+
+
+def _collecting(load: Load) -> float:
+    return 4 + load.config.num_episodes * (0.05 if "policy" in load.inputs else 0.01)
+
+
+def _featurizing(load: Load) -> float:
+    n = load.candidates
+    # Screens and candidates that occur again are one row.
+    rows = STEPS * load.episodes * (1.95 + 0.05 * n if load.config.support else 1.45 + 0.16 * n)
+    return 4 + rows * (0.0092 if load.config.source in ("vlm", "random_vlm") and load.first else 0.0)
+
+
+def _training(load: Load) -> float:
+    return 7 + 0.02 * load.config.critic.epochs * load.config.critic.steps_per_epoch
+
+
+def _evaluating(load: Load) -> float:
+    return 3 + (0.85 if "critic" in load.inputs else 0.02) * load.config.episodes
+
+
+_LABELLED = ("episodes", "rewards")
+
+STAGES: Mapping[str, Stage] = {
+    "import-aitw": Stage(
+        module="digiq.data.import_aitw",
+        about="Android in the Wild TFRecords to episodes",
+        writes="episodes",
+    ),
+    "collect": Stage(
+        module="digiq.agents.collect",
+        about="roll an agent out on a device, into episodes",
+        writes="episodes",
+        # A script's time goes into drawing screens, which it does in as many processes as there are cores.
+        one_core=lambda config: config.agent.kind == "policy",
+        seconds=_collecting,
+    ),
+    "fit-policy": Stage(
+        module="digiq.policies.fit",
+        about="fit a policy to demonstrations",
+        writes="behavior",
+        reads=("episodes",),
+        seconds=lambda load: 10 + 0.064 * load.config.fit.updates,
+    ),
+    "label": Stage(
+        module="digiq.data.label",
+        about="rewards for episodes",
+        writes="rewards",
+        reads=("episodes",),
+        one_core=_always,
+    ),
+    "propose": Stage(
+        module="digiq.proposals.propose",
+        about="N candidate actions for every observation",
+        writes="proposals",
+        reads=(*_LABELLED, "policy"),
+        seconds=lambda load: 4 + 0.002 * STEPS * load.episodes,
+    ),
+    "tune-vlm": Stage(
+        module="digiq.vlm.tune",
+        about="tune a VLM to predict whether an action changes the screen",
+        writes="vlm",
+        reads=("episodes", "vlm"),
+        seconds=lambda load: 66.0,
+    ),
+    "featurize": Stage(
+        module="digiq.features.extract",
+        about="hidden states of the frozen VLM, once",
+        writes="features",
+        reads=(*_LABELLED, "proposals", "vlm"),
+        seconds=_featurizing,
+    ),
+    "train-q": Stage(
+        module="digiq.critics.train",
+        about="Q- and V-heads by temporal difference",
+        writes="critic",
+        reads=(*_LABELLED, "features"),
+        seconds=_training,
+    ),
+    "diagnose": Stage(module="digiq.critics.diagnose", about="what a critic's held-out numbers say about it"),
+    "select": Stage(module="digiq.critics.select", about="choose among critics and epochs without a device"),
+    "distill": Stage(
+        module="digiq.extraction.distill",
+        about="a policy from ranked candidates",
+        writes="policy",
+        reads=(*_LABELLED, "behavior"),
+        seconds=lambda load: 5 + 0.055 * load.config.fit.updates,
+    ),
+    "evaluate": Stage(
+        module="digiq.evaluation.evaluate",
+        about="success of a policy on a device",
+        writes="evaluation",
+        one_core=_always,
+        seconds=_evaluating,
+    ),
+    "card": Stage(
+        module="digiq.laboratory.card",
+        about="what the offline data of the simulated phone is like",
+        writes="card",
+        reads=("episodes", "policy"),
+        section="card",
+        seconds=lambda load: 3 + 0.14 * load.config.episodes,
+    ),
+    "value": Stage(
+        module="digiq.laboratory.exact_values",
+        about="the simulator's own Q of every candidate",
+        writes="exact",
+        reads=(*_LABELLED, "proposals", "policy"),
+        section="exact",
+        seconds=lambda load: 5 + 0.08 * load.episodes + 3 * load.config.policy_episodes,
+    ),
+    "q-metrics": Stage(
+        module="digiq.laboratory.q_metrics",
+        about="how good a learned Q is where its policy goes",
+        writes="q_metrics",
+        reads=(*_LABELLED, "proposals", "features", "critic", "exact", "policy"),
+        seconds=lambda load: 4 + 0.02 * load.config.episodes,
+    ),
+    "rank": Stage(
+        module="digiq.report.ranking",
+        about="where logged actions of held-out episodes rank",
+        writes="ranking",
+        reads=(*_LABELLED, "proposals", "features", "critic", "vlm", "behavior"),
+        section="rank",
+    ),
+    "make-tiny-vlm": Stage(module="digiq.vlm.tiny.make", about="pre-train the embedded tiny LLaVA"),
+}
+"""By command, in the order of ``digiq --help``."""

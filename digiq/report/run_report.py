@@ -1,0 +1,604 @@
+"""The report of a finished run: one self-contained HTML page made from the artefacts alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from android_env.actions import Action
+from digiq import artifacts
+from digiq.critics.scorer import candidate_values, load_critic
+from digiq.data.rewards import LabelledEpisodes
+from digiq.data.schema import Episode
+from digiq.data.transitions import build_transitions, observation_index, returns
+from digiq.drawing import figures
+from digiq.drawing.page import Cell, Detail, Page, Row, Section, Table, Tile, render
+from digiq.drawing.strips import Strip, candidate_strip
+from digiq.errors import DigiQError
+from digiq.evaluation.evaluate import EPISODES, TABLE, read_results
+from digiq.evaluation.outcomes import Outcome
+from digiq.evaluation.records import recorded_strips
+from digiq.evaluation.summary import arm_title, main_arm, split_title
+from digiq.features.extract import open_features
+from digiq.proposals.propose import Proposals, load_proposals, supported
+from digiq.statistics import Estimate, paired_comparison
+
+MAX_STRIP_STEPS = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunArtifacts:
+    """Where the artefacts of a run are; what is None is left out of the report."""
+
+    behavior: Path | None = None
+    episodes: Path | None = None
+    rewards: Path | None = None
+    proposals: Path | None = None
+    vlm: Path | None = None
+    features: Path | None = None
+    critic: Path | None = None
+    policies: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    """Extracted policies by arm."""
+    evaluations: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    """Evaluations by arm, in the order of the tables."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """How extraction chose: among what is likely enough, where it is good enough."""
+
+    threshold: float
+    """Least Q - V, in units of return."""
+    support: float
+    """Least share of the likeliest candidate's probability."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggedValues:
+    """The logged episodes with what the critic thinks of every stored candidate."""
+
+    episodes: Sequence[Episode]
+    index: np.ndarray
+    """int[S, 2], (episode, step) of each row."""
+    proposals: Proposals
+    q: np.ndarray
+    """float[S, N]; NaN where a candidate is invalid."""
+    v: np.ndarray
+    """float[S], the extraction's baseline."""
+
+    def usable(self, gate: Gate | None) -> np.ndarray:
+        """bool[S, N]: valid candidates, of which extraction leaves none out."""
+        if gate is None or gate.support == 0:
+            return self.proposals.valid
+        return self.proposals.valid & supported(self.proposals.log_prob, self.proposals.valid, gate.support)
+
+    def rows_of(self, episode: int) -> np.ndarray:
+        """Row numbers of one episode, in the order of its steps."""
+        return np.flatnonzero(self.index[:, 0] == episode)
+
+    def actions(self, row: int) -> list[Action | None]:
+        """The N candidates of a row, None where invalid."""
+        valid = self.proposals.valid[row]
+        return [self.proposals.action(row, n) if valid[n] else None for n in range(len(valid))]
+
+
+SectionOf = Callable[[RunArtifacts, LoggedValues | None], Section | None]
+"""Makes a section of the report, from the artefacts and the critic's values."""
+
+
+def write_report(
+    run: RunArtifacts,
+    out: Path,
+    *,
+    title: str,
+    seconds: Mapping[str, float] | None = None,
+    further: Sequence[SectionOf] = (),
+) -> Path:
+    """Writes the report.
+
+    Args:
+      run: the artefacts to show.
+      out: the HTML file.
+      title: of the page, e.g. ``DigiQ · quickstart``.
+      seconds: stage to wall seconds, for the provenance section.
+      further: sections of others, after the critic's; None leaves one out.
+
+    Returns:
+      ``out``.
+
+    Raises:
+      ArtifactError: a named artefact is missing or unfinished.
+    """
+    values = logged_values(run)
+    sections = [
+        results_section(run.evaluations),
+        episodes_section(values, gate_of(run.policies.get("digiq"))),
+        critic_section(run, values),
+        *(section(run, values) for section in further),
+        curves_section(run),
+        data_section(run, values),
+        play_section(run.evaluations),
+        provenance_section(run, seconds or {}),
+    ]
+    made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = Page(
+        title=title,
+        subtitle=_subtitle(run),
+        tiles=headline(run.evaluations),
+        sections=tuple(s for s in sections if s is not None),
+        footer=f"Made {made}. Rates are fractions of all scheduled episodes; intervals are Wilson 95 %.",
+    )
+    artifacts.atomic_write_text(out, render(page))
+    return out
+
+
+def logged_values(run: RunArtifacts) -> LoggedValues | None:
+    """Q and V of every candidate that has features, from the stored features; the VLM does not run. None without a critic."""
+    if not (run.episodes and run.proposals and run.features and run.critic):
+        return None
+    episodes = list(LabelledEpisodes(run.episodes, run.rewards))
+    index = observation_index(episodes)
+    proposals = load_proposals(run.proposals)
+    q, v = candidate_values(load_critic(run.critic), open_features(run.features))
+    if not len(index) == len(q) == len(proposals.valid):
+        raise DigiQError(
+            f"{run.features}: {len(q)} rows, but the episodes have {len(index)} and the proposals "
+            f"{len(proposals.valid)}; name artefacts of one run."
+        )
+    # What features leave out (``featurize.support``) has no Q, and is no candidate here.
+    proposals = dataclasses.replace(proposals, valid=proposals.valid & ~np.isnan(q))
+    q = np.where(proposals.valid, np.asarray(q, np.float64), np.nan)
+    return LoggedValues(episodes, index, proposals, q, np.asarray(v, np.float64))
+
+
+def headline(evaluations: Mapping[str, Path]) -> tuple[Tile, ...]:
+    """One tile an arm."""
+    tiles = []
+    for arm, table in _tables(evaluations).items():
+        row = table["pooled"]
+        note = f"{100 * row['low']:.1f} to {100 * row['high']:.1f} · {row['episodes']} episodes"
+        tiles.append(Tile(f"{100 * row['success']:.1f} %", f"{arm_title(arm)}: test success", note, arm))
+    return tuple(tiles)
+
+
+def results_section(evaluations: Mapping[str, Path]) -> Section | None:
+    """Success bars, the table, and the main arm against each other, paired."""
+    tables = _tables(evaluations)
+    if not tables:
+        return None
+    splits = list(dict.fromkeys(s for t in tables.values() for s in t["splits"]))
+    groups = ["pooled", *splits]
+    rows = {arm: {"pooled": t["pooled"], **t["splits"]} for arm, t in tables.items()}
+    nothing = Estimate(float("nan"), float("nan"), float("nan"))
+    bars = {
+        arm_title(arm): [_estimate(parts[g]) if g in parts else nothing for g in groups]
+        for arm, parts in rows.items()
+    }
+    colors = [figures.arm_color(arm, i) for i, arm in enumerate(rows)]
+    bars_svg = figures.success_bars([split_title(g) for g in groups], bars, colors)
+    header = ("arm", *(split_title(g) for g in groups), "mean steps", "truncated", "faults", "episodes")
+    pooled_rates = [parts["pooled"]["success"] for parts in rows.values()]
+    best = pooled_rates.index(max(pooled_rates)) if pooled_rates.count(max(pooled_rates)) == 1 else -1
+    table_rows = []
+    for position, (arm, parts) in enumerate(rows.items()):
+        pooled = parts["pooled"]
+        steps = "–" if pooled["mean_steps"] is None else f"{pooled['mean_steps']:.1f}"
+        cells = [Cell(arm_title(arm)), *(_rate_cell(parts.get(g)) for g in groups)]
+        counts = (steps, str(pooled["outcomes"]["truncated"]), str(pooled["faults"]), str(pooled["episodes"]))
+        cells += [Cell(text) for text in counts]
+        table_rows.append(Row(tuple(cells), colors[position]))
+    note = "Success in % of all scheduled episodes with its Wilson 95 % interval."
+    success = Table(header, tuple(table_rows), best, note)
+    paired = _paired_table(evaluations)
+    return Section(
+        anchor="results",
+        name="Success on held-out tasks",
+        lead="Every arm ran the same episodes: the same tasks, layouts and noise. No test task was seen in training.",
+        wide_figures=((bars_svg, ""),),
+        tables=(success, *((paired,) if paired else ())),
+    )
+
+
+def episodes_section(values: LoggedValues | None, gate: Gate | None) -> Section | None:
+    """Full logged episodes with all candidates, their Q, V and the best one."""
+    if values is None:
+        return None
+    strips = []
+    for wanted, title in [(True, "An episode that succeeded"), (False, "An episode that did not")]:
+        number = _median_episode(values.episodes, wanted)
+        if number is not None:
+            strips.append(logged_strip(values, number, title, gate))
+    return Section(
+        anchor="episodes",
+        name="What the critic sees",
+        lead="Logged episodes of the behaviour policy. On each screen stand its candidate actions, ranked by the learned "
+        "Q. Pale ones are left out, because the behaviour policy hardly ever does them. Ticked where the best of the others "
+        "exceeds V by more than the threshold: there the new policy imitates it.",
+        strips=tuple(strips),
+    )
+
+
+def logged_strip(values: LoggedValues, number: int, title: str, gate: Gate | None) -> Strip:
+    """One logged episode as a strip."""
+    episode = values.episodes[number]
+    rows = values.rows_of(number)
+    title = f"{title} · {episode.task_id}"
+    candidates = [values.actions(row) for row in rows]
+    return candidate_strip(
+        episode,
+        candidates,
+        values.q[rows],
+        values.v[rows],
+        title=title,
+        threshold=None if gate is None else gate.threshold,
+        usable=values.usable(gate)[rows],
+    )
+
+
+def critic_section(run: RunArtifacts, values: LoggedValues | None) -> Section | None:
+    """Calibration, Q along episodes, the advantage that extraction gates on."""
+    if values is None or run.critic is None:
+        return None
+    gamma = find_setting(artifacts.open(run.critic).manifest.config, "gamma", 0.95)
+    logged = logged_outcomes(values, gamma)
+    gate = gate_of(run.policies.get("digiq"))
+    gap = np.nanmax(np.where(values.usable(gate), values.q, np.nan), axis=1) - values.v
+    marks = {} if gate is None else {"threshold": gate.threshold}
+    kept = "" if gate is None else f"{100 * np.mean(gap > gate.threshold):.1f} % of states pass. "
+    return Section(
+        anchor="critic",
+        name="The critic",
+        lead="A useful Q orders actions well; a calibrated one also says how often they lead to the goal.",
+        figures=(
+            (
+                figures.calibration(logged.q, logged.returns),
+                "Each point is a tenth of the logged actions; on the dashed line prediction and outcome agree. The "
+                "behaviour policy's return is the reference, so a critic of a better policy lies right of it.",
+            ),
+            (
+                figures.values_by_outcome(logged.remaining, logged.q, logged.succeeded),
+                "Q should climb towards the end of the episodes that succeed.",
+            ),
+            (
+                figures.histogram(
+                    {"states": gap},
+                    title="Best Q minus V",
+                    xlabel="advantage of the best candidate",
+                    marks=marks,
+                ),
+                f"{kept}Only states right of the threshold are imitated.",
+            ),
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggedOutcomes:
+    """What followed each logged action."""
+
+    episode: np.ndarray
+    """int[n], number of the episode."""
+    q: np.ndarray
+    """float[n], the critic's Q of it."""
+    returns: np.ndarray
+    """float[n], discounted return that followed."""
+    remaining: np.ndarray
+    """int[n], actions from this one to the episode's last, both counted."""
+    succeeded: np.ndarray
+    """bool[n], of the episode."""
+
+
+def logged_outcomes(values: LoggedValues, gamma: float) -> LoggedOutcomes:
+    """Joins the critic's Q of the logged actions with what followed them."""
+    transitions = build_transitions(values.episodes, timeout="terminal")
+    g = returns(transitions, gamma)
+    length = np.bincount(transitions.episode)
+    undiscounted = np.bincount(transitions.episode, weights=transitions.reward)
+    return LoggedOutcomes(
+        episode=transitions.episode,
+        q=values.q[transitions.obs, 0],
+        returns=np.asarray(g, np.float64),
+        remaining=length[transitions.episode] - transitions.step,
+        succeeded=undiscounted[transitions.episode] > 0.5,
+    )
+
+
+def curves_section(run: RunArtifacts) -> Section | None:
+    """Learning curves of every stage that logged metrics."""
+    sources = [("Policy fit", run.behavior), ("VLM actionability", run.vlm), ("Critic", run.critic)]
+    sources += [(f"{arm_title(arm)} fit", path) for arm, path in run.policies.items()]
+    shown = [f for name, path in sources if path is not None for f in learning_curves(name, path)]
+    if not shown:
+        return None
+    return Section(anchor="curves", name="Learning curves", figures=tuple((svg, "") for svg in shown))
+
+
+def learning_curves(name: str, path: Path) -> list[str]:
+    """The figures of an artefact's ``metrics.jsonl``: losses, errors, mean values and rates, each in one."""
+    rows = read_metrics(path / "metrics.jsonl")
+    if not rows:
+        return []
+    clock = next((key for key in ("epoch", "update", "step") if key in rows[0]), "")
+    groups: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {kind: {} for kind in _CURVES}
+    for key in dict.fromkeys(k for row in rows for k in row):
+        kind = _kind_of_metric(key)
+        points = [(row.get(clock, i), row[key]) for i, row in enumerate(rows) if _is_number(row.get(key))]
+        if kind and key != clock and len(points) > 1:
+            x, y = np.array(points, np.float64).T
+            groups[kind][key.replace("_", " ").replace("heldout", "held-out")] = (x, y)
+    return [
+        figures.curves(
+            series,
+            title=f"{name}: {_CURVES[kind]}",
+            xlabel=clock or "report",
+            log=kind in ("loss", "error"),
+            limits=(0.0, 1.03) if kind == "rate" else None,
+        )
+        for kind, series in groups.items()
+        if series
+    ]
+
+
+_CURVES = {"loss": "loss", "error": "root mean square error", "value": "mean values", "rate": "accuracy"}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Lines of a ``metrics.jsonl``; empty when the stage logged none. An unfinished last line is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def data_section(run: RunArtifacts, values: LoggedValues | None) -> Section | None:
+    """A data card: episodes, success, lengths, actions, candidates."""
+    if run.episodes is None:
+        return None
+    episodes = values.episodes if values else LabelledEpisodes(run.episodes, run.rewards)
+    lengths, kinds, splits = [], Counter(), {}
+    successes = 0
+    for episode in episodes:
+        lengths.append(episode.num_actions)
+        kinds.update(_kind_of_action(s.action) for s in episode.steps if s.action is not None)
+        won = episode.total_reward > 0.5
+        successes += won
+        count = splits.setdefault(episode.split, [0, 0])
+        count[0], count[1] = count[0] + 1, count[1] + won
+    total = len(lengths)
+    facts = [
+        ("episodes", f"{total}"),
+        ("success", f"{100 * successes / max(total, 1):.1f} %"),
+        ("actions", f"{sum(lengths)}"),
+        ("mean length", f"{np.mean(lengths):.1f}"),
+        *(
+            (f"success, split {s}", f"{100 * w / n:.1f} % of {n}")
+            for s, (n, w) in splits.items()
+            if len(splits) > 1
+        ),
+    ]
+    shown = [
+        (
+            figures.horizontal_bars(
+                [k for k, _ in kinds.most_common()],
+                [100 * n / max(sum(lengths), 1) for _, n in kinds.most_common()],
+                title="Logged actions",
+                xlabel="share, %",
+                form="{:.1f}",
+            ),
+            "",
+        ),
+        (
+            figures.histogram(
+                {"episodes": np.array(lengths)}, title="Episode length", xlabel="actions", integers=True
+            ),
+            "",
+        ),
+    ]
+    if run.proposals is not None:
+        proposals = values.proposals if values else load_proposals(run.proposals)
+        distinct = distinct_candidates(proposals)
+        facts += [
+            ("candidates a state", f"{proposals.valid.shape[1]}"),
+            ("distinct, mean", f"{distinct.mean():.2f}"),
+            ("states with one only", f"{100 * np.mean(distinct <= 1):.1f} %"),
+        ]
+        svg = figures.histogram(
+            {"states": distinct},
+            title="Distinct candidates",
+            xlabel="distinct actions a state",
+            integers=True,
+        )
+        shown.append((svg, "Best-of-N can only choose where there is something to choose from."))
+    card = Table(tuple(name for name, _ in facts), (Row(tuple(Cell(text) for _, text in facts)),))
+    return Section(anchor="data", name="The data", tables=(card,), figures=tuple(shown))
+
+
+def distinct_candidates(proposals: Proposals) -> np.ndarray:
+    """How many different actions each state's valid candidates are, int[S]."""
+    rows, width = proposals.valid.shape
+    return np.array(
+        [len({proposals.action(s, n) for n in range(width) if proposals.valid[s, n]}) for s in range(rows)]
+    )
+
+
+def play_section(evaluations: Mapping[str, Path]) -> Section | None:
+    """Recorded test episodes of the main arm."""
+    if not evaluations:
+        return None
+    arm = main_arm(evaluations)
+    strips = tuple(recorded_strips(evaluations[arm]))
+    if not strips:
+        return None
+    return Section(
+        anchor="play",
+        name=f"{arm_title(arm)} at play",
+        lead="The first test episodes of the evaluation, as they came.",
+        strips=strips,
+    )
+
+
+def provenance_section(run: RunArtifacts, seconds: Mapping[str, float]) -> Section | None:
+    """Each stage's configuration, and where the time went."""
+    named = [
+        (name, getattr(run, name))
+        for name in ("behavior", "episodes", "rewards", "proposals", "vlm", "features", "critic")
+    ]
+    named += [(f"policy/{arm}", path) for arm, path in run.policies.items()]
+    named += [(f"evaluation/{arm}", path) for arm, path in run.evaluations.items()]
+    details = []
+    for name, path in named:
+        if path is None or not (path / artifacts.MANIFEST).is_file():
+            continue
+        manifest = artifacts.open(path).manifest
+        counts = ", ".join(f"{k} {v}" for k, v in manifest.counts.items() if _is_number(v) and v)
+        text = json.dumps(
+            {
+                "config": manifest.config,
+                "inputs": manifest.inputs,
+                "counts": manifest.counts,
+                "environment": manifest.environment,
+            },
+            indent=2,
+        )
+        details.append(Detail(name, f"{manifest.stage} · {counts}", text))
+    shown = ()
+    if seconds:
+        svg = figures.horizontal_bars(
+            list(seconds), list(seconds.values()), title="Wall time by stage", xlabel="seconds"
+        )
+        shown = ((svg, f"{sum(seconds.values()) / 60:.1f} minutes in all."),)
+    if not details and not shown:
+        return None
+    return Section(
+        anchor="provenance",
+        name="Provenance",
+        lead="Each stage wrote an artefact with its resolved configuration, the content digests of its inputs and "
+        "checksums of its files.",
+        figures=shown,
+        details=tuple(details),
+    )
+
+
+def gate_of(policy: Path | None) -> Gate | None:
+    """How the extraction of a policy chose, from its manifest; None when it had no threshold."""
+    if policy is None:
+        return None
+    manifest = artifacts.open(policy).manifest
+    value = manifest.extra.get("threshold", manifest.counts.get("threshold"))
+    if not isinstance(value, int | float):
+        return None
+    return Gate(float(value), float(find_setting(manifest.config, "support", 0.0)))
+
+
+def _tables(evaluations: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    return {
+        arm: json.loads((artifacts.open(path, stage="evaluate").path / TABLE).read_text())
+        for arm, path in evaluations.items()
+    }
+
+
+def _paired_table(evaluations: Mapping[str, Path]) -> Table | None:
+    """The main arm against each other one, over the episodes that both ran."""
+    if len(evaluations) < 2:
+        return None
+    results = {
+        arm: {r.episode_id: r for r in read_results(path / EPISODES)} for arm, path in evaluations.items()
+    }
+    main = main_arm(results)
+    rows = []
+    for other in (arm for arm in results if arm != main):
+        common = [
+            i for i, r in results[main].items() if i in results[other] and results[other][i].seed == r.seed
+        ]
+        if not common:
+            continue
+        a, b = ([float(results[arm][i].outcome is Outcome.SUCCESS) for i in common] for arm in (main, other))
+        found = paired_comparison(a, b, [results[main][i].task_id for i in common], resamples=4000)
+        low, high = 100 * found.difference.low, 100 * found.difference.high
+        difference = Cell(f"{100 * found.difference.value:+.1f}", f"{low:+.1f} to {high:+.1f}")
+        numbers = (str(found.wins), str(found.losses), str(found.ties), f"{found.p_value:.3g}")
+        rows.append(
+            Row((Cell(f"{arm_title(main)} minus {arm_title(other)}"), difference, *map(Cell, numbers)))
+        )
+    if not rows:
+        return None
+    note = "The same episodes, pair by pair: bootstrap over tasks, p from sign flips of tasks."
+    return Table(("paired difference", "points (95 %)", "won", "lost", "tied", "p"), tuple(rows), note=note)
+
+
+def _median_episode(episodes: Sequence[Episode], succeeded: bool) -> int | None:
+    """The episode of median length among those that succeeded, or did not, and that fit a strip."""
+    lengths = [
+        (len(e.steps), number)
+        for number, e in enumerate(episodes)
+        if (sum(s.reward for s in e.steps[:-1]) > 0.5) == succeeded
+        and 3 <= len(e.steps) <= MAX_STRIP_STEPS + 1
+    ]
+    return sorted(lengths)[len(lengths) // 2][1] if lengths else None
+
+
+def _subtitle(run: RunArtifacts) -> str:
+    words = []
+    if run.episodes is not None:
+        words.append(f"{artifacts.open(run.episodes).manifest.counts.get('episodes', '')} offline episodes")
+    if run.evaluations:
+        config = artifacts.open(next(iter(run.evaluations.values()))).manifest.config
+        words.append(f"tasks {config.get('tasks', '')}")
+    return " · ".join(words)
+
+
+def _estimate(row: Mapping[str, Any]) -> Estimate:
+    return Estimate(row["success"], row["low"], row["high"])
+
+
+def _rate_cell(row: Mapping[str, Any] | None) -> Cell:
+    if row is None:
+        return Cell("–")
+    return Cell(f"{100 * row['success']:.1f}", f"{100 * row['low']:.0f}–{100 * row['high']:.0f}")
+
+
+def _kind_of_action(action: Action) -> str:
+    if action.is_tap:
+        return "tap"
+    if action.is_swipe:
+        return "swipe"
+    return action.type.name.lower().removeprefix("press_").removeprefix("status_task_")
+
+
+def _kind_of_metric(key: str) -> str:
+    """Which figure of :data:`_CURVES` a metric belongs to; empty for what is not worth a curve."""
+    if "loss" in key:
+        return "loss"
+    if key.endswith(("_error", "_residual")):
+        return "error"
+    if key.endswith(("q_mean", "v_mean")):
+        return "value"
+    return "rate" if key.endswith(("accuracy", "auc")) else ""
+
+
+def find_setting(config: Any, key: str, default: float) -> float:
+    """The first value of ``key`` in a nested config."""
+    if isinstance(config, Mapping):
+        if key in config:
+            return float(config[key])
+        for value in config.values():
+            found = find_setting(value, key, float("nan"))
+            if not np.isnan(found):
+                return found
+    return default
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,369 @@
+"""Intervals and comparisons for success rates; pure NumPy, every resampling seeded.
+
+Episodes of one task are not independent, and neither are the runs of one seed, so bootstraps resample the *clusters*:
+tasks (or screens, or seeds and then tasks), never single episodes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+from scipy.stats import rankdata
+
+
+class Estimate(NamedTuple):
+    """A point estimate and the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Comparison(NamedTuple):
+    """A paired comparison of two arms on the same episodes."""
+
+    difference: Estimate
+    """Mean of ``a - b`` with a task-clustered bootstrap interval."""
+    p_value: float
+    """Two-sided sign-flip permutation test over clusters; small where the arms differ."""
+    wins: int
+    """Pairs in which ``a`` is larger."""
+    losses: int
+    ties: int
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> Estimate:
+    """Wilson score interval of a binomial proportion (Wilson, JASA 22, 1927).
+
+    Args:
+      successes: how many of the trials succeeded.
+      trials: how many there were; with 0 the value is NaN and the interval [0, 1].
+      confidence: coverage in (0, 1).
+
+    Raises:
+      ValueError: ``successes`` is not in 0..trials.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"successes = {successes} must lie in 0..{trials} (the trials).")
+    if trials == 0:
+        return Estimate(math.nan, 0.0, 1.0)
+    z = float(ndtri(0.5 + confidence / 2))
+    p = successes / trials
+    centre = p + z * z / (2 * trials)
+    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    # At 0 and at 1 the ends are exact, and rounding must not push them past the estimate.
+    low = 0.0 if successes == 0 else (centre - half) / scale
+    high = 1.0 if successes == trials else (centre + half) / scale
+    return Estimate(p, low, high)
+
+
+def cluster_bootstrap(
+    values: Sequence[float] | np.ndarray,
+    clusters: Sequence[Hashable],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean with a percentile interval from resampling whole clusters with replacement.
+
+    Args:
+      values: float[n], e.g. 0/1 successes.
+      clusters: n labels, e.g. task ids; values of one label stay together.
+      confidence: coverage in (0, 1).
+      resamples: bootstrap replicates.
+      seed: of the resampling.
+
+    Raises:
+      ValueError: no values, or the two lengths differ.
+    """
+    totals, counts = _cluster_sums(values, clusters)
+    weights = _bootstrap_weights(len(totals), resamples, seed)
+    means = (weights @ totals) / (weights @ counts)
+    return _percentile(float(totals.sum() / counts.sum()), means, confidence)
+
+
+def hierarchical_bootstrap(
+    values: Sequence[float] | np.ndarray,
+    seeds: Sequence[Hashable],
+    tasks: Sequence[Hashable],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean of the seeds' means, with an interval from resampling seeds, then tasks within each drawn seed.
+
+    Every training seed weighs the same, however many episodes it ran. The interval answers "what would another
+    set of seeds and tasks give?".
+
+    Args:
+      values: float[n].
+      seeds: n labels of the outer level (training seeds).
+      tasks: n labels of the inner level.
+      confidence: coverage in (0, 1).
+      resamples: bootstrap replicates.
+      seed: of the resampling.
+
+    Raises:
+      ValueError: no values, or the lengths differ.
+    """
+    values = np.asarray(values, np.float64)
+    if not len(values) == len(seeds) == len(tasks) or not len(values):
+        raise ValueError(
+            f"values, seeds and tasks must have one common length above 0, not {len(values)}, "
+            f"{len(seeds)}, {len(tasks)}."
+        )
+    rng = np.random.default_rng(seed)
+    labels = list(dict.fromkeys(seeds))
+    point, inner = [], []
+    for label in labels:
+        rows = [i for i, s in enumerate(seeds) if s == label]
+        totals, counts = _cluster_sums(values[rows], [tasks[i] for i in rows])
+        point.append(totals.sum() / counts.sum())
+        # A seed may be drawn several times in one replicate; each draw resamples its tasks afresh.
+        draws = _bootstrap_weights(len(totals), resamples * len(labels), int(rng.integers(2**31)))
+        inner.append(((draws @ totals) / (draws @ counts)).reshape(resamples, len(labels)))
+    inner_means = np.stack(inner)  # [seed, replicate, slot]
+    drawn = rng.integers(len(labels), size=(resamples, len(labels)))
+    replicate, slot = np.indices(drawn.shape)
+    means = inner_means[drawn, replicate, slot].mean(axis=1)
+    return _percentile(float(np.mean(point)), means, confidence)
+
+
+def hierarchical_replicates(
+    values: np.ndarray,
+    seeds: Sequence[Hashable],
+    tasks: Sequence[Hashable],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means of several arms that ran the same episodes, and bootstrap replicates of them, drawn together.
+
+    Seeds are drawn with replacement, then tasks within each drawn seed, the same ones for all arms, so that whatever is
+    computed from the replicates (a ratio, a difference, the best of some) is paired. Every seed weighs the same.
+
+    Args:
+      values: float[A, n], a row an arm.
+      seeds: n labels of the outer level (training seeds).
+      tasks: n labels of the inner level.
+      resamples: bootstrap replicates, R.
+      seed: of the resampling.
+
+    Returns:
+      float64[A], the mean of the seeds' means, and float64[R, A].
+
+    Raises:
+      ValueError: no values, or the lengths differ.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2 or not values.shape[1] == len(seeds) == len(tasks) or not values.size:
+        raise ValueError(
+            f"values has shape {values.shape}; it needs an arm a row and {len(seeds)} columns, as many as seeds and tasks."
+        )
+    rng = np.random.default_rng(seed)
+    labels = list(dict.fromkeys(seeds))
+    drawn = rng.integers(len(labels), size=(resamples, len(labels)))
+    replicates = np.zeros((*drawn.shape, len(values)))
+    point = []
+    for number, label in enumerate(labels):
+        rows = [i for i, s in enumerate(seeds) if s == label]
+        codes = _codes([tasks[i] for i in rows])
+        totals = np.stack([np.bincount(codes, weights=arm) for arm in values[:, rows]])
+        counts = np.bincount(codes).astype(np.float64)
+        point.append(totals.sum(axis=1) / counts.sum())
+        # A seed may be drawn several times in one replicate; each draw resamples its tasks afresh.
+        here = drawn == number
+        if here.any():
+            draws = _bootstrap_weights(len(counts), int(here.sum()), int(rng.integers(2**31)))
+            replicates[here] = (draws @ totals.T) / (draws @ counts)[:, None]
+    return np.mean(point, axis=0), replicates.mean(axis=1)
+
+
+def hierarchical_statistic(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    values: np.ndarray,
+    seeds: Sequence[Hashable],
+    tasks: Sequence[Hashable],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Estimate:
+    """Any function of the arms' means, with a percentile interval; see :func:`hierarchical_replicates`.
+
+    With few seeds a percentile interval is short of its nominal coverage: the simulation in the tests finds about 90 %
+    of intervals at 95 % holding the truth with five seeds. The p-value of a difference is not derived from it.
+
+    Args:
+      statistic: maps float[..., A] means to float[...]; replicates where it is NaN (0 / 0) are left out.
+      values, seeds, tasks, resamples, seed: as there.
+      confidence: coverage in (0, 1).
+    """
+    point, replicates = hierarchical_replicates(values, seeds, tasks, resamples=resamples, seed=seed)
+    drawn = np.asarray(statistic(replicates), np.float64)
+    drawn = drawn[~np.isnan(drawn)]
+    value = float(statistic(point))
+    return _percentile(value, drawn, confidence) if len(drawn) else Estimate(value, math.nan, math.nan)
+
+
+def bootstrap_statistic(
+    statistic: Callable[[np.ndarray], float],
+    clusters: Sequence[Hashable],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2_000,
+    seed: int = 0,
+) -> Estimate:
+    """Any statistic of rows, with a percentile interval from resampling whole clusters.
+
+    Args:
+      statistic: maps int[m] row numbers (repeated where a cluster was drawn twice) to a number; a NaN (an AUC of
+        one class only) leaves that replicate out.
+      clusters: one label a row.
+      confidence: coverage in (0, 1).
+      resamples: bootstrap replicates.
+      seed: of the resampling.
+
+    Raises:
+      ValueError: no rows.
+    """
+    if not len(clusters):
+        raise ValueError("clusters is empty, so there is nothing to resample.")
+    _, codes = np.unique(_codes(clusters), return_inverse=True)
+    members = [np.flatnonzero(codes == c) for c in range(codes.max() + 1)]
+    rng = np.random.default_rng(seed)
+    replicates = []
+    for _ in range(resamples):
+        drawn = rng.integers(len(members), size=len(members))
+        replicates.append(statistic(np.concatenate([members[c] for c in drawn])))
+    values = np.asarray(replicates, np.float64)
+    values = values[~np.isnan(values)]
+    point = float(statistic(np.arange(len(clusters))))
+    if not len(values):
+        return Estimate(point, math.nan, math.nan)
+    return _percentile(point, values, confidence)
+
+
+def paired_comparison(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    clusters: Sequence[Hashable],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compares two arms that ran the same episodes (same task, same seed), pair by pair.
+
+    Args:
+      a: float[n], the first arm's result of each episode.
+      b: float[n], the second arm's results of the same episodes in the same order.
+      clusters: n labels, e.g. task ids.
+      confidence: coverage in (0, 1).
+      resamples: bootstrap replicates and sign flips.
+      seed: of both.
+
+    Raises:
+      ValueError: no pairs, or the lengths differ.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must pair up, but have {a.size} and {b.size} results.")
+    gaps = a - b
+    difference = cluster_bootstrap(gaps, clusters, confidence=confidence, resamples=resamples, seed=seed)
+    totals, _ = _cluster_sums(gaps, clusters)
+    signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], size=(resamples, len(totals)))
+    # The tolerance keeps replicates that equal the observed sum up to rounding.
+    extreme = np.abs(signs @ totals) >= abs(totals.sum()) - 1e-9
+    p_value = (1 + int(extreme.sum())) / (1 + resamples)
+    return Comparison(
+        difference, p_value, int((gaps > 0).sum()), int((gaps < 0).sum()), int((gaps == 0).sum())
+    )
+
+
+def pass_at_k(episodes: int, successes: int, k: int) -> float:
+    """Unbiased probability that at least one of ``k`` tries succeeds (Chen et al., 2021, eq. 1).
+
+    Args:
+      episodes: tries made of one task, n.
+      successes: how many succeeded, c.
+      k: tries asked about, 1..n.
+
+    Raises:
+      ValueError: ``k`` or ``successes`` out of range.
+    """
+    _check_k(episodes, successes, k)
+    return 1.0 - math.comb(episodes - successes, k) / math.comb(episodes, k)
+
+
+def pass_hat_k(episodes: int, successes: int, k: int) -> float:
+    """Unbiased probability that all of ``k`` tries succeed (pass^k of τ-bench, Yao et al., 2024).
+
+    Args and errors are those of :func:`pass_at_k`.
+    """
+    _check_k(episodes, successes, k)
+    return math.comb(successes, k) / math.comb(episodes, k)
+
+
+def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """The chance that a positive outscores a negative, ties counting half.
+
+    Args:
+      scores: float[n], higher means more likely positive.
+      labels: bool[n].
+
+    Returns:
+      A number in [0, 1]; NaN when one class is absent.
+    """
+    labels = np.asarray(labels, bool)
+    positives, negatives = int(labels.sum()), int((~labels).sum())
+    if not positives or not negatives:
+        return math.nan
+    ranks = rankdata(np.asarray(scores, np.float64))
+    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def _check_k(episodes: int, successes: int, k: int) -> None:
+    if not 0 <= successes <= episodes:
+        raise ValueError(f"successes = {successes} must lie in 0..{episodes} (the episodes).")
+    if not 1 <= k <= episodes:
+        raise ValueError(f"k = {k} must lie in 1..{episodes} (the episodes of the task).")
+
+
+def _codes(labels: Sequence[Hashable]) -> np.ndarray:
+    """Labels as int codes in order of appearance (labels of mixed types do not sort)."""
+    codes: dict[Any, int] = {}
+    return np.asarray([codes.setdefault(label, len(codes)) for label in labels])
+
+
+def _cluster_sums(
+    values: Sequence[float] | np.ndarray, clusters: Sequence[Hashable]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and count of the values of each cluster, float64[C] each."""
+    values = np.asarray(values, np.float64)
+    if len(values) != len(clusters) or not len(values):
+        raise ValueError(
+            f"values and clusters must have one common length above 0, not {len(values)} and {len(clusters)}."
+        )
+    codes = _codes(clusters)
+    return np.bincount(codes, weights=values), np.bincount(codes).astype(np.float64)
+
+
+def _bootstrap_weights(clusters: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each replicate drew each cluster, float64[resamples, clusters]."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples).astype(np.float64)
+
+
+def _percentile(point: float, replicates: np.ndarray, confidence: float) -> Estimate:
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(replicates, [tail, 100 - tail])
+    return Estimate(point, float(low), float(high))

@@ -1,0 +1,1 @@
+"""A command reproduces a comparison: arms, seeds, hypotheses, records and the page made from them."""

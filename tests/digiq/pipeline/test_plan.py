@@ -1,0 +1,151 @@
+"""The graph of stages: what runs, on what, under which seed; what is refused before it starts."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from digiq.agents.collect import CollectConfig
+from digiq.config import load, load_yaml, to_dict
+from digiq.critics.heads import Heads
+from digiq.data.import_aitw import ImportAitwConfig
+from digiq.errors import ConfigError, DigiQError
+from digiq.pipeline.plan import plan, preflight
+from digiq.pipeline.recipe import Recipe
+
+QUICKSTART = load_yaml(Recipe, "configs/quickstart.yaml")
+AITW = load_yaml(Recipe, "configs/aitw_sample.yaml")
+
+
+def test_the_quickstart_runs_every_stage_in_order():
+    assert [node.name for node in plan(QUICKSTART)] == [
+        "demonstrations",
+        "behavior",
+        "episodes",
+        "rewards",
+        "proposals",
+        "vlm",
+        "features",
+        "critic",
+        "policy/filtered_bc",
+        "policy/digiq",
+        "evaluation/behavior",
+        "evaluation/filtered_bc",
+        "evaluation/digiq",
+        "evaluation/ceiling",
+    ]
+
+
+@pytest.mark.parametrize(("name", "threshold"), [("general", 0.1), ("webshop", 0.05)])
+def test_the_papers_recipes_are_the_papers(name, threshold):
+    recipe = load_yaml(Recipe, f"configs/paper_{name}.yaml")
+    critic, extraction = recipe.train_q.critic, recipe.distill["digiq"].best_of_n
+    assert (critic.timeout, critic.aggregate, critic.tau) == ("terminal", "max", 0.1)
+    assert critic.epochs * critic.steps_per_epoch == 800
+    assert (extraction.threshold, extraction.support, extraction.candidates) == (threshold, 0, 16)
+    params = jax.eval_shape(lambda key: Heads(critic.heads).init(key, 5120, 5632), jax.random.PRNGKey(0))
+    assert 416e6 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 418e6  # upstream's inputs and size
+    assert [node.name for node in plan(recipe) if node.name.startswith("policy/")] == [
+        "policy/filtered_bc",
+        "policy/digirl",
+        "policy/digiq",
+    ]
+
+
+def test_every_input_is_made_before_it_is_read():
+    for recipe in (QUICKSTART, AITW):
+        made = set()
+        for node in plan(recipe):
+            for path in node.inputs.values():
+                inside = recipe.directory in path.parents
+                assert not inside or path in made, f"{node.name} reads {path} before it is made"
+            made.add(node.out)
+
+
+def test_filtered_bc_reads_no_critic():
+    inputs = {node.name: set(node.inputs) for node in plan(QUICKSTART)}
+    assert not inputs["policy/filtered_bc"] & {"critic", "features", "proposals"}
+    assert {"critic", "features", "proposals"} <= inputs["policy/digiq"]
+
+
+def test_seeds_differ_by_stage_and_by_run_but_not_by_evaluated_arm():
+    def seeds(recipe):
+        return {n.name: n.config.seed for n in plan(recipe) if hasattr(n.config, "seed")}
+
+    zero, seven = seeds(QUICKSTART), seeds(dataclasses.replace(QUICKSTART, seed=7))
+    evaluations = {seed for name, seed in zero.items() if name.startswith("evaluation/")}
+    others = [seed for name, seed in zero.items() if not name.startswith("evaluation/")]
+    assert len(evaluations) == 1
+    assert len(set(others)) == len(others)
+    assert all(zero[name] != seven[name] for name in zero)
+
+    def fitting(recipe):
+        return [n.config.fit.seed for n in plan(recipe) if hasattr(n.config, "fit")]
+
+    assert (
+        len({*fitting(QUICKSTART), *fitting(dataclasses.replace(QUICKSTART, seed=7))}) == 6
+    )  # nested ones too
+
+
+def test_the_ceiling_chooses_among_the_behaviour_policys_candidates_by_truth():
+    node = plan(QUICKSTART)[-1]
+    assert node.inputs == {"policy": Recipe(name="quickstart").directory / "behavior"}
+    assert (node.config.agent.scorer, node.config.agent.num_candidates) == ("best_values", 8)
+    assert "evaluation/ceiling" not in [n.name for n in plan(dataclasses.replace(QUICKSTART, ceiling=False))]
+
+
+def test_the_critic_can_choose_on_the_device_what_the_ceiling_chooses_by_truth():
+    *_, ceiling, critic = plan(dataclasses.replace(QUICKSTART, critic_on_device=True))
+    assert list(critic.inputs) == ["policy", "critic", "features", "vlm"]
+    assert critic.config == dataclasses.replace(
+        ceiling.config, arm="critic", agent=dataclasses.replace(ceiling.config.agent, scorer="critic")
+    )
+
+
+def test_an_arm_acts_as_the_recipe_says_and_the_others_as_where_it_is_evaluated():
+    wanted = {"agents": {"digiq": {"temperature": 1.4}}, "exact": {}, "q_metrics": {"episodes": 3}}
+    recipe = load(Recipe, to_dict(QUICKSTART) | wanted)
+    of = {node.name: node.config for node in plan(recipe)}
+    assert of["evaluation/digiq"].agent.temperature == of["q_metrics/digiq"].agent.temperature == 1.4
+    for arm in ("behavior", "filtered_bc", "ceiling"):
+        assert of[f"evaluation/{arm}"].agent.temperature == 1.0
+    lost = dataclasses.replace(recipe, agents={"digi": recipe.agents["digiq"]})
+    with pytest.raises(ConfigError, match=r"agents\.digi is no arm of distill \(filtered_bc, digiq\)"):
+        plan(lost)
+
+
+def test_features_must_hold_what_best_of_n_would_take():
+    read = dataclasses.replace(QUICKSTART, featurize=dataclasses.replace(QUICKSTART.featurize, support=0.1))
+    assert plan(read)
+    more = dataclasses.replace(read, featurize=dataclasses.replace(read.featurize, support=0.2))
+    with pytest.raises(ConfigError, match=r"featurize.support 0.2 leaves out candidates that distill.digiq"):
+        plan(more)
+
+
+def test_a_source_of_episodes_is_needed_and_only_one():
+    with pytest.raises(ConfigError, match="either 'episodes'"):
+        plan(Recipe())
+    with pytest.raises(ConfigError, match="either 'episodes'"):
+        plan(Recipe(episodes=ImportAitwConfig(), collect=CollectConfig()))
+    with pytest.raises(ConfigError, match="needs 'demonstrations'"):
+        plan(Recipe(collect=CollectConfig()))
+
+
+def test_preflight_refuses_before_anything_starts(tmp_path):
+    with pytest.raises(DigiQError, match="no such directory"):
+        preflight(load(Recipe, {"episodes": {"source": str(tmp_path / "nowhere")}}))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with pytest.raises(DigiQError, match="no processor"):
+        preflight(dataclasses.replace(QUICKSTART, vlm=model))
+    empty = tmp_path / "tasks.json"
+    empty.write_text("[]")
+    bad = dataclasses.replace(QUICKSTART.collect, tasks=str(empty))
+    with pytest.raises(DigiQError, match="tasks"):
+        preflight(dataclasses.replace(QUICKSTART, collect=bad))
+
+
+def test_names_cannot_leave_the_output_directory():
+    with pytest.raises(ConfigError, match="name"):
+        load(Recipe, {"name": "../elsewhere"})
