@@ -75,7 +75,7 @@ def test_a_stage_ends_when_its_run_is_killed(tmp_path, pinned):
     started = tmp_path / "pid"
     script = (
         "from pathlib import Path; from digiq.pipeline.scheduler import run_nodes; from tests.digiq.pipeline.toy_stage import ToyConfig; "
-        "from tests.digiq.test_nodes import toy; "
+        "from tests.digiq.pipeline.test_scheduler import toy; "
         f"nodes = [toy(Path({str(tmp_path)!r}), 'slow', tells={str(started)!r}, seconds=60)]; "
         f"list(run_nodes(nodes, folder=Path({str(tmp_path)!r}) / 'nodes', pinned={pinned}))"
     )
