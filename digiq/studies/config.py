@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -218,7 +219,14 @@ def kernel_digest() -> str:
     return digest.hexdigest()
 
 
-def check_registration(config: StudyConfig, *, seeds: tuple[int, ...], kernel: str, grid: str) -> None:
+def check_registration(
+    config: StudyConfig,
+    *,
+    seeds: tuple[int, ...],
+    kernel: str,
+    grid: str,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Refuses reported seeds of a study that is not the registered one.
 
     Args:
@@ -226,6 +234,7 @@ def check_registration(config: StudyConfig, *, seeds: tuple[int, ...], kernel: s
       seeds: those that are to run.
       kernel: :func:`kernel_digest` now.
       grid: digest of the grid now.
+      renamed: digests as registered to what the same grid has now (:func:`digiq.studies.records.read_renamed`).
 
     Raises:
       ConfigError: says what changed, and what to do.
@@ -249,7 +258,7 @@ def check_registration(config: StudyConfig, *, seeds: tuple[int, ...], kernel: s
         name
         for name, was, now in (
             ("the simulator's kernel", found.kernel, kernel),
-            ("the grid", found.grid, grid),
+            ("the grid", renamed.get(found.grid, found.grid), grid),
         )
         if was != now
     ]

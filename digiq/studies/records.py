@@ -1,19 +1,34 @@
-"""A study's records: one file a finished cell, compact enough to be committed, and all that the page is made from.
+"""A study's records: one file a study, compact enough to be committed, and all that the page is made from.
 
-``<arm>.<seed>.jsonl`` (a sweep's ``<sweep>-<point>-<arm>.<seed>.jsonl``): a first line about the cell, then one line an
-episode, ``[task, split, repetition, outcome, steps, exact success or null]``.
+``records.jsonl`` holds a line for each plan of episodes, ``{"plan": digest, "episodes": [[task, split, repetition], ...]}``,
+which arms share, and a line for each finished cell: what it is, and of its plan's episodes, in order, the outcomes (a
+letter each, see :data:`LETTERS`), the executed steps, and exact successes where they were computed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from digiq import artifacts
 from digiq.errors import ArtifactError
 from digiq.evaluation.outcomes import Outcome
+
+RECORDS = "records.jsonl"
+DIGESTS = "digests.json"
+LETTERS = {
+    "s": Outcome.SUCCESS,
+    "f": Outcome.FAILURE,
+    "t": Outcome.TRUNCATED,
+    "i": Outcome.INFRA_ERROR,
+    "j": Outcome.JUDGE_ERROR,
+}
+"""How outcomes are written."""
+_LETTER = {outcome: letter for letter, outcome in LETTERS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,50 +75,86 @@ class CellRecord:
 
     @property
     def name(self) -> str:
-        """Of the file."""
+        """Unique in the study."""
         return record_name(self.arm, self.seed, self.sweep, self.point)
 
 
 def record_name(arm: str, seed: int, sweep: str = "", point: str = "") -> str:
-    """File name of a cell's record."""
-    return "-".join(part for part in (sweep, point, arm) if part) + f".{seed}.jsonl"
+    """Name of a cell's record, e.g. ``noise-x2-digiq.25``."""
+    return "-".join(part for part in (sweep, point, arm) if part) + f".{seed}"
 
 
 def write_record(record: CellRecord, folder: Path) -> Path:
-    """Writes one file, atomically."""
-    about = {k: v for k, v in dataclasses.asdict(record).items() if k != "episodes"}
-    lines = [json.dumps(about, ensure_ascii=False)]
-    lines += [
-        json.dumps([e.task, e.split, e.index, str(e.outcome), e.steps, e.exact], ensure_ascii=False)
-        for e in record.episodes
-    ]
-    path = folder / record.name
-    artifacts.atomic_write_text(path, "\n".join(lines) + "\n")
+    """Puts a cell's record into the folder's file, atomically; another of the same cell is replaced."""
+    known = {found.name: found for found in read_records(folder)}
+    return write_records([*(known | {record.name: record}).values()], folder)
+
+
+def write_records(records: Iterable[CellRecord], folder: Path) -> Path:
+    """Writes the folder's file anew, cells in the order of their names."""
+    plans: dict[str, str] = {}
+    cells: list[str] = []
+    for record in sorted(records, key=lambda record: record.name):
+        episodes = [[e.task, e.split, e.index] for e in record.episodes]
+        plan = hashlib.sha256(json.dumps(episodes).encode()).hexdigest()[:12]
+        plans[plan] = _line({"plan": plan, "episodes": episodes})
+        about = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "episodes"}
+        exact = [e.exact for e in record.episodes]
+        about |= {
+            "of_plan": plan,
+            "outcomes": "".join(_LETTER[e.outcome] for e in record.episodes),
+            "steps": [e.steps for e in record.episodes],
+            "exact": exact if any(value is not None for value in exact) else None,
+        }
+        cells.append(_line(about))
+    path = folder / RECORDS
+    artifacts.atomic_write_text(path, "".join([*(plans[plan] for plan in sorted(plans)), *cells]))
     return path
 
 
-def read_record(path: Path) -> CellRecord:
-    """Reads one file.
+def read_records(folder: Path) -> list[CellRecord]:
+    """All records of a folder, sorted by name; a folder without the file holds none.
 
     Raises:
-      ArtifactError: it is not a cell's record.
+      ArtifactError: a line that is no cell's record.
     """
-    try:
-        first, *rest = path.read_text().splitlines()
-        episodes = []
-        for line in rest:
-            task, split, index, outcome, steps, exact = json.loads(line)
-            episodes.append(EpisodeRecord(task, split, index, Outcome(outcome), steps, exact))
-        return CellRecord(**json.loads(first), episodes=tuple(episodes))
-    except (OSError, ValueError, TypeError) as error:
-        raise ArtifactError(
-            f"{path}: not a readable record ({error}); delete it and run the study again."
-        ) from None
+    path = folder / RECORDS
+    if not path.is_file():
+        return []
+    plans: dict[str, list[list[Any]]] = {}
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            about = json.loads(line)
+            if "plan" in about:
+                plans[about["plan"]] = about["episodes"]
+                continue
+            plan = plans[about.pop("of_plan")]
+            columns = about.pop("outcomes"), about.pop("steps"), about.pop("exact") or [None] * len(plan)
+            episodes = tuple(
+                EpisodeRecord(task, split, index, LETTERS[letter], steps, exact)
+                for (task, split, index), letter, steps, exact in zip(plan, *columns, strict=True)
+            )
+            records.append(CellRecord(**about, episodes=episodes))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ArtifactError(
+                f"{path}: line {number} is not a readable record ({error}); delete it and run the study again."
+            ) from None
+    return sorted(records, key=lambda record: record.name)
 
 
-def read_records(folder: Path) -> list[CellRecord]:
-    """All records of a folder, sorted by file name; an absent folder holds none."""
-    return [read_record(path) for path in sorted(folder.glob("*.jsonl"))]
+def read_renamed(folder: Path) -> dict[str, str]:
+    """Digests as they were recorded, of cells and of the grid, to those that the same cells and grid have now.
+
+    A config that is reshaped, so that the same thing is said in other words, gets another digest. ``digests.json`` says
+    which; the tests hold every line of it against the words of before.
+    """
+    path = folder / DIGESTS
+    return json.loads(path.read_text(encoding="utf-8"))["renamed"] if path.is_file() else {}
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def record_cell(

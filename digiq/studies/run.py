@@ -39,7 +39,14 @@ from digiq.studies.config import (
     kernel_digest,
     overlay,
 )
-from digiq.studies.records import CellRecord, read_record, record_cell, record_name, write_record
+from digiq.studies.records import (
+    CellRecord,
+    read_records,
+    read_renamed,
+    record_cell,
+    record_name,
+    write_record,
+)
 from digiq.tables import own_sources
 
 POLICY = "policy"
@@ -64,7 +71,7 @@ class Cell:
 
     @property
     def record(self) -> str:
-        """File name of its record."""
+        """Name of its record."""
         return record_name(self.arm, self.seed, self.sweep, self.point)
 
 
@@ -219,12 +226,14 @@ def records_folder(config: StudyConfig, seeds: Sequence[int]) -> Path:
 
 def open_cells(cells: Iterable[Cell], folder: Path) -> list[Cell]:
     """The cells that have no record of what they are now."""
-    waiting = []
-    for cell in cells:
-        path = folder / cell.record
-        if not path.is_file() or read_record(path).digest != cell.digest:
-            waiting.append(cell)
-    return waiting
+    found = _digests(folder)
+    return [cell for cell in cells if found.get(cell.record) != cell.digest]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Of the cells that have records, by name, as they are now called."""
+    renamed = read_renamed(folder)
+    return {record.name: renamed.get(record.digest, record.digest) for record in read_records(folder)}
 
 
 def run(
@@ -246,11 +255,13 @@ def run(
       ConfigError: reported seeds of an unregistered or changed study.
       DigiQError: stages failed; everything that does not depend on them has run, and what is done stays.
     """
+    renamed = read_renamed(config.results / config.name)
     check_registration(
         config,
         seeds=tuple(dict.fromkeys(cell.seed for cell in cells)),
         kernel=kernel_digest(),
         grid=grid_digest(config),
+        renamed=renamed,
     )
     for arm in dict.fromkeys(cell.arm for cell in cells):
         preflight(resolve(config, arm, cells[0].seed))
@@ -375,13 +386,12 @@ def _digest(value: Any) -> str:
 
 def _record_finished(cells: Sequence[Cell], done: set[Path], folder: Path) -> list[Cell]:
     """Writes the records that can be written and are not there; the cells that are left."""
-    left = []
+    left, found = [], _digests(folder)
     for cell in cells:
         if not all(node.out in done for node in cell.nodes):
             left.append(cell)
             continue
-        path = folder / cell.record
-        if path.is_file() and read_record(path).digest == cell.digest:
+        if found.get(cell.record) == cell.digest:
             continue
         about = CellRecord(
             arm=cell.arm,

@@ -53,6 +53,9 @@ def test_a_hypothesis_has_one_bound():
 def test_reported_seeds_need_the_registered_kernel_and_grid():
     config = made(registration={"kernel": "k", "grid": "g"})
     check_registration(config, seeds=(10, 11), kernel="k", grid="g")
+    check_registration(config, seeds=(10,), kernel="k", grid="new", renamed={"g": "new"})
+    with pytest.raises(ConfigError, match="the grid changed"):
+        check_registration(config, seeds=(10,), kernel="k", grid="g", renamed={"g": "new"})
     with pytest.raises(ConfigError, match="the simulator's kernel changed"):
         check_registration(config, seeds=(10,), kernel="other", grid="g")
     with pytest.raises(ConfigError, match="the grid changed"):
