@@ -22,7 +22,14 @@ from digiq.critics.checkpoints import Checkpoints
 from digiq.critics.heads import Heads, Params
 from digiq.critics.learner import CriticConfig
 from digiq.critics.streaming import StoredRows, fits_in_memory
-from digiq.critics.training_data import Array, Standardizer, choose_layers, concatenate_layers
+from digiq.critics.training_data import (
+    Array,
+    CriticData,
+    Standardizer,
+    choose_layers,
+    concatenate_layers,
+    layer_names,
+)
 from digiq.errors import ArtifactError, DigiQError
 
 Aggregate = Literal["mean", "min", "max", "lcb"]
@@ -163,6 +170,21 @@ def _blocks(states: int, values: int) -> Iterator[np.ndarray]:
     size = max(1, min(_STATES_AT_ONCE, _VALUES_AT_ONCE // values))
     for start in range(0, states, size):
         yield np.minimum(np.arange(start, start + size), states - 1)
+
+
+def critic_of(
+    config: CriticConfig, params: Any, data: CriticData, features: Any, metrics: tuple[dict[str, float], ...]
+) -> Critic:
+    """A critic of trained parameters, with the standardisation and the layers of the data that it was trained on."""
+    standardizer = type(data.standardizer)(*(np.asarray(x) for x in data.standardizer))
+    return Critic(
+        config,
+        params,
+        standardizer,
+        layer_names(features, "observation", config.observation_layers),
+        layer_names(features, "pair", config.pair_layers),
+        metrics,
+    )
 
 
 def describe(path: Path, critic: Critic, epoch: int) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,15 @@ from pydantic import Field
 
 from digiq import artifacts
 from digiq.config import configclass
+from digiq.critics.checkpoints import Checkpoints
+from digiq.critics.critic import critic_of, describe, flat
 from digiq.critics.learner import Hyper, Learner, LearnerState, heldout_sample
+from digiq.critics.measures import Monitor
+from digiq.critics.metrics_log import MetricsLog, metric_of
+from digiq.progress import progress
+
+if TYPE_CHECKING:
+    from digiq.critics.train import TrainQConfig
 from digiq.critics.training_data import Array, CriticData
 
 
@@ -138,3 +146,49 @@ def plot_population(rows: Sequence[dict[str, float]], metric: str, path: Path) -
     axes.legend()
     with artifacts.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def train_best_member(
+    config: "TrainQConfig", data: CriticData, monitor: Monitor, features: Any, path: Path
+) -> tuple[int, list[dict[str, float]]]:
+    """Trains all members, resuming like one; writes a table and a plot, and the best member as the critic."""
+    learner = Learner(config.critic)
+    population = Population.of(learner, config.population, config.seed)
+    with (
+        Checkpoints(path / "population", keep=1) as checkpoints,
+        MetricsLog(path, "population.jsonl", events=False) as log,
+    ):
+        first = max(checkpoints.epochs, default=0)
+        state = (
+            checkpoints.restore(first, jax.eval_shape(population.init, data))
+            if first
+            else population.init(data)
+        )
+        log.rewind(first)
+        epochs = train_population(population, state, data, first=first)
+        with progress("train-q", config.critic.epochs, unit="epoch", done=first) as bar:
+            for epoch in epochs:
+                for member, metrics in zip(population.members, epoch.metrics, strict=True):
+                    metric_of(config.choose_by, metrics)
+                    log.write(epoch.number, {**member._asdict(), **metrics})
+                state = epoch.state
+                if epoch.number == config.critic.epochs or epoch.number % config.checkpoint_every == 0:
+                    checkpoints.save(epoch.number, state)
+                bar.advance(1, members=len(population.members))
+        final = [row for row in log.rows if row["epoch"] == config.critic.epochs]
+        best = min(range(len(final)), key=lambda k: metric_of(config.choose_by, final[k]))
+        artifacts.atomic_write_json(path / "population.json", {"best": best, "members": final})
+        plot_population(log.rows, config.choose_by, path / "population.png")
+        print(population_table(final, config.choose_by, best))
+        params = take_member(state, best).params
+    rows = [r for r in log.rows if Member(int(r["seed"]), r["learning_rate"]) == population.members[best]]
+    with Checkpoints(path / "checkpoints") as chosen, MetricsLog(path) as chosen_log:
+        chosen_log.rewind(0)  # a run that was killed here has written rows already
+        chosen.save_params(config.critic.epochs, params)
+        critic = critic_of(config.critic, params, data, features, ())
+        for row in rows:
+            metrics = {k: v for k, v in row.items() if k != "epoch"}
+            found = monitor.look(flat(critic), rows) if row is rows[-1] else None
+            chosen_log.write(int(row["epoch"]), metrics, found)
+    describe(path, critic, config.critic.epochs)
+    return config.critic.epochs, rows

@@ -1,7 +1,7 @@
 """Scorers: anything that gives candidates of one observation a Q.
 
 The learned scorer needs the VLM at test time and the exact one needs a simulator, so both live in ``digiq.agents``;
-here are the protocol, the random baseline, and the stored-feature critic's entry points.
+here are the protocol and the random baseline.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from android_env.actions import Action, format_action
-from digiq.critics.critic import Critic, candidate_values, load_critic
 
 if TYPE_CHECKING:
     from digiq.policies.base import PolicyInput
-
-__all__ = ["Critic", "RandomScorer", "Scorer", "candidate_values", "load_critic"]
 
 
 class Scorer(Protocol):

@@ -1,8 +1,6 @@
 """``digiq train-q``: the learner's epochs, with what watches them: a log, checkpoints, a choice."""
 
-import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,21 +13,14 @@ from pydantic import Field
 from digiq import artifacts
 from digiq.config import configclass
 from digiq.critics.checkpoints import Checkpoints
-from digiq.critics.critic import Critic, describe, flat
+from digiq.critics.critic import Critic, critic_of, describe, flat
 from digiq.critics.learner import CriticConfig, Epoch, Learner, LearnerState, train
-from digiq.critics.measures import Diagnostics, Monitor, draw_reliability, scalars
+from digiq.critics.measures import Monitor
+from digiq.critics.metrics_log import MetricsLog, metric_of
 from digiq.critics.placement import agree, connect, leads, local, mesh_of_all_devices, replicate
-from digiq.critics.population import (
-    Member,
-    Population,
-    PopulationConfig,
-    plot_population,
-    population_table,
-    take_member,
-    train_population,
-)
+from digiq.critics.population import PopulationConfig, train_best_member
 from digiq.critics.streaming import StoredRows, Streaming, fits_in_memory
-from digiq.critics.training_data import CriticData, choose_layers, layer_names, place, prepare
+from digiq.critics.training_data import CriticData, choose_layers, place, prepare
 from digiq.errors import DigiQError
 from digiq.memory import return_freed_memory
 from digiq.progress import progress
@@ -117,7 +108,7 @@ def fit_critic(
         rows.append(epoch.metrics)
         if on_epoch is not None:
             on_epoch(epoch.number, epoch.metrics)
-    return _critic(config, state.params, data, features, tuple(rows))
+    return critic_of(config, state.params, data, features, tuple(rows))
 
 
 def run(
@@ -156,7 +147,7 @@ def run(
         }
         monitor = monitor_of(config, data)  # before the features leave the host
         data = _place(config, data)  # they go with the name: they are held once
-        train_all = _train_resumably if config.population.size == 1 else _train_population
+        train_all = _train_resumably if config.population.size == 1 else train_best_member
         chosen, rows = train_all(config, data, monitor, stored, writer.path)
         counts["epochs"] = int(rows[-1]["epoch"])
         artifact = writer.complete(counts=counts, extra={"chosen": chosen, "metrics": rows[-1]})
@@ -270,11 +261,13 @@ def _train_resumably(
                 state = local(epoch.state)
                 rows = [*log.rows, {"epoch": epoch.number, **epoch.metrics}]
                 if config.choose == "heldout":
-                    _metric(config, rows[-1])  # a name that is not logged is said now, not after all epochs
+                    metric_of(
+                        config.choose_by, rows[-1]
+                    )  # a name that is not logged is said now, not after all epochs
                 last = epoch.number == config.critic.epochs or _stale(config, rows)
                 if last or epoch.number % config.checkpoint_every == 0:
                     # The row first: a kill between the two leaves a row that resuming drops, not a gap.
-                    critic = _critic(config.critic, state.params, data, features, ())
+                    critic = critic_of(config.critic, state.params, data, features, ())
                     log.write(epoch.number, epoch.metrics, monitor.look(flat(critic), rows))
                     best = _choose(config, log.rows, [*checkpoints.epochs, epoch.number])
                     checkpoints.save(epoch.number, state, stays=best)
@@ -283,7 +276,7 @@ def _train_resumably(
                 bar.advance(1, td_error=epoch.metrics["td_error"], q=epoch.metrics["q_mean"])
         chosen = _choose(config, log.rows, checkpoints.epochs)
         params = checkpoints.restore_params(chosen, like.params)
-        describe(path, _critic(config.critic, params, data, features, ()), chosen)
+        describe(path, critic_of(config.critic, params, data, features, ()), chosen)
         return chosen, log.rows
 
 
@@ -299,52 +292,6 @@ def _epochs(
         first, start = int(agree(np.int32(first))), replicate(agree(jax.device_get(start)), mesh)
         hyper = replicate(jax.device_get(hyper), mesh)
     return train(runner, start, hyper, data, first=first)
-
-
-def _train_population(
-    config: TrainQConfig, data: CriticData, monitor: Monitor, features: Any, path: Path
-) -> tuple[int, list[dict[str, float]]]:
-    """Trains all members, resuming like one; writes a table and a plot, and the best member as the critic."""
-    learner = Learner(config.critic)
-    population = Population.of(learner, config.population, config.seed)
-    with (
-        Checkpoints(path / "population", keep=1) as checkpoints,
-        MetricsLog(path, "population.jsonl", events=False) as log,
-    ):
-        first = max(checkpoints.epochs, default=0)
-        state = (
-            checkpoints.restore(first, jax.eval_shape(population.init, data))
-            if first
-            else population.init(data)
-        )
-        log.rewind(first)
-        epochs = train_population(population, state, data, first=first)
-        with progress("train-q", config.critic.epochs, unit="epoch", done=first) as bar:
-            for epoch in epochs:
-                for member, metrics in zip(population.members, epoch.metrics, strict=True):
-                    _metric(config, metrics)
-                    log.write(epoch.number, {**member._asdict(), **metrics})
-                state = epoch.state
-                if epoch.number == config.critic.epochs or epoch.number % config.checkpoint_every == 0:
-                    checkpoints.save(epoch.number, state)
-                bar.advance(1, members=len(population.members))
-        final = [row for row in log.rows if row["epoch"] == config.critic.epochs]
-        best = min(range(len(final)), key=lambda k: _metric(config, final[k]))
-        artifacts.atomic_write_json(path / "population.json", {"best": best, "members": final})
-        plot_population(log.rows, config.choose_by, path / "population.png")
-        print(population_table(final, config.choose_by, best))
-        params = take_member(state, best).params
-    rows = [r for r in log.rows if Member(int(r["seed"]), r["learning_rate"]) == population.members[best]]
-    with Checkpoints(path / "checkpoints") as chosen, MetricsLog(path) as chosen_log:
-        chosen_log.rewind(0)  # a run that was killed here has written rows already
-        chosen.save_params(config.critic.epochs, params)
-        critic = _critic(config.critic, params, data, features, ())
-        for row in rows:
-            metrics = {k: v for k, v in row.items() if k != "epoch"}
-            found = monitor.look(flat(critic), rows) if row is rows[-1] else None
-            chosen_log.write(int(row["epoch"]), metrics, found)
-    describe(path, critic, config.critic.epochs)
-    return config.critic.epochs, rows
 
 
 def monitor_of(config: TrainQConfig, data: CriticData) -> Monitor:
@@ -373,7 +320,7 @@ def _finished(config: TrainQConfig, rows: Sequence[dict[str, float]]) -> bool:
 def _stale(config: TrainQConfig, rows: Sequence[dict[str, float]]) -> bool:
     if config.patience is None:
         return False
-    values = [_metric(config, row) for row in rows]
+    values = [metric_of(config.choose_by, row) for row in rows]
     return len(values) > config.patience and min(values[-config.patience :]) >= min(
         values[: -config.patience]
     )
@@ -382,90 +329,8 @@ def _stale(config: TrainQConfig, rows: Sequence[dict[str, float]]) -> bool:
 def _choose(config: TrainQConfig, rows: Sequence[dict[str, float]], saved: Sequence[int]) -> int:
     if config.choose == "last":
         return max(saved)
-    value = {int(row["epoch"]): _metric(config, row) for row in rows}
+    value = {int(row["epoch"]): metric_of(config.choose_by, row) for row in rows}
     return min(saved, key=lambda epoch: value.get(epoch, math.inf))
-
-
-def _metric(config: TrainQConfig, row: dict[str, float]) -> float:
-    if config.choose_by not in row:
-        known = ", ".join(k for k in row if k.startswith("heldout_")) or "none: heldout_fraction is too small"
-        raise DigiQError(
-            f"train-q: choose_by = {config.choose_by!r} is not logged; held-out metrics: {known}."
-        )
-    value = row[config.choose_by]
-    return math.inf if math.isnan(value) else value  # what diverged is the worst there is
-
-
-class MetricsLog:
-    """``metrics.jsonl`` and TensorBoard events of a run, one row an epoch; a context manager."""
-
-    def __init__(self, path: Path, name: str = "metrics.jsonl", events: bool = True):
-        self._file, self._logs = path / name, path / "logs" if events else None
-        self._events: Any = None
-        self.rows: list[dict[str, float]] = []
-
-    def rewind(self, epoch: int) -> None:
-        """Keeps the rows of the first ``epoch`` epochs that an earlier run wrote, and drops later ones."""
-        lines = self._file.read_text().splitlines() if self._file.is_file() else []
-        self.rows.clear()
-        kept: list[str] = []
-        for line in lines:
-            with contextlib.suppress(ValueError):  # a killed run may leave half a line
-                row = json.loads(line)
-                if row["epoch"] <= epoch:
-                    kept.append(line + "\n")
-                    self.rows.append({k: v for k, v in row.items() if k != "verdict"})
-        artifacts.atomic_write_text(self._file, "".join(kept))
-        if self._logs is not None:
-            from tensorboardX import SummaryWriter
-
-            # Viewers drop the later steps that an earlier run has left.
-            self._events = SummaryWriter(logdir=str(self._logs), purge_step=epoch + 1)
-
-    def write(self, epoch: int, metrics: dict[str, float], found: Diagnostics | None = None) -> None:
-        """Appends an epoch, with what its diagnostics found: numbers, the gaps' histogram, a reliability plot, a verdict."""
-        metrics = metrics | ({} if found is None else scalars(found))
-        self.rows.append({"epoch": epoch, **metrics})
-        row: dict[str, Any] = dict(self.rows[-1])
-        if found is not None:
-            row["verdict"] = f"{found.verdict.kind}: {found.verdict.reason}; advice: {found.verdict.advice}"
-        with self._file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        if self._events is None:
-            return
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, epoch)
-        if found is not None:
-            self._draw(epoch, found, row["verdict"])
-
-    def _draw(self, epoch: int, found: Diagnostics, verdict: str) -> None:
-        from matplotlib.figure import Figure
-
-        assert self._events is not None
-        self._events.add_text("diagnostic_verdict", verdict, epoch)
-        counts, edges = np.array(found.gaps.counts), np.array(found.gaps.edges)
-        middle = 0.5 * (edges[1:] + edges[:-1])
-        self._events.add_histogram_raw(
-            "diagnostic_gap",
-            min=edges[0],
-            max=edges[-1],
-            num=int(counts.sum()),
-            sum=float(counts @ middle),
-            sum_squares=float(counts @ middle**2),
-            bucket_limits=edges[1:].tolist(),
-            bucket_counts=counts.tolist(),
-            global_step=epoch,
-        )
-        figure = Figure(figsize=(4, 4), layout="constrained")
-        draw_reliability(figure.subplots(), found.calibration)
-        self._events.add_figure("diagnostic_reliability", figure, epoch)
-
-    def __enter__(self) -> "MetricsLog":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._events:
-            self._events.close()
 
 
 def _prepare(
@@ -507,17 +372,3 @@ def _prepare(
             f"{returns.min():.3g} to {returns.max():.3g}; widen readout.low and readout.high, or scale the rewards."
         )
     return data
-
-
-def _critic(
-    config: CriticConfig, params: Any, data: CriticData, features: Any, metrics: tuple[dict[str, float], ...]
-) -> Critic:
-    standardizer = type(data.standardizer)(*(np.asarray(x) for x in data.standardizer))
-    return Critic(
-        config,
-        params,
-        standardizer,
-        layer_names(features, "observation", config.observation_layers),
-        layer_names(features, "pair", config.pair_layers),
-        metrics,
-    )

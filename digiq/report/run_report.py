@@ -14,7 +14,7 @@ import numpy as np
 
 from android_env.actions import Action
 from digiq import artifacts
-from digiq.critics.scorer import candidate_values, load_critic
+from digiq.critics.critic import candidate_values, load_critic
 from digiq.data.rewards import LabelledEpisodes
 from digiq.data.schema import Episode
 from digiq.data.transitions import build_transitions, observation_index, returns

@@ -57,7 +57,8 @@ def candidates_value(
     q = jax.lax.stop_gradient(q)
     if backup == "max":
         return jnp.max(jnp.where(mask, q, -jnp.inf))
-    logits = jnp.zeros_like(q) if temperature is None else q / temperature
+    alike: Array = jnp.zeros_like(q)  # pyright: ignore[reportUnknownMemberType]  JAX leaves its type open
+    logits = alike if temperature is None else q / temperature
     weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf))
     return jnp.sum(jnp.where(mask, weights * q, 0.0))
 

@@ -52,7 +52,8 @@ class IQL:
         q_out = heads.q(params, batch.observation, batch.pair, q_key)
         v_out = heads.v(params, batch.observation, v_key)
         q, v = heads.readout.value(q_out), heads.readout.value(v_out)
-        weight = jax.vmap(jax.vmap(lambda t, x: expectile_weight(t, x, self.expectile)))(q_bar, v)
+        each = jax.vmap(jax.vmap(expectile_weight, (0, 0, None)), (0, 0, None))
+        weight = each(q_bar, v, self.expectile)
         q_loss = heads.readout.loss(q_out, q_target).mean(1).sum()
         v_loss = (weight * heads.readout.loss(v_out, q_bar)).mean(1).sum()
         info = {

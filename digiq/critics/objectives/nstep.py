@@ -23,7 +23,8 @@ def n_step_return(
     reward: Float[Array, "n"], discount: Float[Array, "n"], bootstrap: Float[Array, ""]
 ) -> Float[Array, ""]:
     """Return of one window: rewards, then the value after it, each under the discounts before it; no gradient."""
-    weights = jnp.concatenate([jnp.ones(1, discount.dtype), jnp.cumprod(discount)])
+    first: Array = jnp.ones(1, discount.dtype)  # pyright: ignore[reportUnknownMemberType]  JAX leaves its type open
+    weights = jnp.concatenate([first, jnp.cumprod(discount)])
     return jax.lax.stop_gradient(jnp.dot(weights, jnp.append(reward, bootstrap)))
 
 

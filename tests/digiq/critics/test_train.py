@@ -24,11 +24,11 @@ from digiq.config import to_dict
 from digiq.critics import CriticConfig, candidate_values, fit_critic, load_critic, save_critic
 from digiq.critics.critic import member_values
 from digiq.critics.heads import HeadsConfig
+from digiq.critics.metrics_log import metric_of
+from digiq.critics.population import train_best_member
 from digiq.critics.train import (
     TrainQConfig,
-    _metric,
     _place,
-    _train_population,
     _train_resumably,
     monitor_of,
 )
@@ -284,7 +284,7 @@ def test_returns_that_a_readout_cannot_represent_are_refused(readout):
 def test_a_member_that_diverged_is_never_the_best():
     config = stage_config(population={"seeds": 3})
     rows = [{"heldout_return_error": value} for value in (np.nan, 0.4, 0.2)]
-    assert min(range(3), key=lambda k: _metric(config, rows[k])) == 2
+    assert min(range(3), key=lambda k: metric_of(config.choose_by, rows[k])) == 2
 
 
 @pytest.mark.parametrize("changes", [{"patience": 2}, {"keep": 1}, {"choose": "heldout"}])
@@ -312,7 +312,7 @@ def stage_config(**changes) -> TrainQConfig:
 def run_stage(path, config: TrainQConfig):
     data = prepare(*problem(), gamma=0.95, heldout_fraction=config.heldout_fraction, seed=config.seed)
     monitor = monitor_of(config, data)
-    train = _train_resumably if config.population.size == 1 else _train_population
+    train = _train_resumably if config.population.size == 1 else train_best_member
     return train(config, _place(config, data), monitor, problem()[1], path)
 
 
@@ -489,7 +489,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, whole_runs, moment, memor
 def test_a_population_leaves_a_table_a_plot_and_its_best_member(tmp_path, capsys):
     config = stage_config(population={"seeds": 2, "lr": [1e-2, 1e-4]})
     data = prepare(*problem(), gamma=0.95, heldout_fraction=0.2)
-    _, rows = _train_population(config, data, monitor_of(config, data), problem()[1], tmp_path)
+    _, rows = train_best_member(config, data, monitor_of(config, data), problem()[1], tmp_path)
     header, *printed = capsys.readouterr().out.splitlines()
     assert header.split() == ["seed", "learning_rate", "heldout_return_error", "td_error", "q_mean"]
     table = json.loads((tmp_path / "population.json").read_text())
