@@ -20,9 +20,9 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from digiq.config import to_dict
 from digiq.errors import ArtifactError, ArtifactMismatch
@@ -46,11 +46,11 @@ class Manifest:
     """Content digest of each input, by name, and of the source of members of one's own (:mod:`digiq.tables`)."""
     state: str
     """``partial`` or ``complete``."""
-    counts: dict[str, Any] = dataclasses.field(default_factory=dict)
-    files: dict[str, str] = dataclasses.field(default_factory=dict)
+    counts: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    files: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
     """SHA-256 of each file, by relative path (logs excluded)."""
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
-    environment: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    environment: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     """Library versions, hardware and time spent: outside the identity."""
 
     @property
@@ -110,10 +110,11 @@ class Writer:
         self.manifest = dataclasses.replace(
             self.manifest, state="complete", counts=dict(counts or {}), extra=dict(extra or {}), files=files
         )
-        self._save()
+        self.save()
         return self.artifact
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Writes the manifest, with the time spent so far."""
         spent = self.manifest.environment.get("seconds", 0.0) + time.time() - self._started
         self._started = time.time()
         environment = {**self.manifest.environment, **_environment(), "seconds": round(spent, 2)}
@@ -130,7 +131,7 @@ def write(
     config: Any,
     inputs: Mapping[str, str | Path | None] | None = None,
     overwrite: bool = False,
-) -> Iterator[Writer]:
+) -> Generator[Writer, None, None]:
     """Opens ``path`` as the output of a stage, for one process at a time.
 
     Args:
@@ -170,12 +171,12 @@ def write(
         if writer.done:
             yield writer
             return
-        writer._save()
+        writer.save()
         try:
             yield writer
         finally:
             if not writer.done:
-                writer._save()
+                writer.save()
 
 
 def is_complete(
@@ -229,7 +230,7 @@ def content_digest(path: str | Path) -> str:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path) -> Generator[Path, None, None]:
     """Yields a temporary sibling path (file or directory) that replaces ``path`` when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -271,7 +272,7 @@ def _json_default(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Generator[None, None, None]:
     with (path / _LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -286,7 +287,7 @@ def _wanted(stage: str, version: int, config: Any, inputs: Mapping[str, str | Pa
     return Manifest(
         stage=stage,
         version=version,
-        config=config if isinstance(config, dict) else to_dict(config),
+        config=cast(dict[str, Any], config) if isinstance(config, dict) else to_dict(config),
         inputs={
             **{name: content_digest(p) for name, p in inputs.items() if p is not None},
             **own_sources(config),
@@ -323,7 +324,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}
-    for key, item in value.items():
+    for key, item in cast(dict[str, Any], value).items():
         flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
     return flat
 

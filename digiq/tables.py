@@ -192,6 +192,7 @@ def own_sources(config: Any) -> dict[str, str]:
     if dataclasses.is_dataclass(config):
         for field in dataclasses.fields(config):
             value = getattr(config, field.name)
-            for item in value.values() if isinstance(value, dict) else (value,):
+            items = cast(dict[str, Any], value).values() if isinstance(value, dict) else (value,)
+            for item in items:
                 found |= own_sources(item)
     return found

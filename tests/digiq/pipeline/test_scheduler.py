@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.digiq.pipeline.test_servers import is_running
 
 from digiq.pipeline.nodes import Node
 from digiq.pipeline.scheduler import run_nodes
+from tests.digiq.pipeline.test_servers import is_running
 from tests.digiq.pipeline.toy_stage import ToyConfig
 
 
