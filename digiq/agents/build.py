@@ -133,10 +133,10 @@ def env_factory(config: DeviceConfig, tasks: TaskSet) -> Callable[[], Any]:
 
 
 def _android(config: DeviceConfig) -> Callable[[], Any]:
-    from android_env.appium_server import AppiumServer
-    from android_env.avd import find_sdk
+    from android_env.appium.server import AppiumServer
+    from android_env.emulators.avd import find_sdk
+    from android_env.emulators.fleet import Fleet
     from android_env.faults import Rung
-    from android_env.fleet import Fleet
 
     try:
         fleet = Fleet.attach(Path(config.fleet), find_sdk())

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from android_env.avd import MARKER
-from android_env.emulator import EmulatorConfig
+from android_env.emulators.avd import MARKER
+from android_env.emulators.emulator import EmulatorConfig
 from android_env.errors import AndroidEnvError
 from digiq.errors import ConfigError, DigiQError
 
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
 
 def doctor(options: DoctorOptions) -> int:
     """Prints every finding; returns how the process is to exit, 0 where nothing is to be mended."""
-    from android_env.doctor import examine
+    from android_env.emulators.doctor import examine
 
     findings = examine(options.count)
     print("\n".join(map(str, findings)))
@@ -96,8 +96,8 @@ def start(options: StartOptions, wait: Callable[[], Any] = lambda: time.sleep(2.
     Raises:
       AndroidEnvError: there is no SDK or AVD, or not one emulator came up.
     """
-    from android_env.avd import find_sdk
-    from android_env.fleet import Fleet, Member
+    from android_env.emulators.avd import find_sdk
+    from android_env.emulators.fleet import Fleet, Member
 
     sdk = find_sdk()
     fleet = Fleet(

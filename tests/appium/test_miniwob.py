@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from android_env.actions import Action
+from android_env.appium.chromium import script
+from android_env.appium.settle import SettleConfig
 from android_env.devices import JudgesItself
-from android_env.devices.chromium import script
 from android_env.devices.miniwob.scripts import by_chance, oracle
 from android_env.env import AndroidEnv
-from android_env.settle import SettleConfig
 from android_env.tasks import Task, load_tasks
 
 TASKS = load_tasks("miniwob")

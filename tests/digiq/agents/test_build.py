@@ -9,8 +9,8 @@ import math
 import pytest
 
 from android_env.actions import Action
-from android_env.emulator import EmulatorConfig
-from android_env.fleet import Fleet
+from android_env.emulators.emulator import EmulatorConfig
+from android_env.emulators.fleet import Fleet
 from android_env.tasks import TaskSet, load_tasks
 from android_env.testing.appium import AppiumDouble
 from android_env.testing.commands import CommandDoubles
@@ -53,7 +53,7 @@ def test_episodes_on_a_fleet_are_judged_by_the_screen_and_use_no_more_devices_th
     fleet, monkeypatch
 ):
     pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
-    monkeypatch.setattr("android_env.settle.SystemClock.sleep", lambda clock, seconds: None)
+    monkeypatch.setattr("android_env.clock.SystemClock.sleep", lambda clock, seconds: None)
     with AppiumDouble() as appium:
         make_env = env_factory(DeviceConfig(name="android", fleet=str(fleet), server=appium.url), RULED)
         specs = plan_episodes(RULED, 5, seed=0)
@@ -92,7 +92,7 @@ def test_a_shell_on_the_phone_needs_a_setting(fleet, monkeypatch):
         def __init__(self, **options):
             servers.append(options)
 
-    monkeypatch.setattr("android_env.appium_server.AppiumServer", Server)
+    monkeypatch.setattr("android_env.appium.server.AppiumServer", Server)
     assert DeviceConfig().allow_insecure == ()
     for allowed in ((), ("uiautomator2:adb_shell",)):
         env_factory(DeviceConfig(name="android", fleet=str(fleet), allow_insecure=allowed), RULED)

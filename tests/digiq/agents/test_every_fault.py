@@ -10,15 +10,16 @@ import pytest
 
 pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
 
-from android_env.devices.appium import AppiumDevice
-from android_env.devices.chromium import Chromium, Viewport
+from android_env.appium.chromium import Chromium, Viewport
+from android_env.appium.device import AppiumDevice
+from android_env.appium.settle import SettleConfig
+from android_env.appium.uiautomator2 import UiAutomator2
+from android_env.clock import SystemClock
 from android_env.devices.simulated.collector import SCRIPTED, draw
-from android_env.devices.uiautomator2 import UiAutomator2
-from android_env.emulator import EmulatorConfig
+from android_env.emulators.emulator import EmulatorConfig
+from android_env.emulators.fleet import Fleet
 from android_env.env import AndroidEnv
 from android_env.faults import KINDS, FaultLog, Rung
-from android_env.fleet import Fleet
-from android_env.settle import SettleConfig, SystemClock
 from android_env.tasks import load_tasks
 from android_env.testing.appium import INJECTABLE, AppiumDouble
 from android_env.testing.clock import FakeClock

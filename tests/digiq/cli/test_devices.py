@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from android_env.emulator import EmulatorConfig
+from android_env.emulators.emulator import EmulatorConfig
 from android_env.testing.commands import CommandDoubles
 from digiq import cli
 from digiq.cli import devices

@@ -13,16 +13,16 @@ import pytest
 pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
 
 from android_env.actions import Action, ActionType
+from android_env.appium.device import AppiumDevice, connect, extension
+from android_env.appium.settle import SettleConfig
+from android_env.appium.uiautomator2 import UiAutomator2, elements_of
 from android_env.devices import Reports, StepReport
-from android_env.devices.appium import AppiumDevice, connect, extension
 from android_env.devices.simulated.collector import SCRIPTED, draw
 from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import NO_NOISE
-from android_env.devices.uiautomator2 import UiAutomator2, elements_of
 from android_env.env import AndroidEnv
 from android_env.errors import EpisodeError, TaskError
 from android_env.faults import CommandFailed, MalformedResponse, Quarantined, classify
-from android_env.settle import SettleConfig
 from android_env.tasks import load_tasks
 from android_env.testing.gestures import read_gesture
 

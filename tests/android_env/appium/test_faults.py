@@ -10,8 +10,9 @@ import pytest
 pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
 
 from android_env.actions import Action
+from android_env.appium.settle import SettleConfig
+from android_env.appium.uiautomator2 import UiAutomator2
 from android_env.devices.simulated.collector import SCRIPTED, draw
-from android_env.devices.uiautomator2 import UiAutomator2
 from android_env.env import AndroidEnv
 from android_env.errors import DeviceFault
 from android_env.faults import (
@@ -24,7 +25,6 @@ from android_env.faults import (
     SettleTimeout,
     WrongScreenSize,
 )
-from android_env.settle import SettleConfig
 from android_env.tasks import load_tasks
 from android_env.testing.appium import INJECTABLE
 

@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from android_env.actions import Action, ActionType
+from android_env.appium.settle import SETTLE, SettleConfig, Settled, same_screen, settle
+from android_env.clock import Clock, SystemClock
 from android_env.devices import Observation, StepReport, Verdict
 from android_env.errors import EpisodeError, TaskError
 from android_env.faults import (
@@ -28,7 +30,6 @@ from android_env.faults import (
     ScreenshotFailed,
     WrongScreenSize,
 )
-from android_env.settle import SETTLE, Clock, SettleConfig, Settled, SystemClock, same_screen, settle
 from android_env.tasks.task import Task
 
 T = TypeVar("T")
