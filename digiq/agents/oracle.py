@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class ExactScorer:
     """γ of the values."""
     keep: int = 64
     """Tables kept; the one unused for longest goes first."""
+    reads_device: ClassVar[bool] = True
     _tables: dict[Any, ExactValues] = dataclasses.field(default_factory=dict, repr=False)
 
     def score_turns(

@@ -10,13 +10,13 @@ import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from digiq import artifacts
-from digiq.agents.agent import Actor, Decision, Turn
+from digiq.agents.agent import Actor, Decision, Turn, turns_for
 from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory
 from digiq.agents.rollout import plan_episodes, rollout
 from digiq.artifacts import Artifact
@@ -229,6 +229,7 @@ def count_visits(config: QMetricsConfig, policy: Path) -> dict[str, int]:
 class _Counting:
     """Counts where the agent it wraps is asked to act."""
 
+    reads_device: ClassVar[bool] = True
     actor: Actor
     visits: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
@@ -238,7 +239,7 @@ class _Counting:
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         self.visits.update(turn.device.display.screen.template for turn in turns)
-        return self.actor.act(turns)
+        return self.actor.act(turns_for(self.actor, turns))
 
 
 def _rounded(value: Any) -> Any:

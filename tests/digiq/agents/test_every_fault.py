@@ -48,6 +48,7 @@ class Oracle:
     """Knows the phone behind each server, whatever stands between."""
 
     name = "oracle"
+    reads_device = True
 
     def __init__(self, doubles):
         self.phones = {double.url: double.phone for double in doubles}

@@ -32,6 +32,8 @@ class CollectorAsPolicy:
 
 
 class OnPhones(Agent):
+    reads_device = True
+
     def act(self, turns):
         self.policy.phones = [turn.device for turn in turns]
         return super().act(turns)
