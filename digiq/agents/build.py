@@ -102,15 +102,15 @@ def env_factory(config: DeviceConfig, tasks: TaskSet) -> Callable[[], Any]:
     except ValueError as error:
         raise ConfigError(f"device.deny_texts: {error}") from None
     if config.name == "android":
-        from android_env.evaluators.rules import ACTIVITY, TEXT, on_screen
+        from android_env.evaluators.rules import Rules
 
-        unruled = next((task for task in tasks if not {ACTIVITY, TEXT} & set(task.params)), None)
+        unruled = next((task for task in tasks if Rules().refusal(task)), None)
         if unruled is not None:
             raise ConfigError(
-                f"tasks: task {unruled.task_id!r} cannot be judged on 'android'; give its params {ACTIVITY!r} or {TEXT!r}."
+                f"tasks: task {unruled.task_id!r} cannot be judged on 'android'; {Rules().refusal(unruled)}."
             )
         make = _android(config)
-        return lambda: AndroidEnv(make(), tasks, evaluator=on_screen, safety=safety)
+        return lambda: AndroidEnv(make(), tasks, judge=Rules(), safety=safety)
     plays = _PLAYS[config.name]
     other = next((task for task in tasks if task.family not in plays), None)
     if other is not None:

@@ -210,13 +210,13 @@ def test_a_bug_in_a_dialect_is_no_fault(ready, monkeypatch):
 
 
 def judged_by(bench, verdicts):
-    def evaluator(device, task, action):
+    def judge(moment):
         verdict = verdicts.pop(0)
         if isinstance(verdict, Exception):
             raise verdict
         return verdict
 
-    env = AndroidEnv(bench.device, TASKS, evaluator=evaluator)
+    env = AndroidEnv(bench.device, TASKS, judge=judge)
     env.reset(seed=0, options={"task": TASKS[0]})
     return env
 
@@ -240,7 +240,7 @@ def test_episodes_go_on_under_a_rain_of_faults(bench, seed):
     """Faults that leave the phone alone must leave the episode alone: same screens, each action at most once."""
     gentle = [k for k in INJECTABLE if k.startswith(("screenshot", "malformed", "session", "instrument"))]
     reads = ("screenshot", "source")
-    env = AndroidEnv(bench.device, TASKS, evaluator=lambda *_: bench.double.phone.verdict())
+    env = AndroidEnv(bench.device, TASKS, judge=lambda _: bench.double.phone.verdict())
     _, info = env.reset(seed=seed, options={"task": TASKS[seed]})
     rng, chance = random.Random(seed), np.random.default_rng(seed)
     steps = 0

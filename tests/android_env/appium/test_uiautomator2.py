@@ -185,7 +185,7 @@ def test_waiting_is_recorded_for_every_step(make_bench):
 
 @pytest.mark.parametrize("number", range(3))
 def test_the_oracle_solves_a_task_through_the_whole_path(bench, number):
-    env = AndroidEnv(bench.device, TASKS, evaluator=lambda *_: bench.double.phone.verdict())
+    env = AndroidEnv(bench.device, TASKS, judge=lambda _: bench.double.phone.verdict())
     _, info = env.reset(seed=number, options={"task": TASKS[number]})
     rng = np.random.default_rng(0)
     while not info["outcome"]:

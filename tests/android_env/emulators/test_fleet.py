@@ -114,7 +114,7 @@ def test_episodes_begin_from_the_snapshot_and_survive_a_dead_emulator(doubles, m
             settle=SettleConfig(stable_polls=1),
         )
         assert device.dialect.udid == emulator.serial and device.dialect.system_port == 8244
-        env = AndroidEnv(device, TASKS, evaluator=lambda *_: appium.phone.verdict())
+        env = AndroidEnv(device, TASKS, judge=lambda _: appium.phone.verdict())
 
         def play():
             appium.load(TASKS[0], 0)
