@@ -44,7 +44,7 @@ class StartOptions:
     count: int = 1
     """Emulators that run side by side."""
     run_dir: Path = Path("runs/devices")
-    """Where ``fleet.json``, which ``--device.fleet`` takes, and logs go."""
+    """Where ``fleet.json``, which ``--device.android.fleet`` takes, and logs go."""
     remove: bool = False
     """Delete the clones at the end; kept ones make no difference to the next start, they are cloned anew."""
     config: EmulatorConfig = dataclasses.field(default_factory=EmulatorConfig)
@@ -113,7 +113,7 @@ def start(options: StartOptions, wait: Callable[[], Any] = lambda: time.sleep(2.
             print(f"Booting {options.count}; logs are in {options.run_dir}.", flush=True)
             fleet.start(tell)
             print(
-                f"{len(fleet.healthy)} up. Use them with: --device.name android --device.fleet {options.run_dir}/fleet.json"
+                f"{len(fleet.healthy)} up. Use them with: --device.name android --device.android.fleet {options.run_dir}/fleet.json"
             )
             print("Ctrl-C stops them.", flush=True)
             while fleet.healthy:

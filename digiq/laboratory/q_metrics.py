@@ -25,6 +25,7 @@ from digiq.critics.critic import candidate_values, load_critic
 from digiq.critics.measures import calibration
 from digiq.data.rewards import LabelledEpisodes
 from digiq.data.transitions import observation_index
+from digiq.errors import ConfigError
 from digiq.extraction.best_of_n import best_of_n
 from digiq.extraction.distill import DistillConfig
 from digiq.features.extract import open_features
@@ -215,9 +216,15 @@ def support_of(
 
 
 def count_visits(config: QMetricsConfig, policy: Path) -> dict[str, int]:
-    """How often a policy acts on each kind of screen, over its roll-outs."""
+    """How often a policy acts on each kind of screen, over its roll-outs.
+
+    Raises:
+      ConfigError: the device does not say what kind of screen it shows.
+    """
+    if not config.device.chosen.exact:
+        raise ConfigError(f"device.name: '{config.device.name}' has no kinds of screens; take 'simulated'.")
     tasks = device_tasks(config.tasks)
-    agent = _Counting(build_agent(config.agent, policy=policy))
+    agent = _Counting(build_agent(config.agent, device=config.device, policy=policy))
     specs = plan_episodes(tasks, config.episodes, config.seed)
     with progress("q-metrics", len(specs), unit="episodes") as bar:
         for _ in rollout(agent, specs, env_factory(config.device, tasks), record=lambda spec: False):
