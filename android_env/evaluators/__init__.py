@@ -9,7 +9,11 @@ from android_env.actions import Action
 from android_env.devices import Device, Observation, Verdict
 from android_env.tasks.task import Task
 
-JUDGES = {"state": "State", "page_reward": "PageReward", "rules": "Rules"}
+JUDGES = {
+    "state": "State",
+    "page_reward": "PageReward",
+    "rules": "Rules",
+}
 """By name, which is the file's, the class in there."""
 
 

@@ -305,6 +305,8 @@ class AppiumDouble:
                 return self._touch(body)
             case "url" | "cookie":
                 return None
+            case "back":  # a browser's
+                return self._do(Action.back())
             case "execute/sync" if not str(body.get("script")).startswith("mobile: "):
                 return []  # what any JavaScript says
             case "execute/sync":

@@ -6,6 +6,11 @@ import contextlib
 import dataclasses
 import importlib
 import pickle
+import re
+import sys
+import textwrap
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,22 +30,17 @@ TASK = load_tasks("webshop/train").where(level=1)[0]
 RULED = dataclasses.replace(TASK, params={**TASK.params, "success_activity": "Browser/*"})
 
 
-@dataclasses.dataclass(frozen=True)
-class Toy:
-    """Every goal is to get away from the home screen."""
+def guides_judge():
+    """The example of CONTRIBUTING.md, as a module of its own."""
+    guide = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "class Away" in c)
+    module = types.ModuleType("guides_judge")
+    sys.modules["guides_judge"] = module
+    exec(textwrap.dedent(code), vars(module))
+    return module.Away
 
-    def answers(self, device):
-        return True
 
-    def refusal(self, task):
-        return "" if task.family == "webshop" else "give it the family 'webshop'"
-
-    def __call__(self, moment):
-        if self.refusal(moment.task):
-            raise TaskError(f"task {moment.task.task_id!r} cannot be judged: {self.refusal(moment.task)}.")
-        if not moment.seen.activity.startswith("Home"):
-            return "success"
-        return "failure" if moment.action.ends_episode else None
+Toy = guides_judge()
 
 
 @dataclasses.dataclass
@@ -75,8 +75,7 @@ def case(request):
         with behind_appium() as (device, behind):
             yield Case(judge, device, behind, not_on=phone)
     else:
-        other = dataclasses.replace(TASK, family="settings")
-        yield Case(judge, phone, phone, task=RULED, not_this=other)
+        yield Case(judge, phone, phone, task=RULED, not_this=TASK if name == "rules" else None)
 
 
 def judge_called(name: str) -> Judge:

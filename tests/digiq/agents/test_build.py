@@ -9,11 +9,8 @@ import math
 import pytest
 
 from android_env.actions import Action
-from android_env.emulators.emulator import EmulatorConfig
-from android_env.emulators.fleet import Fleet
 from android_env.tasks import TaskSet, load_tasks
 from android_env.testing.appium import AppiumDouble
-from android_env.testing.commands import CommandDoubles
 from digiq.agents.agent import Agent
 from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, env_factory
 from digiq.agents.devices.android import Android
@@ -36,18 +33,6 @@ class Always:
 
     def sample(self, inputs, n, rng, temperature=1.0):
         return [[Candidate(self.action, math.log(1.0))] * n for _ in inputs]
-
-
-@pytest.fixture
-def fleet(tmp_path, monkeypatch):
-    """A running fleet of two, as `digiq devices start` leaves it for others; yields its file."""
-    config = EmulatorConfig(poll_s=0.05, clock_slack_s=1e12)
-    with CommandDoubles(tmp_path / "sdk", boot_polls=1) as doubles:
-        for key, value in doubles.environ.items():
-            monkeypatch.setenv(key, value)
-        with Fleet(doubles.sdk, "template", 2, tmp_path / "run", config=config, first=48) as kept:
-            kept.start()
-            yield tmp_path / "run/fleet.json"
 
 
 def on(fleet, **settings):
