@@ -1,8 +1,8 @@
-"""`AndroidEnv`: a device, tasks and an evaluator as a gymnasium environment."""
+"""`AndroidEnv`: a device, tasks and a judge as a gymnasium environment."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import gymnasium as gym
@@ -12,7 +12,7 @@ from gymnasium import spaces
 from android_env.actions import Action, ActionType
 from android_env.devices import Device, LogsFaults, Observation, Reports, StepReport, Verdict
 from android_env.errors import ActionError, EpisodeError, TaskError
-from android_env.evaluators import Evaluator, ground_truth
+from android_env.evaluators import Moment, knowing
 from android_env.faults import CAPS, FaultEvent, FaultLog, JudgeError
 from android_env.safety import NO_SAFETY_LIST, SafetyList
 from android_env.spaces import AnyText
@@ -44,13 +44,13 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
     """Episodes of tasks on a device.
 
     Observations are dicts with the fields of `Observation`. `step` takes an `Action`, or a sample of `action_space`
-    (see `action_from_sample`). The reward is 1 when the evaluator says `success`, else 0. An episode terminates with
-    the evaluator's verdict and is truncated after exactly its budget of executed actions.
+    (see `action_from_sample`). The reward is 1 when the judge says `success`, else 0. An episode terminates with
+    the judge's verdict and is truncated after exactly its budget of executed actions.
 
     Args:
         device: what the episodes run on; the environment closes it.
         tasks: what `reset` chooses from, unless it is told.
-        evaluator: judges after each action; by default the device's own truth.
+        judge: asked after each action; by default the device's own truth. See `evaluators`.
         max_steps: budget of actions of every episode; by default each task's own.
         safety: what no agent may do; checked before an action goes to the device.
 
@@ -67,7 +67,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         device: Device,
         tasks: Sequence[Task],
         *,
-        evaluator: Evaluator = ground_truth,
+        judge: Callable[[Moment], Verdict | None] | None = None,
         max_steps: int | None = None,
         safety: SafetyList = NO_SAFETY_LIST,
     ) -> None:
@@ -77,7 +77,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
             raise ValueError(f"max_steps is {max_steps}; use at least 1, or None for each task's own.")
         self.device = device
         self.tasks = tuple(tasks)
-        self.evaluator = evaluator
+        self.judge = judge or knowing(device)
         self.max_steps = max_steps
         self.safety = safety
         self.faults = device.faults if isinstance(device, LogsFaults) else FaultLog()
@@ -180,10 +180,12 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         self.device.close()
 
     def _judged(self, action: Action) -> Verdict | None:
-        """The evaluator's verdict; a judge that fails is asked again, as often as a read is."""
+        """The judge's verdict; a judge that fails is asked again, as often as a read is."""
+        assert self._observation is not None
+        moment = Moment(self.task, action, self._observation, self.device)
         for left in reversed(range(1 + CAPS[JudgeError.rung])):
             try:
-                return self.evaluator(self.device, self.task, action)
+                return self.judge(moment)
             except JudgeError as error:
                 done = JudgeError.rung.name if left else "raised"
                 self.faults.kinds[error.kind] += 1

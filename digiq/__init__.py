@@ -7,4 +7,13 @@ difference; a policy is extracted by Best-of-N and evaluated on devices. Every s
 Importing this package is light: JAX, torch and transformers load only in the stages that use them.
 """
 
+import android_env
+
+if not hasattr(android_env, "DIGIQ"):
+    raise ImportError(
+        f"'android_env' is {android_env.__file__}, not DigiQ's; DeepMind's package of that "
+        "name, on which AndroidWorld depends, shadows it where both are installed. Install DigiQ into an environment of "
+        "its own and reach AndroidWorld over its HTTP server (docs/android_env.md)."
+    )
+
 __version__ = "0.1.0"

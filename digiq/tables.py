@@ -114,18 +114,20 @@ def _import(what: str, name: str) -> Any:
         raise ConfigError(f"{what} '{name}': does not import: {error}.") from None
 
 
-def chosen_from(table: Table, default: str) -> Any:
+def chosen_from(table: Table, default: str | None, field: str = "") -> Any:
     """A config class to inherit from, with a choice of one member.
 
-    Its fields are the choice, named after what the table holds, a section of settings a member, and ``own``. Its
-    property ``chosen`` is the chosen member. Of the settings, :func:`digiq.config.to_dict`, and so the identity of
+    Its fields are the choice, called ``field`` or else as what the table holds, a section of settings a member, and
+    ``own``. Its property ``chosen`` is the chosen member, None where the default is none. Of the settings, :func:`digiq.config.to_dict`, and so the identity of
     artefacts, holds the chosen member's alone: a new member changes no digest.
     """
     members = {name: table[name] for name in table}
     about = f"One of {', '.join(members)}; or one of your own, as package.module:Class."
-    choice = Annotated[str, AfterValidator(table.check), Doc(about)]
-    annotations = {table.what: choice, **members, "own": _Own}
-    defaults: dict[str, Any] = {table.what: default, **{name: cls() for name, cls in members.items()}}
+    choice: Any = Annotated[str, AfterValidator(table.check)]
+    choice = Annotated[choice if default is not None else choice | None, Doc(about)]
+    field = field or table.what
+    annotations = {field: choice, **members, "own": _Own}
+    defaults: dict[str, Any] = {field: default, **{name: cls() for name, cls in members.items()}}
     # Equal configs are equal in it, so leaving it out of the hash is sound; a dict has none.
     defaults["own"] = dataclasses.field(default_factory=dict, hash=False)
     check = model_validator(mode="after")(_check_own)
@@ -134,6 +136,7 @@ def chosen_from(table: Table, default: str) -> Any:
         "__module__": __name__,
         "_check_own": check,
         "table": table,
+        "choice_field": field,
         **defaults,
     }
     return configclass(type(f"{table.what.title()}Choice", (_Choice,), body))
@@ -153,26 +156,37 @@ class _Choice:
     """What :func:`chosen_from` adds to the fields."""
 
     table: ClassVar[Table]
+    choice_field: ClassVar[str]
     own: dict[str, Any]
+
+    @property
+    def choice(self) -> str | None:
+        """Name of the chosen member."""
+        return getattr(self, self.choice_field)
 
     @property
     def chosen(self) -> Any:
         """The chosen member, with its settings."""
-        name = getattr(self, self.table.what)
+        name = self.choice
+        if name is None:
+            return None
         return getattr(self, name) if name in self.table else self.table.own(name, self.own)
 
     @property
     def unchosen(self) -> frozenset[str]:
         """Fields that do not matter, as they are settings of other members."""
-        name = getattr(self, self.table.what)
-        return frozenset({*self.table, "own"} - {name if name in self.table else "own"})
+        name = self.choice
+        matters = {name} if name is None or name in self.table else {"own"}
+        return frozenset({*self.table, "own"} - matters)
 
 
 def _check_own(self: _Choice) -> _Choice:
-    name = getattr(self, self.table.what)
-    if name in self.table and self.own:
-        raise ValueError(f"own: settings of '{name}' stand under '{name}'")
-    if name not in self.table and not is_recorded():
+    name = self.choice
+    if self.own and (name is None or name in self.table):
+        raise ValueError(
+            f"own: settings of '{name}' stand under '{name}'" if name else "own: nothing is chosen"
+        )
+    if name is not None and name not in self.table and not is_recorded():
         try:
             self.table.own(name, self.own)
         except ConfigError as error:
@@ -184,8 +198,8 @@ def own_sources(config: Any) -> dict[str, str]:
     """SHA-256 of the source files of the members of one's own that a config chooses, by ``code package.module:Class``."""
     found: dict[str, str] = {}
     if isinstance(config, _Choice):
-        name = getattr(config, config.table.what)
-        if name not in config.table:
+        name = config.choice
+        if name is not None and name not in config.table:
             source = inspect.getsourcefile(_import(config.table.what, name))
             assert source is not None
             found[f"code {name}"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()

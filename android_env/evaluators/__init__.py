@@ -1,26 +1,58 @@
-"""Evaluators: say whether an episode has ended, and how."""
+"""Judges: say whether an episode has ended, and how."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from android_env.actions import Action
-from android_env.devices import Device, JudgesItself, Verdict
-from android_env.errors import TaskError
+from android_env.devices import Device, Observation, Verdict
 from android_env.tasks.task import Task
 
-Evaluator = Callable[[Device, Task, Action], Verdict | None]
-"""Asked after each executed action; None while the episode goes on."""
+JUDGES = {
+    "state": "State",
+    "page_reward": "PageReward",
+    "rules": "Rules",
+}
+"""By name, which is the file's, the class in there."""
 
 
-def ground_truth(device: Device, task: Task, action: Action) -> Verdict | None:
-    """What the device itself knows; for devices that know it (`JudgesItself`).
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """What a judge is asked about: an action that was executed, and what it led to."""
 
-    Raises:
-        TaskError: the device does not know.
-    """
-    if not isinstance(device, JudgesItself):
-        raise TaskError(
-            f"device {device.name!r} cannot judge task {task.task_id!r}; give AndroidEnv an evaluator that can."
-        )
-    return device.verdict()
+    task: Task
+    action: Action
+    seen: Observation
+    """After the action, as the agent sees it."""
+    device: Device
+    """For judges that ask it for the truth."""
+
+
+class Judge(Protocol):
+    """A frozen dataclass whose fields are its settings. It keeps nothing of an episode: equal moments, equal verdicts."""
+
+    def answers(self, device: Device) -> bool:
+        """Whether it can judge on this device."""
+        ...
+
+    def refusal(self, task: Task) -> str:
+        """Why it cannot judge this task, and what to do about it; empty if it can."""
+        ...
+
+    def __call__(self, moment: Moment) -> Verdict | None:
+        """How the episode has ended, None while it goes on; an agent that declares the end has always ended it.
+
+        Raises:
+            TaskError: it cannot judge this task, or not on this device.
+            JudgeError: it has no answer just now.
+        """
+        ...
+
+
+def knowing(device: Device) -> Judge:
+    """The judge that asks this device, or its page, for the truth."""
+    from android_env.evaluators.page_reward import PageReward
+    from android_env.evaluators.state import State
+
+    return PageReward() if PageReward().answers(device) else State()

@@ -27,10 +27,10 @@ import numpy as np
 from PIL import Image
 
 from android_env.actions import Action, ActionType
+from android_env.clock import Clock, SystemClock
 from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import NO_NOISE
 from android_env.faults import EmulatorDead
-from android_env.settle import Clock, SystemClock
 from android_env.tasks import Task, load_tasks
 from android_env.testing.gestures import Gesture, read_gesture
 
@@ -305,6 +305,8 @@ class AppiumDouble:
                 return self._touch(body)
             case "url" | "cookie":
                 return None
+            case "back":  # a browser's
+                return self._do(Action.back())
             case "execute/sync" if not str(body.get("script")).startswith("mobile: "):
                 return []  # what any JavaScript says
             case "execute/sync":

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from android_env.avd import Sdk, find_sdk, process_runs
+from android_env.emulators.avd import Sdk, find_sdk, process_runs
 
 _COMMON = """\
 import fcntl, json, os, signal, sys, time

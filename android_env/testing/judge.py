@@ -1,25 +1,24 @@
-"""`JudgeDouble`: an evaluator that fails to answer on demand."""
+"""`JudgeDouble`: a judge that fails to answer on demand."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
-from android_env.actions import Action
-from android_env.devices import Device, Verdict
-from android_env.evaluators import Evaluator
+from android_env.devices import Verdict
+from android_env.evaluators import Moment
 from android_env.faults import JudgeError
-from android_env.tasks import Task
 
 
 class JudgeDouble:
-    """Judges as `evaluator` does, where it answers at all.
+    """Judges as `judge` does, where it answers at all.
 
     Args:
-        evaluator: who judges.
+        judge: who judges.
     """
 
-    def __init__(self, evaluator: Evaluator) -> None:
-        self.evaluator = evaluator
+    def __init__(self, judge: Callable[[Moment], Verdict | None]) -> None:
+        self.judge = judge
         self.shown = 0
         """How often it has not answered."""
         self._left = 0
@@ -33,10 +32,10 @@ class JudgeDouble:
         """Leaves each later question without an answer with this probability; 0 ends it."""
         self._rate, self._rng = rate, random.Random(seed)
 
-    def __call__(self, device: Device, task: Task, action: Action) -> Verdict | None:
+    def __call__(self, moment: Moment) -> Verdict | None:
         fails = self._left > 0 or self._rng.random() < self._rate
         self._left = max(self._left - 1, 0)
         if fails:
             self.shown += 1
             raise JudgeError("the judge gave no answer")
-        return self.evaluator(device, task, action)
+        return self.judge(moment)

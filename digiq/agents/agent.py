@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Turn:
     rng: np.random.Generator
     """The episode's own generator, so that a choice never depends on which other episodes run beside it."""
     device: Any = None
-    """The episode's device. Only scripted and oracle actors look at it; a learned one sees the observation."""
+    """The episode's device, which knows the truth; None for actors that do not declare to read it (:func:`turns_for`)."""
     step: int = 0
     """Actions executed so far."""
     max_steps: int = 0
@@ -46,7 +46,7 @@ class Decision:
 
 
 class Actor(Protocol):
-    """Anything a roll-out can run."""
+    """Anything a roll-out can run. One that looks at the device itself says so with ``reads_device = True``."""
 
     @property
     def name(self) -> str:
@@ -56,6 +56,13 @@ class Actor(Protocol):
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         """One decision a turn, in order; each depends on its own turn alone."""
         ...
+
+
+def turns_for(actor: Actor, turns: Sequence[Turn]) -> Sequence[Turn]:
+    """The turns as this actor may see them: without the device, unless it declares to read it."""
+    if getattr(actor, "reads_device", False):
+        return turns
+    return [dataclasses.replace(turn, device=None) for turn in turns]
 
 
 class TurnScorer(Protocol):
@@ -100,6 +107,11 @@ class Agent:
     """Least advantage Q - V at which the scorer overrules the policy, in units of return."""
     name: str = "policy"
 
+    @property
+    def reads_device(self) -> bool:
+        """Only for its scorer; the policy is given observations."""
+        return getattr(self.scorer, "reads_device", False)
+
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         """One decision a turn; the policy sees all turns as one batch."""
         count = self.num_candidates if self.scorer else 1
@@ -139,6 +151,7 @@ class ScriptedAgent:
 
     choose: Callable[[Any, np.random.Generator], tuple[Action, float]]
     name: str
+    reads_device: ClassVar[bool] = True
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         """One decision a turn."""

@@ -1,46 +1,38 @@
 """Builds devices and agents from configuration."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field
 
-from android_env.actions import Action
-from android_env.devices.simulated.state import NoiseConfig
 from android_env.errors import SetupError, TaskError
+from android_env.evaluators import JUDGES, Judge
 from android_env.tasks import TaskSet, load_tasks
 from digiq.agents.agent import Actor, Agent, EachTurn, ScriptedAgent, TurnScorer
+from digiq.agents.devices import DEVICES
 from digiq.config import configclass
 from digiq.errors import ConfigError
 from digiq.policies.base import Policy
+from digiq.tables import Table, chosen_from
 
-_PLAYS = {"simulated": ("webshop", "general"), "chromium": ("miniwob",)}
-"""Families of tasks by device."""
+_JUDGES = Table("judge", "android_env.evaluators", **JUDGES)
 
 
 @configclass
-class DeviceConfig:
-    """The device that episodes run on."""
+class JudgeConfig(chosen_from(_JUDGES, default=None, field="name")):
+    """Who says whether an episode has ended, and how; without a name the judge that is usual for the device."""
 
-    name: Literal["simulated", "chromium", "android"] = "simulated"
-    """``simulated``: the embedded phone. ``chromium``: a browser behind Appium, for the ``miniwob`` tasks. ``android``:
-    emulators of ``digiq devices start`` behind Appium, for task files; they are judged by what is on the screen
-    (``android_env.evaluators.rules``)."""
-    noise: NoiseConfig = NoiseConfig()
-    """The simulated phone's mishaps: each one's rate, and the scale of them all; scale 0 switches them off."""
-    success: Literal["on_reach", "on_declare"] = "on_reach"
-    """Whether reaching the goal ends the episode with success (AitW), or declaring it complete does (AndroidWorld);
-    on the simulated phone. A MiniWoB++ page always ends its episode itself."""
-    fleet: str = "runs/devices/fleet.json"
-    """What ``digiq devices start`` has written. Of ``android``."""
-    server: str = ""
-    """Address of a running Appium server; empty starts one for the run. Of ``android``."""
-    allow_insecure: tuple[str, ...] = ()
-    """Appium's features that are off unless named here, for example ``uiautomator2:adb_shell``, a shell on the phone.
-    DigiQ needs none. Of ``android``, for a server started for the run."""
+
+@configclass
+class DeviceConfig(chosen_from(DEVICES, default="simulated", field="name")):
+    """The device that episodes run on.
+
+    ``simulated``: the embedded phone. ``chromium``: a browser behind Appium, for the ``miniwob`` tasks. ``android``:
+    emulators of ``digiq devices start`` behind Appium, for task files.
+    """
+
+    judge: JudgeConfig = JudgeConfig()
     deny_packages: tuple[str, ...] = ()
     """Safety list: apps, by package name or glob, that no agent may open or use."""
     deny_urls: tuple[str, ...] = ()
@@ -48,16 +40,24 @@ class DeviceConfig:
     deny_texts: tuple[str, ...] = ()
     """Safety list: regular expressions that typed text may not contain."""
 
+    @property
+    def chosen_judge(self) -> Judge:
+        """The judge that is named, or else the kind's own."""
+        return self.judge.chosen or _JUDGES[self.chosen.judge]()
+
+
+EMBEDDED = DeviceConfig()
+"""The phone that every machine has."""
+
 
 @configclass
 class AgentConfig:
     """Who acts."""
 
-    kind: Literal["policy", "collector", "oracle", "random", "idle", "quitter", "homesick", "mistyper"] = (
-        "policy"
-    )
-    """``policy``: a policy artefact. The others are scripts that read the device's own state: the collector of
-    demonstrations, the oracle, a uniform choice, and known failures. A browser has ``oracle`` and ``random``."""
+    kind: str = "policy"
+    """``policy``: a policy artefact. The others are scripts that read the device's own state: ``oracle`` and ``random``,
+    and on the simulated phone also the ``collector`` of demonstrations and the known failures ``idle``, ``quitter``,
+    ``homesick`` and ``mistyper``; emulators have ``random`` alone."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of the policy's sampling."""
     scorer: Literal["none", "critic", "policy_values", "best_values", "random"] = "none"
@@ -73,6 +73,21 @@ class AgentConfig:
         """The artefacts that such an agent is built from."""
         policy = ("policy",) if self.kind == "policy" else ()
         return (*policy, "critic", "features", "vlm") if self.scorer == "critic" else policy
+
+
+def check_agent(agent: AgentConfig, device: DeviceConfig) -> None:
+    """Refuses an agent that cannot play on a device.
+
+    Raises:
+      ValueError: the device has no such script, or no exact values.
+    """
+    if agent.kind != "policy" and agent.kind not in device.chosen.scripts:
+        able = ", ".join(device.chosen.scripts)
+        raise ValueError(
+            f"agent.kind: '{agent.kind}' does not play '{device.name}'; take 'policy' or one of: {able}"
+        )
+    if agent.scorer in ("policy_values", "best_values") and not device.chosen.exact:
+        raise ValueError("agent.scorer: exact values need the simulated phone; use 'critic' on other devices")
 
 
 def device_tasks(name: str) -> TaskSet:
@@ -101,61 +116,36 @@ def env_factory(config: DeviceConfig, tasks: TaskSet) -> Callable[[], Any]:
         safety = SafetyList(config.deny_packages, config.deny_urls, config.deny_texts)
     except ValueError as error:
         raise ConfigError(f"device.deny_texts: {error}") from None
-    if config.name == "android":
-        from android_env.evaluators.rules import ACTIVITY, TEXT, on_screen
-
-        unruled = next((task for task in tasks if not {ACTIVITY, TEXT} & set(task.params)), None)
-        if unruled is not None:
-            raise ConfigError(
-                f"tasks: task {unruled.task_id!r} cannot be judged on 'android'; give its params {ACTIVITY!r} or {TEXT!r}."
-            )
-        make = _android(config)
-        return lambda: AndroidEnv(make(), tasks, evaluator=on_screen, safety=safety)
-    plays = _PLAYS[config.name]
-    other = next((task for task in tasks if task.family not in plays), None)
+    kind, judge = config.chosen, config.chosen_judge
+    other = next((task for task in tasks if kind.plays and task.family not in kind.plays), None)
     if other is not None:
         raise ConfigError(
-            f"tasks: device '{config.name}' does not play task {other.task_id!r}; it plays: {', '.join(plays)}."
+            f"tasks: device '{config.name}' does not play task {other.task_id!r}; it plays: {', '.join(kind.plays)}."
         )
-    if config.name == "chromium":
-        from android_env.devices.miniwob.host import MiniWoBHost
-
-        try:
-            host = MiniWoBHost()
-        except SetupError as error:
-            raise ConfigError(f"device.name: '{config.name}' cannot start: {error}") from None
-        return lambda: AndroidEnv(host.open(), tasks, safety=safety)
-    from android_env.devices.simulated.phone import SimulatedPhone
-
-    return lambda: AndroidEnv(
-        SimulatedPhone(noise=config.noise, success=config.success), tasks, safety=safety
-    )
-
-
-def _android(config: DeviceConfig) -> Callable[[], Any]:
-    from android_env.appium_server import AppiumServer
-    from android_env.avd import find_sdk
-    from android_env.faults import Rung
-    from android_env.fleet import Fleet
-
+    unjudged = next((task for task in tasks if judge.refusal(task)), None)
+    if unjudged is not None:
+        raise ConfigError(
+            f"tasks: task {unjudged.task_id!r} cannot be judged on '{config.name}'; {judge.refusal(unjudged)}."
+        )
     try:
-        fleet = Fleet.attach(Path(config.fleet), find_sdk())
-        if config.server:
-            return lambda: fleet.device(config.server)
-        server = AppiumServer(allow_insecure=config.allow_insecure)
+        make = kind.maker()
     except SetupError as error:
-        raise ConfigError(f"device: {error}") from None
+        raise ConfigError(f"device.name: '{config.name}' cannot start: {error}") from None
 
-    def make() -> Any:
-        server.start()
-        return fleet.device(server.url, repairs={Rung.NEW_SESSION: server.start})
+    def make_env() -> AndroidEnv:
+        device = make()
+        if not judge.answers(device):
+            device.close()
+            raise ConfigError(f"device.judge: '{config.judge.name}' cannot judge on device '{config.name}'.")
+        return AndroidEnv(device, tasks, judge=judge, safety=safety)
 
-    return make
+    return make_env
 
 
 def build_agent(
     config: AgentConfig,
     *,
+    device: DeviceConfig = EMBEDDED,
     policy: Path | None = None,
     critic: Path | None = None,
     features: Path | None = None,
@@ -165,21 +155,26 @@ def build_agent(
 
     Args:
       config: who acts.
+      device: on what.
       policy: a policy artefact; needed by, and only by, ``kind="policy"``.
       critic: of ``train-q``; needed with ``scorer="critic"``, as are the next two.
       features: those the critic was trained on; only their configuration is read.
       vlm: the model they came from.
 
     Raises:
-      ConfigError: an artefact is missing for this agent, or given to one that has no use for it.
+      ConfigError: the agent does not play that device, or an artefact is missing for it, or given to one that has no use for it.
       ArtifactError: an artefact does not open.
     """
+    try:
+        check_agent(config, device)
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from None
     if config.kind != "policy":
         if policy is not None:
             raise ConfigError(
                 f"agent.kind: '{config.kind}' has no use for a policy; take kind 'policy' or leave --policy out."
             )
-        return _scripted(config.kind)
+        return ScriptedAgent(device.chosen.scripts[config.kind], config.kind)
     if policy is None:
         raise ConfigError("agent.kind: 'policy' needs a policy artefact; name one with --policy.")
     from digiq.policies.base import load_policy
@@ -216,24 +211,3 @@ def _scorer(
     from digiq.agents.oracle import ExactScorer
 
     return ExactScorer(policy if config.scorer == "policy_values" else None)
-
-
-def _scripted(kind: str) -> ScriptedAgent:
-    from android_env.devices.simulated import collector
-    from android_env.devices.simulated.phone import SimulatedPhone
-
-    distribution = collector.SCRIPTED[kind]
-
-    def choose(device: Any, rng: np.random.Generator) -> tuple[Action, float]:
-        if isinstance(device, SimulatedPhone):
-            return collector.draw(distribution(device.display), rng)
-        from android_env.devices.miniwob.scripts import SCRIPTED
-
-        able = ["random"] if device.name == "android" else list(SCRIPTED)
-        if kind not in able:
-            raise ConfigError(
-                f"agent.kind: '{kind}' does not play {device.name!r}; take 'policy' or one of: {', '.join(able)}."
-            )
-        return SCRIPTED[kind](device, rng), math.nan
-
-    return ScriptedAgent(choose, kind)

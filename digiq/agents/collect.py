@@ -5,16 +5,23 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from digiq import artifacts
 from digiq.agents.agent import Actor
-from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory
+from digiq.agents.build import (
+    AgentConfig,
+    DeviceConfig,
+    build_agent,
+    check_agent,
+    device_tasks,
+    env_factory,
+)
 from digiq.agents.rollout import EpisodeRun, EpisodeSpec, plan_episodes, rollout
 from digiq.artifacts import Artifact
-from digiq.config import configclass
+from digiq.config import configclass, load, to_dict
 from digiq.data.store import EpisodeStore, EpisodeWriter
 from digiq.errors import DigiQError
 from digiq.processes import end_with_parent, usable_cores
@@ -41,6 +48,9 @@ class CollectConfig:
     """How often an episode whose device failed runs again, under the same seed."""
     seed: int = 0
     """Chooses tasks, layouts, noise and the agent's sampling."""
+
+    def __post_init__(self) -> None:
+        check_agent(self.agent, self.device)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -84,13 +94,19 @@ def run(
             done = frozenset(writer.written)
             missing = [spec for spec in specs if spec.episode_id not in done]
             if missing:
-                scripted = config.agent.kind != "policy" and policy is None
+                # A script that waits for nothing keeps its core busy, mostly with drawing screens.
+                busy = config.agent.kind != "policy" and policy is None and not config.device.chosen.waits
                 cores = len(usable_cores())
-                if scripted and config.device.name == "simulated" and cores > 1 and len(missing) > 2 * _CHUNK:
+                if busy and cores > 1 and len(missing) > 2 * _CHUNK:
                     episodes = _play_in_processes(config, missing, cores)
                 else:
                     agent = build_agent(
-                        config.agent, policy=policy, critic=critic, features=features, vlm=vlm
+                        config.agent,
+                        device=config.device,
+                        policy=policy,
+                        critic=critic,
+                        features=features,
+                        vlm=vlm,
                     )
                     episodes = _play(config, agent, missing)
                 won = 0
@@ -119,21 +135,25 @@ def _play(config: CollectConfig, agent: Actor, specs: Sequence[EpisodeSpec]) -> 
         env_factory(config.device, device_tasks(config.tasks)),
         batch_size=config.batch_size,
         infra_retries=config.infra_retries,
-        threads=config.device.name != "simulated",
+        threads=config.device.chosen.waits,
     )
 
 
 def _play_in_processes(
     config: CollectConfig, specs: Sequence[EpisodeSpec], processes: int
 ) -> Iterator[EpisodeRun]:
-    """The same episodes in the same order from several processes: a script's time goes into drawing screens."""
+    """The same episodes in the same order from several processes.
+
+    They are told the config as text, as every process is: reading it, they come to know a device of one's own.
+    """
     chunks = [specs[start : start + _CHUNK] for start in range(0, len(specs), _CHUNK)]
     with ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), initializer=end_with_parent
     ) as pool:
-        for runs in pool.map(_play_chunk, [config] * len(chunks), chunks):
+        for runs in pool.map(_play_chunk, [to_dict(config)] * len(chunks), chunks):
             yield from runs
 
 
-def _play_chunk(config: CollectConfig, specs: Sequence[EpisodeSpec]) -> list[EpisodeRun]:
-    return list(_play(config, build_agent(config.agent), specs))
+def _play_chunk(mapping: dict[str, Any], specs: Sequence[EpisodeSpec]) -> list[EpisodeRun]:
+    config = load(CollectConfig, mapping)
+    return list(_play(config, build_agent(config.agent, device=config.device), specs))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from android_env.actions import Action
 from android_env.devices import Observation
 from android_env.devices.simulated.exact import ExactValues, seeing
-from android_env.devices.simulated.phone import SimulatedPhone
 from digiq.agents.agent import Turn
-from digiq.errors import DigiQError
 from digiq.policies.base import Policy, PolicyInput
+
+if TYPE_CHECKING:
+    from android_env.devices.simulated.phone import SimulatedPhone
 
 SUPPORT = 64
 """Actions of a policy that exact values follow from each state; the rest of its probability is scaled away."""
@@ -33,23 +34,16 @@ class ExactScorer:
     """γ of the values."""
     keep: int = 64
     """Tables kept; the one unused for longest goes first."""
+    reads_device: ClassVar[bool] = True
     _tables: dict[Any, ExactValues] = dataclasses.field(default_factory=dict, repr=False)
 
     def score_turns(
         self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
     ) -> list[tuple[np.ndarray, float]]:
-        """Q of each candidate in the device's present state, float32[N], and V of that state.
-
-        Raises:
-          DigiQError: a turn's device is not the simulated phone.
-        """
+        """Q of each candidate in the device's present state, float32[N], and V of that state."""
         scores = []
         for turn, actions in zip(turns, candidates, strict=True):
             phone = turn.device
-            if not isinstance(phone, SimulatedPhone):
-                raise DigiQError(
-                    "agent.scorer: exact values need the simulated phone; use 'critic' on other devices."
-                )
             values = self._values(phone)
             q = [values.q(phone.state, action, turn.step) for action in actions]
             scores.append((np.array(q, np.float32), values.v(phone.state, turn.step)))

@@ -21,7 +21,7 @@ from android_env.devices import StepReport
 from android_env.errors import DeviceFault
 from android_env.faults import JudgeError, Quarantined
 from android_env.tasks import Task
-from digiq.agents.agent import Actor, Decision, Turn
+from digiq.agents.agent import Actor, Decision, Turn, turns_for
 from digiq.data.schema import Episode, Step, encode_png
 from digiq.policies.base import PolicyInput
 
@@ -132,7 +132,7 @@ def rollout(
             list(each(_Running.start_if_needed, running))
             active = [episode for episode in running if episode.result is None and not episode.lost]
             if active:
-                decisions = agent.act([episode.turn() for episode in active])
+                decisions = agent.act(turns_for(agent, [episode.turn() for episode in active]))
                 pairs = zip(active, decisions, strict=True)
                 list(each(lambda pair: pair[0].advance(pair[1], agent.name), pairs))
             still = []

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from android_env.avd import MARKER
-from android_env.emulator import EmulatorConfig
+from android_env.emulators.avd import MARKER
+from android_env.emulators.emulator import EmulatorConfig
 from android_env.errors import AndroidEnvError
 from digiq.errors import ConfigError, DigiQError
 
@@ -44,7 +44,7 @@ class StartOptions:
     count: int = 1
     """Emulators that run side by side."""
     run_dir: Path = Path("runs/devices")
-    """Where ``fleet.json``, which ``--device.fleet`` takes, and logs go."""
+    """Where ``fleet.json``, which ``--device.android.fleet`` takes, and logs go."""
     remove: bool = False
     """Delete the clones at the end; kept ones make no difference to the next start, they are cloned anew."""
     config: EmulatorConfig = dataclasses.field(default_factory=EmulatorConfig)
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
 
 def doctor(options: DoctorOptions) -> int:
     """Prints every finding; returns how the process is to exit, 0 where nothing is to be mended."""
-    from android_env.doctor import examine
+    from android_env.emulators.doctor import examine
 
     findings = examine(options.count)
     print("\n".join(map(str, findings)))
@@ -96,8 +96,8 @@ def start(options: StartOptions, wait: Callable[[], Any] = lambda: time.sleep(2.
     Raises:
       AndroidEnvError: there is no SDK or AVD, or not one emulator came up.
     """
-    from android_env.avd import find_sdk
-    from android_env.fleet import Fleet, Member
+    from android_env.emulators.avd import find_sdk
+    from android_env.emulators.fleet import Fleet, Member
 
     sdk = find_sdk()
     fleet = Fleet(
@@ -113,7 +113,7 @@ def start(options: StartOptions, wait: Callable[[], Any] = lambda: time.sleep(2.
             print(f"Booting {options.count}; logs are in {options.run_dir}.", flush=True)
             fleet.start(tell)
             print(
-                f"{len(fleet.healthy)} up. Use them with: --device.name android --device.fleet {options.run_dir}/fleet.json"
+                f"{len(fleet.healthy)} up. Use them with: --device.name android --device.android.fleet {options.run_dir}/fleet.json"
             )
             print("Ctrl-C stops them.", flush=True)
             while fleet.healthy:

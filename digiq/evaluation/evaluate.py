@@ -9,7 +9,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from digiq import artifacts
-from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory
+from digiq.agents.build import (
+    AgentConfig,
+    DeviceConfig,
+    build_agent,
+    check_agent,
+    device_tasks,
+    env_factory,
+)
 from digiq.agents.oracle import policy_fn
 from digiq.agents.rollout import EpisodeRun, EpisodeSpec, plan_episodes, rollout
 from digiq.artifacts import Artifact
@@ -52,6 +59,9 @@ class EvaluateConfig:
     second an episode, a learned policy's seconds, in which hundreds of roll-outs run."""
     seed: int = 0
     """Chooses tasks, layouts, noise and the agent's sampling; arms with one seed run the same episodes."""
+
+    def __post_init__(self) -> None:
+        check_agent(self.agent, self.device)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -99,7 +109,14 @@ def run(
         missing = [spec for spec in specs if spec.episode_id not in done]
         recorded = {spec.episode_id for spec in specs[: config.records]}
         if missing:
-            agent = build_agent(config.agent, policy=policy, critic=critic, features=features, vlm=vlm)
+            agent = build_agent(
+                config.agent,
+                device=config.device,
+                policy=policy,
+                critic=critic,
+                features=features,
+                vlm=vlm,
+            )
             runs = rollout(
                 agent,
                 missing,
@@ -107,7 +124,7 @@ def run(
                 batch_size=config.batch_size,
                 record=lambda spec: spec.episode_id in recorded,
                 infra_retries=config.infra_retries,
-                threads=config.device.name != "simulated",
+                threads=config.device.chosen.waits,
             )
             with (
                 log.open("a") as file,
@@ -212,7 +229,7 @@ def _row(results: list[EpisodeResult], exact: Mapping[str, float] | None) -> dic
 
 def _check_exact(config: EvaluateConfig) -> None:
     agent = config.agent
-    if config.exact and config.device.name != "simulated":
+    if config.exact and not config.device.chosen.exact:
         raise ConfigError(f"exact: device '{config.device.name}' has no exact success; set exact to false.")
     if config.exact and agent.kind == "policy" and (agent.scorer != "none" or agent.temperature != 1.0):
         raise ConfigError(
@@ -236,14 +253,14 @@ def _exact_rates(
             acting = reading(collector.SCRIPTED[config.agent.kind])
         else:
             acting = seeing(policy_fn(load_policy(policy)))
-        noise = config.device.noise
+        device = config.device.chosen
         with (
             log.open("a") as file,
             progress(f"exact success {config.arm}", len(specs), unit="episodes", done=len(rates)) as bar,
         ):
             for spec in missing:
                 rates[spec.episode_id] = ExactValues(
-                    acting, spec.task, layout_seed_of(spec.seed), noise=noise, success=config.device.success
+                    acting, spec.task, layout_seed_of(spec.seed), noise=device.noise, success=device.success
                 ).success
                 file.write(
                     json.dumps({"episode_id": spec.episode_id, "exact": rates[spec.episode_id]}) + "\n"

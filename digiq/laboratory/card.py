@@ -150,12 +150,11 @@ def best_probability(
 def mistake_mix(path: Path, episodes: Sequence[Episode]) -> dict[str, float]:
     """Share of the logged actions by kind: ``right``, ``fine`` (as good), or a kind of mistake."""
     from android_env.devices.simulated import collector, kernel
-    from android_env.devices.simulated.phone import SimulatedPhone
 
     config = artifacts.open(path, stage="collect").manifest.config
-    device = load(DeviceConfig, config["device"], where=str(path), recorded=True)
+    device = load(DeviceConfig, config["device"], where=str(path), recorded=True).chosen
     tasks = {task.task_id: task for task in device_tasks(config["tasks"])}
-    phone = SimulatedPhone(noise=device.noise, success=device.success, render=False)
+    phone = device.phone(render=False)
     counts: collections.Counter[str] = collections.Counter()
     for episode in episodes:
         phone.reset(tasks[episode.task_id], seed=episode.seed)

@@ -10,13 +10,13 @@ import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from digiq import artifacts
-from digiq.agents.agent import Actor, Decision, Turn
+from digiq.agents.agent import Actor, Decision, Turn, turns_for
 from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory
 from digiq.agents.rollout import plan_episodes, rollout
 from digiq.artifacts import Artifact
@@ -25,6 +25,7 @@ from digiq.critics.critic import candidate_values, load_critic
 from digiq.critics.measures import calibration
 from digiq.data.rewards import LabelledEpisodes
 from digiq.data.transitions import observation_index
+from digiq.errors import ConfigError
 from digiq.extraction.best_of_n import best_of_n
 from digiq.extraction.distill import DistillConfig
 from digiq.features.extract import open_features
@@ -215,9 +216,15 @@ def support_of(
 
 
 def count_visits(config: QMetricsConfig, policy: Path) -> dict[str, int]:
-    """How often a policy acts on each kind of screen, over its roll-outs."""
+    """How often a policy acts on each kind of screen, over its roll-outs.
+
+    Raises:
+      ConfigError: the device does not say what kind of screen it shows.
+    """
+    if not config.device.chosen.exact:
+        raise ConfigError(f"device.name: '{config.device.name}' has no kinds of screens; take 'simulated'.")
     tasks = device_tasks(config.tasks)
-    agent = _Counting(build_agent(config.agent, policy=policy))
+    agent = _Counting(build_agent(config.agent, device=config.device, policy=policy))
     specs = plan_episodes(tasks, config.episodes, config.seed)
     with progress("q-metrics", len(specs), unit="episodes") as bar:
         for _ in rollout(agent, specs, env_factory(config.device, tasks), record=lambda spec: False):
@@ -229,6 +236,7 @@ def count_visits(config: QMetricsConfig, policy: Path) -> dict[str, int]:
 class _Counting:
     """Counts where the agent it wraps is asked to act."""
 
+    reads_device: ClassVar[bool] = True
     actor: Actor
     visits: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
@@ -238,7 +246,7 @@ class _Counting:
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         self.visits.update(turn.device.display.screen.template for turn in turns)
-        return self.actor.act(turns)
+        return self.actor.act(turns_for(self.actor, turns))
 
 
 def _rounded(value: Any) -> Any:

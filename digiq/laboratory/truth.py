@@ -16,6 +16,7 @@ import numpy as np
 
 from digiq import artifacts
 from digiq.agents.build import DeviceConfig, device_tasks
+from digiq.agents.devices import DEVICES
 from digiq.agents.oracle import SUPPORT, policy_fn
 from digiq.config import load
 from digiq.data.schema import Episode
@@ -64,7 +65,8 @@ class Picks:
 def is_simulated(episodes: Path) -> bool:
     """True where the episodes were collected on the simulated phone, so that they can be replayed."""
     manifest = artifacts.open(episodes).manifest
-    return manifest.stage == "collect" and manifest.config["device"]["name"] == "simulated"
+    name = manifest.config["device"]["name"] if manifest.stage == "collect" else ""
+    return name in DEVICES and DEVICES[name].exact
 
 
 def replay(
@@ -97,12 +99,11 @@ def replay(
       ArtifactError: an episode's task is not in the task set, or a replay shows another screen than the recording.
     """
     from android_env.devices.simulated.exact import ExactValues, seeing
-    from android_env.devices.simulated.phone import SimulatedPhone
 
     config = artifacts.open(episodes_path, stage="collect").manifest.config
-    device = load(DeviceConfig, config["device"], where=str(episodes_path), recorded=True)
+    device = load(DeviceConfig, config["device"], where=str(episodes_path), recorded=True).chosen
     tasks = {task.task_id: task for task in device_tasks(config["tasks"])}
-    phone = SimulatedPhone(noise=device.noise, success=device.success, render=False)
+    phone = device.phone(render=False)
     by_episode: dict[int, list[int]] = {}
     for row, (episode, _) in enumerate(index):
         by_episode.setdefault(int(episode), []).append(row)
@@ -118,7 +119,7 @@ def replay(
         task = tasks[episode.task_id]
         phone.reset(task, seed=episode.seed)
         values = ExactValues(
-            asked, task, phone.layout_seed, noise=phone.noise, success=device.success, discount=discount
+            asked, task, phone.layout_seed, noise=phone.noise, success=phone.success, discount=discount
         )
         for row in members:
             step = int(index[row, 1])

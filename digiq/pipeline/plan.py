@@ -90,7 +90,7 @@ def plan(recipe: Recipe) -> list[Node]:
             add("q-metrics", q_metrics, f"q_metrics/{arm}", policy=policies[arm])
     if recipe.evaluate is not None:
         agents = {arm: (policy, recipe.agents.get(arm, default)) for arm, policy in policies.items()}
-        if recipe.ceiling and recipe.evaluate.device.name == "simulated":
+        if recipe.ceiling and recipe.evaluate.device.chosen.exact:
             agents["ceiling"] = (behavior, dataclasses.replace(default, scorer="best_values"))
         if recipe.critic_on_device:
             agents["critic"] = (behavior, dataclasses.replace(default, scorer="critic"))

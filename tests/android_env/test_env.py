@@ -136,7 +136,7 @@ def test_misuse_is_a_clear_error():
         make_env(max_steps=0)
 
 
-def test_a_device_that_cannot_judge_needs_an_evaluator():
+def test_a_device_that_cannot_judge_needs_a_judge():
     class Mute:
         name, screen_hw = "mute", (320, 192)
 
@@ -147,8 +147,8 @@ def test_a_device_that_cannot_judge_needs_an_evaluator():
 
     env = AndroidEnv(Mute(), TASKS)
     env.reset(seed=0)
-    with pytest.raises(TaskError, match="evaluator"):
+    with pytest.raises(TaskError, match="give AndroidEnv a judge"):
         env.step(NOWHERE)
-    env = AndroidEnv(Mute(), TASKS, evaluator=lambda device, task, action: "success")
+    env = AndroidEnv(Mute(), TASKS, judge=lambda moment: "success")
     env.reset(seed=0)
     assert env.step(NOWHERE)[1] == 1.0

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from android_env.appium_server import AppiumServer
-from android_env.devices.appium import AppiumDevice
-from android_env.devices.chromium import PHONE, SETTLE, Chromium, find_browser
+from android_env.appium.chromium import PHONE, SETTLE, Chromium, find_browser
+from android_env.appium.device import AppiumDevice
+from android_env.appium.server import AppiumServer
 from android_env.devices.miniwob.host import MiniWoBHost
 from android_env.errors import SetupError
 from android_env.faults import Rung

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from android_env.actions import Action, ActionType
-from android_env.devices.chromium import PHONE, script
+from android_env.appium.chromium import PHONE, script
 from android_env.faults import BrowserGone
 from tests.appium.conftest import TASK
 

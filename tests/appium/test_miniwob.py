@@ -6,18 +6,24 @@ import numpy as np
 import pytest
 
 from android_env.actions import Action
-from android_env.devices import JudgesItself
-from android_env.devices.chromium import script
+from android_env.appium.chromium import script
+from android_env.appium.settle import SettleConfig
 from android_env.devices.miniwob.scripts import by_chance, oracle
 from android_env.env import AndroidEnv
-from android_env.settle import SettleConfig
+from android_env.evaluators.page_reward import PageReward
 from android_env.tasks import Task, load_tasks
 
 TASKS = load_tasks("miniwob")
 BY_PAGE = {task.params["page"]: task for task in TASKS}
 AT_ONCE = SettleConfig(cap_s=0.0)
 """Chance does not look, so it need not wait."""
+
 EVERY = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.params["page"])
+
+
+def verdict_on(device):
+    """What the open page says of itself."""
+    return device.ask(device.dialect.verdict)
 
 
 @EVERY
@@ -43,7 +49,7 @@ def test_chance_hardly_ever_solves_it(miniwob, task, monkeypatch):
         verdict = None
         for _ in range(task.max_steps):
             miniwob.execute(by_chance(miniwob, rng))
-            verdict = miniwob.verdict()
+            verdict = verdict_on(miniwob)
             if verdict:
                 break
         won += verdict == "success"
@@ -60,7 +66,7 @@ def test_a_seed_is_a_problem(miniwob):
 def test_pages_do_not_run_out_of_time(miniwob):
     miniwob.reset(BY_PAGE["click-link"], seed=0)
     assert miniwob.ask(lambda driver: script(driver, "return core.EPISODE_MAX_TIME")) > 1e9
-    assert miniwob.verdict() is None and isinstance(miniwob, JudgesItself)
+    assert verdict_on(miniwob) is None and PageReward().answers(miniwob)
 
 
 def test_who_leaves_finds_the_same_problem_again(miniwob):
@@ -68,7 +74,7 @@ def test_who_leaves_finds_the_same_problem_again(miniwob):
     miniwob.execute(Action.home())
     home = miniwob.observe()
     assert home.activity == "chromium/home" and "Task" in home.ui_elements
-    assert home.goal == before.goal and miniwob.verdict() is None
+    assert home.goal == before.goal and verdict_on(miniwob) is None
     miniwob.execute(oracle(miniwob))  # taps the link
     assert np.array_equal(miniwob.observe().screenshot, before.screenshot)
 
@@ -84,7 +90,7 @@ def test_a_wrong_answer_fails_and_so_does_giving_up(miniwob):
         "return [(box.top + box.height / 2) / innerHeight, (box.left + box.width / 2) / innerWidth]",
     ]
     miniwob.execute(Action.tap(*miniwob.ask(lambda driver: script(driver, "\n".join(wrong)))))
-    assert miniwob.verdict() == "failure"
+    assert verdict_on(miniwob) == "failure"
     env = AndroidEnv(miniwob, TASKS)
     env.reset(seed=0, options={"task": task})
     _, reward, terminated, truncated, info = env.step(Action.complete())

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from android_env.appium_server import HOST, AppiumServer
-from android_env.devices.appium import connect
-from android_env.devices.chromium import Chromium
+from android_env.appium.chromium import Chromium
+from android_env.appium.device import connect
+from android_env.appium.server import HOST, AppiumServer
 from android_env.faults import ServerDead
 from tests.appium.conftest import OnePage, gone, group
 
@@ -80,7 +80,7 @@ def test_a_killed_server_leaves_no_browser_and_starts_again_on_its_port(own):
 
 STARTER = """
 import os, signal, sys
-from android_env.appium_server import AppiumServer
+from android_env.appium.server import AppiumServer
 server = AppiumServer(log=sys.argv[1]).start()
 print(server._process.pid, flush=True)
 signal.pause()

@@ -89,6 +89,21 @@ def test_nested_choices_are_found(config):
     }
 
 
+def test_a_choice_may_be_called_otherwise_and_be_none(importable):
+    @configclass
+    class Config(chosen_from(Table("letter", "nowhere", **TWO), default=None, field="name")):
+        n: int = 7
+
+    assert Config().chosen is None and to_dict(Config()) == {"name": None, "n": 7}
+    chosen = load(Config, {"name": "beta"})
+    assert chosen.chosen == Beta() and to_dict(chosen) == {"name": "beta", "beta": {"y": 2}, "n": 7}
+    assert load(Config, to_dict(Config())) == Config() and own_sources(Config()) == {}
+    with pytest.raises(ConfigError, match="name: unknown letter 'bta'; did you mean 'beta'"):
+        load(Config, {"name": "bta"})
+    with pytest.raises(ConfigError, match="nothing is chosen"):
+        load(Config, {"own": {"z": 1}})
+
+
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from android_env.appium.chromium import script
 from android_env.devices import Verdict
-from android_env.devices.chromium import script
 from android_env.errors import SetupError, TaskError
 from android_env.faults import CommandFailed
 from android_env.page_server import PageServer

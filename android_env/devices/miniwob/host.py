@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 
-from android_env.appium_server import AppiumServer
-from android_env.devices.appium import AppiumDevice
-from android_env.devices.chromium import PHONE, SETTLE, Chromium, Viewport, find_browser
+from android_env.appium.chromium import PHONE, SETTLE, Chromium, Viewport, find_browser
+from android_env.appium.device import AppiumDevice
+from android_env.appium.server import AppiumServer
+from android_env.appium.settle import SettleConfig
 from android_env.devices.miniwob import MiniWoB, html_folder
 from android_env.faults import FaultLog, Rung
-from android_env.settle import SettleConfig
 
 
 class MiniWoBHost:

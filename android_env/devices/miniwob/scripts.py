@@ -9,8 +9,8 @@ from importlib.resources import files
 import numpy as np
 
 from android_env.actions import Action, ActionType, Direction
-from android_env.devices.appium import AppiumDevice
-from android_env.devices.chromium import script
+from android_env.appium.chromium import script
+from android_env.appium.device import AppiumDevice
 
 DIRECTIONS: tuple[Direction, ...] = ("up", "down", "left", "right")
 

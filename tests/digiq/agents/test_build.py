@@ -9,13 +9,11 @@ import math
 import pytest
 
 from android_env.actions import Action
-from android_env.emulator import EmulatorConfig
-from android_env.fleet import Fleet
 from android_env.tasks import TaskSet, load_tasks
 from android_env.testing.appium import AppiumDouble
-from android_env.testing.commands import CommandDoubles
 from digiq.agents.agent import Agent
 from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, env_factory
+from digiq.agents.devices.android import Android
 from digiq.agents.rollout import plan_episodes, rollout
 from digiq.errors import ConfigError
 from digiq.evaluation.evaluate import EvaluateConfig
@@ -37,25 +35,19 @@ class Always:
         return [[Candidate(self.action, math.log(1.0))] * n for _ in inputs]
 
 
-@pytest.fixture
-def fleet(tmp_path, monkeypatch):
-    """A running fleet of two, as `digiq devices start` leaves it for others; yields its file."""
-    config = EmulatorConfig(poll_s=0.05, clock_slack_s=1e12)
-    with CommandDoubles(tmp_path / "sdk", boot_polls=1) as doubles:
-        for key, value in doubles.environ.items():
-            monkeypatch.setenv(key, value)
-        with Fleet(doubles.sdk, "template", 2, tmp_path / "run", config=config, first=48) as kept:
-            kept.start()
-            yield tmp_path / "run/fleet.json"
+def on(fleet, **settings):
+    """A device config for the fleet of this file."""
+    return DeviceConfig(name="android", android=Android(fleet=str(fleet), **settings))
 
 
 def test_episodes_on_a_fleet_are_judged_by_the_screen_and_use_no_more_devices_than_there_are(
     fleet, monkeypatch
 ):
     pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
-    monkeypatch.setattr("android_env.settle.SystemClock.sleep", lambda clock, seconds: None)
+    monkeypatch.setattr("android_env.clock.SystemClock.sleep", lambda clock, seconds: None)
     with AppiumDouble() as appium:
-        make_env = env_factory(DeviceConfig(name="android", fleet=str(fleet), server=appium.url), RULED)
+        device = on(fleet, server=appium.url)
+        make_env = env_factory(device, RULED)
         specs = plan_episodes(RULED, 5, seed=0)
         runs = list(rollout(Agent(Always(Action.home())), specs, make_env, batch_size=8))
         used = {
@@ -63,9 +55,13 @@ def test_episodes_on_a_fleet_are_judged_by_the_screen_and_use_no_more_devices_th
             for c, s in appium.commands
             if c == "session" and s
         }
-        (once,) = rollout(build_agent(AgentConfig(kind="random")), specs[:1], make_env, batch_size=1)
+        (once,) = rollout(
+            build_agent(AgentConfig(kind="random"), device=device), specs[:1], make_env, batch_size=1
+        )
         with pytest.raises(ConfigError, match="does not play 'android'"):
-            list(rollout(build_agent(AgentConfig(kind="oracle")), specs[:1], make_env, batch_size=1))
+            build_agent(AgentConfig(kind="oracle"), device=device)
+        with pytest.raises(ConfigError, match=r"agent\.kind: 'oracle' does not play 'android'"):
+            EvaluateConfig(agent=AgentConfig(kind="oracle"), device=device)
     assert [run.outcome for run in runs] == ["success"] * 5
     for run in runs:
         assert [(report.sent, report.polls > 0) for report in run.reports] == [("executed", True)] * run.steps
@@ -75,12 +71,12 @@ def test_episodes_on_a_fleet_are_judged_by_the_screen_and_use_no_more_devices_th
 
 def test_a_fleet_that_is_not_there_is_one_line(fleet, tmp_path):
     with pytest.raises(ConfigError, match="digiq devices start"):
-        env_factory(DeviceConfig(name="android", fleet=str(tmp_path / "none.json")), RULED)
+        env_factory(on(tmp_path / "none.json"), RULED)
     with pytest.raises(ConfigError, match="success_activity"):
-        env_factory(DeviceConfig(name="android", fleet=str(fleet)), TASKS)
+        env_factory(on(fleet), TASKS)
     rows = json.loads(fleet.read_text())
     fleet.write_text(json.dumps([{**row, "fault": "gone"} for row in rows]))
-    make_env = env_factory(DeviceConfig(name="android", fleet=str(fleet), server="http://127.0.0.1:1"), RULED)
+    make_env = env_factory(on(fleet, server="http://127.0.0.1:1"), RULED)
     runs = rollout(Agent(Always(Action.home())), plan_episodes(RULED, 2, 0), make_env)
     assert [run.outcome for run in runs] == ["infra_error"] * 2
 
@@ -92,10 +88,10 @@ def test_a_shell_on_the_phone_needs_a_setting(fleet, monkeypatch):
         def __init__(self, **options):
             servers.append(options)
 
-    monkeypatch.setattr("android_env.appium_server.AppiumServer", Server)
-    assert DeviceConfig().allow_insecure == ()
+    monkeypatch.setattr("android_env.appium.server.AppiumServer", Server)
+    assert Android().allow_insecure == ()
     for allowed in ((), ("uiautomator2:adb_shell",)):
-        env_factory(DeviceConfig(name="android", fleet=str(fleet), allow_insecure=allowed), RULED)
+        env_factory(on(fleet, allow_insecure=allowed), RULED)
     assert servers == [{"allow_insecure": ()}, {"allow_insecure": ("uiautomator2:adb_shell",)}]
 
 

@@ -106,7 +106,11 @@ def test_scripts_and_policies_are_not_confused(tmp_path):
     with pytest.raises(ConfigError, match=r"did you mean 'agent\.temperature'"):
         load(CollectConfig, {"agent": {"temprature": 1.0}})
     with pytest.raises(ConfigError, match="noise"):
-        load(DeviceConfig, {"noise": {"scale": -1}})
+        load(DeviceConfig, {"simulated": {"noise": {"scale": -1}}})
+    with pytest.raises(
+        ConfigError, match=r"'colector' does not play 'simulated'; take 'policy' or .*collector"
+    ):
+        load(CollectConfig, {"agent": {"kind": "colector"}})
 
 
 def test_an_empty_task_file_is_refused_before_anything_runs(tmp_path):

@@ -10,15 +10,16 @@ import pytest
 
 pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
 
-from android_env.devices.appium import AppiumDevice
-from android_env.devices.chromium import Chromium, Viewport
+from android_env.appium.chromium import Chromium, Viewport
+from android_env.appium.device import AppiumDevice
+from android_env.appium.settle import SettleConfig
+from android_env.appium.uiautomator2 import UiAutomator2
+from android_env.clock import SystemClock
 from android_env.devices.simulated.collector import SCRIPTED, draw
-from android_env.devices.uiautomator2 import UiAutomator2
-from android_env.emulator import EmulatorConfig
+from android_env.emulators.emulator import EmulatorConfig
+from android_env.emulators.fleet import Fleet
 from android_env.env import AndroidEnv
 from android_env.faults import KINDS, FaultLog, Rung
-from android_env.fleet import Fleet
-from android_env.settle import SettleConfig, SystemClock
 from android_env.tasks import load_tasks
 from android_env.testing.appium import INJECTABLE, AppiumDouble
 from android_env.testing.clock import FakeClock
@@ -47,6 +48,7 @@ class Oracle:
     """Knows the phone behind each server, whatever stands between."""
 
     name = "oracle"
+    reads_device = True
 
     def __init__(self, doubles):
         self.phones = {double.url: double.phone for double in doubles}
@@ -57,7 +59,7 @@ class Oracle:
 
 
 def phone_verdict(double):
-    return lambda device, task, action: double.phone.verdict()
+    return lambda moment: double.phone.verdict()
 
 
 def play(envs, doubles, episodes, *, retries=8):
@@ -134,7 +136,7 @@ def test_every_kind_has_its_test_here():
 def test_faults_of_server_phone_and_session(kind, how, double, tmp_path, caplog):
     caplog.set_level(logging.WARNING, "android_env.faults")
     log = FaultLog(tmp_path / "faults.jsonl")
-    env = AndroidEnv(device_for(kind, double, log), TASKS, evaluator=phone_verdict(double))
+    env = AndroidEnv(device_for(kind, double, log), TASKS, judge=phone_verdict(double))
     if how == "script":
         on, after = ("actions", 1) if kind == "command_failed" else ("screenshot", 5)
         double.inject(kind, on=on, after=after, times=8 if kind == "settle_timeout" else 1)
@@ -154,7 +156,7 @@ def test_a_judge_that_does_not_answer(how, double, tmp_path, caplog):
     caplog.set_level(logging.WARNING, "android_env.faults")
     log = FaultLog(tmp_path / "faults.jsonl")
     judge = JudgeDouble(phone_verdict(double))
-    env = AndroidEnv(device_for("judge_error", double, log), TASKS, evaluator=judge)
+    env = AndroidEnv(device_for("judge_error", double, log), TASKS, judge=judge)
     if how == "script":
         judge.inject(2)
     else:
@@ -168,7 +170,7 @@ def test_a_judge_that_never_answers_ends_as_a_judge_error_and_is_counted(double,
     log = FaultLog(tmp_path / "faults.jsonl")
     judge = JudgeDouble(phone_verdict(double))
     judge.inject_at_rate(1.0, seed=0)
-    env = AndroidEnv(device_for("judge_error", double, log), TASKS, evaluator=judge)
+    env = AndroidEnv(device_for("judge_error", double, log), TASKS, judge=judge)
     (run,) = play([env], [double], 1, retries=1)
     assert run.outcome == "judge_error" and judge.shown == log.kinds["judge_error"] == 6
     assert log.done == {"RETRY_READ": 4, "raised": 2}
@@ -247,7 +249,7 @@ def env_on(fleet, double, log):
     )
     load = device._restore
     device._restore = lambda task, seed: (load(task, seed), double.load(task, seed))
-    return AndroidEnv(device, TASKS, evaluator=phone_verdict(double))
+    return AndroidEnv(device, TASKS, judge=phone_verdict(double))
 
 
 def test_the_doubles_rates_come_from_their_seeds(tmp_path):
@@ -266,7 +268,7 @@ def test_the_doubles_rates_come_from_their_seeds(tmp_path):
 
 def _fails(judge):
     try:
-        judge(None, None, None)
+        judge(None)
     except KINDS["judge_error"]:
         return True
     return False

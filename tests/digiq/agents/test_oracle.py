@@ -10,9 +10,11 @@ from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import NO_NOISE
 from digiq.agents.agent import Agent, Turn
 from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_tasks, env_factory
+from digiq.agents.devices.simulated import Simulated
 from digiq.agents.oracle import ExactScorer
 from digiq.agents.rollout import plan_episodes, rollout
-from digiq.errors import DigiQError
+from digiq.errors import ConfigError
+from digiq.evaluation.evaluate import EvaluateConfig
 from digiq.policies.base import Candidate, PolicyInput
 
 TASKS = [task for task in device_tasks("webshop/train") if task.level == 2][:6]
@@ -32,6 +34,8 @@ class CollectorAsPolicy:
 
 
 class OnPhones(Agent):
+    reads_device = True
+
     def act(self, turns):
         self.policy.phones = [turn.device for turn in turns]
         return super().act(turns)
@@ -41,7 +45,7 @@ def success(agent) -> float:
     runs = rollout(
         agent,
         plan_episodes(TASKS, 12, seed=0),
-        env_factory(DeviceConfig(noise=NO_NOISE), TASKS),
+        env_factory(DeviceConfig(simulated=Simulated(noise=NO_NOISE)), TASKS),
         record=lambda _: False,
     )
     return float(np.mean([run.outcome == "success" for run in runs]))
@@ -78,7 +82,9 @@ def test_tables_are_kept_up_to_a_number():
     assert len(scorer._tables) == 2
 
 
-def test_another_device_has_no_exact_values():
-    turn = Turn(PolicyInput(np.zeros((2, 2, 3), np.uint8), ""), np.random.default_rng(0), device=object())
-    with pytest.raises(DigiQError, match="simulated phone"):
-        ExactScorer().score_turns([turn], [[]])
+def test_another_device_has_no_exact_values(tmp_path):
+    exact = AgentConfig(scorer="best_values")
+    with pytest.raises(ConfigError, match="simulated phone"):
+        build_agent(exact, device=DeviceConfig(name="chromium"), policy=tmp_path)
+    with pytest.raises(ConfigError, match="simulated phone"):
+        EvaluateConfig(agent=exact, device=DeviceConfig(name="android"))

@@ -13,7 +13,8 @@ from android_env.actions import Action, ParseError, parse_action
 from android_env.errors import DeviceFault
 from android_env.faults import JudgeError, Quarantined
 from android_env.tasks import Task
-from digiq.agents.agent import Agent, Decision
+from digiq.agents.agent import Agent, Decision, EachTurn, ScriptedAgent
+from digiq.agents.oracle import ExactScorer
 from digiq.agents.rollout import plan_episodes, rollout
 from digiq.policies.base import Candidate
 
@@ -125,6 +126,27 @@ def test_with_threads_devices_act_at_the_same_time_and_bugs_still_surface():
 
     with pytest.raises(KeyError, match="a bug"):
         list(rollout(Idle(), specs, Buggy, batch_size=2, threads=True))
+
+
+@pytest.mark.parametrize("declares", [{}, {"reads_device": False}, {"reads_device": True}])
+def test_only_who_declares_to_read_it_gets_the_device(declares):
+    seen = []
+
+    class Looking:
+        name = "looking"
+
+        def act(self, turns):
+            seen.extend(turn.device for turn in turns)
+            return [Decision(GOOD) for _ in turns]
+
+    actor = type("Declaring", (Looking,), declares)()
+    list(rollout(actor, plan_episodes([make_task(0)], 2, seed=0), ToyEnv))
+    assert seen and all((device is not None) == declares.get("reads_device", False) for device in seen)
+
+
+def test_learned_agents_do_not_read_the_device_and_scripts_and_exact_values_do():
+    assert not Agent(ToyPolicy()).reads_device and not Agent(ToyPolicy(), EachTurn(None)).reads_device
+    assert Agent(ToyPolicy(), ExactScorer()).reads_device and ScriptedAgent(None, "oracle").reads_device
 
 
 def test_another_seed_gives_other_episodes():

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from android_env.emulator import EmulatorConfig
+from android_env.emulators.emulator import EmulatorConfig
 from android_env.testing.commands import CommandDoubles
 from digiq import cli
 from digiq.cli import devices
@@ -80,7 +80,7 @@ def test_start_brings_a_fleet_up_keeps_it_and_stops_it(doubles, capsys, tmp_path
     run_dir = tmp_path / "run"
     devices.start(StartOptions(count=4, run_dir=run_dir, config=QUICK), wait)
     out = capsys.readouterr().out
-    assert out.count(" up\n") == 4 and f"--device.fleet {run_dir}/fleet.json" in out
+    assert out.count(" up\n") == 4 and f"--device.android.fleet {run_dir}/fleet.json" in out
     assert [len(look) for look in looks] == [4, 4, 4]
     pids = [{phone["pid"] for phone in look.values()} for look in looks]
     assert pids[0] != pids[1] == pids[2], "the one that ended was started again"

@@ -41,7 +41,7 @@ ARMS = {
     "mc": {"title": "MC", "role": "method", "recipe": {"train_q": {"critic": {"objective": "mc"}}}},
     "exact": {"title": "Exact", "role": "ceiling", "recipe": {"distill": {"policy": {"values": "exact"}}}},
 }
-QUIET = {"noise": {"scale": 0.0}}
+QUIET = {"simulated": {"noise": {"scale": 0.0}}}
 SWEEPS = {
     "noise": {
         "title": "Noise", "arms": ["td8"], "base": "x1", "order": ["x0", "x1"], "seeds": 1,

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from android_env.appium_server import find_appium
-from android_env.avd import Sdk, avd_home, find_sdk
-from android_env.emulator import Ports, port_is_free
+from android_env.appium.server import find_appium
+from android_env.emulators.avd import Sdk, avd_home, find_sdk
+from android_env.emulators.emulator import Ports, port_is_free
 from android_env.errors import SetupError
 
 DISK_GB = 8.0

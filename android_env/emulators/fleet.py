@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from android_env import avd
-from android_env.avd import Sdk
-from android_env.devices.appium import AppiumDevice
-from android_env.devices.uiautomator2 import UiAutomator2
-from android_env.emulator import Emulator, EmulatorConfig, Ports
+from android_env.appium.device import AppiumDevice
+from android_env.appium.uiautomator2 import UiAutomator2
+from android_env.clock import Clock
+from android_env.emulators import avd
+from android_env.emulators.avd import Sdk
+from android_env.emulators.emulator import Emulator, EmulatorConfig, Ports
 from android_env.errors import DeviceFault, SetupError
 from android_env.faults import FaultLog, Quarantined, Recovery, Rung
-from android_env.settle import Clock
 
 _GIVEN_UP = Quarantined("an episode's device could not be mended")
 

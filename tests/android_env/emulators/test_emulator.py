@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from android_env.avd import find_sdk, process_runs
-from android_env.emulator import Emulator, EmulatorConfig, Fingerprint, Ports
+from android_env.emulators.avd import find_sdk, process_runs
+from android_env.emulators.emulator import Emulator, EmulatorConfig, Fingerprint, Ports
 from android_env.faults import (
     AdbOffline,
     AvdBusy,

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from android_env.appium_server import HOST, AppiumServer, free_port
-from android_env.emulator import port_is_free
+from android_env.appium.server import HOST, AppiumServer, free_port
+from android_env.emulators.emulator import port_is_free
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ import pytest
 pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
 
 from android_env.actions import Action, ActionType
+from android_env.appium.device import AppiumDevice, connect, extension
+from android_env.appium.settle import SettleConfig
+from android_env.appium.uiautomator2 import UiAutomator2, elements_of
 from android_env.devices import Reports, StepReport
-from android_env.devices.appium import AppiumDevice, connect, extension
 from android_env.devices.simulated.collector import SCRIPTED, draw
 from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import NO_NOISE
-from android_env.devices.uiautomator2 import UiAutomator2, elements_of
 from android_env.env import AndroidEnv
 from android_env.errors import EpisodeError, TaskError
 from android_env.faults import CommandFailed, MalformedResponse, Quarantined, classify
-from android_env.settle import SettleConfig
 from android_env.tasks import load_tasks
 from android_env.testing.gestures import read_gesture
 
@@ -185,7 +185,7 @@ def test_waiting_is_recorded_for_every_step(make_bench):
 
 @pytest.mark.parametrize("number", range(3))
 def test_the_oracle_solves_a_task_through_the_whole_path(bench, number):
-    env = AndroidEnv(bench.device, TASKS, evaluator=lambda *_: bench.double.phone.verdict())
+    env = AndroidEnv(bench.device, TASKS, judge=lambda _: bench.double.phone.verdict())
     _, info = env.reset(seed=number, options={"task": TASKS[number]})
     rng = np.random.default_rng(0)
     while not info["outcome"]:

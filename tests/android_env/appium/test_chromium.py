@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from android_env.appium_server import AppiumServer
-from android_env.devices.chromium import PHONE, Chromium, Viewport, find_browser, plain
+from android_env.appium.chromium import PHONE, Chromium, Viewport, find_browser, plain
+from android_env.appium.server import AppiumServer
 from android_env.devices.miniwob import MiniWoB
 from android_env.errors import SetupError, TaskError
 from android_env.tasks import Task, load_tasks

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from android_env import avd
+from android_env.emulators import avd
 from android_env.errors import SetupError
 from android_env.faults import AvdBusy
 from android_env.testing.commands import CommandDoubles

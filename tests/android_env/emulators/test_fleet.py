@@ -8,13 +8,13 @@ import threading
 import numpy as np
 import pytest
 
+from android_env.appium.settle import SettleConfig
 from android_env.devices.simulated.collector import SCRIPTED, draw
-from android_env.emulator import EmulatorConfig
+from android_env.emulators.emulator import EmulatorConfig
+from android_env.emulators.fleet import Fleet
 from android_env.env import AndroidEnv
 from android_env.errors import SetupError
 from android_env.faults import EmulatorDead, Quarantined
-from android_env.fleet import Fleet
-from android_env.settle import SettleConfig
 from android_env.tasks import load_tasks
 from android_env.testing.appium import AppiumDouble
 from android_env.testing.clock import FakeClock
@@ -114,7 +114,7 @@ def test_episodes_begin_from_the_snapshot_and_survive_a_dead_emulator(doubles, m
             settle=SettleConfig(stable_polls=1),
         )
         assert device.dialect.udid == emulator.serial and device.dialect.system_port == 8244
-        env = AndroidEnv(device, TASKS, evaluator=lambda *_: appium.phone.verdict())
+        env = AndroidEnv(device, TASKS, judge=lambda _: appium.phone.verdict())
 
         def play():
             appium.load(TASKS[0], 0)

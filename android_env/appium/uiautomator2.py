@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from android_env.devices.appium import Key, Pixel, command, decode_screenshot, extension
-from android_env.devices.fingers import DOWN, UP, finger, move, pause
+from android_env.appium.device import Key, Pixel, command, decode_screenshot, extension
+from android_env.appium.fingers import DOWN, UP, finger, move, pause
 from android_env.errors import TaskError
 from android_env.faults import MalformedResponse
 from android_env.tasks.task import Task

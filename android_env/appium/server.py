@@ -45,7 +45,7 @@ def find_appium(home: str | Path | None = None) -> tuple[list[str], Path | None]
     Raises:
         SetupError: it is in none of these places.
     """
-    checkout = Path(__file__).resolve().parents[1]
+    checkout = Path(__file__).resolve().parents[2]
     named = home or os.environ.get("APPIUM_HOME")
     folders = [Path(named)] if named else [Path(".appium"), checkout / ".appium"]
     node = shutil.which("node")

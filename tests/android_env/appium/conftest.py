@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from android_env.devices.appium import AppiumDevice
-from android_env.devices.uiautomator2 import UiAutomator2
+from android_env.appium.device import AppiumDevice
+from android_env.appium.settle import SettleConfig
+from android_env.appium.uiautomator2 import UiAutomator2
 from android_env.faults import Rung
-from android_env.settle import SettleConfig
 from android_env.tasks import load_tasks
 from android_env.testing.appium import AppiumDouble
 from android_env.testing.clock import FakeClock

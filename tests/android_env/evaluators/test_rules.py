@@ -13,7 +13,7 @@ from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import NO_NOISE
 from android_env.env import AndroidEnv
 from android_env.errors import TaskError
-from android_env.evaluators.rules import on_screen
+from android_env.evaluators.rules import Rules
 from android_env.tasks import load_tasks
 
 TASK = load_tasks("webshop/train")[0]
@@ -21,7 +21,7 @@ TASK = load_tasks("webshop/train")[0]
 
 def outcome_of(actions, **params):
     task = dataclasses.replace(TASK, params={**TASK.params, **params})
-    env = AndroidEnv(SimulatedPhone(noise=NO_NOISE, render=False), [task], evaluator=on_screen)
+    env = AndroidEnv(SimulatedPhone(noise=NO_NOISE, render=False), [task], judge=Rules())
     env.reset(seed=0)
     for action in actions(env.device):
         *_, info = env.step(action)

@@ -10,8 +10,9 @@ import pytest
 pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
 
 from android_env.actions import Action
+from android_env.appium.settle import SettleConfig
+from android_env.appium.uiautomator2 import UiAutomator2
 from android_env.devices.simulated.collector import SCRIPTED, draw
-from android_env.devices.uiautomator2 import UiAutomator2
 from android_env.env import AndroidEnv
 from android_env.errors import DeviceFault
 from android_env.faults import (
@@ -24,7 +25,6 @@ from android_env.faults import (
     SettleTimeout,
     WrongScreenSize,
 )
-from android_env.settle import SettleConfig
 from android_env.tasks import load_tasks
 from android_env.testing.appium import INJECTABLE
 
@@ -210,13 +210,13 @@ def test_a_bug_in_a_dialect_is_no_fault(ready, monkeypatch):
 
 
 def judged_by(bench, verdicts):
-    def evaluator(device, task, action):
+    def judge(moment):
         verdict = verdicts.pop(0)
         if isinstance(verdict, Exception):
             raise verdict
         return verdict
 
-    env = AndroidEnv(bench.device, TASKS, evaluator=evaluator)
+    env = AndroidEnv(bench.device, TASKS, judge=judge)
     env.reset(seed=0, options={"task": TASKS[0]})
     return env
 
@@ -240,7 +240,7 @@ def test_episodes_go_on_under_a_rain_of_faults(bench, seed):
     """Faults that leave the phone alone must leave the episode alone: same screens, each action at most once."""
     gentle = [k for k in INJECTABLE if k.startswith(("screenshot", "malformed", "session", "instrument"))]
     reads = ("screenshot", "source")
-    env = AndroidEnv(bench.device, TASKS, evaluator=lambda *_: bench.double.phone.verdict())
+    env = AndroidEnv(bench.device, TASKS, judge=lambda _: bench.double.phone.verdict())
     _, info = env.reset(seed=seed, options={"task": TASKS[seed]})
     rng, chance = random.Random(seed), np.random.default_rng(seed)
     steps = 0

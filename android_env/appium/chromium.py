@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from android_env.appium_server import free_port
+from android_env.appium.device import Key, Pixel, command, decode_screenshot
+from android_env.appium.fingers import DOWN, UP, finger, move, pause
+from android_env.appium.server import free_port
+from android_env.appium.settle import SettleConfig
 from android_env.devices import Verdict
-from android_env.devices.appium import Key, Pixel, command, decode_screenshot
-from android_env.devices.fingers import DOWN, UP, finger, move, pause
 from android_env.errors import SetupError
 from android_env.faults import BrowserGone, MalformedResponse
-from android_env.settle import SettleConfig
 from android_env.tasks.task import Task
 
 TAP_MS = 50

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
+from android_env.appium.settle import SettleConfig, same_screen, settle
 from android_env.faults import SettleTimeout
-from android_env.settle import SettleConfig, same_screen, settle
 from android_env.testing.clock import FakeClock
 
 GREY = np.full((200, 100, 3), 128, np.uint8)

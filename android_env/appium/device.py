@@ -16,8 +16,10 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from android_env.actions import Action, ActionType
+from android_env.appium.settle import SETTLE, SettleConfig, Settled, same_screen, settle
+from android_env.clock import Clock, SystemClock
 from android_env.devices import Observation, StepReport, Verdict
-from android_env.errors import EpisodeError, TaskError
+from android_env.errors import EpisodeError
 from android_env.faults import (
     CAPS,
     FaultLog,
@@ -28,7 +30,6 @@ from android_env.faults import (
     ScreenshotFailed,
     WrongScreenSize,
 )
-from android_env.settle import SETTLE, Clock, SettleConfig, Settled, SystemClock, same_screen, settle
 from android_env.tasks.task import Task
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ class KnowsTruth(Protocol):
 
 
 class AppiumDevice:
-    """A device behind an Appium server; implements `Device` and `Reports`, and `JudgesItself` with some dialects.
+    """A device behind an Appium server; implements `Device` and `Reports`.
 
     Args:
         url: where the server listens, for example `http://127.0.0.1:4723`.
@@ -138,7 +139,6 @@ class AppiumDevice:
         self._driver: Any = None
         self._task: Task | None = None
         self.goal = ""
-        self._declared = False
         self._shown: np.ndarray | None = None  # what the agent saw last
         self._fresh: np.ndarray | None = None  # settled, not yet observed
         given = dict(repairs or {})
@@ -173,7 +173,6 @@ class AppiumDevice:
         if self._task is None:
             raise EpisodeError("the device has no episode yet; call reset(task, seed=...) first.")
         self.report = StepReport("nothing")
-        self._declared = self._declared or action.ends_episode
         if action.ends_episode or action.type is ActionType.ANSWER:
             return
         before = self._shown
@@ -191,21 +190,6 @@ class AppiumDevice:
     def observe(self) -> Observation:
         """What the device shows now."""
         return self.recovery.read(self._look)
-
-    def verdict(self) -> Verdict | None:
-        """Whether and how the episode has ended; declaring it over before the device takes it for done is a failure.
-
-        Raises:
-            TaskError: devices of this dialect do not know.
-            DeviceFault: the device cannot be asked.
-        """
-        dialect = self.dialect
-        if not isinstance(dialect, KnowsTruth):
-            raise TaskError(
-                f"device {self.name!r} cannot judge its tasks; give AndroidEnv an evaluator that can."
-            )
-        found = self.ask(dialect.verdict)
-        return "failure" if found is None and self._declared else found
 
     def ask(self, question: Callable[[Any], T]) -> T:
         """Calls `question` with the driver; it may only read, since after gentle repairs it is called again.
@@ -237,7 +221,6 @@ class AppiumDevice:
             self._end_session()  # what runs on the phone for the session does not survive
             self._restore(task, seed)
         self.goal = self.dialect.reset(self._connected(), task, seed) or task.goal
-        self._declared = False
         self._settled()
         return self._look()
 

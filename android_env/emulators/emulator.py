@@ -19,8 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from android_env import avd
-from android_env.avd import Sdk
+from android_env.clock import Clock, SystemClock
+from android_env.emulators import avd
+from android_env.emulators.avd import Sdk
 from android_env.errors import SetupError
 from android_env.faults import (
     AdbOffline,
@@ -31,7 +32,6 @@ from android_env.faults import (
     Rung,
     SnapshotMissing,
 )
-from android_env.settle import Clock, SystemClock
 
 _FOCUS = re.compile(r"^\s*m(?:CurrentFocus|FocusedApp)=.*\s([\w.]+)/[\w.$]+", re.MULTILINE)
 

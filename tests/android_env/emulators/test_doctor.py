@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from android_env import doctor
+from android_env.emulators import doctor
 from android_env.errors import SetupError
 from android_env.testing.commands import CommandDoubles
 

@@ -1,0 +1,1 @@
+"""Android emulators: their files, one, several, and what a machine lacks for them."""
