@@ -339,10 +339,10 @@ def test_the_best_checkpoint_outlives_old_ones(tmp_path, monkeypatch, spread):
     """``heldout`` with one checkpoint kept would otherwise mean the last; a run that goes on keeps it too."""
     errors = {2: spread, 4: 0.5, 6: 0.75, 8: 0.75, 10: spread}
 
-    def scripted(config, row):
+    def scripted(choose_by, row):
         return float(errors.get(row["epoch"], 2.0))
 
-    monkeypatch.setattr("digiq.critics.train._metric", scripted)
+    monkeypatch.setattr("digiq.critics.train.metric_of", scripted)
     config = stage_config(keep=1, choose="heldout")
     saved = []
     for epochs in (6, 10):
@@ -428,7 +428,7 @@ KILLED = """
     spec = importlib.util.spec_from_file_location("stage", {file!r})
     stage = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(stage)
-    from digiq.critics import train
+    from digiq.critics import population, train
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
     def die_after(name, epoch):
@@ -442,7 +442,7 @@ KILLED = """
         setattr(cls, method, then_die)
     moment = sys.argv[2]
     if moment == "describe":
-        train.describe = die
+        train.describe = population.describe = die
     else:
         die_after(*{{"row 1": ("MetricsLog", 1), "row 3": ("MetricsLog", 3), "row 4": ("MetricsLog", 4),
                      "save 4": ("Checkpoints", 4)}}[moment])
