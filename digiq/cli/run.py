@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from digiq.errors import ConfigError
 
 HELP = """usage: digiq run RECIPE.yaml [--overwrite] [--FIELD VALUE ...]
 
 Runs every stage of a recipe that is not complete yet, each in a process of its own, and ends with a table and a
-report. Kill it whenever you like; the same command goes on. 'digiq run RECIPE.yaml --help' lists every field.
+report. Kill it whenever you like; the same command goes on.
 
   digiq run configs/quickstart.yaml
   digiq run configs/quickstart.yaml --seed 7 --name other
-  digiq run configs/aitw_sample.yaml --episodes.source DIR"""
+  digiq run configs/aitw_sample.yaml --help       what people change, with this recipe's values
+  digiq run configs/aitw_sample.yaml --help-all   every field, by stage"""
+
+COMMON = (
+    "name",
+    "output",
+    "seed",
+    "vlm",
+    "demonstrations.num_episodes",
+    "fit_policy.fit.updates",
+    "collect.tasks",
+    "collect.num_episodes",
+    "label.source",
+    "propose.num_candidates",
+    "propose.temperature",
+    "tune_vlm.max_examples",
+    "featurize.layers",
+    "featurize.dtype",
+    "featurize.device",
+    "featurize.batch_size",
+    "train_q.critic.objective",
+    "train_q.critic.gamma",
+    "train_q.critic.epochs",
+    "train_q.critic.batch_size",
+    "evaluate.tasks",
+    "evaluate.episodes",
+)
+"""The fields that ``--help`` shows, where the recipe has their sections."""
 
 
 def main(arguments: list[str]) -> None:
     """Parses ``RECIPE.yaml [--overwrite] [--field value ...]`` and runs it."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
         print(HELP)
         return
     if arguments[0].startswith("-"):
@@ -27,6 +56,33 @@ def main(arguments: list[str]) -> None:
     from digiq.pipeline.recipe import Recipe
 
     recipe = load_yaml(Recipe, arguments[0])
-    rest = [a for a in arguments[1:] if a != "--overwrite"]
-    recipe = parse(Recipe, rest, default=recipe, program=f"digiq run {arguments[0]}")
+    if "--help" in arguments or "-h" in arguments:
+        print(common_help(recipe, arguments[0]))
+        return
+    rest = ["--help" if a == "--help-all" else a for a in arguments[1:] if a != "--overwrite"]
+    recipe = parse(Recipe, rest, default=recipe, program=f"digiq run {arguments[0]}", switches=True)
     run.run(recipe, overwrite="--overwrite" in arguments)
+
+
+def common_help(recipe: Any, file: str) -> str:
+    """What people change in a recipe, with the values that it has."""
+    lines = [f"usage: digiq run {file} [--overwrite] [--FIELD VALUE ...]", ""]
+    for path in COMMON:
+        owner, (*sections, name) = recipe, path.split(".")
+        for section in sections:
+            owner = getattr(owner, section, None)
+        if owner is None or not hasattr(owner, name):
+            continue
+        value, about = getattr(owner, name), _about(type(owner), name)
+        lines += [f"  --{path.replace('_', '-')}  (here: {value})", f"      {about}"]
+    return "\n".join([*lines, "", f"digiq run {file} --help-all shows every field, by stage."])
+
+
+def _about(cls: Any, name: str) -> str:
+    """The first sentence of what a config class says of a field."""
+    field = cls.__pydantic_fields__[name]
+    said = field.description or next(
+        (m.documentation for m in field.metadata if hasattr(m, "documentation")), ""
+    )
+    first, dot, _ = " ".join(said.split()).replace("``", "").partition(". ")
+    return first + ("." if dot else "")

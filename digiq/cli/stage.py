@@ -13,12 +13,16 @@ import typing
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import docstring_parser
 import tyro
+from typing_extensions import Doc
 
 from digiq.config import load_yaml
 from digiq.pipeline.stages import Stage
 
 T = TypeVar("T")
+_PLAIN = (tyro.conf.FlagConversionOff,)
+"""A switch of a config is ``--standardize False``, and never the double negative of a flag."""
 _NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?(,[-+]?[\d.]+(e[-+]?\d+)?)+", re.IGNORECASE)
 
 
@@ -35,8 +39,17 @@ def main(command: str, stage: Stage, arguments: list[str]) -> None:
     print(f"{artifact.path}: complete. {counts}", file=sys.stderr)
 
 
-def parse(cls: type[T], arguments: list[str], *, program: str, default: T | None = None) -> T:
+def parse(
+    cls: type[T], arguments: list[str], *, program: str, default: T | None = None, switches: bool = False
+) -> T:
     """Parses arguments into ``cls``.
+
+    Args:
+      cls: what to parse into.
+      arguments: of the command line.
+      program: how the command is called.
+      default: what the arguments differ from.
+      switches: whether a bool is written ``--name True`` instead of as a flag.
 
     Raises:
       ConfigError: a value outside its field's range.
@@ -46,9 +59,22 @@ def parse(cls: type[T], arguments: list[str], *, program: str, default: T | None
         args=list(_listed(arguments)),
         prog=program,
         default=default,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff, *(_PLAIN if switches else ())),
     )
     return typing.cast(T, parsed)
+
+
+def _told(run: Any) -> dict[str, str]:
+    """What a stage's docstring says of its parameters; where one line is of several, each gets it."""
+    found: dict[str, str] = {}
+    for parameter in docstring_parser.parse(run.__doc__ or "").params:
+        about = " ".join((parameter.description or "").split())
+        found |= {name.strip(): about[:1].upper() + about[1:] for name in parameter.arg_name.split(",")}
+    inputs = [p for p in inspect.signature(run).parameters if p not in ("config", "out", "overwrite")]
+    # "The artefact." says no more than the name does.
+    found = {name: about for name, about in found.items() if about != "The artefact."}
+    defaults = {name: f"Directory of the {name} artefact." for name in inputs}
+    return defaults | {"out": "The directory of the artefact that is written."} | found
 
 
 def _listed(arguments: list[str]) -> Iterator[str]:
@@ -66,19 +92,22 @@ def _listed(arguments: list[str]) -> Iterator[str]:
 def _options(run: Any, about: str, config: Any = None) -> type:
     """A dataclass with the parameters of a stage's ``run``; the fields of ``config`` stand at the top level."""
     hints = typing.get_type_hints(run)
+    told = _told(run)
     fields: list[Any] = []
     for name, parameter in inspect.signature(run).parameters.items():
-        kind = hints[name]
+        kind = typing.Annotated[hints[name], Doc(told.get(name, ""))]
         if name == "config":
+            kind = hints[name]
             fields.append(
                 (
                     name,
-                    typing.Annotated[kind, tyro.conf.arg(name="")],
+                    typing.Annotated[kind, tyro.conf.arg(name=""), *_PLAIN],
                     dataclasses.field(default_factory=kind if config is None else lambda: config),
                 )
             )
         elif name == "overwrite":
-            fields.append((name, bool, dataclasses.field(default=False)))
+            about_it = "Throw away what --out holds, whatever it is, and start anew."
+            fields.append((name, typing.Annotated[bool, Doc(about_it)], dataclasses.field(default=False)))
         elif parameter.default is inspect.Parameter.empty:
             fields.append((name, kind))
         else:

@@ -42,7 +42,7 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 class CardConfig:
     """How closely the data is looked at."""
 
-    episodes: Annotated[int, Field(ge=1)] = 64
+    valued: Annotated[int, Field(ge=1)] = 64
     """Episodes whose states are valued exactly, from the first."""
     support: Annotated[int, Field(ge=1)] = 64
     """Likeliest actions of the policy that are looked at in each state."""
@@ -86,7 +86,7 @@ def run(config: CardConfig, *, episodes: Path, policy: Path, out: Path, overwrit
         store = LabelledEpisodes(episodes)
         outcomes = collections.Counter(episode.outcome for episode in store)
         success = wilson(outcomes["success"], len(store))
-        some = [store[n] for n in range(min(config.episodes, len(store)))]
+        some = [store[n] for n in range(min(config.valued, len(store)))]
         screens, p = best_probability(load_policy(policy), episodes, some, config.support, config.discount)
         kinds = sorted(set(screens))
         card: dict[str, Any] = {

@@ -44,7 +44,7 @@ class QMetricsConfig:
 
     tasks: str = "webshop/test"
     """Tasks that the extracted policy plays."""
-    episodes: Annotated[int, Field(ge=1)] = 90
+    rollouts: Annotated[int, Field(ge=1)] = 90
     """Roll-outs of the extracted policy."""
     device: DeviceConfig = DeviceConfig()
     agent: AgentConfig = AgentConfig()
@@ -225,7 +225,7 @@ def count_visits(config: QMetricsConfig, policy: Path) -> dict[str, int]:
         raise ConfigError(f"device.name: '{config.device.name}' has no kinds of screens; take 'simulated'.")
     tasks = device_tasks(config.tasks)
     agent = _Counting(build_agent(config.agent, device=config.device, policy=policy))
-    specs = plan_episodes(tasks, config.episodes, config.seed)
+    specs = plan_episodes(tasks, config.rollouts, config.seed)
     with progress("q-metrics", len(specs), unit="episodes") as bar:
         for _ in rollout(agent, specs, env_factory(config.device, tasks), record=lambda spec: False):
             bar.advance()

@@ -168,7 +168,7 @@ STAGES: Mapping[str, Stage] = {
         writes="card",
         reads=("episodes", "policy"),
         section="card",
-        seconds=lambda load: 3 + 0.14 * load.config.episodes,
+        seconds=lambda load: 3 + 0.14 * load.config.valued,
     ),
     "value": Stage(
         module="digiq.laboratory.exact_values",
@@ -183,7 +183,7 @@ STAGES: Mapping[str, Stage] = {
         about="how good a learned Q is where its policy goes",
         writes="q_metrics",
         reads=(*_LABELLED, "proposals", "features", "critic", "exact", "policy"),
-        seconds=lambda load: 4 + 0.02 * load.config.episodes,
+        seconds=lambda load: 4 + 0.02 * load.config.rollouts,
     ),
     "rank": Stage(
         module="digiq.report.ranking",

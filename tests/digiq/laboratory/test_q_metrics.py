@@ -82,7 +82,7 @@ def test_a_data_card_of_the_collector(small_run, logged, tmp_path, monkeypatch):
     policy = tmp_path / "policy"
     policy.mkdir()
     made = card.run(
-        CardConfig(episodes=3, candidates=(1, 64)), episodes=small_run.root / "episodes", policy=policy,
+        CardConfig(valued=3, candidates=(1, 64)), episodes=small_run.root / "episodes", policy=policy,
         out=tmp_path / "card",
     )  # fmt: skip
     found = card.read_card(made.path)
@@ -151,7 +151,7 @@ def test_visits_are_counted_where_the_policy_acts(monkeypatch):
 
     scripted = build_agent(AgentConfig(kind="homesick"))
     monkeypatch.setattr(q_metrics, "build_agent", lambda *_, **__: scripted)
-    visits = q_metrics.count_visits(QMetricsConfig(episodes=2), None)
+    visits = q_metrics.count_visits(QMetricsConfig(rollouts=2), None)
     # It goes home every time it has left the launcher, and spends all of its budget.
     assert sum(visits.values()) == 40 and visits["launcher"] >= 18
     assert dataclasses.is_dataclass(QMetricsConfig())

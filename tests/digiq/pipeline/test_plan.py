@@ -103,7 +103,7 @@ def test_the_critic_can_choose_on_the_device_what_the_ceiling_chooses_by_truth()
 
 
 def test_an_arm_acts_as_the_recipe_says_and_the_others_as_where_it_is_evaluated():
-    wanted = {"agents": {"digiq": {"temperature": 1.4}}, "exact": {}, "q_metrics": {"episodes": 3}}
+    wanted = {"agents": {"digiq": {"temperature": 1.4}}, "exact": {}, "q_metrics": {"rollouts": 3}}
     recipe = load(Recipe, to_dict(QUICKSTART) | wanted)
     of = {node.name: node.config for node in plan(recipe)}
     assert of["evaluation/digiq"].agent.temperature == of["q_metrics/digiq"].agent.temperature == 1.4
