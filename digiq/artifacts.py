@@ -29,6 +29,9 @@ from digiq.errors import ArtifactError, ArtifactMismatch
 from digiq.tables import own_sources
 
 MANIFEST = "manifest.json"
+CHECKSUMS = "checksums.json"
+_OWN_CHECKSUM = "checksum"
+_VERIFIED = "DIGIQ_VERIFIED"
 _LOCK = ".lock"
 # Logs carry times of day, so they are neither checksummed nor part of the content that later stages depend on.
 _VOLATILE = ("logs/*", "metrics.jsonl", "*tfevents*", _LOCK, MANIFEST, "*.tmp", "*.tmp/*")
@@ -73,14 +76,9 @@ class Artifact:
 
     def verify(self) -> None:
         """Reads every file again and raises ArtifactError naming the first one that is missing or changed."""
-        for name, expected in self.manifest.files.items():
-            file = self.path / name
-            if not file.is_file():
-                raise ArtifactError(f"{file}: missing; run '{self.manifest.stage}' again with --overwrite.")
-            if _digest_file(file) != expected:
-                raise ArtifactError(
-                    f"{file}: checksum differs from {MANIFEST}; run '{self.manifest.stage}' again with --overwrite."
-                )
+        _verify(
+            self.path, self.manifest.files, MANIFEST, f"run '{self.manifest.stage}' again with --overwrite"
+        )
 
 
 class Writer:
@@ -119,7 +117,8 @@ class Writer:
         self._started = time.time()
         environment = {**self.manifest.environment, **_environment(), "seconds": round(spent, 2)}
         self.manifest = dataclasses.replace(self.manifest, environment=environment)
-        atomic_write_json(self.path / MANIFEST, dataclasses.asdict(self.manifest))
+        about = dataclasses.asdict(self.manifest)
+        atomic_write_json(self.path / MANIFEST, {**about, _OWN_CHECKSUM: _digest_json(_plain(about))})
 
 
 @contextlib.contextmanager
@@ -196,10 +195,25 @@ def is_complete(
 
 
 def open(path: str | Path, stage: str | None = None) -> Artifact:
-    """Opens a finished artefact.
+    """Opens a finished artefact, having read every file of it once in this process or run (:func:`verified_once`).
 
     Raises:
-      ArtifactError: no manifest, not complete, or made by another stage.
+      ArtifactError: no manifest, not complete, made by another stage, or a file that is missing or changed.
+    """
+    artifact = Artifact(Path(path), read_manifest(path, stage))
+    seen = _seen(artifact)
+    stats = _stats(artifact)
+    if _read_seen(seen) != stats:
+        artifact.verify()
+        _write_seen(seen, stats)
+    return artifact
+
+
+def read_manifest(path: str | Path, stage: str | None = None) -> Manifest:
+    """What a finished artefact says of itself; its files are not looked at.
+
+    Raises:
+      ArtifactError: no manifest, a changed one, not complete, or made by another stage.
     """
     path = Path(path)
     manifest = _read_manifest(path)
@@ -214,14 +228,126 @@ def open(path: str | Path, stage: str | None = None) -> Artifact:
         )
     if manifest.state != "complete":
         raise ArtifactError(f"{path}: '{manifest.stage}' has not finished; run it again and it resumes.")
-    return Artifact(path, manifest)
+    return manifest
+
+
+@contextlib.contextmanager
+def verified_once(folder: Path) -> Generator[None, None, None]:
+    """Has this process and those that it starts verify each artefact once between them; what earlier runs found is forgotten.
+
+    Args:
+      folder: for notes of what was verified: each file's size, number and times. The time of its last change cannot be
+        set back, so a file that was changed since is read again.
+    """
+    _remove(folder)
+    folder.mkdir(parents=True)
+    before = os.environ.get(_VERIFIED)
+    os.environ[_VERIFIED] = str(folder.absolute())
+    try:
+        yield
+    finally:
+        os.environ.pop(_VERIFIED)
+        if before is not None:
+            os.environ[_VERIFIED] = before
+
+
+def _seen(artifact: Artifact) -> str:
+    return _digest_json([str(artifact.path.absolute()), artifact.manifest.digest])
+
+
+def _stats(artifact: Artifact) -> dict[str, list[int]]:
+    """Of the files that are there."""
+    found: dict[str, list[int]] = {}
+    for name in artifact.manifest.files:
+        with contextlib.suppress(OSError):
+            s = (artifact.path / name).stat()
+            found[name] = [s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns]
+    return found
+
+
+_noted: dict[str, dict[str, list[int]]] = {}
+
+
+def _read_seen(seen: str) -> dict[str, list[int]] | None:
+    folder = os.environ.get(_VERIFIED)
+    if seen in _noted or folder is None:
+        return _noted.get(seen)
+    try:
+        return json.loads((Path(folder) / seen).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_seen(seen: str, stats: dict[str, list[int]]) -> None:
+    _noted[seen] = stats
+    folder = os.environ.get(_VERIFIED)
+    if folder is not None:
+        with contextlib.suppress(OSError):  # then the next one reads the files once more
+            atomic_write_json(Path(folder) / seen, stats)
+
+
+def write_checksums(path: Path) -> None:
+    """Writes ``checksums.json`` over a directory that is no stage's, so that what reads it can tell whether it is whole."""
+    atomic_write_json(path / CHECKSUMS, checksums(path))
+
+
+def checksums(path: Path) -> dict[str, str]:
+    """SHA-256 of each file below a directory, by relative path; logs and the checksums' own file are left out."""
+    return {name: _digest_file(path / name) for name in _files_under(path) if name != CHECKSUMS}
+
+
+def check_directory(path: Path, stages: tuple[str, ...]) -> None:
+    """Verifies a directory that one of ``stages``, or :func:`write_checksums`, has made.
+
+    Raises:
+      ArtifactError: neither, unfinished, or a file that is missing or changed.
+    """
+    if (path / MANIFEST).is_file():
+        found = open(path).manifest.stage
+        if found not in stages:
+            raise ArtifactError(
+                f"{path}: was made by '{found}', but one of {', '.join(stages)} is needed here."
+            )
+        return
+    if not (path / CHECKSUMS).is_file():
+        raise ArtifactError(
+            f"{path}: neither {MANIFEST} nor {CHECKSUMS} says whether its files are whole; save it again."
+        )
+    check(path, path / CHECKSUMS, "save it again")
+
+
+def check(path: Path, sums: Path, mend: str) -> None:
+    """Holds a directory against a file of its :func:`checksums`.
+
+    Args:
+      path: the directory.
+      sums: JSON, SHA-256 by relative path.
+      mend: what to do, for errors.
+
+    Raises:
+      ArtifactError: a file of it is missing or changed, or ``sums`` is damaged.
+    """
+    try:
+        files: dict[str, str] = json.loads(sums.read_text(encoding="utf-8"))
+        _verify(path, files, sums.name, mend)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ArtifactError(f"{sums}: damaged ({error}); {mend}.") from None
+
+
+def _verify(path: Path, files: Mapping[str, str], against: str, mend: str) -> None:
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            raise ArtifactError(f"{file}: missing; {mend}.")
+        if _digest_file(file) != expected:
+            raise ArtifactError(f"{file}: checksum differs from {against}; {mend}.")
 
 
 def content_digest(path: str | Path) -> str:
     """Digest of an artefact's content, or of any other file or directory by its bytes."""
     path = Path(path)
     if (path / MANIFEST).is_file():
-        return open(path).manifest.digest
+        return read_manifest(path).digest
     if path.is_file():
         return _digest_file(path)
     if path.is_dir():
@@ -301,9 +427,16 @@ def _read_manifest(path: Path) -> Manifest | None:
     if not file.is_file():
         return None
     try:
-        return Manifest(**json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
+        about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        whole = about.pop(_OWN_CHECKSUM, "") == _digest_json(about)
+        manifest = Manifest(**about)
+    except (ValueError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{file}: not a readable manifest ({error}); use --overwrite.") from None
+    if not whole:
+        raise ArtifactError(
+            f"{file}: was changed after it was written, or by an earlier version; run '{manifest.stage}' again with --overwrite."
+        )
+    return manifest
 
 
 def _differences(found: Manifest, wanted: Manifest) -> str:
@@ -336,6 +469,11 @@ def _files_under(path: Path) -> list[str]:
         for n in names
         if not any(fnmatch.fnmatch(n, v) or fnmatch.fnmatch(Path(n).name, v) for v in _VOLATILE)
     )
+
+
+def _plain(value: Any) -> Any:
+    """As it is read back from JSON."""
+    return json.loads(json.dumps(value, default=_json_default))
 
 
 def _digest_json(value: Any) -> str:

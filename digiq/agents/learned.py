@@ -49,7 +49,7 @@ class LearnedScorer:
         """
         from digiq.vlm.backbone import load_backbone
 
-        manifest = artifacts.open(features, stage="featurize").manifest
+        manifest = artifacts.read_manifest(features, stage="featurize")
         config = load(
             FeaturizeConfig, manifest.config, where=str(features / artifacts.MANIFEST), recorded=True
         )

@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import docstring_parser
@@ -32,7 +32,9 @@ def main(command: str, stage: Stage, arguments: list[str]) -> None:
     config = None
     if arguments and arguments[0].endswith(".yaml"):
         config, arguments = load_yaml(stage.config, arguments[0]), arguments[1:]
-    options = parse(_options(module.run, stage.about, config), arguments, program=f"digiq {command}")
+    kind = _options(module.run, stage.about, config)
+    spelled = list(_spelled(arguments, _switches(kind)))
+    options = parse(kind, spelled, program=f"digiq {command}")
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     artifact = module.run(values.pop("config"), **values)
     counts = ", ".join(f"{key} {value}" for key, value in artifact.manifest.counts.items())
@@ -56,7 +58,7 @@ def parse(
     """
     parsed = tyro.cli(
         cls,
-        args=list(_listed(arguments)),
+        args=list(_listed(_spelled(arguments, _switches(cls)) if switches else arguments)),
         prog=program,
         default=default,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff, *(_PLAIN if switches else ())),
@@ -77,7 +79,26 @@ def _told(run: Any) -> dict[str, str]:
     return defaults | {"out": "The directory of the artefact that is written."} | found
 
 
-def _listed(arguments: list[str]) -> Iterator[str]:
+def _switches(cls: Any, prefix: str = "--") -> set[str]:
+    """Options that are bools, however deep in the configs."""
+    found: set[str] = set()
+    for name, hint in typing.get_type_hints(cls).items() if dataclasses.is_dataclass(cls) else ():
+        path = prefix if name == "config" and prefix == "--" else f"{prefix}{name.replace('_', '-')}."
+        for kind in (hint, *typing.get_args(hint)):
+            found |= {path.rstrip(".")} if kind is bool else _switches(kind, path)
+    return found
+
+
+def _spelled(arguments: list[str], switches: set[str]) -> Iterator[str]:
+    """A switch of a config alone is one that is on: ``--data-parallel`` is ``--data-parallel True``."""
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        yield argument
+        alone = argument.replace("_", "-") in switches and argument != "--overwrite"
+        if alone and following.startswith("--"):
+            yield "True"
+
+
+def _listed(arguments: Iterable[str]) -> Iterator[str]:
     """Numbers joined by commas as separate arguments: ``--lr 1e-5,1e-4`` is ``--lr 1e-5 1e-4``."""
     for argument in arguments:
         option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from digiq import artifacts
 from digiq.critics.heads import Params
 from digiq.critics.learner import LearnerState
 from digiq.errors import ArtifactError
@@ -34,7 +35,8 @@ class _Newest:
 class Checkpoints:
     """Saves in the background, commits by rename, and keeps the last ``keep``; a context manager.
 
-    A process killed while saving leaves the previous checkpoint as the latest.
+    A process killed while saving leaves the previous checkpoint as the latest. Each has its checksums beside it, which are
+    held against it before it is read; one that was killed before it had them is no checkpoint.
     """
 
     def __init__(self, path: Path, keep: int | None = None):
@@ -44,6 +46,7 @@ class Checkpoints:
         me = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(me, {me}, f"{me}")
         self._stays = _Newest(keep)
+        self._saved: set[int] = set()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._stays,
             create=False,
@@ -58,18 +61,42 @@ class Checkpoints:
     @property
     def epochs(self) -> list[int]:
         """Epochs with a committed checkpoint, in order."""
-        return sorted(self._manager.all_steps())
+        self._settle()
+        return sorted(step for step in self._manager.all_steps() if self._sums(step).is_file())
+
+    def _sums(self, epoch: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.sums") / f"{epoch}.json"
+
+    def _settle(self) -> None:
+        """Waits for what is being written, and gives it its checksums; those of deleted checkpoints go."""
+        if not self._saved:
+            return  # what only reads must not vouch for what it finds
+        self._manager.wait_until_finished()
+        steps = set(self._manager.all_steps())
+        for epoch in self._saved & steps:
+            if not self._sums(epoch).is_file():
+                artifacts.atomic_write_json(self._sums(epoch), artifacts.checksums(self._path / str(epoch)))
+        for file in self._sums(0).parent.glob("*.json"):
+            if int(file.stem) not in steps:
+                file.unlink()
+
+    def drop_unfinished(self) -> None:
+        """Deletes checkpoints without checksums, so that their epochs can be saved again."""
+        for epoch in sorted({*self._manager.all_steps()} - {*self.epochs}):
+            self._manager.delete(epoch)
 
     def save(self, epoch: int, state: LearnerState, stays: int | None = None) -> None:
         """Copies the state to the host and writes it in the background, the sampler's key with it.
 
         Old checkpoints make room, but for that of epoch ``stays``.
         """
+        self._settle()
         self._stays.besides = stays
         host = jax.tree.map(
             lambda x: np.array(x, copy=True), state
         )  # the next epoch reuses the state's buffers
         training = {"target": host.target, "optimizer": host.optimizer, "key": host.key, "step": host.step}
+        self._saved.add(epoch)
         self._manager.save(
             epoch,
             args=ocp.args.Composite(
@@ -80,6 +107,7 @@ class Checkpoints:
     def save_params(self, epoch: int, params: Params) -> None:
         """Writes the parameters alone: a checkpoint that can score and not resume."""
         host = jax.tree.map(lambda x: np.array(x, copy=True), params)
+        self._saved.add(epoch)
         self._manager.save(epoch, args=ocp.args.Composite(params=ocp.args.StandardSave(host)))
 
     def restore(self, epoch: int, like: LearnerState) -> LearnerState:
@@ -93,9 +121,10 @@ class Checkpoints:
         return self._read(epoch, params=like)["params"]
 
     def _read(self, epoch: int, **like: Any) -> Any:
-        self._manager.wait_until_finished()
+        self._settle()
         if epoch not in self._manager.all_steps():
             raise ArtifactError(f"{self._path}: no checkpoint of epoch {epoch}; there are {self.epochs}.")
+        artifacts.check(self._path / str(epoch), self._sums(epoch), "train the critic again with --overwrite")
         for name, tree in like.items():
             # Compared before reading: a wrong shape would fail somewhere inside the storage library.
             stored = _shapes(self._manager.item_metadata(epoch)[name])
@@ -119,7 +148,7 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manager.wait_until_finished()
+        self._settle()
         self._manager.close()
 
 

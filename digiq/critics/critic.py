@@ -212,6 +212,7 @@ def save_critic(critic: Critic, path: str | Path) -> None:
     with Checkpoints(path / "checkpoints") as checkpoints:
         checkpoints.save_params(critic.config.epochs, critic.params)
     describe(path, critic, critic.config.epochs)
+    artifacts.write_checksums(path)
 
 
 def load_critic(path: str | Path, epoch: int | None = None) -> Critic:
@@ -225,10 +226,9 @@ def load_critic(path: str | Path, epoch: int | None = None) -> Critic:
       ArtifactError: no critic there, unfinished, no such checkpoint, or one of another architecture.
     """
     path = Path(path).absolute()
-    if (path / artifacts.MANIFEST).is_file():
-        artifacts.open(path, stage="train-q")
     if not (path / _DESCRIPTION).is_file():
         raise ArtifactError(f"{path}: no {_DESCRIPTION}, so it is not a critic; run 'digiq train-q'.")
+    artifacts.check_directory(path, ("train-q",))
     description = json.loads((path / _DESCRIPTION).read_text())
     config = load(CriticConfig, description["critic"], where=str(path / _DESCRIPTION), recorded=True)
     with np.load(path / _STANDARDIZER, allow_pickle=False) as stored:

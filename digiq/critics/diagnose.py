@@ -129,7 +129,7 @@ def training_of(critic: Path, *, features: Path, episodes: Path, rewards: Path |
     """
     from digiq.config import load
 
-    manifest = artifacts.open(critic, stage="train-q").manifest
+    manifest = artifacts.read_manifest(critic, stage="train-q")
     if rewards is None and "rewards" in manifest.inputs:
         raise DigiQError(f"{critic}: was trained with rewards of their own; name them with --rewards.")
     if rewards is not None and "rewards" not in manifest.inputs:

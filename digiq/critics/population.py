@@ -158,6 +158,7 @@ def train_best_member(
         Checkpoints(path / "population", keep=1) as checkpoints,
         MetricsLog(path, "population.jsonl", events=False) as log,
     ):
+        checkpoints.drop_unfinished()
         first = max(checkpoints.epochs, default=0)
         state = (
             checkpoints.restore(first, jax.eval_shape(population.init, data))
@@ -183,6 +184,7 @@ def train_best_member(
         params = take_member(state, best).params
     rows = [r for r in log.rows if Member(int(r["seed"]), r["learning_rate"]) == population.members[best]]
     with Checkpoints(path / "checkpoints") as chosen, MetricsLog(path) as chosen_log:
+        chosen.drop_unfinished()
         chosen_log.rewind(0)  # a run that was killed here has written rows already
         chosen.save_params(config.critic.epochs, params)
         critic = critic_of(config.critic, params, data, features, ())

@@ -252,6 +252,7 @@ def _train_resumably(
 ) -> tuple[int, list[dict[str, float]]]:
     """Trains from the latest checkpoint under ``path``; the chosen epoch and the metrics of all epochs."""
     with Checkpoints(path / "checkpoints", config.keep) as checkpoints, MetricsLog(path) as log:
+        checkpoints.drop_unfinished()
         first = max(checkpoints.epochs, default=0)
         like = jax.eval_shape(Learner(config.critic).init, jax.random.PRNGKey(config.seed), data)
         epochs = _epochs(config, data, first, checkpoints.restore(first, like) if first else None)

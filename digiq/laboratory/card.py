@@ -151,7 +151,7 @@ def mistake_mix(path: Path, episodes: Sequence[Episode]) -> dict[str, float]:
     """Share of the logged actions by kind: ``right``, ``fine`` (as good), or a kind of mistake."""
     from android_env.devices.simulated import collector, kernel
 
-    config = artifacts.open(path, stage="collect").manifest.config
+    config = artifacts.read_manifest(path, stage="collect").config
     device = load(DeviceConfig, config["device"], where=str(path), recorded=True).chosen
     tasks = {task.task_id: task for task in device_tasks(config["tasks"])}
     phone = device.phone(render=False)

@@ -152,7 +152,7 @@ def run(
             return writer.artifact
         how = load(
             DistillConfig,
-            artifacts.open(policy, stage="distill").manifest.config,
+            artifacts.read_manifest(policy, stage="distill").config,
             where=str(policy),
             recorded=True,
         ).best_of_n

@@ -64,7 +64,7 @@ class Picks:
 
 def is_simulated(episodes: Path) -> bool:
     """True where the episodes were collected on the simulated phone, so that they can be replayed."""
-    manifest = artifacts.open(episodes).manifest
+    manifest = artifacts.read_manifest(episodes)
     name = manifest.config["device"]["name"] if manifest.stage == "collect" else ""
     return name in DEVICES and DEVICES[name].exact
 
@@ -100,7 +100,7 @@ def replay(
     """
     from android_env.devices.simulated.exact import ExactValues, seeing
 
-    config = artifacts.open(episodes_path, stage="collect").manifest.config
+    config = artifacts.read_manifest(episodes_path, stage="collect").config
     device = load(DeviceConfig, config["device"], where=str(episodes_path), recorded=True).chosen
     tasks = {task.task_id: task for task in device_tasks(config["tasks"])}
     phone = device.phone(render=False)

@@ -20,7 +20,7 @@ def truth_section(run: RunArtifacts, values: LoggedValues | None) -> Section | N
     """Candidates and critic against the simulator's own values; None where there is no simulator."""
     if values is None or run.episodes is None or run.critic is None or not is_simulated(run.episodes):
         return None
-    gamma = find_setting(artifacts.open(run.critic).manifest.config, "gamma", 0.95)
+    gamma = find_setting(artifacts.read_manifest(run.critic).config, "gamma", 0.95)
     truth = replay(
         run.episodes, values.episodes, values.index, values.actions,
         discount=gamma, max_episodes=TRUTH_EPISODES,

@@ -46,8 +46,9 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
     def announce(node: Node) -> None:
         print(f"[{next(started)}/{len(nodes)}] {node.name}", file=sys.stderr, flush=True)
 
-    running = run_nodes(waiting, folder=recipe.directory / "nodes", overwrite=overwrite, on_start=announce)
-    with exit_on_sigterm(), contextlib.closing(running):
+    folder = recipe.directory / "nodes"
+    running = run_nodes(waiting, folder=folder, overwrite=overwrite, on_start=announce)
+    with artifacts.verified_once(folder / "verified"), exit_on_sigterm(), contextlib.closing(running):
         for node, failure in running:
             if failure:
                 raise DigiQError(
@@ -59,7 +60,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
 
 
 def _seconds(node: Node) -> float:
-    return float(artifacts.open(node.out).manifest.environment["seconds"])
+    return float(artifacts.read_manifest(node.out).environment["seconds"])
 
 
 def _conclude(recipe: Recipe, nodes: list[Node], seconds: Mapping[str, float], *, changed: bool) -> None:

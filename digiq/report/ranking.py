@@ -260,7 +260,7 @@ def actionability(vlm: Path, episodes: Sequence[Episode], config: RankingConfig)
 
     tuned = TuneVlmConfig()
     if (vlm / artifacts.MANIFEST).is_file():
-        tuned = load(TuneVlmConfig, artifacts.open(vlm).manifest.config, where=str(vlm / artifacts.MANIFEST))
+        tuned = load(TuneVlmConfig, artifacts.read_manifest(vlm).config, where=str(vlm / artifacts.MANIFEST))
     held_out = [e for e in episodes if e.split == config.split and RELABELLED not in e.episode_id]
     examples = actionability_examples(held_out)
     backbone = load_backbone(vlm, device=tuned.device, dtype=tuned.dtype)

@@ -246,7 +246,7 @@ def critic_section(run: RunArtifacts, values: LoggedValues | None) -> Section | 
     """Calibration, Q along episodes, the advantage that extraction gates on."""
     if values is None or run.critic is None:
         return None
-    gamma = find_setting(artifacts.open(run.critic).manifest.config, "gamma", 0.95)
+    gamma = find_setting(artifacts.read_manifest(run.critic).config, "gamma", 0.95)
     logged = logged_outcomes(values, gamma)
     gate = gate_of(run.policies.get("digiq"))
     gap = np.nanmax(np.where(values.usable(gate), values.q, np.nan), axis=1) - values.v
@@ -461,7 +461,7 @@ def provenance_section(run: RunArtifacts, seconds: Mapping[str, float]) -> Secti
     for name, path in named:
         if path is None or not (path / artifacts.MANIFEST).is_file():
             continue
-        manifest = artifacts.open(path).manifest
+        manifest = artifacts.read_manifest(path)
         counts = ", ".join(f"{k} {v}" for k, v in manifest.counts.items() if _is_number(v) and v)
         text = json.dumps(
             {
@@ -495,7 +495,7 @@ def gate_of(policy: Path | None) -> Gate | None:
     """How the extraction of a policy chose, from its manifest; None when it had no threshold."""
     if policy is None:
         return None
-    manifest = artifacts.open(policy).manifest
+    manifest = artifacts.read_manifest(policy)
     value = manifest.extra.get("threshold", manifest.counts.get("threshold"))
     if not isinstance(value, int | float):
         return None
@@ -552,7 +552,7 @@ def _median_episode(episodes: Sequence[Episode], succeeded: bool) -> int | None:
 def _subtitle(run: RunArtifacts) -> str:
     words = []
     if run.episodes is not None:
-        words.append(f"{artifacts.open(run.episodes).manifest.counts.get('episodes', '')} offline episodes")
+        words.append(f"{artifacts.read_manifest(run.episodes).counts.get('episodes', '')} offline episodes")
     if run.evaluations:
         config = artifacts.open(next(iter(run.evaluations.values()))).manifest.config
         words.append(f"tasks {config.get('tasks', '')}")

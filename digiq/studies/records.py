@@ -197,7 +197,7 @@ def record_cell(
         tasks=opened.manifest.config["tasks"],
         selection=None
         if policy is None
-        else _rounded(artifacts.open(policy, stage="distill").manifest.extra),
+        else _rounded(artifacts.read_manifest(policy, stage="distill").extra),
         q=None if q_metrics is None else _read(q_metrics, "q-metrics", "q_metrics.json"),
         card=None if card is None else _read(card, "card", "card.json"),
         seconds={name: round(value, 1) for name, value in (seconds or {}).items()},

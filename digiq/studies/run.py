@@ -284,6 +284,7 @@ def run(
     )
     with (
         progress(config.name, sum(cost.values()), unit="estimated s", done=already) as bar,
+        artifacts.verified_once(config.output / "nodes" / "verified"),
         exit_on_sigterm(),
         contextlib.closing(running),
     ):
@@ -402,7 +403,7 @@ def _record_finished(cells: Sequence[Cell], done: set[Path], folder: Path) -> li
             tasks="",
         )
         seconds = {
-            node.name: float(artifacts.open(node.out).manifest.environment["seconds"]) for node in cell.nodes
+            node.name: float(artifacts.read_manifest(node.out).environment["seconds"]) for node in cell.nodes
         }
         folder.mkdir(parents=True, exist_ok=True)
         write_record(record_cell(about, **cell.parts, seconds=seconds), folder)

@@ -19,7 +19,7 @@ import pytest
 from orbax.checkpoint import CheckpointManager
 
 import digiq.critics
-from digiq.artifacts import Manifest
+from digiq.artifacts import Manifest, write_checksums
 from digiq.config import to_dict
 from digiq.critics import CriticConfig, candidate_values, fit_critic, load_critic, save_critic
 from digiq.critics.critic import member_values
@@ -232,6 +232,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(fitted, tmp_path):
         changed = {**description, "critic": {**description["critic"]}}
         changed["critic"]["heads"] = {**description["critic"]["heads"], **heads}
         (tmp_path / "critic.json").write_text(json.dumps(changed))
+        write_checksums(tmp_path)
         with pytest.raises(ArtifactError, match="another architecture"):
             load_critic(tmp_path)
 
@@ -352,6 +353,7 @@ def test_the_best_checkpoint_outlives_old_ones(tmp_path, monkeypatch, spread):
         saved.append(sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()))
     assert saved == [[4, 6], [4, 10]]
     assert json.loads((tmp_path / "critic.json").read_text())["epoch"] == 4
+    write_checksums(tmp_path)
     load_critic(tmp_path)
 
 
@@ -502,6 +504,7 @@ def test_a_population_leaves_a_table_a_plot_and_its_best_member(tmp_path, capsys
     assert "diagnostic_ece" in last
     assert "advice: " in last["verdict"]
     assert (tmp_path / "population.png").stat().st_size > 5000
+    write_checksums(tmp_path)
     q, _ = candidate_values(load_critic(tmp_path), problem()[1])
     heldout = data.heldout_rows
     error = np.sqrt(np.mean((q[data.table.obs[heldout], 0] - data.table.returns[heldout]) ** 2))
@@ -525,5 +528,7 @@ def test_a_population_killed_and_resumed_is_bit_identical(tmp_path, moment):
     assert len((whole / "population.jsonl").read_text().splitlines()) == 12
     states = [CheckpointManager(path / "population").restore(6) for path in (killed, whole)]
     jax.tree.map(np.testing.assert_array_equal, *(dict(s.items()) for s in states))
+    for path in (killed, whole):
+        write_checksums(path)
     values = [candidate_values(load_critic(path), problem()[1])[0] for path in (killed, whole)]
     np.testing.assert_array_equal(*values)
