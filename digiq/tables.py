@@ -28,7 +28,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
@@ -114,6 +114,16 @@ def _import(what: str, name: str) -> Any:
         raise ConfigError(f"{what} '{name}': does not import: {error}.") from None
 
 
+def named() -> list[str]:
+    """The members of one's own that recipes, the command line or code have named in this process."""
+    return sorted(_trusted)
+
+
+def trust(names: Iterable[str]) -> None:
+    """Takes over what was :func:`named` in the process that started this one."""
+    _trusted.update(names)
+
+
 def chosen_from(table: Table, default: str | None, field: str = "") -> Any:
     """A config class to inherit from, with a choice of one member.
 
@@ -195,11 +205,14 @@ def _check_own(self: _Choice) -> _Choice:
 
 
 def own_sources(config: Any) -> dict[str, str]:
-    """SHA-256 of the source files of the members of one's own that a config chooses, by ``code package.module:Class``."""
+    """SHA-256 of the source files of the members of one's own that a config chooses, by ``code package.module:Class``.
+
+    Those that the library itself holds are not among them: as for the rest of it, a stage's ``VERSION`` stands for them.
+    """
     found: dict[str, str] = {}
     if isinstance(config, _Choice):
         name = config.choice
-        if name is not None and name not in config.table:
+        if name is not None and name not in config.table and not name.startswith("digiq."):
             source = inspect.getsourcefile(_import(config.table.what, name))
             assert source is not None
             found[f"code {name}"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()

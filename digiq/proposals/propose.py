@@ -60,6 +60,11 @@ class Proposals:
     def __len__(self) -> int:
         return len(self.valid)
 
+    def at(self, rows: npt.NDArray[np.intp]) -> "Proposals":
+        """Those of some of the observations."""
+        arrays = {f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self) if f.name != "texts"}
+        return dataclasses.replace(self, **arrays)
+
     def action(self, s: int, n: int) -> Action:
         """Candidate ``n`` of observation ``s``.
 
