@@ -84,6 +84,31 @@ class Table(Mapping[str, type]):
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(self._members)}"
         raise ValueError(f"unknown {self.what} '{name}'; {hint}")
 
+    def name_of(self, cls: type) -> str:
+        """How configs and artefacts name a member; of one's own as ``package.module:Class``."""
+        where = f"{cls.__module__}:{cls.__qualname__}"
+        for name, member in self._members.items():
+            if where == (member if ":" in member else f"{self._package}.{name}:{member}"):
+                return name
+        return where
+
+    def recorded(self, name: str, settings: Mapping[str, Any], where: str) -> Any:
+        """The member that an artefact names, with its settings.
+
+        Args:
+          name: as :meth:`name_of` gives it.
+          settings: of the member.
+          where: the artefact, for errors.
+
+        Raises:
+          ConfigError: there is none, its settings do not fit, or it is code that only an artefact names.
+        """
+        if name in self._members:
+            return load(cast(Any, self[name]), settings, where=where, recorded=True)
+        if not _OWN.fullmatch(name):
+            raise ConfigError(f"{where}: unknown {self.what} '{name}'; known: {', '.join(self._members)}.")
+        return self.own(name, settings)
+
     def own(self, name: str, settings: Mapping[str, Any]) -> Any:
         """The member that ``package.module:Class`` names, with its settings.
 

@@ -21,10 +21,10 @@ from digiq.data.rewards import LabelledEpisodes
 from digiq.data.schema import decode_png
 from digiq.errors import DigiQError
 from digiq.extraction import EXTRACTIONS, VALUES
-from digiq.extraction.base import States, ValueSource, check_sizes, read_states
-from digiq.policies.base import PolicyInput, load_policy
-from digiq.policies.fit import FitConfig, fit_policy, metrics_writer
-from digiq.policies.grid import GridPolicy
+from digiq.extraction.base import States, Targets, ValueSource, check_sizes, read_states
+from digiq.policies import REFITTINGS
+from digiq.policies.base import PolicyInput, Row, load_policy
+from digiq.policies.fit import FitConfig, metrics_writer
 from digiq.proposals.propose import load_proposals
 from digiq.tables import chosen_from
 
@@ -35,7 +35,7 @@ _SELECTING = 8  # with the seed, of the objective's draws
 
 
 @configclass
-class DistillFitConfig(FitConfig):
+class DistillFitConfig(chosen_from(REFITTINGS, default="grid", field="policy"), FitConfig):
     """Fitting to few rows, from a policy that was fitted to many.
 
     Nothing is held out: the start imitates the same kind of rows already, so the held-out loss of a better policy is
@@ -46,10 +46,7 @@ class DistillFitConfig(FitConfig):
     updates: Annotated[int, Field(ge=1)] = 600
     """Optimiser steps; the same number for every arm makes a comparison fair."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    """Peak of Muon's cosine schedule."""
-    shift: Annotated[int, Field(ge=0)] = 16
-    """Screens are moved by up to this many input pixels each way, the touched point with them. With much less than two
-    touch cells the policy learns where on the screen things stood in the few rows."""
+    """Peak of the cosine schedule."""
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the groups (episodes) kept out of training; the parameters of least held-out loss are returned."""
 
@@ -136,21 +133,12 @@ def run(
                 stacklevel=2,
             )
         start = load_policy(behavior)
-        if not isinstance(start, GridPolicy):
-            raise DigiQError(f"{behavior}: distill fits a GridPolicy, got {type(start).__name__}.")
         if config.init == "scratch":
-            start = GridPolicy.create(start.config, config.seed)
-        # By state, as episodes are read one after another.
-        order = np.argsort(targets.row, kind="stable")
-        rows = targets.row[order]
-        policy = fit_policy(
-            start,
-            _inputs(store, states, rows),
-            [targets.action[k] for k in order],
-            targets.weight[order].tolist(),
+            start = start.config.create(config.seed)
+        policy = start.fit(
+            _rows(store, states, targets),
             config.fit,
-            groups=states.group[rows].tolist(),
-            on_metrics=metrics_writer(writer.path / "metrics.jsonl"),
+            metrics_writer(writer.path / "metrics.jsonl"),
             description=f"distill {config.choice}",
         )
         policy.save(writer.path)
@@ -181,10 +169,13 @@ def fill(
     return states
 
 
-def _inputs(store: LabelledEpisodes, states: States, rows: np.ndarray) -> Iterator[PolicyInput]:
-    """The observations of ascending rows, decoded as they are asked for."""
-    for number, of_episode in itertools.groupby(rows, lambda row: int(states.episode[row])):
+def _rows(store: LabelledEpisodes, states: States, targets: Targets) -> Iterator[Row]:
+    """The targets by state; each episode is read once, and a screenshot decoded when it is asked for."""
+    order = np.argsort(targets.row, kind="stable")
+    for number, of_episode in itertools.groupby(order, lambda k: int(states.episode[targets.row[k]])):
         steps = store[number].steps
-        for row in of_episode:
+        for k in of_episode:
+            row = targets.row[k]
             step = steps[states.step[row]]
-            yield PolicyInput(decode_png(step.screenshot), step.goal)
+            shown = PolicyInput(decode_png(step.screenshot), step.goal)
+            yield Row(shown, targets.action[k], float(targets.weight[k]), int(states.group[row]))

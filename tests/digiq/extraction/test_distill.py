@@ -21,12 +21,12 @@ from digiq.extraction.best_of_n import BestOfN
 from digiq.extraction.digirl import DigiRL
 from digiq.policies import fit
 from digiq.policies.base import load_policy
-from digiq.policies.grid import GridConfig
+from digiq.policies.grid import Grid
 from digiq.proposals import propose
 from digiq.proposals.values import EXACT
 
-SMALL = GridConfig(input_height=64, input_width=32, width=8, word_buckets=64, speller_width=4)
-FIT = distill.DistillFitConfig(updates=2, batch_size=4, shift=3)
+SMALL = Grid(input_height=64, input_width=32, width=8, word_buckets=64, speller_width=4)
+FIT = distill.DistillFitConfig(updates=2, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def run(tmp_path_factory):
         collect.CollectConfig(agent=AgentConfig(kind="collector"), num_episodes=16, seed=1),
         out=made["episodes"],
     )
-    fit.run(fit.FitPolicyConfig(policy=SMALL, fit=FIT), episodes=made["episodes"], out=made["behavior"])
+    fit.run(fit.FitPolicyConfig(grid=SMALL, fit=FIT), episodes=made["episodes"], out=made["behavior"])
     label.run(label.LabelConfig(), episodes=made["episodes"], out=made["rewards"])
     propose.run(
         propose.ProposeConfig(num_candidates=3),

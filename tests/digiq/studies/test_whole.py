@@ -18,7 +18,7 @@ STUDY = {
     "name": "whole", "title": "A whole study", "seeds": [100],
     "recipe": {
         "demonstrations": {"agent": {"kind": "collector"}, "num_episodes": 16},
-        "fit_policy": {"policy": SMALL, "fit": QUICK},
+        "fit_policy": {"grid": SMALL, "fit": QUICK},
         "collect": {"agent": {"kind": "collector"}, "num_episodes": 16},
         "propose": {"num_candidates": 3},
         "tune_vlm": None,
