@@ -205,17 +205,17 @@ def support_of(
 
     Returns:
       ``kept`` share of states, ``logged`` share of the kept whose choice is the logged action, ``likelihood``
-      quantiles (10, 50, 90 %) of the choice's probability relative to the likeliest candidate's.
+      quantiles (10, 50, 90 %) of the choice's probability relative to the likeliest candidate's; None where the proposer tells none.
     """
     rows = np.flatnonzero(keep & (choice >= 0))
     if not len(rows):
         return {"kept": 0.0, "logged": None, "likelihood": None}
-    known = np.where(valid & ~np.isnan(log_prob), log_prob, -np.inf)[rows]
+    known = np.where(valid, log_prob, -np.inf)[rows]
     relative = np.exp(known[np.arange(len(rows)), choice[rows]] - known.max(axis=1))
     return {
         "kept": float(len(rows) / max((choice >= 0).sum(), 1)),
         "logged": float((choice[rows] == 0).mean()),
-        "likelihood": np.quantile(relative, [0.1, 0.5, 0.9]).tolist(),
+        "likelihood": None if np.isnan(relative).any() else np.quantile(relative, [0.1, 0.5, 0.9]).tolist(),
     }
 
 
