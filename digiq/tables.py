@@ -123,6 +123,7 @@ def _own(what: str, name: str, settings: str) -> Any:
     cls: Any = _import(what, name)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ConfigError(f"{what} '{name}': not a config class; decorate it with digiq.config.configclass.")
+    _trusted.add(f"{cls.__module__}:{cls.__qualname__}")  # as artefacts name it, whatever module passes it on
     return load(cast(Any, cls), json.loads(settings), where=f"{what} '{name}'")
 
 

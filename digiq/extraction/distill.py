@@ -24,7 +24,8 @@ from digiq.extraction import EXTRACTIONS, VALUES
 from digiq.extraction.base import States, Targets, ValueSource, check_sizes, read_states
 from digiq.policies import REFITTINGS
 from digiq.policies.base import PolicyInput, Row, load_policy
-from digiq.policies.fit import FitConfig, metrics_writer
+from digiq.policies.fit import metrics_writer
+from digiq.policies.fitting import FitConfig
 from digiq.proposals.propose import load_proposals
 from digiq.tables import chosen_from
 

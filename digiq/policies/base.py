@@ -21,7 +21,7 @@ from digiq.errors import ArtifactError, DigiQError
 from digiq.policies import POLICIES
 
 if TYPE_CHECKING:
-    from digiq.policies.fit import FitConfig
+    from digiq.policies.fitting import FitConfig
 
 CONFIG_FILE = "policy.json"
 Metrics = Callable[[dict[str, float]], None]

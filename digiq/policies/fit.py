@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
 
 from digiq import artifacts
 from digiq.artifacts import Artifact
@@ -15,35 +12,12 @@ from digiq.config import configclass
 from digiq.data.rewards import LabelledEpisodes
 from digiq.data.schema import Episode, decode_png
 from digiq.errors import DigiQError
-from digiq.policies import FITTINGS, POLICIES
+from digiq.policies import POLICIES
 from digiq.policies.base import Metrics, PolicyInput, Row
+from digiq.policies.fitting import FitConfig
 from digiq.tables import chosen_from
 
 STAGE, VERSION = "fit-policy", 1
-
-
-@configclass
-class FitConfig(chosen_from(FITTINGS, default="grid", field="policy")):
-    """How a policy is fitted, whatever it is fitted to. What only one kind of policy can be told stands under its name."""
-
-    updates: Annotated[int, Field(ge=1)] = 1000
-    """Optimiser steps; the same number for every arm makes a comparison fair."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    """Rows an update, drawn with replacement."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    """Peak of the cosine schedule."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the updates over which the learning rate rises."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Decoupled weight decay."""
-    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
-    """Largest global norm of a gradient."""
-    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the groups (episodes) kept out of training; the parameters of least held-out loss are returned."""
-    evaluate_every: Annotated[int, Field(ge=1)] = 100
-    """Updates between looks at the held-out loss."""
-    seed: int = 0
-    """Of the held-out choice, the batches and the augmentation."""
 
 
 @configclass

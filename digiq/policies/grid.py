@@ -29,7 +29,7 @@ from digiq.policies.grid_fit import fit_grid
 from digiq.policies.network import CELL, fit_screenshot, initial_params, network, read_goal
 
 if TYPE_CHECKING:
-    from digiq.policies.fit import FitConfig
+    from digiq.policies.fitting import FitConfig
 
 _PARAMS_FILE = "params.msgpack"
 # One batch shape for every query, padded: one compilation, and rows do not see one another.

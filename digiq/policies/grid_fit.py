@@ -26,7 +26,7 @@ from digiq.policies.network import KINDS, fit_screenshot, network, read_goal
 from digiq.progress import progress
 
 if TYPE_CHECKING:
-    from digiq.policies.fit import FitConfig
+    from digiq.policies.fitting import FitConfig
     from digiq.policies.grid import Grid
 
 _COPY, _SPELL = 0, 1

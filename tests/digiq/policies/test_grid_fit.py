@@ -8,7 +8,7 @@ import pytest
 from android_env.actions import Action, ActionType
 from digiq.errors import DigiQError
 from digiq.policies.base import PolicyInput, Row
-from digiq.policies.fit import FitConfig
+from digiq.policies.fitting import FitConfig
 from digiq.policies.grid import Grid, GridPolicy
 from digiq.policies.grid_fit import GridFitting, encode_rows, row_losses, split_rows
 
