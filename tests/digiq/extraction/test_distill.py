@@ -10,7 +10,6 @@ import pytest
 from digiq import artifacts
 from digiq.agents import collect
 from digiq.agents.build import AgentConfig
-from digiq.data import label
 from digiq.data.rewards import LabelledEpisodes
 from digiq.data.store import EpisodeStore
 from digiq.data.transitions import observation_index
@@ -19,32 +18,10 @@ from digiq.extraction import critic_values, distill
 from digiq.extraction.base import Values, read_states
 from digiq.extraction.best_of_n import BestOfN
 from digiq.extraction.digirl import DigiRL
-from digiq.policies import fit
 from digiq.policies.base import load_policy
-from digiq.policies.grid import Grid
 from digiq.proposals import propose
 from digiq.proposals.values import EXACT
-
-SMALL = Grid(input_height=64, input_width=32, width=8, word_buckets=64, speller_width=4)
-FIT = distill.DistillFitConfig(updates=2, batch_size=4)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Directories by artefact name."""
-    root = tmp_path_factory.mktemp("run")
-    made = {name: root / name for name in ("behavior", "episodes", "rewards", "proposals")}
-    collect.run(
-        collect.CollectConfig(agent=AgentConfig(kind="collector"), num_episodes=16, seed=1),
-        out=made["episodes"],
-    )
-    fit.run(fit.FitPolicyConfig(grid=SMALL, fit=FIT), episodes=made["episodes"], out=made["behavior"])
-    label.run(label.LabelConfig(), episodes=made["episodes"], out=made["rewards"])
-    propose.run(
-        propose.ProposeConfig(num_candidates=3),
-        episodes=made["episodes"], rewards=made["rewards"], policy=made["behavior"], out=made["proposals"],
-    )  # fmt: skip
-    return made
+from tests.digiq.extraction.conftest import FIT
 
 
 def test_filtered_bc_imitates_the_steps_of_successful_episodes(run, tmp_path):

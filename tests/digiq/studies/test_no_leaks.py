@@ -105,7 +105,7 @@ def test_the_walk_finds_a_leak(tmp_path, monkeypatch):
     from digiq.agents import collect
     from digiq.agents.build import AgentConfig
     from digiq.policies import fit
-    from tests.digiq.extraction.test_distill import FIT, SMALL
+    from tests.digiq.extraction.conftest import FIT, SMALL
 
     untrained(monkeypatch)
     config = collect.CollectConfig(
