@@ -128,7 +128,7 @@ def value_of_picks(recipe: Any, critics: Sequence[Trained]) -> dict[str, float]:
         candidates,
         discount=recipe.train_q.critic.gamma,
     )
-    extraction = next(d.best_of_n for d in recipe.distill.values() if d.arm == "digiq")
+    extraction = next(d.best_of_n for d in recipe.distill.values() if d.objective == "best_of_n")
     rows = truth.rows
     values = {}
     for critic in critics:
@@ -151,7 +151,7 @@ def success_of_policies(
     from digiq.evaluation import evaluate
     from digiq.extraction import distill
 
-    name, config = next((n, d) for n, d in recipe.distill.items() if d.arm == "digiq")
+    name, config = next((n, d) for n, d in recipe.distill.items() if d.objective == "best_of_n")
     agent = recipe.agents.get(name, recipe.evaluate.agent)
     test = dataclasses.replace(recipe.evaluate, agent=agent, episodes=episodes, records=0, seed=1)
     values = {}

@@ -28,7 +28,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
@@ -84,6 +84,31 @@ class Table(Mapping[str, type]):
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(self._members)}"
         raise ValueError(f"unknown {self.what} '{name}'; {hint}")
 
+    def name_of(self, cls: type) -> str:
+        """How configs and artefacts name a member; of one's own as ``package.module:Class``."""
+        where = f"{cls.__module__}:{cls.__qualname__}"
+        for name, member in self._members.items():
+            if where == (member if ":" in member else f"{self._package}.{name}:{member}"):
+                return name
+        return where
+
+    def recorded(self, name: str, settings: Mapping[str, Any], where: str) -> Any:
+        """The member that an artefact names, with its settings.
+
+        Args:
+          name: as :meth:`name_of` gives it.
+          settings: of the member.
+          where: the artefact, for errors.
+
+        Raises:
+          ConfigError: there is none, its settings do not fit, or it is code that only an artefact names.
+        """
+        if name in self._members:
+            return load(cast(Any, self[name]), settings, where=where, recorded=True)
+        if not _OWN.fullmatch(name):
+            raise ConfigError(f"{where}: unknown {self.what} '{name}'; known: {', '.join(self._members)}.")
+        return self.own(name, settings)
+
     def own(self, name: str, settings: Mapping[str, Any]) -> Any:
         """The member that ``package.module:Class`` names, with its settings.
 
@@ -98,6 +123,7 @@ def _own(what: str, name: str, settings: str) -> Any:
     cls: Any = _import(what, name)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ConfigError(f"{what} '{name}': not a config class; decorate it with digiq.config.configclass.")
+    _trusted.add(f"{cls.__module__}:{cls.__qualname__}")  # as artefacts name it, whatever module passes it on
     return load(cast(Any, cls), json.loads(settings), where=f"{what} '{name}'")
 
 
@@ -112,6 +138,16 @@ def _import(what: str, name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{what} '{name}': does not import: {error}.") from None
+
+
+def named() -> list[str]:
+    """The members of one's own that recipes, the command line or code have named in this process."""
+    return sorted(_trusted)
+
+
+def trust(names: Iterable[str]) -> None:
+    """Takes over what was :func:`named` in the process that started this one."""
+    _trusted.update(names)
 
 
 def chosen_from(table: Table, default: str | None, field: str = "") -> Any:
@@ -195,11 +231,14 @@ def _check_own(self: _Choice) -> _Choice:
 
 
 def own_sources(config: Any) -> dict[str, str]:
-    """SHA-256 of the source files of the members of one's own that a config chooses, by ``code package.module:Class``."""
+    """SHA-256 of the source files of the members of one's own that a config chooses, by ``code package.module:Class``.
+
+    Those that the library itself holds are not among them: as for the rest of it, a stage's ``VERSION`` stands for them.
+    """
     found: dict[str, str] = {}
     if isinstance(config, _Choice):
         name = config.choice
-        if name is not None and name not in config.table:
+        if name is not None and name not in config.table and not name.startswith("digiq."):
             source = inspect.getsourcefile(_import(config.table.what, name))
             assert source is not None
             found[f"code {name}"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()

@@ -12,7 +12,7 @@ from android_env.actions import Action
 from android_env.devices import Observation
 from android_env.devices.simulated.exact import ExactValues, seeing
 from digiq.agents.agent import Turn
-from digiq.policies.base import Policy, PolicyInput
+from digiq.policies.base import Policy, PolicyInput, with_support
 
 if TYPE_CHECKING:
     from android_env.devices.simulated.phone import SimulatedPhone
@@ -68,9 +68,14 @@ class ExactScorer:
 
 
 def policy_fn(policy: Policy, support: int = SUPPORT) -> Any:
-    """A learned policy in the form that :mod:`android_env.devices.simulated.exact` asks for."""
+    """A learned policy in the form that :mod:`android_env.devices.simulated.exact` asks for.
+
+    Raises:
+      DigiQError: it cannot list its likeliest actions.
+    """
+    listing = with_support(policy, "exact values of a policy")
 
     def distribution(observations: list[Observation]) -> list[list[tuple[Action, float]]]:
-        return policy.support([PolicyInput(o.screenshot, o.goal) for o in observations], support)
+        return listing.support([PolicyInput(o.screenshot, o.goal) for o in observations], support)
 
     return distribution

@@ -21,7 +21,6 @@ ARM_TITLES = {
     "digiq": "Digi-Q",
     "ceiling": "Best-of-N by Q*",
 }
-MAIN_ARM = "digiq"
 SPLIT_TITLES = {
     "pooled": "all test",
     "test_query": "unseen query",
@@ -35,10 +34,18 @@ def arm_title(arm: str) -> str:
     return ARM_TITLES.get(arm, arm)
 
 
-def main_arm(arms: Iterable[str]) -> str:
-    """The arm that the others are compared with: Digi-Q, or the last one where it did not run."""
+def main_arm(arms: Iterable[str], policies: Mapping[str, Path]) -> str:
+    """The arm that the others are compared with: the first whose policy was distilled by Q, or else the last.
+
+    Args:
+      arms: at least one.
+      policies: the artefacts of ``distill``, by arm.
+    """
     names = list(arms)
-    return MAIN_ARM if MAIN_ARM in names else names[-1]
+    for arm in names:
+        if arm in policies and "q" in artifacts.open(policies[arm]).manifest.extra.get("needs", ()):
+            return arm
+    return names[-1]
 
 
 def split_title(split: str) -> str:

@@ -6,7 +6,6 @@ invalid candidates A = 0, which no threshold of at least 0 lets through, and ave
 which only scales the gradient, to which Adam is indifferent.
 """
 
-import dataclasses
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,12 +13,13 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from digiq.config import configclass
+from digiq.extraction.base import Choice, States, Targets
 from digiq.proposals.propose import supported
 
 
 @configclass
-class BestOfNConfig:
-    """When a candidate is good enough to imitate."""
+class BestOfN:
+    """Imitates the best candidate where it is good enough."""
 
     threshold_mode: Literal["absolute", "quantile", "z"] = "quantile"
     """``absolute``: the advantage itself (the paper: 0.10 general, 0.05 web shopping). ``quantile``: of the best
@@ -27,8 +27,8 @@ class BestOfNConfig:
     threshold: float = 0.5
     """In units of return, a share in [0, 1), or standard deviations, by ``threshold_mode``. Strictly above passes."""
     baseline: Literal["v", "logged", "candidate_mean"] | None = None
-    """The value to beat: the V-head, Q of the logged action, or the mean Q of the candidates; none: as the critic's
-    own config says."""
+    """The value to beat: the V-head, Q of the logged action, or the mean Q of the candidates; none: as the source of
+    the values says, for a critic its own config."""
     candidates: Annotated[int, Field(ge=1)] | None = None
     """N: only the first so many stored candidates count, the logged action being the first; none counts all. 1 filters
     the logged actions."""
@@ -38,7 +38,7 @@ class BestOfNConfig:
     0 leaves out none (paper)."""
 
     @model_validator(mode="after")
-    def _check(self) -> "BestOfNConfig":
+    def _check(self) -> "BestOfN":
         if not np.isfinite(self.threshold) or (
             self.threshold_mode == "quantile" and not 0 <= self.threshold < 1
         ):
@@ -47,41 +47,49 @@ class BestOfNConfig:
             )
         return self
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BestOfN:
-    """What is imitated at each of S states."""
-
-    choice: npt.NDArray[np.int64]
-    """[S], the candidate of highest Q; the first of equals, so the logged action wins its ties. -1: no candidate."""
-    advantage: npt.NDArray[np.float64]
-    """[S], its Q minus the baseline; -inf without a candidate or a baseline."""
-    keep: npt.NDArray[np.bool_]
-    """[S], advantage above ``threshold``."""
-    threshold: float
-    """In units of return, whatever the mode."""
-
     @property
-    def share_kept(self) -> float:
-        """Kept states among all states with a candidate and a baseline; 0 when there are none."""
-        eligible = np.isfinite(self.advantage).sum()
-        return float(self.keep.sum() / eligible) if eligible else 0.0
+    def needs(self) -> frozenset[str]:
+        return frozenset({"proposals", "q", "v"})
+
+    def choose(self, states: States) -> Choice:
+        """See :class:`digiq.extraction.base.Ranks`."""
+        proposals, values = states.proposals, states.values
+        assert proposals is not None and values is not None and values.q is not None
+        return best_of_n(values.q, values.to_beat(self.baseline), proposals.valid, self, proposals.log_prob)
+
+    def select(self, states: States, rng: np.random.Generator) -> Targets:
+        """Nothing is drawn."""
+        chosen = self.choose(states)
+        assert states.proposals is not None
+        rows = np.flatnonzero(chosen.keep)
+        kept = chosen.advantage[rows]
+        return Targets(
+            row=rows,
+            action=[states.proposals.action(int(row), int(chosen.choice[row])) for row in rows],
+            weight=np.ones(len(rows)),
+            considered=int(np.isfinite(chosen.advantage).sum()),
+            report={
+                "threshold": chosen.threshold,
+                "mean_advantage_kept": float(kept.mean()) if len(kept) else None,
+                "logged_share": float((chosen.choice[rows] == 0).mean()) if len(kept) else None,
+            },
+        )
 
 
 def best_of_n(
     q: npt.NDArray[np.float32],
     baseline: npt.NDArray[np.float32],
     valid: npt.NDArray[np.bool_],
-    config: BestOfNConfig,
+    config: BestOfN,
     log_prob: npt.NDArray[np.float32] | None = None,
-) -> BestOfN:
-    """Chooses candidates.
+) -> Choice:
+    """The candidate of highest Q at each state; the first of equals, so the logged action wins its ties.
 
     Args:
       q: float32[S, N]; what it holds for invalid candidates does not matter.
       baseline: float32[S], NaN where there is none.
       valid: bool[S, N]; an invalid candidate is never chosen, nor one whose Q is not finite.
-      config: see :class:`BestOfNConfig`.
+      config: see :class:`BestOfN`.
       log_prob: float32[S, N], of the candidates under the proposer; needed when ``config.support`` is above 0.
 
     Raises:
@@ -104,10 +112,10 @@ def best_of_n(
     best = values.max(axis=1, initial=-np.inf)
     advantage = np.where(possible, best - np.where(possible, baseline, 0.0), -np.inf)
     threshold = _threshold(advantage[possible], config)
-    return BestOfN(choice=choice, advantage=advantage, keep=advantage > threshold, threshold=threshold)
+    return Choice(choice=choice, advantage=advantage, keep=advantage > threshold, threshold=threshold)
 
 
-def _threshold(advantages: npt.NDArray[np.float64], config: BestOfNConfig) -> float:
+def _threshold(advantages: npt.NDArray[np.float64], config: BestOfN) -> float:
     if config.threshold_mode == "absolute" or not len(advantages):
         return config.threshold
     if config.threshold_mode == "quantile":

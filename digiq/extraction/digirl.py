@@ -17,11 +17,12 @@ import numpy.typing as npt
 from pydantic import Field
 
 from digiq.config import configclass
+from digiq.extraction.base import States, Targets
 
 
 @configclass
-class DigiRLConfig:
-    """Which logged steps count as improvements."""
+class DigiRL:
+    """Imitates the logged steps that count as improvements."""
 
     decay: Annotated[float, Field(ge=0, le=1)] = 0.5
     """λ: 1 judges every step by the outcome alone, 0 by the change of value alone (paper: 0.5)."""
@@ -29,6 +30,40 @@ class DigiRLConfig:
     """Least advantage, in units of return; strictly above passes (paper: one over the budget of actions)."""
     trajectories: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the trajectories, those of highest return minus V of their first state, whose steps are looked at."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"v"})
+
+    def select(self, states: States, rng: np.random.Generator) -> Targets:
+        """Nothing is drawn."""
+        values = states.values
+        assert values is not None
+        v = values.v.astype(np.float64)
+        _, starts, sizes = np.unique(states.episode, return_index=True, return_counts=True)
+        looked_at = best_trajectories(states.total[starts], v[starts], self.trajectories)
+        rows: list[int] = []
+        considered = 0
+        for start, size, good in zip(starts, sizes, looked_at, strict=True):
+            count = size if states.terminated[start] else size - 1
+            considered += int(count)
+            # Running out of steps ends in value 0 unless the critic bootstraps; an end has no observation of its own.
+            goes_on = not states.terminated[start] and values.bootstraps
+            after = v[start + count] if goes_on else 0.0
+            advantages = step_advantages(
+                states.reward[start : start + count],
+                np.append(v[start : start + count], after),
+                self.decay,
+                values.discount,
+            )
+            rows += (start + np.flatnonzero(good & (advantages > self.threshold))).tolist()
+        return Targets(
+            row=np.array(rows, np.int64),
+            action=[action for row in rows if (action := states.logged[row]) is not None],
+            weight=np.ones(len(rows)),
+            considered=considered,
+            report={"trajectories": int(looked_at.sum())},
+        )
 
 
 def step_advantages(

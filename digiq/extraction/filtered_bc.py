@@ -2,20 +2,32 @@
 
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
 from digiq.config import configclass
-from digiq.data.schema import Episode
+from digiq.extraction.base import States, Targets
 
 
 @configclass
-class FilteredBCConfig:
-    """Which episodes count as successes."""
+class FilteredBC:
+    """Imitates the logged actions of successes."""
 
     min_return: Annotated[float, Field(gt=0)] = 0.5
     """Least undiscounted return of an imitated episode."""
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
 
-def step_weights(episode: Episode, config: FilteredBCConfig) -> list[float]:
-    """One weight an executed action: 1 in an episode that succeeded, else 0."""
-    return [float(episode.total_reward >= config.min_return)] * episode.num_actions
+    def select(self, states: States, rng: np.random.Generator) -> Targets:
+        """Every logged action of an episode that succeeded weighs 1."""
+        acted = states.acted
+        rows = np.flatnonzero(acted & (states.total >= self.min_return))
+        return Targets(
+            row=rows,
+            action=[action for row in rows if (action := states.logged[row]) is not None],
+            weight=np.ones(len(rows)),
+            considered=int(acted.sum()),
+            report={"successful_episodes": len(np.unique(states.episode[rows]))},
+        )

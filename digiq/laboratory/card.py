@@ -30,7 +30,7 @@ from digiq.data.schema import Episode, decode_png
 from digiq.data.transitions import observation_index
 from digiq.errors import DigiQError
 from digiq.laboratory.truth import TIE, is_simulated, replay
-from digiq.policies.base import Policy, PolicyInput, load_policy
+from digiq.policies.base import Policy, PolicyInput, load_policy, with_support
 from digiq.statistics import wilson
 
 STAGE, VERSION = "card", 2
@@ -133,7 +133,7 @@ def best_probability(
         for step in episode.steps
         if not step.is_terminal
     ]
-    found = policy.support(inputs, support)
+    found = with_support(policy, "data cards").support(inputs, support)
 
     def candidates(row: int) -> list[Action | None]:
         actions: list[Action | None] = [action for action, _ in found[row]]

@@ -21,17 +21,15 @@ from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, device_ta
 from digiq.agents.rollout import plan_episodes, rollout
 from digiq.artifacts import Artifact
 from digiq.config import configclass, load
-from digiq.critics.critic import candidate_values, load_critic
 from digiq.critics.measures import calibration
 from digiq.data.rewards import LabelledEpisodes
-from digiq.data.transitions import observation_index
-from digiq.errors import ConfigError
-from digiq.extraction.best_of_n import best_of_n
-from digiq.extraction.distill import DistillConfig
-from digiq.features.extract import open_features
+from digiq.errors import ConfigError, DigiQError
+from digiq.extraction.base import Ranks, read_states
+from digiq.extraction.critic_values import CriticValues
+from digiq.extraction.distill import DistillConfig, fill
 from digiq.laboratory.truth import pairwise_accuracy
 from digiq.progress import progress
-from digiq.proposals.propose import first_of_action, load_proposals
+from digiq.proposals.propose import first_of_action
 from digiq.proposals.values import load_exact
 
 STAGE, VERSION = "q-metrics", 1
@@ -129,12 +127,12 @@ def run(
       config: see :class:`QMetricsConfig`.
       episodes, rewards, proposals, features, critic: of the run.
       exact: the ``value`` artefact of the same proposals.
-      policy: the policy extracted by Best-of-N; its own settings say which candidates it could take.
+      policy: the policy extracted by ranking candidates; its objective says which it takes.
       out: the artefact.
       overwrite: start anew.
 
     Raises:
-      DigiQError: artefacts of different runs.
+      DigiQError: artefacts of different runs, or a policy whose objective takes no candidate a state.
     """
     inputs = {
         "episodes": episodes,
@@ -155,13 +153,19 @@ def run(
             artifacts.read_manifest(policy, stage="distill").config,
             where=str(policy),
             recorded=True,
-        ).best_of_n
-        stored, truth = load_proposals(proposals), load_exact(exact)
-        learned, baseline = candidate_values(load_critic(critic), open_features(features))
-        split = [episode.split for episode in LabelledEpisodes(episodes, rewards)]
-        index = observation_index(LabelledEpisodes(episodes, rewards))
-        trained = np.array([split[e] == "train" for e in index[:, 0]])
-        chosen = best_of_n(learned, baseline, stored.valid, how, stored.log_prob)
+        )
+        objective = how.chosen
+        if not isinstance(objective, Ranks):
+            raise DigiQError(
+                f"{policy}: the objective '{how.choice}' takes no one candidate a state, so there is no regret to measure."
+            )
+        states, split = read_states(LabelledEpisodes(episodes, rewards))
+        read = {"proposals": proposals, "features": features, "critic": critic}
+        states = fill(states, frozenset({"q", "v"}), CriticValues(), read, config.seed)
+        assert states.proposals is not None and states.values is not None and states.values.q is not None
+        stored, learned, truth = states.proposals, states.values.q, load_exact(exact)
+        trained = split == "train"
+        chosen = objective.choose(states)
         choice = np.where(trained, chosen.choice, -1)
         visits = count_visits(config, policy)
         best = regret_by_visits(truth["best_q"], choice, truth["screen"].tolist(), visits)
@@ -201,17 +205,17 @@ def support_of(
 
     Returns:
       ``kept`` share of states, ``logged`` share of the kept whose choice is the logged action, ``likelihood``
-      quantiles (10, 50, 90 %) of the choice's probability relative to the likeliest candidate's.
+      quantiles (10, 50, 90 %) of the choice's probability relative to the likeliest candidate's; None where the proposer tells none.
     """
     rows = np.flatnonzero(keep & (choice >= 0))
     if not len(rows):
         return {"kept": 0.0, "logged": None, "likelihood": None}
-    known = np.where(valid & ~np.isnan(log_prob), log_prob, -np.inf)[rows]
+    known = np.where(valid, log_prob, -np.inf)[rows]
     relative = np.exp(known[np.arange(len(rows)), choice[rows]] - known.max(axis=1))
     return {
         "kept": float(len(rows) / max((choice >= 0).sum(), 1)),
         "logged": float((choice[rows] == 0).mean()),
-        "likelihood": np.quantile(relative, [0.1, 0.5, 0.9]).tolist(),
+        "likelihood": None if np.isnan(relative).any() else np.quantile(relative, [0.1, 0.5, 0.9]).tolist(),
     }
 
 

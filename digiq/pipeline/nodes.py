@@ -12,6 +12,7 @@ from typing import Any
 
 from digiq import artifacts
 from digiq.config import load, to_dict
+from digiq.tables import named, trust
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,8 @@ def write_node(node: Node, file: Path) -> None:
         "config": to_dict(node.config),
         "inputs": {name: str(path) for name, path in node.inputs.items()},
         "out": str(node.out),
+        # Stages read back from artefacts what the recipe named for another stage.
+        "code": named(),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     artifacts.atomic_write_json(file, about)
@@ -58,6 +61,7 @@ def write_node(node: Node, file: Path) -> None:
 def read_node(file: Path) -> Node:
     """The node that a file describes; imports its stage and no other."""
     about = json.loads(file.read_text())
+    trust(about["code"])
     run = importlib.import_module(about["module"]).run
     config = load(typing.get_type_hints(run)["config"], about["config"], where=str(file))
     inputs = {name: Path(path) for name, path in about["inputs"].items()}

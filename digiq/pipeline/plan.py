@@ -7,6 +7,7 @@ from typing import Any
 
 from digiq.agents.build import AgentConfig
 from digiq.errors import ConfigError
+from digiq.extraction.base import Ranks
 from digiq.pipeline.nodes import Node
 from digiq.pipeline.recipe import Recipe
 from digiq.pipeline.stages import STAGES
@@ -81,10 +82,11 @@ def plan(recipe: Recipe) -> list[Node]:
         )
     default = recipe.evaluate.agent if recipe.evaluate else AgentConfig()
     for arm, config in recipe.distill.items():
-        if "features" in config.reads and config.arm == "digiq":
-            _check_support(arm, recipe.featurize.support, config.best_of_n.support)
+        ranks = isinstance(config.chosen, Ranks)
+        if ranks and "features" in config.reads:
+            _check_support(f"{arm}.{config.choice}", recipe.featurize.support, config.chosen.support)
         policies[arm] = add("distill", config, f"policy/{arm}")
-        if recipe.q_metrics is not None and config.arm == "digiq" and "critic" in config.reads:
+        if recipe.q_metrics is not None and ranks and "critic" in config.reads:
             agent = recipe.agents.get(arm, default)
             q_metrics = dataclasses.replace(recipe.q_metrics, agent=agent)
             add("q-metrics", q_metrics, f"q_metrics/{arm}", policy=policies[arm])
@@ -123,10 +125,10 @@ def preflight(recipe: Recipe) -> None:
             device_tasks(config.tasks)
 
 
-def _check_support(arm: str, read: float, taken: float) -> None:
+def _check_support(objective: str, read: float, taken: float) -> None:
     if read > taken:
         raise ConfigError(
-            f"recipe: featurize.support {read:g} leaves out candidates that distill.{arm}.best_of_n.support {taken:g} "
+            f"recipe: featurize.support {read:g} leaves out candidates that distill.{objective}.support {taken:g} "
             "would take; give featurize.support at most that."
         )
 

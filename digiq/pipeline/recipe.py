@@ -69,7 +69,7 @@ class Recipe(sections()):
     distill: dict[str, DistillConfig] = Field(default_factory=dict)
     """``distill``: by arm, the policies extracted from the data."""
     q_metrics: QMetricsConfig | None = None
-    """``q-metrics``: of every arm that reads the critic, how good its Q is where its policy goes; needs ``exact``."""
+    """``q-metrics``: of every arm that ranks candidates by the critic, how good its Q is where its policy goes; needs ``exact``."""
     evaluate: EvaluateConfig | None = None
     """``evaluate``: the behaviour policy and every distilled arm, on the same episodes."""
     agents: dict[str, AgentConfig] = Field(default_factory=dict)

@@ -122,7 +122,7 @@ STAGES: Mapping[str, Stage] = {
         module="digiq.proposals.propose",
         about="N candidate actions for every observation",
         writes="proposals",
-        reads=(*_LABELLED, "policy"),
+        reads=_LABELLED,
         seconds=lambda load: 4 + 0.002 * STEPS * load.episodes,
     ),
     "tune-vlm": Stage(

@@ -1,17 +1,31 @@
-"""The `Policy` protocol: sample N actions with exact log-probabilities from a screenshot and a goal."""
+"""The `Policy` protocol: sample N actions with exact log-probabilities from a screenshot and a goal.
+
+A kind of policy is a member of :data:`digiq.policies.POLICIES`, a config that makes and opens such policies. On disk a
+policy is a directory with ``policy.json``, which says its kind, and whatever else it writes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from android_env.actions import Action
 from digiq import artifacts
-from digiq.errors import ArtifactError
+from digiq.config import to_dict
+from digiq.errors import ArtifactError, DigiQError
+from digiq.policies import POLICIES
+
+if TYPE_CHECKING:
+    from digiq.policies.fitting import FitConfig
+
+CONFIG_FILE = "policy.json"
+Metrics = Callable[[dict[str, float]], None]
+"""Called with numbers of a fitting as they come."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,8 +45,25 @@ class Candidate:
     log_prob: float
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """One thing to imitate."""
+
+    input: PolicyInput
+    action: Action
+    weight: float = 1.0
+    """At least 0; a row of weight 0 is as good as absent."""
+    group: int = 0
+    """Rows of one group (an episode) are held out together."""
+
+
 class Policy(Protocol):
     """A memoryless policy: its distribution depends on the current screenshot and the goal alone."""
+
+    @property
+    def config(self) -> Any:
+        """The :class:`Kind` that made it."""
+        ...
 
     def sample(
         self,
@@ -57,10 +88,23 @@ class Policy(Protocol):
         """float32[B]: log-probability of one action an input; ``-inf`` for what the policy cannot do."""
         ...
 
-    def support(self, inputs: Sequence[PolicyInput], k: int) -> list[list[tuple[Action, float]]]:
-        """The ``k`` likeliest distinct actions of each input with exact probabilities, likeliest first.
+    def fit(
+        self,
+        rows: Iterable[Row],
+        config: FitConfig,
+        on_metrics: Metrics,
+        description: str = "fit-policy",
+    ) -> Self:
+        """A policy of the same kind that imitates the rows, starting from what this one is, which does not change.
 
-        The probabilities sum to at most 1; what is missing is the mass of the actions left out.
+        Args:
+          rows: read once, in their order; their screenshots need not fit into memory together.
+          config: the fitting, its ``chosen`` what this kind can be told beyond the rest.
+          on_metrics: called as numbers come; ``update`` counts, ``*loss`` are in nats a row.
+          description: of the progress bar.
+
+        Raises:
+          DigiQError: nothing to fit, or a row that this kind cannot learn.
         """
         ...
 
@@ -69,19 +113,75 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class HasSupport(Protocol):
+    """A policy that can list what it would do, as exact values need it; one that spells its actions out cannot."""
+
+    def support(self, inputs: Sequence[PolicyInput], k: int) -> list[list[tuple[Action, float]]]:
+        """The ``k`` likeliest distinct actions of each input with exact probabilities, likeliest first.
+
+        The probabilities sum to at most 1; what is missing is the mass of the actions left out.
+        """
+        ...
+
+
+class Kind(Protocol):
+    """A member of :data:`digiq.policies.POLICIES`: the config of such a policy, which is what ``policy.json`` holds."""
+
+    def create(self, seed: int) -> Policy:
+        """A policy with fresh parameters."""
+        ...
+
+    def load(self, path: Path, about: Mapping[str, Any]) -> Policy:
+        """Opens the policy that ``Policy.save`` wrote into ``path``.
+
+        Args:
+          path: the directory.
+          about: ``policy.json``.
+
+        Raises:
+          ArtifactError: a file is missing or does not hold such a policy.
+        """
+        ...
+
+
+def describe(path: str | Path, config: Kind, **more: Any) -> None:
+    """Writes ``policy.json``, by which :func:`load_policy` knows the kind; ``more`` is what its ``load`` wants to know."""
+    about = {"policy": POLICIES.name_of(type(config)), **more, "config": to_dict(config)}
+    artifacts.atomic_write_json(Path(path) / CONFIG_FILE, about)
+
+
 def load_policy(path: str | Path) -> Policy:
     """Opens a policy: the artefact of ``fit-policy`` or ``distill``, or a directory that ``Policy.save`` wrote.
 
     Raises:
       ArtifactError: the directory is absent, unfinished, damaged or holds no policy.
+      ConfigError: the policy is of a kind that only the directory names (``--trust-code``).
     """
-    from digiq.policies.grid import CONFIG_FILE, GridPolicy
-
     path = Path(path)
     if (path / artifacts.MANIFEST).is_file():
         artifacts.open(path).verify()
-    if not (path / CONFIG_FILE).is_file():
+    file = path / CONFIG_FILE
+    if not file.is_file():
         raise ArtifactError(
             f"{path}: no {CONFIG_FILE}, so it holds no policy; name a 'fit-policy' or 'distill' output."
         )
-    return GridPolicy.load(path)
+    try:
+        about = json.loads(file.read_text())
+        kind, settings = about["policy"], about["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{file}: does not describe a policy ({error}); fit it again.") from None
+    return POLICIES.recorded(kind, settings, where=str(file)).load(path, about)
+
+
+def with_support(policy: Policy, what: str) -> HasSupport:
+    """The policy, where it can list its likeliest actions.
+
+    Raises:
+      DigiQError: it cannot; names ``what`` needs it.
+    """
+    if not isinstance(policy, HasSupport):
+        raise DigiQError(
+            f"{what} need a policy that lists its likeliest actions, and {type(policy).__name__} has no 'support'."
+        )
+    return policy

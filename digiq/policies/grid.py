@@ -8,36 +8,37 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization
-from PIL import Image
 from pydantic import Field
 
 from android_env.actions import Action
 from digiq import artifacts
-from digiq.config import configclass, load, to_dict
+from digiq.config import configclass
 from digiq.errors import ArtifactError
-from digiq.policies.base import Candidate, PolicyInput
+from digiq.policies.base import CONFIG_FILE, Candidate, Metrics, PolicyInput, Row, describe
 from digiq.policies.distribution import GridDistribution
-from digiq.policies.goals import SHAPE_FEATURES, GoalWords, goal_words
-from digiq.policies.network import CELL, GridNetwork, initial_params
+from digiq.policies.goals import SHAPE_FEATURES
+from digiq.policies.grid_fit import fit_grid
+from digiq.policies.network import CELL, fit_screenshot, initial_params, network, read_goal
 
-CONFIG_FILE = "policy.json"
+if TYPE_CHECKING:
+    from digiq.policies.fitting import FitConfig
+
 _PARAMS_FILE = "params.msgpack"
 # One batch shape for every query, padded: one compilation, and rows do not see one another.
 _BATCH = 32
 
 
 @configclass
-class GridConfig:
-    """The network's shape."""
+class Grid:
+    """The network's shape, and how sure it is."""
 
     input_height: Annotated[int, Field(ge=32, multiple_of=2 * CELL)] = 160
     """Pixels; screenshots are resized to this height, touch cells are 8 of these pixels high."""
@@ -66,33 +67,26 @@ class GridConfig:
         """Rows and columns of touch cells."""
         return self.input_height // CELL, self.input_width // CELL
 
+    def create(self, seed: int) -> GridPolicy:
+        """See :class:`digiq.policies.base.Kind`."""
+        height, width = self.input_height, self.input_width
+        params = initial_params(network(self), height, width, self.goal_words, seed)
+        return GridPolicy(self, params, spells=False)
 
-def network(config: GridConfig) -> GridNetwork:
-    """The Flax module of a configuration."""
-    return GridNetwork(
-        width=config.width,
-        layers=config.layers,
-        buckets=config.word_buckets,
-        speller_width=config.speller_width,
-    )
-
-
-def fit_screenshot(screenshot: np.ndarray, config: GridConfig) -> np.ndarray:
-    """uint8[h, w]: luminance of any uint8[H, W, 3] screenshot at the network's input size, aspect squashed.
-
-    Shapes say what a screen is for; colours are what themes differ in.
-    """
-    size = (config.input_width, config.input_height)
-    return np.asarray(Image.fromarray(screenshot).convert("L").resize(size, Image.Resampling.BOX))
-
-
-def read_goal(goal: str, config: GridConfig) -> GoalWords:
-    """The goal's words as the network reads them."""
-    return goal_words(goal, config.goal_words, config.word_buckets)
+    def load(self, path: Path, about: Mapping[str, Any]) -> GridPolicy:
+        """See :class:`digiq.policies.base.Kind`."""
+        fresh = self.create(seed=0)
+        try:
+            params = serialization.from_bytes(fresh.params, (path / _PARAMS_FILE).read_bytes())
+            spells = bool(about["spells"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ArtifactError(f"{path}: holds no readable GridPolicy ({error}); fit it again.") from None
+        jax.tree.map(_same_shape(path), fresh.params, params)
+        return GridPolicy(self, params, spells)
 
 
 @functools.lru_cache(maxsize=8)
-def _forward(config: GridConfig) -> Any:
+def _forward(config: Grid) -> Any:
     module = network(config)
 
     @jax.jit
@@ -104,20 +98,13 @@ def _forward(config: GridConfig) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GridPolicy:
-    """A fitted network; implements :class:`~digiq.policies.base.Policy`."""
+    """A network with parameters; implements :class:`~digiq.policies.base.Policy` and ``HasSupport``."""
 
-    config: GridConfig
+    config: Grid
     params: Any
     """``network``: the Flax parameters; ``speller``: the byte decoder's arrays."""
     spells: bool
     """Whether texts outside the goal can be drawn; False unless the fit saw some."""
-
-    @classmethod
-    def create(cls, config: GridConfig, seed: int) -> GridPolicy:
-        """A policy with fresh parameters."""
-        height, width = config.input_height, config.input_width
-        params = initial_params(network(config), height, width, config.goal_words, seed)
-        return cls(config, params, spells=False)
 
     def sample(
         self,
@@ -148,36 +135,25 @@ class GridPolicy:
         return result
 
     def support(self, inputs: Sequence[PolicyInput], k: int) -> list[list[tuple[Action, float]]]:
-        """See :meth:`digiq.policies.base.Policy.support`."""
+        """See :meth:`digiq.policies.base.HasSupport.support`."""
         return [
             row for _, distribution in self._distributions(inputs, 1.0) for row in distribution.support(k)
         ]
 
+    def fit(
+        self, rows: Iterable[Row], config: FitConfig, on_metrics: Metrics, description: str = "fit-policy"
+    ) -> GridPolicy:
+        """See :meth:`digiq.policies.base.Policy.fit` and :func:`digiq.policies.grid_fit.fit_grid`."""
+        params, spells = fit_grid(
+            self.config, self.params, self.spells, rows, config, on_metrics, description
+        )
+        return GridPolicy(self.config, params, spells)
+
     def save(self, path: str | Path) -> None:
         """Writes ``policy.json`` and ``params.msgpack`` into ``path``."""
-        path = Path(path)
-        described = {"policy": "grid", "spells": self.spells, "config": to_dict(self.config)}
         host = jax.tree.map(np.asarray, self.params)
-        artifacts.atomic_write_bytes(path / _PARAMS_FILE, serialization.msgpack_serialize(host))
-        artifacts.atomic_write_json(path / CONFIG_FILE, described)
-
-    @classmethod
-    def load(cls, path: str | Path) -> GridPolicy:
-        """Reads what :meth:`save` wrote.
-
-        Raises:
-          ArtifactError: a file is missing or does not hold a GridPolicy of its own configuration.
-        """
-        path = Path(path)
-        try:
-            described = json.loads((path / CONFIG_FILE).read_text())
-            config = load(GridConfig, described["config"], where=str(path / CONFIG_FILE), recorded=True)
-            fresh = cls.create(config, seed=0)
-            params = serialization.from_bytes(fresh.params, (path / _PARAMS_FILE).read_bytes())
-        except (OSError, ValueError, KeyError) as error:
-            raise ArtifactError(f"{path}: holds no readable GridPolicy ({error}); fit it again.") from None
-        jax.tree.map(_same_shape(path), fresh.params, params)
-        return cls(config, params, bool(described["spells"]))
+        artifacts.atomic_write_bytes(Path(path) / _PARAMS_FILE, serialization.msgpack_serialize(host))
+        describe(path, self.config, spells=self.spells)
 
     @functools.cached_property
     def _speller(self) -> dict[str, np.ndarray] | None:

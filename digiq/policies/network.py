@@ -8,15 +8,19 @@ their coarse neighbourhood and the state back and are scored one by one.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from digiq.policies import spelling
-from digiq.policies.goals import SHAPE_FEATURES
+from digiq.policies.goals import SHAPE_FEATURES, GoalWords, goal_words
+
+if TYPE_CHECKING:
+    from digiq.policies.grid import Grid
 
 CELL = 8
 """Side of a touch cell in input pixels."""
@@ -133,6 +137,30 @@ class GridNetwork(nn.Module):
         end = nn.relu(nn.Dense(self.width, name="end_from_word")(words) + wanted)
         pair = nn.Dense(16, name="start_key")(start) @ nn.Dense(16, name="end_key")(end).swapaxes(-1, -2)
         return nn.Dense(1, name="start")(start) + nn.Dense(1, name="end")(end).swapaxes(-1, -2) + pair / 4
+
+
+def network(config: Grid) -> GridNetwork:
+    """The Flax module of a configuration."""
+    return GridNetwork(
+        width=config.width,
+        layers=config.layers,
+        buckets=config.word_buckets,
+        speller_width=config.speller_width,
+    )
+
+
+def fit_screenshot(screenshot: np.ndarray, config: Grid) -> np.ndarray:
+    """uint8[h, w]: luminance of any uint8[H, W, 3] screenshot at the network's input size, aspect squashed.
+
+    Shapes say what a screen is for; colours are what themes differ in.
+    """
+    size = (config.input_width, config.input_height)
+    return np.asarray(Image.fromarray(screenshot).convert("L").resize(size, Image.Resampling.BOX))
+
+
+def read_goal(goal: str, config: Grid) -> GoalWords:
+    """The goal's words as the network reads them."""
+    return goal_words(goal, config.goal_words, config.word_buckets)
 
 
 def initial_params(module: GridNetwork, height: int, width: int, words: int, seed: int) -> dict[str, Any]:

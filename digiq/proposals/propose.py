@@ -20,8 +20,10 @@ from digiq.data.rewards import LabelledEpisodes
 from digiq.data.schema import decode_png
 from digiq.data.transitions import observation_index
 from digiq.errors import ArtifactError, DigiQError
-from digiq.policies.base import Policy, PolicyInput, load_policy
+from digiq.policies.base import Candidate, PolicyInput
 from digiq.progress import progress
+from digiq.proposals import CANDIDATES
+from digiq.tables import chosen_from
 
 STAGE, VERSION = "propose", 1
 _FILE = "proposals.npz"
@@ -29,15 +31,18 @@ _BATCH = 256
 
 
 @configclass
-class ProposeConfig:
-    """How many candidates, and how they are drawn."""
+class ProposeConfig(chosen_from(CANDIDATES, default="policy")):
+    """Where candidates come from, and how many."""
 
     num_candidates: Annotated[int, Field(ge=1)] = 8
-    """N, candidates an observation, the logged action included."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of the policy's sampling; above 1 the candidates spread."""
+    """N, most candidates an observation, the logged action included."""
     seed: int = 0
     """Of the draws; those of an observation depend on its row alone."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The artefacts that the source reads beside episodes and rewards."""
+        return self.chosen.reads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,12 +58,18 @@ class Proposals:
     """[S, N], index into ``texts``."""
     texts: tuple[str, ...]
     log_prob: npt.NDArray[np.float32]
-    """[S, N], under the proposing policy at its temperature; -inf for a logged action it cannot make."""
+    """[S, N], under what proposed them; -inf for a logged action that it cannot make, NaN where it knows none."""
     valid: npt.NDArray[np.bool_]
-    """[S, N]; column 0 is not valid where no action was logged (the end of a truncated episode)."""
+    """[S, N]; column 0 is not valid where no action was logged (the end of a truncated episode), nor are columns beyond the
+    candidates that the source had."""
 
     def __len__(self) -> int:
         return len(self.valid)
+
+    def at(self, rows: npt.NDArray[np.intp]) -> "Proposals":
+        """Those of some of the observations."""
+        arrays = {f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self) if f.name != "texts"}
+        return dataclasses.replace(self, **arrays)
 
     def action(self, s: int, n: int) -> Action:
         """Candidate ``n`` of observation ``s``.
@@ -79,8 +90,16 @@ def supported(
     """bool[S, N]: candidates at least ``share`` times as likely as the likeliest of their state.
 
     With ``any_n`` as the likeliest of those before them: what is supported among the first n, for any n.
+
+    Raises:
+      DigiQError: a candidate's probability is not known.
     """
-    known = np.where(valid & ~np.isnan(log_prob), log_prob, -np.inf)
+    if np.isnan(log_prob[valid]).any():
+        raise DigiQError(
+            "support: needs to know how likely candidates are, which the source that proposed them does not say; set every "
+            "'support' to 0 (featurize.support, best_of_n.support), or take propose.source 'policy'."
+        )
+    known = np.where(valid, log_prob, -np.inf)
     likeliest = np.maximum.accumulate(known, axis=1) if any_n else known.max(axis=1, keepdims=True)
     return known >= likeliest + np.log(share)
 
@@ -90,42 +109,10 @@ def first_of_action(candidates: Sequence[Sequence[Action | None]]) -> np.ndarray
     return np.array([[a is not None and a not in row[:n] for n, a in enumerate(row)] for row in candidates])
 
 
-def propose(
-    policy: Policy,
-    inputs: Sequence[PolicyInput],
-    logged: Sequence[Action | None],
-    config: ProposeConfig,
-    first_row: int = 0,
-) -> list[list[tuple[Action, float] | None]]:
-    """(candidate, log-probability) [B][N] for B observations; None for a logged action that is not there.
-
-    Args:
-      policy: draws candidates 1 to N - 1.
-      inputs: B observations.
-      logged: the action executed at each, candidate 0.
-      config: see :class:`ProposeConfig`.
-      first_row: row of the first observation; the draws of row s come from the generator (seed, s), so they do not
-        depend on how rows are batched.
-    """
-    rngs = [np.random.default_rng([config.seed, first_row + b]) for b in range(len(inputs))]
-    drawn = policy.sample(inputs, config.num_candidates - 1, rngs, config.temperature)
-    rows: list[list[tuple[Action, float] | None]] = []
-    known = [b for b, action in enumerate(logged) if action is not None]
-    log_probs = policy.log_prob(
-        [inputs[b] for b in known], [a for a in logged if a is not None], config.temperature
-    )
-    logged_log_prob = dict(zip(known, map(float, log_probs), strict=True))
-    for b, candidates in enumerate(drawn):
-        action = logged[b]
-        first = None if action is None else (action, logged_log_prob[b])
-        rows.append([first, *((c.action, c.log_prob) for c in candidates)])
-    return rows
-
-
-def to_arrays(rows: Sequence[Sequence[tuple[Action, float] | None]]) -> Proposals:
-    """Packs what :func:`propose` returns."""
+def to_arrays(rows: Sequence[Sequence[Candidate | None]]) -> Proposals:
+    """Packs what :meth:`digiq.proposals.base.Candidates.propose` returns; N is the longest row's."""
     texts: dict[str, int] = {"": 0}
-    shape = (len(rows), len(rows[0]) if rows else 0)
+    shape = (len(rows), max(map(len, rows), default=0))
     action_type, text_id = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
     touch, lift = (np.full((*shape, 2), NO_POINT, np.float32) for _ in range(2))
     log_prob, valid = np.full(shape, -np.inf, np.float32), np.zeros(shape, bool)
@@ -133,7 +120,7 @@ def to_arrays(rows: Sequence[Sequence[tuple[Action, float] | None]]) -> Proposal
         for n, item in enumerate(row):
             if item is None:
                 continue
-            action, log_prob[s, n] = item
+            action, log_prob[s, n] = item.action, item.log_prob
             action_type[s, n], valid[s, n] = action.type, True
             touch[s, n], lift[s, n] = action.touch_yx, action.lift_yx
             text_id[s, n] = texts.setdefault(action.text, len(texts))
@@ -180,17 +167,23 @@ def run(
     config: ProposeConfig,
     *,
     episodes: Path,
-    policy: Path,
     out: Path,
+    policy: Path | None = None,
     rewards: Path | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Proposes for every non-terminal observation of the episodes, relabelled copies in ``rewards`` included.
 
     Raises:
-      DigiQError: the episodes hold no observation.
+      DigiQError: the episodes hold no observation, or what the source reads is not given.
     """
-    inputs = {"episodes": episodes, "rewards": rewards, "policy": policy}
+    read: dict[str, Path] = {}
+    for name in config.reads:
+        path = {"policy": policy}.get(name)
+        if path is None:
+            raise DigiQError(f"propose: the source '{config.choice}' needs --{name}.")
+        read[name] = path
+    inputs = {"episodes": episodes, "rewards": rewards, **read}
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as writer:
@@ -200,22 +193,20 @@ def run(
         total = len(observation_index(store))
         if not total:
             raise DigiQError(f"{episodes}: holds no observation to propose for.")
-        proposer = load_policy(policy)
-        rows: list[list[tuple[Action, float] | None]] = []
+        candidates = config.chosen.open(read)
+        rows: list[list[Candidate | None]] = []
         with progress("propose", total, unit="states") as bar:
             for batch in _batches(_observations(store)):
                 observations, logged = zip(*batch, strict=True)
-                rows += propose(proposer, observations, logged, config, first_row=len(rows))
+                # Of the row's own, so that draws do not depend on how rows are batched.
+                rngs = [np.random.default_rng([config.seed, len(rows) + b]) for b in range(len(batch))]
+                rows += candidates.propose(observations, logged, config.num_candidates, rngs)
                 bar.advance(len(batch))
         proposals = to_arrays(rows)
         save_proposals(proposals, writer.path)
-        distinct = np.mean([len({item for item in map(_action, row) if item}) for row in rows])
+        distinct = np.mean([len({item.action for item in row if item is not None}) for row in rows])
         counts = {"observations": total, "candidates": int(proposals.valid.sum())}
         return writer.complete(counts=counts, extra={"distinct_actions_per_observation": float(distinct)})
-
-
-def _action(item: tuple[Action, float] | None) -> Action | None:
-    return item[0] if item else None
 
 
 def _observations(episodes: Sequence) -> Iterator[tuple[PolicyInput, Action | None]]:

@@ -117,14 +117,15 @@ def write_report(
       ArtifactError: a named artefact is missing or unfinished.
     """
     values = logged_values(run)
+    gate = gate_of(run.policies)
     sections = [
-        results_section(run.evaluations),
-        episodes_section(values, gate_of(run.policies.get("digiq"))),
-        critic_section(run, values),
+        results_section(run.evaluations, run.policies),
+        episodes_section(values, gate),
+        critic_section(run, values, gate),
         *(section(run, values) for section in further),
         curves_section(run),
         data_section(run, values),
-        play_section(run.evaluations),
+        play_section(run.evaluations, run.policies),
         provenance_section(run, seconds or {}),
     ]
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -168,7 +169,7 @@ def headline(evaluations: Mapping[str, Path]) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def results_section(evaluations: Mapping[str, Path]) -> Section | None:
+def results_section(evaluations: Mapping[str, Path], policies: Mapping[str, Path]) -> Section | None:
     """Success bars, the table, and the main arm against each other, paired."""
     tables = _tables(evaluations)
     if not tables:
@@ -196,7 +197,7 @@ def results_section(evaluations: Mapping[str, Path]) -> Section | None:
         table_rows.append(Row(tuple(cells), colors[position]))
     note = "Success in % of all scheduled episodes with its Wilson 95 % interval."
     success = Table(header, tuple(table_rows), best, note)
-    paired = _paired_table(evaluations)
+    paired = _paired_table(evaluations, policies)
     return Section(
         anchor="results",
         name="Success on held-out tasks",
@@ -242,13 +243,12 @@ def logged_strip(values: LoggedValues, number: int, title: str, gate: Gate | Non
     )
 
 
-def critic_section(run: RunArtifacts, values: LoggedValues | None) -> Section | None:
+def critic_section(run: RunArtifacts, values: LoggedValues | None, gate: Gate | None) -> Section | None:
     """Calibration, Q along episodes, the advantage that extraction gates on."""
     if values is None or run.critic is None:
         return None
     gamma = find_setting(artifacts.read_manifest(run.critic).config, "gamma", 0.95)
     logged = logged_outcomes(values, gamma)
-    gate = gate_of(run.policies.get("digiq"))
     gap = np.nanmax(np.where(values.usable(gate), values.q, np.nan), axis=1) - values.v
     marks = {} if gate is None else {"threshold": gate.threshold}
     kept = "" if gate is None else f"{100 * np.mean(gap > gate.threshold):.1f} % of states pass. "
@@ -433,11 +433,11 @@ def distinct_candidates(proposals: Proposals) -> np.ndarray:
     )
 
 
-def play_section(evaluations: Mapping[str, Path]) -> Section | None:
+def play_section(evaluations: Mapping[str, Path], policies: Mapping[str, Path]) -> Section | None:
     """Recorded test episodes of the main arm."""
     if not evaluations:
         return None
-    arm = main_arm(evaluations)
+    arm = main_arm(evaluations, policies)
     strips = tuple(recorded_strips(evaluations[arm]))
     if not strips:
         return None
@@ -491,11 +491,11 @@ def provenance_section(run: RunArtifacts, seconds: Mapping[str, float]) -> Secti
     )
 
 
-def gate_of(policy: Path | None) -> Gate | None:
-    """How the extraction of a policy chose, from its manifest; None when it had no threshold."""
-    if policy is None:
+def gate_of(policies: Mapping[str, Path]) -> Gate | None:
+    """How the extraction of the main arm's policy chose, from its manifest; None when it had no threshold."""
+    if not policies:
         return None
-    manifest = artifacts.read_manifest(policy)
+    manifest = artifacts.read_manifest(policies[main_arm(policies, policies)])
     value = manifest.extra.get("threshold", manifest.counts.get("threshold"))
     if not isinstance(value, int | float):
         return None
@@ -509,14 +509,14 @@ def _tables(evaluations: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _paired_table(evaluations: Mapping[str, Path]) -> Table | None:
+def _paired_table(evaluations: Mapping[str, Path], policies: Mapping[str, Path]) -> Table | None:
     """The main arm against each other one, over the episodes that both ran."""
     if len(evaluations) < 2:
         return None
     results = {
         arm: {r.episode_id: r for r in read_results(path / EPISODES)} for arm, path in evaluations.items()
     }
-    main = main_arm(results)
+    main = main_arm(results, policies)
     rows = []
     for other in (arm for arm in results if arm != main):
         common = [

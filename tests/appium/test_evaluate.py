@@ -18,7 +18,7 @@ from digiq import artifacts
 from digiq.agents.build import AgentConfig, DeviceConfig
 from digiq.config import load_yaml
 from digiq.evaluation import evaluate
-from digiq.policies.grid import GridConfig, GridPolicy
+from digiq.policies.grid import Grid
 from tests.appium.conftest import gone, group
 
 CONFIG = "configs/evaluate_miniwob.yaml"
@@ -28,9 +28,9 @@ CONFIG = "configs/evaluate_miniwob.yaml"
 def policy(installed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "policy"
     with artifacts.write(
-        folder, stage="fit-policy", version=1, config=GridConfig(), inputs={}, overwrite=False
+        folder, stage="fit-policy", version=1, config=Grid(), inputs={}, overwrite=False
     ) as w:
-        GridPolicy.create(GridConfig(), seed=0).save(w.path)
+        Grid().create(seed=0).save(w.path)
         w.complete(counts={})
     return folder
 

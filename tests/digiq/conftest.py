@@ -17,6 +17,7 @@ from digiq.agents import collect
 from digiq.agents.build import AgentConfig, device_tasks
 from digiq.data import label
 from digiq.data.rewards import LabelledEpisodes
+from digiq.policies.base import Candidate
 from digiq.proposals import propose
 from digiq.proposals.propose import save_proposals, to_arrays
 from digiq.report.run_report import RunArtifacts
@@ -85,8 +86,8 @@ def make_proposals(root: Path, width: int = 4) -> None:
         for step in episode.steps:
             if step.is_terminal:
                 continue
-            first = None if step.action is None else (step.action, step.behavior_log_prob)
-            drawn = [collector.collector_policy(phone, rng) for _ in range(width - 1)]
+            first = None if step.action is None else Candidate(step.action, step.behavior_log_prob)
+            drawn = [Candidate(*collector.collector_policy(phone, rng)) for _ in range(width - 1)]
             rows.append([first, *drawn])
             if step.action is not None:
                 phone.execute(step.action)

@@ -11,7 +11,10 @@ import pytest
 from digiq import artifacts
 from digiq.config import configclass, load, to_dict
 from digiq.errors import ConfigError
-from digiq.tables import Table, chosen_from, own_sources
+from digiq.extraction import EXTRACTIONS, VALUES
+from digiq.policies import FITTINGS, POLICIES, REFITTINGS
+from digiq.proposals import CANDIDATES
+from digiq.tables import Table, chosen_from, named, own_sources, trust
 
 
 @configclass
@@ -77,6 +80,17 @@ def test_a_new_member_changes_no_digest(config, tmp_path):
     )
 
 
+@pytest.mark.parametrize("table", [EXTRACTIONS, VALUES, POLICIES, FITTINGS, REFITTINGS, CANDIDATES])
+def test_another_member_of_the_librarys_tables_changes_no_identity(table):
+    members = {name: f"{table[name].__module__}:{table[name].__qualname__}" for name in table}
+    more = Table(table.what, "nowhere", **members, gamma="letters:Gamma")
+    first = next(iter(table))
+    one, two = (chosen_from(members, default=first) for members in (table, more))
+    for name in table:
+        assert to_dict(two(**{table.what: name})) == to_dict(one(**{table.what: name}))
+        assert hash(one()) and two(**{table.what: "gamma"}).chosen == Gamma()
+
+
 def test_nested_choices_are_found(config):
     @configclass
     class Outer:
@@ -138,6 +152,27 @@ def test_a_member_of_ones_own(config, tmp_path, monkeypatch):
     (tmp_path / "mine_a.py").write_text(source + "# another\n")
     assert own_sources(mine) != before
     assert not artifacts.is_complete(tmp_path / "a", stage="s", version=1, config=mine, inputs={})
+
+
+def test_artefacts_name_members_as_the_table_does_and_ones_own_by_where_they_are(config):
+    table = Table("letter", "nowhere", beta=f"{__name__}:Beta")
+    assert table.name_of(Beta) == "beta" and table.name_of(Gamma) == f"{__name__}:Gamma"
+    assert table.recorded("beta", {"y": 4}, "f.json") == Beta(y=4)
+    with pytest.raises(ConfigError, match=r"f.json: unknown letter 'bta'; known: beta"):
+        table.recorded("bta", {}, "f.json")
+
+
+def test_what_a_recipe_names_is_trusted_where_it_is_defined_too_and_in_child_processes():
+    table = Table("letter", "nowhere")
+    defined = f"{__name__}:Gamma"
+    assert table.own(table.check("letters:Gamma"), {"z": 4}) == Gamma(z=4)
+    assert {"letters:Gamma", defined} <= set(named())
+    assert table.recorded(defined, {"z": 5}, "f.json") == Gamma(z=5)
+    with pytest.raises(ConfigError, match="--trust-code"):
+        table.recorded("letters:Unheard", {}, "f.json")
+    trust(["letters:Unheard"])
+    with pytest.raises(ConfigError, match="does not import"):
+        table.recorded("letters:Unheard", {}, "f.json")
 
 
 READ_BACK = """

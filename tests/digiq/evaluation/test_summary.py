@@ -12,7 +12,7 @@ from digiq import artifacts
 from digiq.errors import ArtifactError
 from digiq.evaluation.evaluate import make_table
 from digiq.evaluation.outcomes import EpisodeResult, Outcome
-from digiq.evaluation.summary import print_summary, write_summary
+from digiq.evaluation.summary import main_arm, print_summary, write_summary
 
 
 def results(wins: int, total: int, faults: int = 0) -> list[EpisodeResult]:
@@ -67,3 +67,15 @@ def test_an_unfinished_evaluation_is_refused(tmp_path):
     path = evaluation(tmp_path / "a", "digiq", results(1, 2), complete=False)
     with pytest.raises(ArtifactError, match="has not finished"):
         write_summary({"digiq": path}, {}, tmp_path / "summary.json")
+
+
+def test_the_main_arm_is_the_first_that_was_distilled_by_q_whatever_it_is_called(tmp_path):
+    policies = {}
+    for arm, needs in (("cloned", []), ("mine", ["proposals", "q", "v"]), ("late", ["q"])):
+        with artifacts.write(
+            policies.setdefault(arm, tmp_path / arm), stage="distill", version=1, config={}
+        ) as writer:
+            writer.complete(extra={"needs": needs})
+    assert main_arm(["behavior", "cloned", "mine", "late", "ceiling"], policies) == "mine"
+    assert main_arm(["behavior", "cloned"], policies) == "cloned"
+    assert main_arm(["behavior", "ceiling"], {}) == "ceiling"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from digiq.errors import ConfigError
-from digiq.extraction.best_of_n import BestOfNConfig, best_of_n
+from digiq.extraction.best_of_n import BestOfN, best_of_n
 from digiq.proposals.propose import supported
 
 Q = np.array([[0.1, 0.5, 0.9], [0.3, 0.2, 0.1], [0.0, 0.6, 0.6]], np.float32)
@@ -13,8 +13,8 @@ VALID = np.ones((3, 3), bool)
 LOG_PROB = np.log(np.array([[0.5, 0.3, 0.001], [0.2, 0.2, 0.2], [0.4, 0.02, 0.3]], np.float32))
 
 
-def absolute(threshold: float, **fields) -> BestOfNConfig:
-    return BestOfNConfig(threshold_mode="absolute", threshold=threshold, support=0.0, **fields)
+def absolute(threshold: float, **fields) -> BestOfN:
+    return BestOfN(threshold_mode="absolute", threshold=threshold, support=0.0, **fields)
 
 
 def test_the_highest_q_is_chosen_and_kept_strictly_above_the_threshold():
@@ -34,7 +34,7 @@ def test_an_invalid_candidate_is_never_chosen_and_a_state_without_any_never_kept
 
 
 def test_a_candidate_that_the_proposer_hardly_makes_is_left_out():
-    config = BestOfNConfig(threshold_mode="absolute", threshold=-1.0, support=0.1)
+    config = BestOfN(threshold_mode="absolute", threshold=-1.0, support=0.1)
     assert best_of_n(Q, BASELINE, VALID, config, LOG_PROB).choice.tolist() == [1, 0, 2]
     assert supported(LOG_PROB, VALID, 0.1).tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 1]]
 
@@ -47,25 +47,25 @@ def test_support_is_relative_to_the_likeliest_valid_candidate():
 
 def test_support_needs_log_probabilities():
     with pytest.raises(ValueError, match="log-probabilities"):
-        best_of_n(Q, BASELINE, VALID, BestOfNConfig(support=0.1))
+        best_of_n(Q, BASELINE, VALID, BestOfN(support=0.1))
 
 
 def test_quantile_keeps_the_share_above_it():
-    config = BestOfNConfig(threshold_mode="quantile", threshold=0.5, support=0.0)
+    config = BestOfN(threshold_mode="quantile", threshold=0.5, support=0.0)
     assert best_of_n(Q, BASELINE, VALID, config).keep.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("fields", [{"threshold": 1.0}, {"threshold": float("nan")}, {"support": 1.5}])
 def test_settings_that_make_no_sense_are_refused(fields):
     with pytest.raises(ConfigError):
-        BestOfNConfig(**fields)
+        BestOfN(**fields)
 
 
 def test_only_the_first_candidates_count_where_a_number_is_given():
     q = np.array([[0.1, 0.2, 0.9], [0.5, 0.1, 0.2]], np.float32)
     valid = np.ones_like(q, bool)
     settings = {"threshold_mode": "absolute", "threshold": -1.0, "support": 0.0}
-    one = best_of_n(q, np.zeros(2, np.float32), valid, BestOfNConfig(candidates=1, **settings))
-    two = best_of_n(q, np.zeros(2, np.float32), valid, BestOfNConfig(candidates=2, **settings))
+    one = best_of_n(q, np.zeros(2, np.float32), valid, BestOfN(candidates=1, **settings))
+    two = best_of_n(q, np.zeros(2, np.float32), valid, BestOfN(candidates=2, **settings))
     assert one.choice.tolist() == [0, 0] and two.choice.tolist() == [1, 0]
     assert one.advantage == pytest.approx([0.1, 0.5])

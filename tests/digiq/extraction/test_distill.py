@@ -1,7 +1,7 @@
 """The distill stage: what each arm imitates, on real episodes, proposals and a fitted policy."""
 
+import dataclasses
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,45 +10,24 @@ import pytest
 from digiq import artifacts
 from digiq.agents import collect
 from digiq.agents.build import AgentConfig
-from digiq.data import label
+from digiq.data.rewards import LabelledEpisodes
 from digiq.data.store import EpisodeStore
 from digiq.data.transitions import observation_index
 from digiq.errors import DigiQError
-from digiq.extraction import distill
-from digiq.extraction.best_of_n import BestOfNConfig
-from digiq.extraction.digirl import DigiRLConfig
-from digiq.policies import fit
+from digiq.extraction import critic_values, distill
+from digiq.extraction.base import Values, read_states
+from digiq.extraction.best_of_n import BestOfN
+from digiq.extraction.digirl import DigiRL
 from digiq.policies.base import load_policy
-from digiq.policies.grid import GridConfig
 from digiq.proposals import propose
 from digiq.proposals.values import EXACT
-
-SMALL = GridConfig(input_height=64, input_width=32, width=8, word_buckets=64, speller_width=4)
-FIT = distill.DistillFitConfig(updates=2, batch_size=4, shift=3)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Directories by artefact name."""
-    root = tmp_path_factory.mktemp("run")
-    made = {name: root / name for name in ("behavior", "episodes", "rewards", "proposals")}
-    collect.run(
-        collect.CollectConfig(agent=AgentConfig(kind="collector"), num_episodes=16, seed=1),
-        out=made["episodes"],
-    )
-    fit.run(fit.FitPolicyConfig(policy=SMALL, fit=FIT), episodes=made["episodes"], out=made["behavior"])
-    label.run(label.LabelConfig(), episodes=made["episodes"], out=made["rewards"])
-    propose.run(
-        propose.ProposeConfig(num_candidates=3),
-        episodes=made["episodes"], rewards=made["rewards"], policy=made["behavior"], out=made["proposals"],
-    )  # fmt: skip
-    return made
+from tests.digiq.extraction.conftest import FIT
 
 
 def test_filtered_bc_imitates_the_steps_of_successful_episodes(run, tmp_path):
     won = [e for e in EpisodeStore(run["episodes"]) if e.outcome == "success"]
     assert won
-    config = distill.DistillConfig(arm="filtered_bc", fit=FIT)
+    config = distill.DistillConfig(objective="filtered_bc", fit=FIT)
     made = distill.run(
         config,
         behavior=run["behavior"],
@@ -64,44 +43,36 @@ def test_filtered_bc_imitates_the_steps_of_successful_episodes(run, tmp_path):
 def test_without_a_success_filtered_bc_says_what_to_do(run, tmp_path):
     quitter = collect.CollectConfig(agent=AgentConfig(kind="quitter"), num_episodes=2)
     collect.run(quitter, out=tmp_path / "episodes")
-    config = distill.DistillConfig(arm="filtered_bc", fit=FIT)
+    config = distill.DistillConfig(objective="filtered_bc", fit=FIT)
     with pytest.raises(DigiQError, match="collect episodes that succeed"):
         distill.run(config, behavior=run["behavior"], episodes=tmp_path / "episodes", out=tmp_path / "p")
 
 
-def arm_with_values(run, monkeypatch, q_of_column, **best_of_n):
-    """The arm ``digiq`` where the critic's Q of every state is ``q_of_column`` and its V is 0."""
-    valid = propose.load_proposals(run["proposals"]).valid
-    q = np.broadcast_to(np.array(q_of_column, np.float32), valid.shape)
-    monkeypatch.setattr(distill, "open_features", lambda path: SimpleNamespace(candidate_row=valid))
-    monkeypatch.setattr(distill, "load_critic", lambda path: None)
-    monkeypatch.setattr(distill, "candidate_values", lambda *a, **k: (q, np.zeros(len(q), np.float32)))
-    config = distill.DistillConfig(
-        fit=FIT, best_of_n=BestOfNConfig(threshold_mode="absolute", support=0.0, **best_of_n)
-    )
-    return distill._select_best_of_n(
-        distill.LabelledEpisodes(run["episodes"], run["rewards"]),
-        config,
-        proposals=run["proposals"],
-        features=Path("features"),
-        critic=Path("critic"),
-    )
+def select(run, q_of_column, **settings):
+    """States and what Best-of-N takes of them, where Q of every state is ``q_of_column`` and V is 0."""
+    states, _ = read_states(LabelledEpisodes(run["episodes"], run["rewards"]))
+    proposals = propose.load_proposals(run["proposals"])
+    q = np.broadcast_to(np.array(q_of_column, np.float32), proposals.valid.shape)
+    values = Values(q=q, v=np.zeros(len(q), np.float32), baseline="v", discount=1.0, bootstraps=False)
+    states = dataclasses.replace(states, proposals=proposals, values=values)
+    objective = BestOfN(threshold_mode="absolute", support=0.0, **settings)
+    return states, objective.select(states, np.random.default_rng(0))
 
 
-def test_best_of_n_imitates_the_candidate_of_highest_q(run, monkeypatch):
-    logged = arm_with_values(run, monkeypatch, [0.9, 0.5, 0.1], threshold=0.2)
-    episodes = list(EpisodeStore(run["episodes"]))
-    executed = {(n, t): s.action for n, e in enumerate(episodes) for t, s in enumerate(e.steps) if s.action}
+def test_best_of_n_imitates_the_candidate_of_highest_q(run):
+    states, logged = select(run, [0.9, 0.5, 0.1], threshold=0.2)
     # The last observation of an episode that ran out of steps has candidates, but no logged action.
-    assert {at: action for at, action in logged.targets.items() if at in executed} == executed
-    other = arm_with_values(run, monkeypatch, [0.1, 0.9, 0.5], threshold=0.2)
+    imitated = dict(zip(logged.row.tolist(), logged.action, strict=True))
+    executed = {row: action for row, action in enumerate(states.logged) if action is not None}
+    assert {row: action for row, action in imitated.items() if row in executed} == executed
+    _, other = select(run, [0.1, 0.9, 0.5], threshold=0.2)
     assert other.report["logged_share"] == 0.0
-    assert len(other.targets) == other.considered
+    assert len(other.row) == other.considered
 
 
-def test_best_of_n_keeps_no_state_whose_best_candidate_is_not_worth_it(run, monkeypatch):
-    none = arm_with_values(run, monkeypatch, [0.1, 0.1, 0.1], threshold=0.2)
-    assert none.targets == {} and none.report["mean_advantage_kept"] is None
+def test_best_of_n_keeps_no_state_whose_best_candidate_is_not_worth_it(run):
+    _, none = select(run, [0.1, 0.1, 0.1], threshold=0.2)
+    assert not len(none.row) and none.report["mean_advantage_kept"] is None
 
 
 def test_exact_values_rank_the_candidates_of_the_ceiling(run, tmp_path):
@@ -112,9 +83,9 @@ def test_exact_values_rank_the_candidates_of_the_ceiling(run, tmp_path):
         np.savez(writer.path / EXACT, best_q=q, best_v=np.full(len(q), 0.9))
         writer.complete()
     config = distill.DistillConfig(
-        values="exact",
+        values=distill.ValuesConfig(source="digiq.laboratory.controls:ExactValues"),
         fit=FIT,
-        best_of_n=BestOfNConfig(support=0.0, threshold_mode="absolute", threshold=0.1),
+        best_of_n=BestOfN(support=0.0, threshold_mode="absolute", threshold=0.1),
     )
     inputs = {name: run[name] for name in ("behavior", "episodes", "rewards", "proposals")}
     made = distill.run(config, **inputs, exact=tmp_path / "exact", out=tmp_path / "p")
@@ -126,7 +97,11 @@ def test_exact_values_rank_the_candidates_of_the_ceiling(run, tmp_path):
 
 
 def test_random_values_choose_every_candidate_alike(run, tmp_path):
-    config = distill.DistillConfig(values="random", fit=FIT, best_of_n=BestOfNConfig(support=0.0))
+    config = distill.DistillConfig(
+        values=distill.ValuesConfig(source="digiq.laboratory.controls:RandomValues"),
+        fit=FIT,
+        best_of_n=BestOfN(support=0.0),
+    )
     inputs = {name: run[name] for name in ("behavior", "episodes", "rewards", "proposals")}
     distill.run(config, **inputs, out=tmp_path / "p")
     report = json.loads((tmp_path / "p/selection.json").read_text())
@@ -136,14 +111,14 @@ def test_random_values_choose_every_candidate_alike(run, tmp_path):
 def test_digirl_imitates_the_logged_steps_that_pass_its_filter(run, tmp_path, monkeypatch):
     index = observation_index(EpisodeStore(run["episodes"]))
     features = SimpleNamespace(candidate_row=np.zeros((len(index), 1)))
-    critic = SimpleNamespace(config=SimpleNamespace(timeout="terminal", gamma=0.9))
-    monkeypatch.setattr(distill, "open_features", lambda path: features)
-    monkeypatch.setattr(distill, "load_critic", lambda path: critic)
-    monkeypatch.setattr(distill, "state_values", lambda *_: np.full(len(index), 0.3, np.float32))
+    critic = SimpleNamespace(config=SimpleNamespace(timeout="terminal", gamma=0.9, baseline="v"))
+    monkeypatch.setattr(critic_values, "open_features", lambda path: features)
+    monkeypatch.setattr(critic_values, "load_critic", lambda path: critic)
+    monkeypatch.setattr(critic_values, "state_values", lambda *_: np.full(len(index), 0.3, np.float32))
     for name in ("features", "critic"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    config = distill.DistillConfig(arm="digirl", fit=FIT, digirl=DigiRLConfig(decay=1.0, threshold=0.5))
+    config = distill.DistillConfig(objective="digirl", fit=FIT, digirl=DigiRL(decay=1.0, threshold=0.5))
     made = distill.run(
         config, behavior=run["behavior"], episodes=run["episodes"], rewards=run["rewards"],
         features=tmp_path / "features", critic=tmp_path / "critic", out=tmp_path / "p",

@@ -16,6 +16,7 @@ from digiq.errors import ArtifactError, ArtifactMismatch, ConfigError, DigiQErro
 from digiq.features import extract as stage
 from digiq.features import extract_features, load_features
 from digiq.features.extract import FeaturizeConfig
+from digiq.policies.base import Candidate
 from digiq.proposals.propose import load_proposals, save_proposals, supported, to_arrays
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -72,7 +73,7 @@ def write_inputs(root, episodes, candidates):
                 writer.write(item)
         w.complete()
     with artifacts.write(root / "proposals", stage="propose", version=1, config={}) as w:
-        rows = [[item and (item, -1.0) for item in row] for row in candidates]
+        rows = [[item and Candidate(item, -1.0) for item in row] for row in candidates]
         save_proposals(to_arrays(rows), w.path)
         w.complete()
     return {"episodes": root / "episodes", "proposals": root / "proposals"}

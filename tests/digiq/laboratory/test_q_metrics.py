@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from android_env.devices.simulated.display import Display
 from digiq import artifacts
 from digiq.agents.build import device_tasks
 from digiq.data.rewards import LabelledEpisodes
+from digiq.extraction import critic_values
 from digiq.laboratory import card, exact_values, q_metrics
 from digiq.laboratory.card import CardConfig, coverage, mistake_mix
 from digiq.laboratory.q_metrics import QMetricsConfig, regret_by_visits, support_of
@@ -124,13 +126,13 @@ def test_the_stage_judges_a_perfect_critic_perfect(small_run, tmp_path, monkeypa
         writer.complete()
 
     def stage(values, out):
-        monkeypatch.setattr(q_metrics, "open_features", lambda path: None)
-        monkeypatch.setattr(q_metrics, "load_critic", lambda path: None)
+        q, v = values.astype(np.float32), np.zeros(len(values), np.float32)
+        critic = SimpleNamespace(config=SimpleNamespace(timeout="terminal", gamma=0.9, baseline="v"))
         monkeypatch.setattr(
-            q_metrics,
-            "candidate_values",
-            lambda *_: (values.astype(np.float32), np.zeros(len(values), np.float32)),
+            critic_values, "open_features", lambda path: SimpleNamespace(candidate_row=values)
         )
+        monkeypatch.setattr(critic_values, "load_critic", lambda path: critic)
+        monkeypatch.setattr(critic_values, "candidate_values", lambda *_, **__: (q, v))
         monkeypatch.setattr(q_metrics, "count_visits", lambda *_: {"launcher": 3, "results": 1})
         q_metrics.run(
             QMetricsConfig(), episodes=root / "episodes", rewards=root / "rewards", proposals=root / "proposals",

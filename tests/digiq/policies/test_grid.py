@@ -9,9 +9,9 @@ import pytest
 from android_env.actions import Action, ActionType
 from digiq.errors import ArtifactError
 from digiq.policies.base import PolicyInput, load_policy
-from digiq.policies.grid import GridConfig, GridPolicy
+from digiq.policies.grid import Grid, GridPolicy
 
-CONFIG = GridConfig(
+CONFIG = Grid(
     input_height=32,
     input_width=32,
     width=16,
@@ -25,7 +25,7 @@ GOAL = "find the lamp and the bed"
 
 
 def make_policy(spells: bool, scale: float = 1.0) -> GridPolicy:
-    fresh = GridPolicy.create(CONFIG, seed=1)
+    fresh = CONFIG.create(seed=1)
     params = jax.tree.map(lambda x: np.asarray(x) * scale, fresh.params)
     if spells:
         params["speller"]["output_bias"] = np.where(np.isin(np.arange(256), [0, 97, 98]), 0.0, -40.0)

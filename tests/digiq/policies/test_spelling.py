@@ -76,7 +76,7 @@ def test_texts_that_cannot_be_spelled():
 
 
 def test_fitting_and_drawing_agree_on_the_likelihood(speller):
-    from digiq.policies.fit import _spelling_loss
+    from digiq.policies.grid_fit import _spelling_loss
 
     # Of valid first bytes only, so that drawing, which masks the others, has nothing to mask.
     params = {**speller, "output_bias": np.where(np.arange(256) < 0x80, speller["output_bias"], -60.0)}

@@ -8,10 +8,13 @@ import re
 import numpy as np
 import pytest
 
+from digiq import artifacts
 from digiq.agents.build import AgentConfig
 from digiq.errors import DigiQError
 from digiq.evaluation import evaluate
 from digiq.evaluation.evaluate import EvaluateConfig
+from digiq.extraction.best_of_n import BestOfN
+from digiq.extraction.distill import DistillConfig
 from digiq.laboratory.truth_section import truth_section
 from digiq.report import run_report as report
 from digiq.report.run_report import logged_outcomes, logged_values, write_report
@@ -94,3 +97,16 @@ def test_artefacts_of_different_runs_are_refused(small_run, monkeypatch):
 def test_an_unfinished_last_line_of_metrics_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "q_loss": 2.0}\n{"epoch": 2, "q_l')
     assert report.read_metrics(tmp_path / "metrics.jsonl") == [{"epoch": 1, "q_loss": 2.0}]
+
+
+def test_the_report_finds_threshold_and_support_whatever_the_arm_is_called(tmp_path):
+    paths = {name: tmp_path / name for name in ("first", "mine")}
+    settings = {
+        "first": DistillConfig(objective="filtered_bc"),
+        "mine": DistillConfig(best_of_n=BestOfN(support=0.3)),
+    }
+    for name, extra in (("first", {"needs": []}), ("mine", {"needs": ["q"], "threshold": 0.25})):
+        with artifacts.write(paths[name], stage="distill", version=1, config=settings[name]) as writer:
+            writer.complete(extra=extra)
+    assert report.gate_of(paths) == report.Gate(0.25, 0.3)
+    assert report.gate_of({"first": paths["first"]}) is None and report.gate_of({}) is None

@@ -16,7 +16,11 @@ FILE = {
     "recipe": {},
     "arms": {
         "behavior": {"title": "Behaviour", "role": "reference", "acts": "behavior"},
-        "a": {"title": "A", "role": "baseline", "recipe": {"distill": {"policy": {"arm": "filtered_bc"}}}},
+        "a": {
+            "title": "A",
+            "role": "baseline",
+            "recipe": {"distill": {"policy": {"objective": "filtered_bc"}}},
+        },
     },
 }
 

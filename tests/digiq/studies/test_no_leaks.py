@@ -44,7 +44,7 @@ def test_whatever_is_learned_comes_from_training_episodes_only(name):
         sources = [n for n in before if stage_of(n) == MAKES_EPISODES]
         assert sources and all(n.config.tasks == "webshop/train" for n in sources), node.name
         # Exact values are the simulator's own; a ceiling may read them, on training states.
-        allowed = {"value"} if getattr(node.config, "values", "") == "exact" else set()
+        allowed = {"value"} if "exact" in getattr(node.config, "reads", ()) else set()
         assert not {stage_of(n) for n in before} & ({*ONLY_MEASURES} - allowed), node.name
         said = to_dict(node.config)
         assert said.get("split", "train") == "train" and set(said.get("splits", ["train"])) == {"train"}
@@ -105,7 +105,7 @@ def test_the_walk_finds_a_leak(tmp_path, monkeypatch):
     from digiq.agents import collect
     from digiq.agents.build import AgentConfig
     from digiq.policies import fit
-    from tests.digiq.extraction.test_distill import FIT, SMALL
+    from tests.digiq.extraction.conftest import FIT, SMALL
 
     untrained(monkeypatch)
     config = collect.CollectConfig(
@@ -113,7 +113,7 @@ def test_the_walk_finds_a_leak(tmp_path, monkeypatch):
     )
     collect.run(config, out=tmp_path / "collect-0")
     fit.run(
-        fit.FitPolicyConfig(policy=SMALL, fit=FIT, split="test_site"),
+        fit.FitPolicyConfig(grid=SMALL, fit=FIT, split="test_site"),
         episodes=tmp_path / "collect-0",
         out=tmp_path / "fit-policy-0",
     )
@@ -142,10 +142,9 @@ def test_the_walk_sees_what_the_vlm_is_tuned_on(tmp_path):
 
 def untrained(patch: pytest.MonkeyPatch) -> None:
     """Fitting returns the policy it starts from: what a stage has read does not depend on how long it learns."""
-    for module in ("digiq.policies.fit", "digiq.extraction.distill"):
-        patch.setattr(f"{module}.fit_policy", _fit_nothing)
+    patch.setattr("digiq.policies.grid.GridPolicy.fit", _fit_nothing)
 
 
-def _fit_nothing(policy, inputs, actions, *_, **__):
-    assert len(list(inputs)) == len(actions)  # the screens are read all the same
+def _fit_nothing(policy, rows, *_, **__):
+    assert list(rows)  # the screens are read all the same
     return policy

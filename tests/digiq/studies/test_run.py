@@ -30,7 +30,7 @@ ARMS = {
     "filtered_bc": {
         "title": "BC",
         "role": "baseline",
-        "recipe": {"distill": {"policy": {"arm": "filtered_bc"}}},
+        "recipe": {"distill": {"policy": {"objective": "filtered_bc"}}},
     },
     "td4": {
         "title": "TD",
@@ -39,7 +39,11 @@ ARMS = {
     },
     "td8": {"title": "TD", "role": "method"},
     "mc": {"title": "MC", "role": "method", "recipe": {"train_q": {"critic": {"objective": "mc"}}}},
-    "exact": {"title": "Exact", "role": "ceiling", "recipe": {"distill": {"policy": {"values": "exact"}}}},
+    "exact": {
+        "title": "Exact",
+        "role": "ceiling",
+        "recipe": {"distill": {"policy": {"values": {"source": "digiq.laboratory.controls:ExactValues"}}}},
+    },
 }
 QUIET = {"simulated": {"noise": {"scale": 0.0}}}
 SWEEPS = {

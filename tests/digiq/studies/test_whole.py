@@ -13,11 +13,12 @@ from tests.digiq.studies.test_no_leaks import check_finished_run, untrained
 
 SMALL = {"input_height": 64, "input_width": 32, "width": 8, "word_buckets": 64, "speller_width": 4}
 QUICK = {"updates": 2, "batch_size": 4, "heldout": 0.0}
+EXACT = {"source": "digiq.laboratory.controls:ExactValues"}
 STUDY = {
     "name": "whole", "title": "A whole study", "seeds": [100],
     "recipe": {
         "demonstrations": {"agent": {"kind": "collector"}, "num_episodes": 16},
-        "fit_policy": {"policy": SMALL, "fit": QUICK},
+        "fit_policy": {"grid": SMALL, "fit": QUICK},
         "collect": {"agent": {"kind": "collector"}, "num_episodes": 16},
         "propose": {"num_candidates": 3},
         "tune_vlm": None,
@@ -30,13 +31,13 @@ STUDY = {
     },
     "arms": {
         "behavior": {"title": "Behaviour", "role": "reference", "acts": "behavior"},
-        "filtered_bc": {"title": "BC", "role": "baseline", "recipe": {"distill": {"policy": {"arm": "filtered_bc"}}}},
+        "filtered_bc": {"title": "BC", "role": "baseline", "recipe": {"distill": {"policy": {"objective": "filtered_bc"}}}},
         "digirl": {
             "title": "DigiRL", "role": "baseline",
-            "recipe": {"distill": {"policy": {"arm": "digirl", "digirl": {"threshold": -9.0}}}},
+            "recipe": {"distill": {"policy": {"objective": "digirl", "digirl": {"threshold": -9.0}}}},
         },
         "td": {"title": "TD", "role": "method", "recipe": {"q_metrics": {"tasks": "webshop/tune", "rollouts": 2}}},
-        "exact": {"title": "Exact", "role": "ceiling", "recipe": {"distill": {"policy": {"values": "exact"}}}},
+        "exact": {"title": "Exact", "role": "ceiling", "recipe": {"distill": {"policy": {"values": EXACT}}}},
         "oracle": {"title": "Oracle", "role": "ceiling", "acts": "oracle"},
     },
     "hypotheses": {"main": {"text": "TD is better", "arm": "td", "over": ["filtered_bc"], "at_least": 1.0}},
@@ -64,7 +65,7 @@ def test_every_cell_has_a_record_and_the_page_shows_it(finished):
     assert set(records) == set(config.arms) and studies.open_cells(cells, folder) == []
     assert all(len(r.episodes) == 3 and r.tasks == "webshop/tune" for r in records.values())
     assert all(e.exact is not None and e.success > 0.5 for e in records["oracle"].episodes)
-    assert records["td"].q["regret"]["kinds"] and records["td"].selection["arm"] == "digiq"
+    assert records["td"].q["regret"]["kinds"] and records["td"].selection["arm"] == "best_of_n"
     assert records["behavior"].card["episodes"] == 16
     page = write_page(config, list(records.values()), folder).read_text()
     for part in ("## Success", "## Hypotheses", "simulator's own Q", "## The offline data", "| DigiRL |"):

@@ -7,19 +7,32 @@ import pytest
 
 from android_env.actions import Action, ActionType
 from digiq.errors import DigiQError
-from digiq.policies.base import PolicyInput
-from digiq.policies.fit import FitConfig, encode_rows, fit_policy, row_losses, split_rows
-from digiq.policies.grid import GridConfig, GridPolicy
+from digiq.policies.base import PolicyInput, Row
+from digiq.policies.fitting import FitConfig
+from digiq.policies.grid import Grid, GridPolicy
+from digiq.policies.grid_fit import GridFitting, encode_rows, row_losses, split_rows
 
 _spec = importlib.util.spec_from_file_location("screens", Path(__file__).with_name("screens.py"))
 screens = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(screens)
 
-CONFIG = GridConfig(
+CONFIG = Grid(
     input_height=64, input_width=64, width=32, layers=1, goal_words=14, word_buckets=256, max_text=8
 )
-FIT = FitConfig(updates=240, batch_size=32, evaluate_every=120, learning_rate=4e-3, shift=1)
+FIT = FitConfig(updates=240, batch_size=32, evaluate_every=120, learning_rate=4e-3, grid=GridFitting(shift=1))
 SHORT = FitConfig(updates=2, batch_size=4, evaluate_every=2, heldout=0.25)
+
+
+def rows_of(inputs, actions, weights=None):
+    """Rows to imitate, each its own group."""
+    inputs = list(inputs)
+    weights = [1.0] * len(inputs) if weights is None else weights
+    columns = zip(inputs, actions, weights, range(len(inputs)), strict=True)
+    return (Row(*column) for column in columns)
+
+
+def fit(start, rows, config, found=None):
+    return start.fit(rows, config, lambda metrics: None if found is None else found.append(metrics))
 
 
 def draw(count, queries, seed=0):
@@ -33,10 +46,7 @@ def draw(count, queries, seed=0):
 def fitted():
     inputs, actions = draw(600, screens.SEEN)
     found = []
-    policy = fit_policy(
-        GridPolicy.create(CONFIG, 0), inputs, actions, [1.0] * 600, FIT, on_metrics=found.append
-    )
-    return policy, found
+    return fit(CONFIG.create(0), rows_of(inputs, actions), FIT, found), found
 
 
 def likeliest(policy, inputs):
@@ -63,18 +73,18 @@ def test_it_learns_taps_and_copies_unseen_words(fitted):
 def test_it_is_calibrated_to_the_weighted_demonstrations():
     item = draw(1, screens.SEEN)[0][0]
     actions = [Action.back(), Action.home()] * 40
-    policy = fit_policy(GridPolicy.create(CONFIG, 0), [item] * 80, actions, [3.0, 1.0] * 40, FIT)
+    policy = fit(CONFIG.create(0), rows_of([item] * 80, actions, [3.0, 1.0] * 40), FIT)
     back, home = np.exp(policy.log_prob([item] * 2, [Action.back(), Action.home()]))
     assert back == pytest.approx(0.75, abs=0.08) and back + home > 0.95
 
 
 def test_the_same_seed_gives_the_same_policy_and_rows_of_weight_zero_change_nothing():
     inputs, actions = draw(12, screens.SEEN)
-    start = GridPolicy.create(CONFIG, 0)
-    one = fit_policy(start, inputs[:8], actions[:8], [1.0] * 8, SHORT)
+    start = CONFIG.create(0)
+    one = fit(start, rows_of(inputs[:8], actions[:8]), SHORT)
     # An action no head has may stand in a row of weight 0.
     weights = [2.0] * 8 + [0.0] * 4
-    other = fit_policy(start, iter(inputs), [*actions[:11], Action(ActionType.WAIT)], weights, SHORT)
+    other = fit(start, rows_of(inputs, [*actions[:11], Action(ActionType.WAIT)], weights), SHORT)
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
     changed = jax.tree.map(
         lambda a, b: not np.array_equal(a, b), start.params["network"], one.params["network"]
@@ -85,17 +95,17 @@ def test_the_same_seed_gives_the_same_policy_and_rows_of_weight_zero_change_noth
 def test_texts_outside_the_goal_are_spelled():
     items = [PolicyInput(np.full((64, 64, 3), v, np.uint8), "search it") for v in (0, 255)]
     actions = [Action.type_text("cat"), Action.type_text("dog é")]
-    policy = fit_policy(GridPolicy.create(CONFIG, 0), items * 20, actions * 20, [1.0] * 40, FIT)
+    policy = fit(CONFIG.create(0), rows_of(items * 20, actions * 20), FIT)
     assert policy.spells
     assert likeliest(policy, items) == actions
-    assert not fit_policy(GridPolicy.create(CONFIG, 0), items, [Action.back()] * 2, [1, 1], SHORT).spells
+    assert not fit(CONFIG.create(0), rows_of(items, [Action.back()] * 2), SHORT).spells
 
 
 def test_the_loss_is_the_negative_log_probability():
     inputs, actions = draw(12, screens.SEEN)
     actions[:2] = [Action.swipe("left"), Action.complete()]
-    policy = GridPolicy.create(CONFIG, 0)
-    rows = encode_rows(inputs, actions, [1.0] * 12, range(12), CONFIG)
+    policy = CONFIG.create(0)
+    rows = encode_rows(rows_of(inputs, actions), CONFIG)
     batch = {name: getattr(rows, name) for name in ("kind", "touch", "swipe", "gate", "span", "text")}
     batch |= {"buckets": rows.buckets[rows.goal], "shapes": rows.shapes[rows.goal]}
     images = rows.images[rows.image] / np.float32(255)
@@ -113,11 +123,11 @@ def test_the_loss_is_the_negative_log_probability():
 def test_screens_and_goals_are_stored_once_and_points_are_clipped():
     image = np.zeros((10, 10, 3), np.uint8)
     inputs = [PolicyInput(image, "a"), PolicyInput(image.copy(), "b"), PolicyInput(image + 1, "a")]
-    rows = encode_rows(inputs, [Action.tap(1.0, 0.0)] * 3, [1, 1, 2], range(3), CONFIG)
+    rows = encode_rows(rows_of(inputs, [Action.tap(1.0, 0.0)] * 3, [1, 1, 2]), CONFIG)
     assert rows.images.shape == (2, 64, 64) and rows.image.tolist() == [0, 0, 1]
     assert rows.goal.tolist() == [0, 1, 0] and rows.weight.tolist() == [0.75, 0.75, 1.5]
     assert rows.unreachable == 0
-    long = encode_rows(inputs[:1], [Action.type_text("much too long a text")], [1], [0], CONFIG)
+    long = encode_rows(rows_of(inputs[:1], [Action.type_text("much too long a text")]), CONFIG)
     assert long.unreachable == 1 and not long.spells
 
 
@@ -128,13 +138,13 @@ def test_screens_and_goals_are_stored_once_and_points_are_clipped():
 def test_bad_weights_are_refused(weights, message):
     inputs, actions = draw(2, screens.SEEN)
     with pytest.raises(DigiQError, match=message):
-        fit_policy(GridPolicy.create(CONFIG, 0), inputs, actions, weights, SHORT)
+        fit(CONFIG.create(0), rows_of(inputs, actions, weights), SHORT)
 
 
 def test_an_action_without_a_head_is_refused():
     inputs, _ = draw(1, screens.SEEN)
     with pytest.raises(DigiQError, match="no head"):
-        encode_rows(inputs, [Action(ActionType.WAIT)], [1.0], [0], CONFIG)
+        encode_rows(rows_of(inputs, [Action(ActionType.WAIT)]), CONFIG)
 
 
 def test_groups_are_held_out_whole():

@@ -1,0 +1,211 @@
+"""What objectives of extraction are given, and what they give back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from android_env.actions import Action
+from digiq.critics.critic import Baseline, baseline_of
+from digiq.data.schema import Episode
+from digiq.errors import ArtifactError
+from digiq.proposals.propose import Proposals
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Values:
+    """Q and V of S states, and what they are values of."""
+
+    q: npt.NDArray[np.float32] | None
+    """[S, N], of every candidate; NaN where there is no candidate, or none that was looked at. None: nothing asked."""
+    v: npt.NDArray[np.float32]
+    """[S]."""
+    baseline: Baseline
+    """What a candidate must beat, unless the objective says otherwise."""
+    discount: float
+    """γ."""
+    bootstraps: bool
+    """Whether an episode that ran out of steps goes on, worth V of where it stopped, or is worth 0 from there."""
+
+    def to_beat(self, baseline: Baseline | None = None) -> npt.NDArray[np.float32]:
+        """[S], the value that a candidate must exceed; NaN where there is none."""
+        assert self.q is not None
+        return baseline_of(self.q, self.v, baseline or self.baseline)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class States:
+    """S observations of E episodes, episode by episode in the order of their steps, and what is known of them.
+
+    What an objective did not ask for (:attr:`Extraction.needs`) is not there.
+    """
+
+    episode: npt.NDArray[np.int32]
+    """[S], which episode of the run."""
+    step: npt.NDArray[np.int32]
+    """[S], which of its steps; the states of an episode are its first so many, none left out."""
+    group: npt.NDArray[np.int32]
+    """[S], the episode, where relabelled copies count as what they are copies of: they show the same screens."""
+    logged: tuple[Action | None, ...]
+    """[S], what was done; None at the end of an episode that ran out of steps."""
+    reward: npt.NDArray[np.float64]
+    """[S], of the logged action; 0 without one."""
+    total: npt.NDArray[np.float64]
+    """[S], undiscounted return of the whole episode."""
+    terminated: npt.NDArray[np.bool_]
+    """[S], whether the episode ended, and did not run out of steps."""
+    proposals: Proposals | None = None
+    """The N candidates of each state; ``needs`` has ``proposals``."""
+    values: Values | None = None
+    """``needs`` has ``q``, ``v`` or both."""
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    @property
+    def acted(self) -> npt.NDArray[np.bool_]:
+        """bool[S], where an action was logged."""
+        return np.array([action is not None for action in self.logged], bool)
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> States:
+        """Some of the states."""
+        rows = np.flatnonzero(chosen)
+        changes: dict[str, Any] = {"logged": tuple(self.logged[row] for row in rows)}
+        for name in ("episode", "step", "group", "reward", "total", "terminated"):
+            changes[name] = getattr(self, name)[rows]
+        if self.proposals is not None:
+            changes["proposals"] = self.proposals.at(rows)
+        if self.values is not None:
+            q = None if self.values.q is None else self.values.q[rows]
+            changes["values"] = dataclasses.replace(self.values, q=q, v=self.values.v[rows])
+        return dataclasses.replace(self, **changes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What is imitated: K pairs of a state and an action. Soft targets are a state repeated."""
+
+    row: npt.NDArray[np.int64]
+    """[K], of the states."""
+    action: list[Action]
+    """[K], what to do there."""
+    weight: npt.NDArray[np.float64]
+    """[K], at least 0."""
+    considered: int
+    """How many states could have been chosen."""
+    report: dict[str, Any]
+    """What to write down of the choice, numbers by name; ``threshold`` where a candidate had to exceed one."""
+
+
+class Extraction(Protocol):
+    """A member of :data:`digiq.extraction.EXTRACTIONS`: a frozen config whose ``select`` does the work."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Of ``proposals``, ``q`` and ``v``; nothing else is read. ``q`` comes with ``v`` and with ``proposals``."""
+        ...
+
+    def select(self, states: States, rng: np.random.Generator) -> Targets:
+        """Chooses among the states that may be learned from."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The candidate that counts at each of S states."""
+
+    choice: npt.NDArray[np.int64]
+    """[S], the candidate; -1: none."""
+    advantage: npt.NDArray[np.float64]
+    """[S], its Q minus the baseline; -inf without a candidate or a baseline."""
+    keep: npt.NDArray[np.bool_]
+    """[S], whether it is imitated: advantage above ``threshold``."""
+    threshold: float
+    """In units of return, whatever the mode."""
+
+    @property
+    def share_kept(self) -> float:
+        """Kept states among all states with a candidate and a baseline; 0 when there are none."""
+        eligible = np.isfinite(self.advantage).sum()
+        return float(self.keep.sum() / eligible) if eligible else 0.0
+
+
+@runtime_checkable
+class Ranks(Protocol):
+    """An objective that takes one candidate a state, where it is good enough: what ``q-metrics`` can judge."""
+
+    @property
+    def support(self) -> float:
+        """Candidates less likely than this share of the likeliest one are not taken, so they need no features."""
+        ...
+
+    def choose(self, states: States) -> Choice:
+        """The candidates."""
+        ...
+
+
+class ValueSource(Protocol):
+    """A member of :data:`digiq.extraction.VALUES`."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the artefacts that it reads."""
+        ...
+
+    def read(self, states: States, needs: frozenset[str], paths: Mapping[str, Path], seed: int) -> Values:
+        """The values of all states of a run.
+
+        Args:
+          states: all states, in the order of :func:`digiq.data.transitions.observation_index`, with their candidates
+            where ``needs`` has those.
+          needs: of the objective.
+          paths: of the artefacts that ``reads`` names.
+          seed: of whatever is drawn.
+
+        Raises:
+          ArtifactError: the artefacts are of other states.
+        """
+        ...
+
+
+def read_states(episodes: Iterable[Episode]) -> tuple[States, npt.NDArray[np.str_]]:
+    """All states of labelled episodes in the order of ``observation_index``, and the split of each, in one pass."""
+    groups: dict[str, int] = {}
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("episode", "step", "group", "reward", "total", "terminated")
+    }
+    logged: list[Action | None] = []
+    splits: list[str] = []
+    for number, episode in enumerate(episodes):
+        group = groups.setdefault(episode.episode_id.split("~g")[0], len(groups))
+        of_episode = {
+            "episode": number,
+            "group": group,
+            "total": episode.total_reward,
+            "terminated": episode.is_terminated,
+        }
+        for t, step in enumerate(episode.steps):
+            if step.is_terminal:
+                continue
+            row = {**of_episode, "step": t, "reward": 0.0 if step.action is None else step.reward}
+            for name, value in row.items():
+                columns[name].append(value)
+            logged.append(step.action)
+            splits.append(episode.split)
+    kinds: dict[str, Any] = {"reward": np.float64, "total": np.float64, "terminated": bool}
+    arrays: dict[str, Any] = {
+        name: np.array(column, kinds.get(name, np.int32)) for name, column in columns.items()
+    }
+    return States(**arrays, logged=tuple(logged)), np.array(splits, str)
+
+
+def check_sizes(observations: Mapping[Path, int], expected: int) -> None:
+    """Raises ArtifactError where an artefact holds another number of states than the episodes do."""
+    if set(observations.values()) - {expected}:
+        found = ", ".join(f"{path} has {count} observations" for path, count in observations.items())
+        raise ArtifactError(f"{found}, the episodes {expected}; name artefacts of one run.")

@@ -1,0 +1,36 @@
+"""Values by the learned critic, from stored features; the VLM does not run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from digiq.config import configclass
+from digiq.critics.critic import candidate_values, load_critic, state_values
+from digiq.extraction.base import States, Values, check_sizes
+from digiq.features.extract import open_features
+
+
+@configclass
+class CriticValues:
+    """What ``train-q`` learned."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("features", "critic")
+
+    def read(self, states: States, needs: frozenset[str], paths: Mapping[str, Path], seed: int) -> Values:
+        """See :class:`digiq.extraction.base.ValueSource`; features of candidates are read for Q alone."""
+        features = open_features(paths["features"])
+        check_sizes({paths["features"]: len(features.candidate_row)}, len(states))
+        critic = load_critic(paths["critic"])
+        if "q" in needs:
+            q, v = candidate_values(critic, features, baseline="v")
+        else:
+            q, v = None, state_values(critic, features)
+        config = critic.config
+        return Values(
+            q=q,
+            v=v,
+            baseline=config.baseline,
+            discount=config.gamma,
+            bootstraps=config.timeout == "bootstrap",
+        )

@@ -1,0 +1,439 @@
+"""Supervised fitting of GridPolicy: maximum likelihood of (screenshot, goal, action) rows with a weight each.
+
+One loop serves the behaviour policy (all weights 1), filtered behaviour cloning (the steps of successful episodes) and
+Best-of-N (the chosen candidates): see :func:`fit_grid`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from pydantic import Field
+
+from digiq.config import configclass
+from digiq.errors import DigiQError
+from digiq.policies import spelling
+from digiq.policies.base import Metrics, Row
+from digiq.policies.distribution import kind_of, swipe_of
+from digiq.policies.network import KINDS, fit_screenshot, network, read_goal
+from digiq.progress import progress
+
+if TYPE_CHECKING:
+    from digiq.policies.fitting import FitConfig
+    from digiq.policies.grid import Grid
+
+_COPY, _SPELL = 0, 1
+_TAP, _SWIPE, _TYPE = (KINDS.index(name) for name in ("tap", "swipe", "type"))
+
+
+@configclass
+class GridFitting:
+    """What fitting a :class:`~digiq.policies.grid.GridPolicy` can be told."""
+
+    word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Probability that a goal word is shown as an unseen one: what makes spans of unseen words copyable."""
+    shift: Annotated[int, Field(ge=0)] = 3
+    """Screens are moved by up to this many input pixels each way, the touched point with them."""
+    contrast: Annotated[float, Field(ge=0)] = 0.2
+    """Deviation of the logarithm of the random contrast of screens, 0 for none: for themes never seen."""
+
+
+@configclass
+class GridRefitting(GridFitting):
+    """The same for few rows, from a policy that was fitted to many."""
+
+    # A class of its own: with another default of GridFitting, naming one setting would change the other.
+    shift: Annotated[int, Field(ge=0)] = 16
+    """Screens are moved by up to this many input pixels each way, the touched point with them. With much less than two
+    touch cells the policy learns where on the screen things stood in the few rows."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoded:
+    """M rows ready for the device. Screens and goals are stored once however many rows show them."""
+
+    images: np.ndarray
+    """uint8[U, h, w], luminance."""
+    image: np.ndarray
+    """int32[M], row of ``images``."""
+    buckets: np.ndarray
+    """int32[G, L], goal words."""
+    shapes: np.ndarray
+    """float32[G, L, F]."""
+    goal: np.ndarray
+    """int32[M], row of ``buckets``."""
+    kind: np.ndarray
+    """int32[M], index into KINDS."""
+    touch: np.ndarray
+    """float32[M, 2], (y, x) of a tap in [0, 1); zeros for other kinds."""
+    swipe: np.ndarray
+    """int32[M], index into SWIPES."""
+    gate: np.ndarray
+    """int32[M], 0 copied, 1 spelled, -1 neither (no text, or one that cannot be produced)."""
+    span: np.ndarray
+    """int32[M, 2], first and last word of a copied text."""
+    text: np.ndarray
+    """uint8[M, T], bytes of a spelled text with its end mark; T fits the longest, and is 1 when no row is spelled."""
+    weight: np.ndarray
+    """float32[M], mean 1."""
+    group: np.ndarray
+    """int64[M]."""
+
+    @property
+    def spells(self) -> bool:
+        """Whether any text is not a span of its goal."""
+        return bool((self.gate == _SPELL).any())
+
+    @property
+    def unreachable(self) -> int:
+        """Typed texts that can be neither copied nor spelled: only their kind is learned."""
+        return int(((self.kind == _TYPE) & (self.gate < 0)).sum())
+
+
+def encode_rows(rows: Iterable[Row], config: Grid) -> Encoded:
+    """Turns rows into arrays, one at a time: a generator is fine. Rows of weight 0 are dropped.
+
+    Raises:
+      DigiQError: no row is left, a weight is negative or not finite, or an action has a type the policy lacks.
+    """
+    images: dict[bytes, int] = {}
+    pixels: list[np.ndarray] = []
+    goals: dict[str, int] = {}
+    columns: dict[str, list[Any]] = {
+        field: [] for field in ("image", "goal", "kind", "touch", "swipe", "gate")
+    }
+    columns |= {"span": [], "text": [], "weight": [], "group": []}
+    for row in rows:
+        action, weight = row.action, row.weight
+        if not (np.isfinite(weight) and weight >= 0):
+            raise DigiQError(f"weights: {weight} is not a finite number of at least 0.")
+        if weight == 0:
+            continue
+        kind = kind_of(action)
+        if kind is None:
+            raise DigiQError(
+                f"actions: GridPolicy has no head for {action}; drop its row or give it weight 0."
+            )
+        small = np.ascontiguousarray(fit_screenshot(row.input.screenshot, config))
+        image = images.setdefault(small.tobytes(), len(images))
+        if image == len(pixels):
+            pixels.append(small)
+        words = read_goal(row.input.goal, config)
+        span = words.find(action.text, config.max_span) if kind == _TYPE else None
+        text = spelling.encode_text(action.text, config.max_text) if kind == _TYPE and span is None else None
+        encoded = {
+            "image": image,
+            "goal": goals.setdefault(row.input.goal, len(goals)),
+            "kind": kind,
+            "touch": np.clip(action.touch_yx, 0, 1) if kind == _TAP else (0.0, 0.0),
+            "swipe": swipe_of(action) if kind == _SWIPE else 0,
+            "gate": _COPY if span is not None else _SPELL if text is not None else -1,
+            "span": span or (0, 0),
+            "text": text if text is not None else np.zeros(config.max_text + 1, np.uint8),
+            "weight": weight,
+            "group": row.group,
+        }
+        for name, value in encoded.items():
+            columns[name].append(value)
+    if not pixels:
+        raise DigiQError("nothing to fit: no row has a weight above 0.")
+    all_words = [read_goal(goal, config) for goal in goals]
+    text = np.stack(columns["text"])
+    weight = np.asarray(columns["weight"], np.float64)
+    return Encoded(
+        images=np.stack(pixels),
+        image=np.asarray(columns["image"], np.int32),
+        buckets=np.stack([w.buckets for w in all_words]),
+        shapes=np.stack([w.shapes for w in all_words]),
+        goal=np.asarray(columns["goal"], np.int32),
+        kind=np.asarray(columns["kind"], np.int32),
+        touch=np.asarray(columns["touch"], np.float32),
+        swipe=np.asarray(columns["swipe"], np.int32),
+        gate=np.asarray(columns["gate"], np.int32),
+        span=np.asarray(columns["span"], np.int32),
+        text=text[:, : 1 + (text > 0).sum(axis=1).max()],
+        weight=(weight / weight.mean()).astype(np.float32),
+        group=np.asarray(columns["group"], np.int64),
+    )
+
+
+def fit_grid(
+    grid: Grid,
+    params: Any,
+    spells: bool,
+    rows: Iterable[Row],
+    config: FitConfig,
+    on_metrics: Metrics,
+    description: str,
+) -> tuple[Any, bool]:
+    """Maximises the weighted mean log-likelihood of the rows' actions, starting from ``params``, which stay as they are.
+
+    Args:
+      grid: the network.
+      params: initial parameters.
+      spells: whether texts outside the goal can be drawn already.
+      rows: M rows; each screenshot is shrunk to the network's input size as it comes.
+      config: the fitting.
+      on_metrics: called with ``update``, ``train_loss`` (nats a row), ``heldout_loss`` and its parts, as they come.
+      description: of the progress bar.
+
+    Returns:
+      The new parameters and whether they spell.
+
+    Raises:
+      DigiQError: see :func:`encode_rows`, or settings of another kind of policy.
+    """
+    fitting = config.chosen
+    if not isinstance(fitting, GridFitting):
+        raise DigiQError(f"fit.policy: '{config.choice}' is not how a 'grid' policy is fitted; take 'grid'.")
+    encoded = encode_rows(rows, grid)
+    train, heldout = split_rows(encoded.group, config.heldout, config.seed)
+    data = _to_device(encoded)
+    optimiser = make_optimiser(config)
+    best, best_loss, done = params, np.inf, 0
+    params = jax.tree.map(jnp.array, params)  # a copy: the loop donates its state
+    state, key = (params, optimiser.init(params)), jax.random.key(config.seed)
+    update, train_rows = _update(grid, config, fitting), jnp.asarray(train)
+    metrics: dict[str, float] = {
+        "update": 0,
+        "train_rows": len(train),
+        "unreachable_texts": encoded.unreachable,
+    }
+    if len(heldout):
+        start = evaluate_loss(grid, params, data, heldout, config.batch_size)
+        best_loss = start["loss"]
+        metrics |= {f"heldout_{k}": v for k, v in start.items()}
+    on_metrics(metrics)
+    with progress(description, config.updates, unit="update") as bar:
+        while done < config.updates:
+            count = min(config.evaluate_every, config.updates - done)
+            losses = []
+            for _ in range(count):
+                key, augment, batch = _draw(config.batch_size, key, data, train_rows)
+                state, loss = update(state, batch, augment)
+                losses.append(loss)
+            done += count
+            metrics = {"update": done, "train_loss": float(np.mean(jax.device_get(losses)))}
+            if len(heldout):
+                found = evaluate_loss(grid, state[0], data, heldout, config.batch_size)
+                metrics |= {f"heldout_{k}": v for k, v in found.items()}
+                if found["loss"] < best_loss:
+                    best, best_loss = jax.tree.map(np.asarray, state[0]), found["loss"]
+            on_metrics(metrics)
+            bar.advance(count, **{k: v for k, v in metrics.items() if k.endswith("loss")})
+    if not len(heldout):
+        best = state[0]
+    return jax.tree.map(np.asarray, best), spells or encoded.spells
+
+
+def split_rows(groups: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(train, held-out) row indices, int32: whole groups, about ``share`` of them, at least one row in training."""
+    distinct = np.unique(groups)
+    count = min(round(share * len(distinct)), len(distinct) - 1)
+    chosen = np.random.default_rng(seed).permutation(distinct)[:count]
+    out = np.isin(groups, chosen)
+    return np.flatnonzero(~out).astype(np.int32), np.flatnonzero(out).astype(np.int32)
+
+
+def make_optimiser(config: FitConfig) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) under warm-up and cosine decay, after clipping by the global norm.
+
+    Matrices' momentum is orthogonalised, all else gets AdamW: on these networks it takes half of AdamW's updates to the
+    same held-out loss.
+    """
+    warmup = round(config.warmup * config.updates)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0 if warmup else config.learning_rate, config.learning_rate, warmup, config.updates + 1
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(config.gradient_clip),
+        optax.contrib.muon(schedule, adam_b2=0.98, weight_decay=config.weight_decay),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(size: int, key: jax.Array, data: dict[str, jax.Array], train: jax.Array) -> Any:
+    """The next key, the key of a batch's augmentation, and the batch: ``size`` of the ``train`` rows of ``data``."""
+    key, draw, augment = jax.random.split(key, 3)
+    return key, augment, _gather(data, train[jax.random.randint(draw, (size,), 0, len(train))])
+
+
+@functools.lru_cache(maxsize=16)
+def _update(grid: Grid, config: FitConfig, fitting: GridFitting) -> Any:
+    """One jitted update: (state, batch, key of its augmentation) -> (state, loss).
+
+    Not a scan over updates: XLA's CPU backend differentiates convolutions inside a loop some ten times slower, and
+    next to an update's time its dispatch is nothing. Batches are drawn outside, so that the program, which takes a
+    third of a short fit to compile, is one for data of every size.
+    """
+    optimiser = make_optimiser(config)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: Any, batch: dict[str, jax.Array], augment: jax.Array) -> Any:
+        params, opt_state = state
+        shown, images, keep_word = _augment(batch, grid, fitting, augment)
+
+        def loss_fn(params: Any) -> jax.Array:
+            losses, _ = row_losses(grid, params, shown, images, keep_word)
+            return (batch["weight"] * losses).mean()
+
+        loss, gradient = jax.value_and_grad(loss_fn)(params)
+        step, opt_state = optimiser.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, step), opt_state), loss
+
+    return update
+
+
+@functools.lru_cache(maxsize=16)
+def _evaluate(grid: Grid) -> Any:
+    @jax.jit
+    def run(
+        params: Any, data: dict[str, jax.Array], rows: jax.Array, counted: jax.Array
+    ) -> dict[str, jax.Array]:
+        def body(total: dict[str, jax.Array], item: tuple[jax.Array, jax.Array]) -> Any:
+            index, counts = item
+            batch = _gather(data, index)
+            images = batch["image"].astype(jnp.float32) / 255
+            losses, parts = row_losses(grid, params, batch, images, None)
+            weight = batch["weight"] * counts
+            found = {name: (weight * value).sum() for name, value in {"loss": losses, **parts}.items()}
+            found["weight"] = weight.sum()
+            return jax.tree.map(jnp.add, total, found), None
+
+        zeros: dict[str, jax.Array] = dict.fromkeys(
+            ("loss", "kind_loss", "touch_loss", "text_loss", "weight"), jnp.zeros(())
+        )
+        return jax.lax.scan(body, zeros, (rows, counted))[0]
+
+    return run
+
+
+def evaluate_loss(
+    grid: Grid, params: Any, data: dict[str, jax.Array], rows: np.ndarray, batch_size: int
+) -> dict[str, float]:
+    """Weighted mean of the loss and of its parts over ``rows``, in nats a row, without augmentation."""
+    batches = -(-len(rows) // batch_size)
+    padded = np.zeros(batches * batch_size, np.int32)
+    padded[: len(rows)] = rows
+    counted = (np.arange(len(padded)) < len(rows)).astype(np.float32)
+    shape = (batches, batch_size)
+    total = _evaluate(grid)(params, data, padded.reshape(shape), counted.reshape(shape))
+    weight = float(total.pop("weight"))
+    return {name: float(value) / weight for name, value in total.items()}
+
+
+def row_losses(
+    grid: Grid,
+    params: Any,
+    batch: dict[str, jax.Array],
+    images: jax.Array,
+    keep_word: jax.Array | None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(loss float32[B], its parts): the negative log-likelihood of each action, plus the touch offset's error.
+
+    A text's likelihood is that of the way it was encoded (its first span, or its bytes): a lower bound of the
+    policy's, which adds up every way to produce it.
+    """
+    # With ``mutable`` unset, ``apply`` returns the module's own output, though its type allows more.
+    outputs: Any = network(grid).apply(
+        {"params": params["network"]}, images, batch["buckets"], batch["shapes"], keep_word
+    )
+    rows, columns = grid.grid
+    is_tap, is_swipe = batch["kind"] == _TAP, batch["kind"] == _SWIPE
+    position = batch["touch"] * jnp.array([rows, columns], jnp.float32)
+    cell_yx = jnp.clip(position.astype(jnp.int32), 0, jnp.array([rows - 1, columns - 1]))
+    cell = cell_yx[:, 0] * columns + cell_yx[:, 1]
+    offset = jnp.take_along_axis(outputs["offset"], cell[:, None, None], axis=1)[:, 0]
+    offset_error = jnp.square(offset - (position - cell_yx)).sum(axis=-1)
+
+    length = grid.goal_words
+    last = (batch["buckets"] > 0).sum(axis=1)[:, None, None] - 1
+    start, end = jnp.arange(length)[:, None], jnp.arange(length)[None]
+    possible = (start <= end) & (end <= last) & (end - start < grid.max_span)
+    spans = jnp.where(possible, outputs["span"], -1e9).reshape(len(cell), -1)
+    span = batch["span"][:, 0] * length + batch["span"][:, 1]
+    copied, spelled = batch["gate"] == _COPY, batch["gate"] == _SPELL
+    gate_loss = _cross_entropy(outputs["gate"], jnp.maximum(batch["gate"], 0))
+    text_loss = jnp.where(copied, gate_loss + _cross_entropy(spans, span), 0.0)
+    if batch["text"].shape[1] > 1:
+        spelling_loss = _spelling_loss(params["speller"], outputs["speller"], batch["text"])
+        text_loss += jnp.where(spelled, gate_loss + spelling_loss, 0.0)
+
+    parts = {
+        "kind_loss": _cross_entropy(outputs["kind"], batch["kind"]),
+        "touch_loss": jnp.where(is_tap, _cross_entropy(outputs["cell"], cell), 0.0),
+        "text_loss": text_loss,
+    }
+    swipe_loss = jnp.where(is_swipe, _cross_entropy(outputs["swipe"], batch["swipe"]), 0.0)
+    # The offset is no probability; its squared error only shares the loss.
+    total = sum(parts.values()) + swipe_loss + jnp.where(is_tap, offset_error, 0.0)
+    return total, parts
+
+
+def _spelling_loss(speller: Any, hidden: jax.Array, text: jax.Array) -> jax.Array:
+    """float32[B]: negative log-likelihood of each row's bytes up to and including its end mark."""
+    byte = text.astype(jnp.int32)
+    ended = jnp.cumsum(byte == spelling.END, axis=1) - (byte == spelling.END) > 0
+    previous = jnp.pad(byte[:, :-1], ((0, 0), (1, 0)))
+
+    def step(hidden: jax.Array, read: jax.Array) -> tuple[jax.Array, jax.Array]:
+        hidden = spelling.gru_step(jnp, speller, hidden, read)
+        return hidden, hidden
+
+    _, states = jax.lax.scan(step, hidden, previous.T)
+    logits = spelling.byte_logits(speller, states)
+    losses = _cross_entropy(logits, byte.T)
+    return jnp.where(ended.T, 0.0, losses).sum(axis=0)
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _to_device(rows: Encoded) -> dict[str, jax.Array]:
+    names = [f.name for f in dataclasses.fields(rows) if f.name != "group"]
+    return {name: jnp.asarray(getattr(rows, name)) for name in names}
+
+
+def _gather(data: dict[str, jax.Array], rows: jax.Array) -> dict[str, jax.Array]:
+    """The batch of ``rows``: ``image`` uint8[B, h, w] and the goal's arrays in place of their indices."""
+    goal = data["goal"][rows]
+    named = ("kind", "touch", "swipe", "gate", "span", "text", "weight")
+    batch = {name: data[name][rows] for name in named}
+    return batch | {
+        "image": data["images"][data["image"][rows]],
+        "buckets": data["buckets"][goal],
+        "shapes": data["shapes"][goal],
+    }
+
+
+def _augment(
+    batch: dict[str, jax.Array], grid: Grid, config: GridFitting, key: jax.Array
+) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+    """(batch with the touched points moved, images float32, words kept bool[B, L])."""
+    shift_key, contrast_key, word_key = jax.random.split(key, 3)
+    images, size, reach = batch["image"], len(batch["kind"]), config.shift
+    touch = batch["touch"]
+    if reach:
+        shift = jax.random.randint(shift_key, (size, 2), -reach, reach + 1)
+        padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
+
+        def crop(image: jax.Array, by: jax.Array) -> jax.Array:
+            corner = (reach - by[0], reach - by[1])
+            return jax.lax.dynamic_slice(image, corner, (grid.input_height, grid.input_width))
+
+        images = jax.vmap(crop)(padded, shift)
+        touch = touch + shift / jnp.array([grid.input_height, grid.input_width], jnp.float32)
+        touch = jnp.clip(touch, 0.0, 1.0)
+    images = images.astype(jnp.float32) / 255
+    gain = jnp.exp(config.contrast * jax.random.normal(contrast_key, (size, 1, 1)))
+    images = 0.5 + (images - 0.5) * gain
+    keep = jax.random.uniform(word_key, batch["buckets"].shape) >= config.word_dropout
+    return {**batch, "touch": touch}, images, keep

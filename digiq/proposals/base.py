@@ -1,0 +1,54 @@
+"""What sources of candidates are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from android_env.actions import Action
+from digiq.policies.base import Candidate, PolicyInput
+
+
+class Candidates(Protocol):
+    """An opened source."""
+
+    def propose(
+        self,
+        inputs: Sequence[PolicyInput],
+        logged: Sequence[Action | None],
+        n: int,
+        rngs: Sequence[np.random.Generator],
+    ) -> list[list[Candidate | None]]:
+        """Up to ``n`` candidates for each of B observations, the logged action first.
+
+        Args:
+          inputs: B observations.
+          logged: the action executed at each, candidate 0; None, also in the result, where none was.
+          n: at least 1.
+          rngs: one each; an observation's candidates depend on nothing drawn for another.
+
+        Returns:
+          Candidates with their log-probabilities under whatever proposes them: -inf for a logged action that it never
+          makes, NaN where there is no such probability.
+        """
+        ...
+
+
+class Source(Protocol):
+    """A member of :data:`digiq.proposals.CANDIDATES`: a frozen config that opens what it proposes from."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the artefacts that it reads: ``policy`` or nothing."""
+        ...
+
+    def open(self, paths: Mapping[str, Path]) -> Candidates:
+        """Opens what it reads, once a run of the stage.
+
+        Args:
+          paths: of the artefacts that ``reads`` names.
+        """
+        ...

@@ -1,0 +1,34 @@
+"""The logged actions alone: what a critic can be trained on without any policy, and filtered by Q."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from android_env.actions import Action
+from digiq.config import configclass
+from digiq.policies.base import Candidate, PolicyInput
+
+
+@configclass
+class Logged:
+    """One candidate a state, of unknown probability."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    def open(self, paths: Mapping[str, Path]) -> "Logged":
+        """See :class:`digiq.proposals.base.Source`."""
+        return self
+
+    def propose(
+        self,
+        inputs: Sequence[PolicyInput],
+        logged: Sequence[Action | None],
+        n: int,
+        rngs: Sequence[np.random.Generator],
+    ) -> list[list[Candidate | None]]:
+        """See :class:`digiq.proposals.base.Candidates`."""
+        return [[None if action is None else Candidate(action, math.nan)] for action in logged]
