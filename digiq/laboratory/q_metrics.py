@@ -158,8 +158,8 @@ def run(
         ).best_of_n
         stored, truth = load_proposals(proposals), load_exact(exact)
         learned, baseline = candidate_values(load_critic(critic), open_features(features))
-        split = [episode.split for episode in LabelledEpisodes(episodes, rewards)]
-        index = observation_index(LabelledEpisodes(episodes, rewards))
+        labelled = LabelledEpisodes(episodes, rewards)
+        split, index = [episode.split for episode in labelled.outlines], observation_index(labelled)
         trained = np.array([split[e] == "train" for e in index[:, 0]])
         chosen = best_of_n(learned, baseline, stored.valid, how, stored.log_prob)
         choice = np.where(trained, chosen.choice, -1)
