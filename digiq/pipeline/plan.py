@@ -57,7 +57,7 @@ def plan(recipe: Recipe) -> list[Node]:
             have(STAGES[command].writes, add(command, asked.pop(command)))
 
     if recipe.episodes is not None:
-        episodes = add("import-aitw", recipe.episodes)
+        episodes = add("import", recipe.episodes)
         behavior = add("fit-policy", recipe.fit_policy, episodes=episodes)
     else:
         assert recipe.collect is not None
@@ -109,9 +109,7 @@ def preflight(recipe: Recipe) -> None:
       DigiQError: names the field and the mend.
     """
     if recipe.episodes is not None:
-        from digiq.data.import_aitw import find_shards
-
-        find_shards(recipe.episodes.source)
+        recipe.episodes.chosen.find()
     if recipe.vlm is not None:
         from digiq.vlm.backbone import check_model_directory
 

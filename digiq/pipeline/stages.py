@@ -91,9 +91,9 @@ def _evaluating(load: Load) -> float:
 _LABELLED = ("episodes", "rewards")
 
 STAGES: Mapping[str, Stage] = {
-    "import-aitw": Stage(
-        module="digiq.data.import_aitw",
-        about="Android in the Wild TFRecords to episodes",
+    "import": Stage(
+        module="digiq.data.import_episodes",
+        about="recorded episodes of a known format (Android in the Wild) to episodes",
         writes="episodes",
     ),
     "collect": Stage(

@@ -8,7 +8,7 @@ import pytest
 from digiq.agents.collect import CollectConfig
 from digiq.config import load, load_yaml, to_dict
 from digiq.critics.heads import Heads
-from digiq.data.import_aitw import ImportAitwConfig
+from digiq.data.import_episodes import ImportConfig
 from digiq.errors import ConfigError, DigiQError
 from digiq.pipeline.plan import plan, preflight
 from digiq.pipeline.recipe import Recipe
@@ -126,14 +126,14 @@ def test_a_source_of_episodes_is_needed_and_only_one():
     with pytest.raises(ConfigError, match="either 'episodes'"):
         plan(Recipe())
     with pytest.raises(ConfigError, match="either 'episodes'"):
-        plan(Recipe(episodes=ImportAitwConfig(), collect=CollectConfig()))
+        plan(Recipe(episodes=ImportConfig(), collect=CollectConfig()))
     with pytest.raises(ConfigError, match="needs 'demonstrations'"):
         plan(Recipe(collect=CollectConfig()))
 
 
 def test_preflight_refuses_before_anything_starts(tmp_path):
     with pytest.raises(DigiQError, match="no such directory"):
-        preflight(load(Recipe, {"episodes": {"source": str(tmp_path / "nowhere")}}))
+        preflight(load(Recipe, {"episodes": {"aitw": {"source": str(tmp_path / "nowhere")}}}))
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
