@@ -31,6 +31,10 @@ class Label:
     provenance: str
     """What said so: ``recorded``, ``other_goals``, ``shuffled``."""
 
+    @property
+    def is_copy(self) -> bool:
+        return self.source_id != self.episode_id
+
 
 def write_labels(path: Path, labels: Sequence[Label]) -> None:
     """Writes one JSON line a label, atomically."""
@@ -113,7 +117,7 @@ def _relabel_outline(episode: Outline, label: Label) -> Outline:
     return dataclasses.replace(
         episode,
         episode_id=label.episode_id,
-        copy_of="" if label.source_id == label.episode_id else label.source_id,
+        copy_of=label.source_id if label.is_copy else "",
         goal=episode.goal if label.goal is None else label.goal,
         rewards=label.rewards,
         outcome=episode.outcome if recorded else "success" if sum(label.rewards) > 0 else "failure",

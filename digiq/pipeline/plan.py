@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from digiq.agents.build import AgentConfig
+from digiq.config import to_dict
 from digiq.errors import ConfigError
 from digiq.pipeline.nodes import Node
 from digiq.pipeline.recipe import Recipe
@@ -130,12 +131,19 @@ def _check_support(arm: str, read: float, taken: float) -> None:
 
 
 def seeded(config: Any, seed: int, name: str) -> Any:
-    """The config with its seeds, nested ones too, derived from the run's: stages must not share random numbers."""
+    """The config with its seeds, nested ones too, derived from the run's: stages must not share random numbers.
+
+    A member (:mod:`digiq.tables`) has the seeds of the config that chooses it, whatever it is called.
+    """
     changes: dict[str, Any] = {}
+    members = getattr(config, "table", ())
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name == "seed":
             changes["seed"] = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
         elif dataclasses.is_dataclass(value):
-            changes[field.name] = seeded(value, seed, f"{name}/{field.name}")
+            inside = name if field.name in members else f"{name}/{field.name}"
+            changes[field.name] = seeded(value, seed, inside)
+    if members and "own" not in config.unchosen:
+        changes["own"] = to_dict(seeded(config.chosen, seed, name))
     return dataclasses.replace(config, **changes)

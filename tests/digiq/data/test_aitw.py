@@ -280,7 +280,7 @@ def test_example_parsing_keeps_negative_numbers():
 def test_other_goals_adds_failures_within_a_split(tmp_path):
     write_shard(tmp_path / "aitw/general/general-00000-of-00001", GOOD + TYPED)
     run(ImportConfig(aitw=AitW(source=tmp_path / "aitw", held_out_apps=0)), out=tmp_path / "episodes")
-    label(LabelConfig(negatives="other_goals"), episodes=tmp_path / "episodes", out=tmp_path / "rewards")
+    label(LabelConfig(source="other_goals"), episodes=tmp_path / "episodes", out=tmp_path / "rewards")
     labelled = list(LabelledEpisodes(tmp_path / "episodes", tmp_path / "rewards"))
     assert [(e.episode_id, e.goal, e.total_reward) for e in labelled] == [
         ("a", "open a", 1.0),
@@ -302,7 +302,7 @@ def test_recorded_labels_change_nothing(source, tmp_path):
 def test_one_goal_cannot_give_negatives(source, tmp_path):
     run(ImportConfig(aitw=AitW(source=source)), out=tmp_path / "episodes")
     with pytest.raises(DigiQError, match="share one goal"):
-        label(LabelConfig(negatives="other_goals"), episodes=tmp_path / "episodes", out=tmp_path / "rewards")
+        label(LabelConfig(source="other_goals"), episodes=tmp_path / "episodes", out=tmp_path / "rewards")
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the AitW sample is not at {SAMPLE}")

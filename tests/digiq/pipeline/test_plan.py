@@ -1,6 +1,7 @@
 """The graph of stages: what runs, on what, under which seed; what is refused before it starts."""
 
 import dataclasses
+import zlib
 
 import jax
 import pytest
@@ -9,6 +10,7 @@ from digiq.agents.collect import CollectConfig
 from digiq.config import load, load_yaml, to_dict
 from digiq.critics.heads import Heads
 from digiq.data.import_episodes import ImportConfig
+from digiq.data.label import LabelConfig
 from digiq.errors import ConfigError, DigiQError
 from digiq.pipeline.plan import plan, preflight
 from digiq.pipeline.recipe import Recipe
@@ -85,6 +87,14 @@ def test_seeds_differ_by_stage_and_by_run_but_not_by_evaluated_arm():
     assert (
         len({*fitting(QUICKSTART), *fitting(dataclasses.replace(QUICKSTART, seed=7))}) == 6
     )  # nested ones too
+
+
+@pytest.mark.parametrize("source", ["other_goals", "digiq.laboratory.controls:ShuffledOutcomes"])
+def test_a_member_has_the_seed_of_what_chooses_it(source):
+    """So that settings may move into a member's section and no number moves with them."""
+    recipe = dataclasses.replace(QUICKSTART, seed=3, label=load(LabelConfig, {"source": source}))
+    (node,) = (node for node in plan(recipe) if node.name == "rewards")
+    assert node.config.chosen.seed == zlib.crc32(b"3/rewards") & 0x7FFFFFFF
 
 
 def test_the_ceiling_chooses_among_the_behaviour_policys_candidates_by_truth():
