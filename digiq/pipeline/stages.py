@@ -77,7 +77,7 @@ def _featurizing(load: Load) -> float:
     n = load.candidates
     # Screens and candidates that occur again are one row.
     rows = STEPS * load.episodes * (1.95 + 0.05 * n if load.config.support else 1.45 + 0.16 * n)
-    return 4 + rows * (0.0092 if load.config.source in ("vlm", "random_vlm") and load.first else 0.0)
+    return 4 + rows * (getattr(load.config.chosen, "seconds_a_row", 0.0092) if load.first else 0.0)
 
 
 def _training(load: Load) -> float:
