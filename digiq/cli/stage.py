@@ -47,7 +47,7 @@ def with_member(stage: Stage, member: str, arguments: list[str]) -> list[str]:
         option = argument.partition("=")[0].removeprefix("--").replace("-", "_")
         return f"--{member}.{argument[2:]}" if argument.startswith("--") and option in own else argument
 
-    return [*map(full, arguments), f"--{stage.config.table.what}", member]
+    return [*map(full, arguments), f"--{stage.config.choice_field}", member]
 
 
 def parse(

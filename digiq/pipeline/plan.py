@@ -11,8 +11,7 @@ from digiq.errors import ConfigError
 from digiq.pipeline.nodes import Node
 from digiq.pipeline.recipe import Recipe
 from digiq.pipeline.stages import STAGES
-
-EMBEDDED_VLM = Path(__file__).parents[1] / "vlm" / "tiny" / "weights"
+from digiq.vlm import TINY_VLM_PATH
 
 
 def plan(recipe: Recipe) -> list[Node]:
@@ -29,7 +28,7 @@ def plan(recipe: Recipe) -> list[Node]:
     if recipe.episodes is None and recipe.demonstrations is None:
         raise ConfigError("recipe: 'collect' needs 'demonstrations' to fit the behaviour policy to.")
     nodes: list[Node] = []
-    available: dict[str, Path] = {"vlm": recipe.vlm or EMBEDDED_VLM}
+    available: dict[str, Path] = {"vlm": recipe.vlm or TINY_VLM_PATH}
     asked = {
         command: getattr(recipe, stage.section)
         for command, stage in STAGES.items()

@@ -33,7 +33,7 @@ def import_example(module: str, word: str) -> types.ModuleType:
 def follow(package: str, table: str, word: str, script: str, folder: Path, *arguments: object) -> str:
     """What a script, with ``arguments``, prints after the example and its line were added to a copy of a table's package."""
     ((file, line),) = re.findall(
-        rf"Write `{package.replace('.', '/')}/(\w+)\.py`.*?Add its line to `{table}`[^:]*: `(.*?)`\.",
+        rf"Write `{package.replace('.', '/')}/(\w+)\.py`.*?Add its line (?:to|at the end of) `{table}`[^:]*: `(.*?)`\.",
         GUIDE,
         re.DOTALL,
     )

@@ -40,7 +40,8 @@ class OtherGoals:
                     f"label: all episodes of split '{episode.split}' share one goal, so source: other_goals has none to "
                     "offer; use source: outcome."
                 )
-            for k, index in enumerate(rng.permutation(len(others))[: self.copies], start=1):
+            chosen: list[int] = rng.permutation(len(others))[: self.copies].tolist()
+            for k, index in enumerate(chosen, start=1):
                 yield Label(
                     episode_id=f"{episode.episode_id}~g{k}",
                     source_id=episode.episode_id,
