@@ -40,7 +40,7 @@ study-slice: install
 
 AITW ?= ../shared/data/aitw_sample
 aitw: install
-	$(BIN)/digiq run configs/aitw_sample.yaml --episodes.source $(AITW)
+	$(BIN)/digiq run configs/aitw_sample.yaml --episodes.aitw.source $(AITW)
 
 test: install
 	$(BIN)/pytest -n 2 tests --ignore tests/appium

@@ -122,7 +122,7 @@ def run(
                         bar.advance(1, success=won / number)
         store = EpisodeStore(w.path)
         outcomes, actions = Counter(), 0
-        for episode in store:
+        for episode in store.outlines:
             outcomes[episode.outcome] += 1
             actions += episode.num_actions
         return w.complete(counts={"episodes": len(store), "actions": actions, **outcomes})

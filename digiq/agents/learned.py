@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -15,25 +15,23 @@ from digiq import artifacts
 from digiq.agents.agent import Turn
 from digiq.config import load
 from digiq.critics.critic import Critic, candidate_values, load_critic
-from digiq.features.engine import Request, extract, open_truncated, wanted_layers
-from digiq.features.extract import FeaturizeConfig, layer_name
+from digiq.features.engines import Engine, Request
+from digiq.features.extract import FeaturizeConfig
 from digiq.policies.base import PolicyInput
-
-if TYPE_CHECKING:
-    from digiq.vlm.backbone import Backbone
+from digiq.vlm.prompts import Grounding
 
 _WIDTH = 8  # candidates are padded to a multiple of this, so that few shapes are compiled
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnedScorer:
-    """VLM features of the moment, valued by a trained critic; the baseline is the critic's own (``baseline``)."""
+    """Features of the moment, valued by a trained critic; the baseline is the critic's own (``baseline``)."""
 
     critic: Critic
-    backbone: Backbone
-    layers: tuple[int, ...]
-    config: FeaturizeConfig
-    """How the features that the critic was trained on were made."""
+    engine: Engine
+    """As it made the features that the critic was trained on."""
+    grounding: Grounding
+    """Likewise."""
 
     @classmethod
     def open(cls, *, critic: Path, features: Path, vlm: Path) -> LearnedScorer:
@@ -47,15 +45,11 @@ class LearnedScorer:
         Raises:
           DigiQError: one of them is missing or does not open.
         """
-        from digiq.vlm.backbone import load_backbone
-
         manifest = artifacts.read_manifest(features, stage="featurize")
         config = load(
             FeaturizeConfig, manifest.config, where=str(features / artifacts.MANIFEST), recorded=True
         )
-        backbone = load_backbone(vlm, device=config.device, dtype=config.dtype)
-        backbone, full = open_truncated(backbone, config.layers)
-        return cls(load_critic(critic), backbone, wanted_layers(config.layers, full), config)
+        return cls(load_critic(critic), config.chosen.open(config, vlm), config.grounding)
 
     def score(self, observation: PolicyInput, candidates: Sequence[Action]) -> tuple[np.ndarray, float]:
         """Q of each candidate, float32[N], and the baseline of the observation."""
@@ -78,31 +72,20 @@ class LearnedScorer:
             rows[s, : len(actions)] = np.arange(start, start + len(actions))
             start += len(actions)
         features = {
-            "observation": self._features(
-                [self._request(o, None) for o in observations], self.config.observation_spans
-            ),
-            "pair": self._features(
-                [self._request(observations[s], action) for s, action in pairs], self.config.pair_spans
-            ),
+            "observation": self._features([self._request(o, None) for o in observations]),
+            "pair": self._features([self._request(observations[s], action) for s, action in pairs]),
             "candidate_row": rows,
         }
         q, v = candidate_values(self.critic, features)
         return [(q[s, : len(actions)], float(v[s])) for s, actions in enumerate(candidates)]
 
     def _request(self, observation: PolicyInput, action: Action | None) -> Request:
-        return Request.build(observation.screenshot, observation.goal, action, self.config.grounding)
+        return Request.build(observation.screenshot, observation.goal, action, self.grounding)
 
-    def _features(self, requests: Sequence[Request], spans: Sequence[str]) -> dict[str, Any]:
+    def _features(self, requests: Sequence[Request]) -> dict[str, Any]:
         """By layer name, [len(requests), D], rounded as the feature store rounds."""
         found: dict[int, np.ndarray] = {}
-        for positions, block in extract(
-            self.backbone,
-            requests,
-            layers=self.layers,
-            spans=spans,
-            pooling=self.config.pooling,
-            batch_size=self.config.batch_size,
-        ):
+        for positions, block in self.engine.rows(requests):
             found |= dict(zip(positions.tolist(), block, strict=True))
         stacked = np.stack([found[i] for i in range(len(requests))]).astype(ml_dtypes.bfloat16)
-        return {layer_name(layer): stacked[:, i] for i, layer in enumerate(self.layers)}
+        return {layer: stacked[:, i] for i, layer in enumerate(self.engine.layers)}

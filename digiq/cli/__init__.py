@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from digiq.errors import DigiQError
 from digiq.pipeline.stages import STAGES
 
+ALIASES = {"import-aitw": ("import", "aitw")}
+"""Older names: the command, and which member's settings are options without a prefix."""
 TRUST_CODE = "--trust-code"
 """Import also the code that artefacts name, and not only what a recipe or the command line names."""
 
@@ -103,6 +105,11 @@ def _dispatch(arguments: list[str]) -> None:
         from digiq.cli.stage import main as stage
 
         stage(command, STAGES[command], rest)
+    elif command in ALIASES:
+        from digiq.cli import stage as stages
+
+        command, member = ALIASES[command]
+        stages.main(command, STAGES[command], stages.with_member(STAGES[command], member, rest))
     else:
         import difflib
 

@@ -21,6 +21,8 @@ COMMON = (
     "output",
     "seed",
     "vlm",
+    "episodes.format",
+    "episodes.aitw.source",
     "demonstrations.num_episodes",
     "fit_policy.fit.updates",
     "collect.tasks",

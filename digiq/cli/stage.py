@@ -41,6 +41,17 @@ def main(command: str, stage: Stage, arguments: list[str]) -> None:
     print(f"{artifact.path}: complete. {counts}", file=sys.stderr)
 
 
+def with_member(stage: Stage, member: str, arguments: list[str]) -> list[str]:
+    """The arguments with a member chosen: its settings may stand without its name before them."""
+    own = {field.name for field in dataclasses.fields(stage.config.table[member])}
+
+    def full(argument: str) -> str:
+        option = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+        return f"--{member}.{argument[2:]}" if argument.startswith("--") and option in own else argument
+
+    return [*map(full, arguments), f"--{stage.config.choice_field}", member]
+
+
 def parse(
     cls: type[T], arguments: list[str], *, program: str, default: T | None = None, switches: bool = False
 ) -> T:

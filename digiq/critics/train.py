@@ -186,11 +186,11 @@ def load_training_data(
     from digiq.features.extract import open_features
 
     labelled = LabelledEpisodes(episodes, rewards)
-    about = [(episode.episode_id, episode.split) for episode in labelled]
+    splits = [episode.split for episode in labelled.outlines]
     transitions = build_transitions(labelled, timeout=config.critic.timeout)
-    wanted = np.array([split in config.splits for _, split in about])
+    wanted = np.array([split in config.splits for split in splits])
     if not wanted.any():
-        found = ", ".join(sorted({split for _, split in about}))
+        found = ", ".join(sorted(set(splits)))
         raise DigiQError(f"{episodes}: no episode of split {', '.join(config.splits)}; there are {found}.")
     keep = wanted[transitions.episode]
     columns = {f.name: getattr(transitions, f.name)[keep] for f in dataclasses.fields(transitions)}
@@ -210,7 +210,7 @@ def load_training_data(
         return_freed_memory()
     joined["candidate_row"] = stored.candidate_row
     # Copies of an episode under other goals share its screens: they stay on one side of the split.
-    groups = [name.split("~")[0] for name, _ in about]
+    groups = [episode.source_id for episode in labelled.outlines]
     return _prepare(columns, joined, config.critic, config.heldout_fraction, config.seed, groups), stored
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from digiq import artifacts
-from digiq.data.schema import Episode, Step
+from digiq.data.schema import Episode, Outline, Step
 from digiq.data.store import EpisodeStore
 from digiq.errors import ArtifactError
 
@@ -29,6 +30,10 @@ class Label:
     """One an executed action."""
     provenance: str
     """What said so: ``recorded``, ``other_goals``, ``shuffled``."""
+
+    @property
+    def is_copy(self) -> bool:
+        return self.source_id != self.episode_id
 
 
 def write_labels(path: Path, labels: Sequence[Label]) -> None:
@@ -51,7 +56,7 @@ def read_labels(path: str | Path) -> list[Label]:
 class LabelledEpisodes(Sequence[Episode]):
     """What every later stage iterates: episodes with the rewards, and the goals, of a ``label`` artefact.
 
-    Without one, episodes come as recorded. Relabelled copies have ids ``<source>~g<k>``.
+    Without one, episodes come as recorded. Copies under other goals say whose they are (``Episode.copy_of``).
 
     Raises:
       ArtifactError: a label names an episode that is not there, or has another number of rewards than actions.
@@ -80,19 +85,40 @@ class LabelledEpisodes(Sequence[Episode]):
     def __iter__(self) -> Iterator[Episode]:
         return (self[i] for i in range(len(self)))
 
+    @functools.cached_property
+    def outlines(self) -> Sequence[Outline]:
+        """All episodes without their screens, in order: what ids, splits, lengths and rewards are asked of."""
+        recorded = self._store.outlines
+        if self._labels is None:
+            return recorded
+        return [_relabel_outline(recorded[self._position[label.source_id]], label) for label in self._labels]
+
 
 def relabel(episode: Episode, label: Label) -> Episode:
     """The episode under a label's goal and rewards."""
-    if len(label.rewards) != episode.num_actions:
-        raise ArtifactError(
-            f"label {label.episode_id}: {len(label.rewards)} rewards for {episode.num_actions} actions; run 'label' again."
-        )
-    rewards = (*label.rewards, 0.0)
+    outline = _relabel_outline(episode.outline, label)
+    rewards = (*outline.rewards, 0.0)
     goal = {} if label.goal is None else {"goal": label.goal}
     steps: tuple[Step, ...] = tuple(
         dataclasses.replace(step, reward=r, **goal) for step, r in zip(episode.steps, rewards, strict=True)
     )
+    return dataclasses.replace(
+        episode, episode_id=outline.episode_id, copy_of=outline.copy_of, steps=steps, outcome=outline.outcome
+    )
+
+
+def _relabel_outline(episode: Outline, label: Label) -> Outline:
+    if len(label.rewards) != episode.num_actions:
+        raise ArtifactError(
+            f"label {label.episode_id}: {len(label.rewards)} rewards for {episode.num_actions} actions; run 'label' again."
+        )
     # A recorded label changes nothing, so a time-out stays one.
     recorded = label.provenance == "recorded"
-    outcome = episode.outcome if recorded else "success" if sum(label.rewards) > 0 else "failure"
-    return dataclasses.replace(episode, episode_id=label.episode_id, steps=steps, outcome=outcome)
+    return dataclasses.replace(
+        episode,
+        episode_id=label.episode_id,
+        copy_of=label.source_id if label.is_copy else "",
+        goal=episode.goal if label.goal is None else label.goal,
+        rewards=label.rewards,
+        outcome=episode.outcome if recorded else "success" if sum(label.rewards) > 0 else "failure",
+    )

@@ -57,6 +57,9 @@ class Episode:
     screen_hw: tuple[int, int]
     """Height and width of the stored screenshots, in pixels."""
     seed: int = 0
+    copy_of: str = ""
+    """Id of the recorded episode that this one is a copy of, under another goal; empty for a recorded one. Labels make
+    copies, the store holds none."""
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
@@ -97,7 +100,59 @@ class Episode:
 
     @property
     def total_reward(self) -> float:
-        return sum(step.reward for step in self.steps[:-1])
+        return self.outline.total_reward
+
+    @property
+    def source_id(self) -> str:
+        """The recorded episode: itself, or what it is a copy of."""
+        return self.copy_of or self.episode_id
+
+    @property
+    def outline(self) -> Outline:
+        return Outline(
+            episode_id=self.episode_id,
+            task_id=self.task_id,
+            split=self.split,
+            outcome=self.outcome,
+            copy_of=self.copy_of,
+            goal=self.goal,
+            rewards=tuple(step.reward for step in self.steps[:-1]),
+            discounts=tuple(step.discount for step in self.steps[:-1]),
+            is_terminated=self.is_terminated,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outline:
+    """An episode without its screens and actions: enough to count, to split and to pay it."""
+
+    episode_id: str
+    task_id: str = ""
+    split: str = "train"
+    outcome: str = ""
+    copy_of: str = ""
+    """As :attr:`Episode.copy_of`."""
+    goal: str
+    rewards: tuple[float, ...]
+    """One an executed action."""
+    discounts: tuple[float, ...]
+    """Likewise."""
+    is_terminated: bool
+    """As :attr:`Episode.is_terminated`."""
+
+    @property
+    def num_actions(self) -> int:
+        """T, the executed actions."""
+        return len(self.rewards)
+
+    @property
+    def total_reward(self) -> float:
+        return sum(self.rewards)
+
+    @property
+    def source_id(self) -> str:
+        """As :attr:`Episode.source_id`."""
+        return self.copy_of or self.episode_id
 
 
 def encode_png(screenshot: npt.NDArray[np.uint8]) -> bytes:

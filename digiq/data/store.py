@@ -7,6 +7,7 @@ fell into the naming of the finished shards.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from android_env.actions import Action, ActionType
 from digiq import artifacts
-from digiq.data.schema import Episode, Step
+from digiq.data.schema import Episode, Outline, Step
 from digiq.errors import ArtifactError
 
 NAME, VERSION = "episodes", "1.0.0"
@@ -68,11 +69,25 @@ def _features() -> Any:
     )
 
 
+def _outline_features() -> Any:
+    """The features that make an outline; what is not named here, the screenshots above all, is not unpacked."""
+    from tensorflow_datasets import features as f
+
+    step = {
+        "observation": {"goal": f.Text()},
+        "reward": np.float32,
+        "discount": np.float32,
+        "is_terminal": np.bool_,
+    }
+    texts = dict.fromkeys(("episode_id", "task_id", "split", "outcome"), f.Text())
+    return f.FeaturesDict({"steps": f.Dataset(step), **texts})
+
+
 class EpisodeWriter:
     """Writes episodes into a directory, going on where an interrupted writer stopped.
 
-    Use it as a context manager; leaving the block without an exception finishes the dataset. ``written`` holds the
-    ids that need no writing again. A finished dataset is opened again for appending. One writer at a time: stages
+    Use it as a context manager; leaving the block without an exception finishes the dataset. ``written`` holds, by id, the
+    outlines of episodes that need no writing again. A finished dataset is opened again for appending. One writer at a time: stages
     hold their artefact's lock.
     """
 
@@ -93,10 +108,12 @@ class EpisodeWriter:
         self._pending: list[bytes] = []
         self._reopen()
         self._shards = sorted(self._path.glob("episodes-*.unfinished"))
-        self.written: set[str] = set()
+        outlines = _outline_features()
+        self.written: dict[str, Outline] = {}
         for shard in self._shards:
             for record in _read_records(shard):
-                self.written.add(_text(self._features.deserialize_example_np(record)["episode_id"]))
+                outline = _to_outline(outlines.deserialize_example_np(record))
+                self.written[outline.episode_id] = outline
 
     def _reopen(self) -> None:
         """Takes back names given by :meth:`finish`, which may have been killed between two of them."""
@@ -116,7 +133,7 @@ class EpisodeWriter:
             raise ValueError(f"{self._path}: episode {episode.episode_id} is already there.")
         example = self._features.encode_example(_to_example(episode))
         self._pending.append(self._features.serialize_example(example))
-        self.written.add(episode.episode_id)
+        self.written[episode.episode_id] = episode.outline
         if len(self._pending) >= self._per_shard:
             self.flush()
 
@@ -206,19 +223,27 @@ class EpisodeStore(Sequence[Episode]):
     def __getitem__(self, index: int) -> Episode:  # type: ignore[override]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        try:
-            record = self._source[index % len(self)]
-        except RuntimeError as error:
-            raise self._damage(error) from None
-        return _from_example(self._features.deserialize_example_np(record))
+        return _from_example(self._features.deserialize_example_np(self._record(index % len(self))))
 
     def __iter__(self) -> Iterator[Episode]:
         return (self[i] for i in range(len(self)))
 
     @property
+    def outlines(self) -> Sequence[Outline]:
+        """All episodes without their screens, in order; read once a process, while the shards stay what they are."""
+        stats = [shard.stat() for shard in self._shards]
+        return _outlines(self.path, tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in stats))
+
+    @property
     def episode_ids(self) -> list[str]:
-        """The ids in order; reads every episode."""
-        return [episode.episode_id for episode in self]
+        """The ids in order."""
+        return [outline.episode_id for outline in self.outlines]
+
+    def _record(self, index: int) -> bytes:
+        try:
+            return self._source[index]
+        except RuntimeError as error:
+            raise self._damage(error) from None
 
     def _damage(self, error: RuntimeError) -> ArtifactError:
         """Names the shard behind an error of ArrayRecord, which checks hashes but tells no file."""
@@ -228,6 +253,15 @@ class EpisodeStore(Sequence[Episode]):
             except ArtifactError as damaged:
                 return damaged
         return ArtifactError(f"{self.path}: cannot be read ({error}); run the stage with --overwrite.")
+
+
+@functools.lru_cache(maxsize=4)
+def _outlines(path: Path, shards: tuple[tuple[int, int, int], ...]) -> tuple[Outline, ...]:
+    """Of the episodes under ``path``; ``shards``, which files they are, is there for the cache alone."""
+    store, features = EpisodeStore(path), _outline_features()
+    return tuple(
+        _to_outline(features.deserialize_example_np(store._record(index))) for index in range(len(store))
+    )
 
 
 def _to_example(episode: Episode) -> dict[str, Any]:
@@ -280,6 +314,21 @@ def _from_example(example: dict[str, Any]) -> Episode:
         screen_hw=(int(example["screen_hw"][0]), int(example["screen_hw"][1])),
         seed=int(example["seed"]),
         steps=tuple(_from_step(step) for step in example["steps"]),
+    )
+
+
+def _to_outline(example: dict[str, Any]) -> Outline:
+    *acted, end = list(example["steps"])
+    first = acted[0] if acted else end
+    return Outline(
+        episode_id=_text(example["episode_id"]),
+        task_id=_text(example["task_id"]),
+        split=_text(example["split"]),
+        outcome=_text(example["outcome"]),
+        goal=_text(first["observation"]["goal"]),
+        rewards=tuple(float(step["reward"]) for step in acted),
+        discounts=tuple(float(step["discount"]) for step in acted),
+        is_terminated=bool(end["is_terminal"]),
     )
 
 

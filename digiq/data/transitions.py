@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from digiq.data.schema import Episode
+from digiq.data.schema import Episode, Outline
 
 Timeout = Literal["terminal", "bootstrap"]
 
@@ -42,6 +42,12 @@ class Transitions:
         return len(self.obs)
 
 
+def outlines_of(episodes: Iterable[Episode]) -> Sequence[Outline]:
+    """The outlines of episodes; of those in a store, without reading their screens."""
+    known = getattr(episodes, "outlines", None)
+    return [episode.outline for episode in episodes] if known is None else known
+
+
 def observation_index(episodes: Iterable[Episode]) -> npt.NDArray[np.int32]:
     """Every non-terminal observation as (episode, step), int32 [S, 2], episode-major.
 
@@ -49,9 +55,8 @@ def observation_index(episodes: Iterable[Episode]) -> npt.NDArray[np.int32]:
     """
     rows = [
         (e, t)
-        for e, episode in enumerate(episodes)
-        for t, step in enumerate(episode.steps)
-        if not step.is_terminal
+        for e, episode in enumerate(outlines_of(episodes))
+        for t in range(episode.num_actions + (not episode.is_terminated))
     ]
     return np.array(rows, np.int32).reshape(-1, 2)
 
@@ -66,16 +71,15 @@ def build_transitions(episodes: Iterable[Episode], *, timeout: Timeout = "termin
     """
     columns: list[tuple[int, int, float, bool, bool, int, int, float]] = []
     row = 0
-    for e, episode in enumerate(episodes):
+    for e, episode in enumerate(outlines_of(episodes)):
         last = episode.num_actions - 1
-        for t in range(episode.num_actions):
-            step = episode.steps[t]
+        for t, (reward, step_discount) in enumerate(zip(episode.rewards, episode.discounts, strict=True)):
             ends = t == last and episode.is_terminated
             truncated = t == last and not episode.is_terminated
             terminated = ends or (truncated and timeout == "terminal")
-            discount = 0.0 if terminated else step.discount
+            discount = 0.0 if terminated else step_discount
             columns.append(
-                (row, -1 if terminated else row + 1, step.reward, terminated, truncated, e, t, discount)
+                (row, -1 if terminated else row + 1, reward, terminated, truncated, e, t, discount)
             )
             row += 1
         # A truncated episode's final observation takes a row of its own.

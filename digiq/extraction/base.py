@@ -182,7 +182,7 @@ def read_states(episodes: Iterable[Episode]) -> tuple[States, npt.NDArray[np.str
     logged: list[Action | None] = []
     splits: list[str] = []
     for number, episode in enumerate(episodes):
-        group = groups.setdefault(episode.episode_id.split("~g")[0], len(groups))
+        group = groups.setdefault(episode.source_id, len(groups))
         of_episode = {
             "episode": number,
             "group": group,

@@ -1,4 +1,4 @@
-"""Features of a frozen VLM, extracted once: engine, store, stage.
+"""Features of a frozen VLM, extracted once: engines, store, stage.
 
 ``extract_features`` takes plain screenshots, goals and actions; ``load_features`` opens what the stage wrote, in
 memory, ``open_features`` without reading it. They are imported when first used, because they bring torch or the stage's inputs with them.
@@ -7,15 +7,15 @@ memory, ``open_features`` without reading it. They are imported when first used,
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from digiq.features.engine import extract_features
     from digiq.features.extract import load_features, open_features
+    from digiq.features.library import extract_features
 
 __all__ = ["extract_features", "load_features", "open_features"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "extract_features":
-        from digiq.features.engine import extract_features
+        from digiq.features.library import extract_features
 
         return extract_features
     if name in ("load_features", "open_features"):

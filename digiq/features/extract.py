@@ -1,44 +1,39 @@
-"""The ``featurize`` stage: hidden states of the frozen VLM for every observation and every distinct candidate."""
+"""The ``featurize`` stage: features of every observation and every distinct candidate, by the chosen engine."""
 
 import dataclasses
-import functools
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from android_env.actions import Action, ActionType, format_action
+from android_env.actions import Action
 from digiq import artifacts
 from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.data.rewards import LabelledEpisodes
-from digiq.data.schema import decode_png
 from digiq.errors import ArtifactError
-from digiq.features.elements import Source, observation_features, pair_features
-from digiq.features.engine import check_spans, extract, open_truncated, wanted_layers
+from digiq.features.engines import ENGINES, Deals, Engine, Request
+from digiq.features.engines.base import Kind
 from digiq.features.store import KEY_BYTES, RowStore, StoredLayer, row_key
 from digiq.progress import progress
 from digiq.proposals.propose import Proposals, load_proposals, supported
-from digiq.vlm.prompts import Grounding, Prompt, build_prompt, draw_cursor
-
-if TYPE_CHECKING:
-    from digiq.vlm.backbone import Backbone
+from digiq.tables import chosen_from
+from digiq.vlm.prompts import build_prompt
 
 STAGE, VERSION = "featurize", 1
 INDEX = "index.npz"
 ROWS = "feature_rows"
 """Directory of the rows, beside the artefact, unless another is given."""
-KINDS = ("observation", "pair")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @configclass
-class FeaturizeConfig:
-    """Which hidden states to keep, and how."""
+class FeaturizeConfig(chosen_from(ENGINES, default="plain")):
+    """What computes features, which hidden states of the VLM it keeps, and how."""
 
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     """Language-model layers, from 1, or from the end with negative numbers; all come from one pass."""
@@ -62,17 +57,14 @@ class FeaturizeConfig:
     """Of the model's weights and activations; stored features are bfloat16."""
     device: str = "cpu"
     """Where torch runs: cpu, cuda, cuda:1, ..."""
-    source: Literal["vlm", "random_vlm", "text", "elements"] = "vlm"
-    """The VLM; the same network with random weights; or no VLM (see ``digiq.features.elements``): goal, action and its
-    coordinates as ``text``, or the device's own ``elements``, an oracle. All but the first are for comparison."""
     support: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Leave out candidates less likely under the proposer than this share of the likeliest, but for logged actions: with no
     more than ``best_of_n.support`` they are candidates that Best-of-N would not take, and often a third of all. 0 leaves
     out none; what is left out has no Q."""
-    permute: bool = False
-    """Deal the rows out to the wrong observations and actions: a control, whose features say nothing."""
-    seed: int = 0
-    """Of random weights and of ``permute``."""
+
+    def spans(self, kind: Kind) -> tuple[str, ...]:
+        """What is pooled of the prompts of a kind."""
+        return self.observation_spans if kind == "observation" else self.pair_spans
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +89,6 @@ class StoredFeatures:
     """By layer name, bfloat16 [M, D]."""
     candidate_row: npt.NDArray[np.int32]
     """[S, N], as in :class:`Features`."""
-
-
-def layer_name(layer: int) -> str:
-    """Name of a layer's arrays."""
-    return f"layer_{layer:02d}"
 
 
 def run(
@@ -132,8 +119,6 @@ def run(
     Raises:
       DigiQError: a model without a processor, a layer or span that is not there, proposals of other episodes.
     """
-    from digiq.vlm.backbone import load_backbone
-
     inputs = {"episodes": episodes, "rewards": rewards, "proposals": proposals, "vlm": vlm}
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
@@ -141,48 +126,23 @@ def run(
         if w.done:
             return w.artifact
         plan = _plan(LabelledEpisodes(episodes, rewards), load_proposals(proposals), config)
-        backbone, layers = None, (1,)
-        if config.source in ("vlm", "random_vlm"):
-            for field, items in (("observation_spans", plan.observations), ("pair_spans", plan.pairs)):
-                for item in items[:1]:  # they all have the same spans
-                    check_spans(getattr(config, field), item.prompt, field)
-            backbone = load_backbone(vlm, device=config.device, dtype=config.dtype)
-            if config.source == "random_vlm":
-                randomise(backbone.model, config.seed)
-            backbone, full = open_truncated(backbone, config.layers)
-            layers = wanted_layers(config.layers, full)
+        engine: Engine = config.chosen.open(config, vlm)
         root = out.parent / ROWS if rows is None else rows
-        model = artifacts.content_digest(vlm)
         index: dict[str, Any] = {"candidate_row": plan.candidate_row}
         groups: dict[str, Any] = {}
-        for kind, items, spans in (
-            ("observation", plan.observations, config.observation_spans),
-            ("pair", plan.pairs, config.pair_spans),
-        ):
-            about = {
-                "kind": kind,
-                "model": model,
-                "layers": layers,
-                "spans": spans,
-                "pooling": config.pooling,
-                "grounding": config.grounding,
-                "dtype": config.dtype,
-                "version": VERSION,
-            }
-            if config.source != "vlm":
-                about |= {"source": config.source, "seed": config.seed}
+        wanted: dict[Kind, list[Request]] = {"observation": plan.observations, "pair": plan.pairs}
+        for kind, requests in wanted.items():
+            about = {"kind": kind, **engine.identity(kind)}
             stamp = repr(about)
-            keys = [row_key(stamp, item.digest, item.prompt.text, item.drawn) for item in items]
-            dim = _plain(items[0], config).size if backbone is None else len(spans) * backbone.hidden_size
-            groups[kind] = f"{kind}-{row_key(stamp).hex()[:12]}", dim
+            keys = [row_key(stamp, r.digest, r.prompt.text, r.drawn) for r in requests]
+            groups[kind] = f"{kind}-{row_key(stamp).hex()[:12]}", engine.dim(kind)
             store = RowStore(
-                root, groups[kind][0], _names(layers), groups[kind][1], about=about, repair=overwrite
+                root, groups[kind][0], engine.layers, groups[kind][1], about=about, repair=overwrite
             )
-            _fill(store, dict(zip(keys, items, strict=True)), kind, backbone, layers, spans, config)
+            _fill(store, dict(zip(keys, requests, strict=True)), kind, engine)
             listed = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
-            if config.permute:
-                listed = listed[np.random.default_rng([config.seed, len(keys)]).permutation(len(keys))]
-            index[f"{kind}_key"] = listed
+            # A control of the laboratory deals rows out to the wrong requests.
+            index[f"{kind}_key"] = engine.deal(listed) if isinstance(engine, Deals) else listed
         with artifacts.atomic_path(w.path / INDEX) as temporary, temporary.open("wb") as file:
             np.savez(file, **index)
         counts = {
@@ -193,7 +153,9 @@ def run(
         }
         # A default store moves with the artefact; one that was named stays where it is.
         where = os.path.relpath(root, w.path) if rows is None else _absolute(rows)
-        return w.complete(counts=counts, extra={"rows": where, "groups": groups, "layers": _names(layers)})
+        return w.complete(
+            counts=counts, extra={"rows": where, "groups": groups, "layers": list(engine.layers)}
+        )
 
 
 def load_features(path: str | Path) -> Features:
@@ -227,40 +189,10 @@ def open_features(path: str | Path) -> StoredFeatures:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Item:
-    """A request of the engine whose screenshot is decoded and drawn on only when it is its turn."""
-
-    png: bytes
-    digest: bytes
-    action: Action | None
-    prompt: Prompt
-    grounding: Grounding
-    goal: str
-    activity: str
-    ui_elements: str
-
-    @property
-    def screenshot(self) -> npt.NDArray[np.uint8]:
-        screenshot = _decode(self.png)
-        return draw_cursor(screenshot, self.action) if self.grounding == "cursor" else screenshot
-
-    @property
-    def drawn(self) -> str:
-        """The action, if it is drawn on the screenshot."""
-        if self.grounding == "text" or self.action is None or self.action.type is not ActionType.DUAL_POINT:
-            return ""
-        return format_action(self.action)
-
-
-# A screen's candidates follow one another, so a few decoded screens are enough.
-_decode = functools.lru_cache(maxsize=16)(decode_png)
-
-
-@dataclasses.dataclass(frozen=True)
 class _Plan:
-    observations: list[_Item]
+    observations: list[Request]
     """S."""
-    pairs: list[_Item]
+    pairs: list[Request]
     """M distinct ones, those of logged actions first."""
     candidate_row: npt.NDArray[np.int32]
 
@@ -268,26 +200,21 @@ class _Plan:
 def _plan(episodes: LabelledEpisodes, proposals: Proposals, config: FeaturizeConfig) -> _Plan:
     """Lists the rows. Screens and pairs that occur again, in whatever episode, are one row."""
     png: dict[bytes, bytes] = {}
-    observations: list[_Item] = []
-    goals: list[str] = []
+    observations: list[Request] = []
     for episode in episodes:
         for step in episode.steps:
             if not step.is_terminal:
                 digest = hashlib.sha256(step.screenshot).digest()
-                screenshot = png.setdefault(digest, step.screenshot)
-                prompt = build_prompt(step.goal, None, grounding=config.grounding)
-                item = _Item(
-                    screenshot,
-                    digest,
-                    None,
-                    prompt,
-                    config.grounding,
+                request = Request.build(
+                    png.setdefault(digest, step.screenshot),
                     step.goal,
-                    step.activity,
-                    step.ui_elements,
+                    None,
+                    config.grounding,
+                    digest=digest,
+                    activity=step.activity,
+                    ui_elements=step.ui_elements,
                 )
-                observations.append(item)
-                goals.append(step.goal)
+                observations.append(request)
     if len(observations) != len(proposals):
         raise ArtifactError(
             f"proposals: made for {len(proposals)} observations, but the episodes have {len(observations)}; "
@@ -297,82 +224,34 @@ def _plan(episodes: LabelledEpisodes, proposals: Proposals, config: FeaturizeCon
     if config.support > 0:
         read[:, 1:] &= supported(proposals.log_prob, proposals.valid, config.support, any_n=True)[:, 1:]
     candidate_row = np.full(read.shape, -1, np.int32)
-    pairs: list[_Item] = []
+    pairs: list[Request] = []
     known: dict[tuple[bytes, str, Action], int] = {}
     for n in range(read.shape[1]):
         for s in np.flatnonzero(read[:, n]):
             action, seen = proposals.action(int(s), n), observations[s]
-            row = known.setdefault((seen.digest, goals[s], action), len(pairs))
+            row = known.setdefault((seen.digest, seen.goal, action), len(pairs))
             if row == len(pairs):
-                prompt = build_prompt(goals[s], action, grounding=config.grounding)
+                prompt = build_prompt(seen.goal, action, grounding=config.grounding)
                 pairs.append(dataclasses.replace(seen, action=action, prompt=prompt))
             candidate_row[s, n] = row
     return _Plan(observations, pairs, candidate_row)
 
 
-def _fill(
-    store: RowStore,
-    items: dict[bytes, _Item],
-    kind: str,
-    backbone: "Backbone | None",
-    layers: Sequence[int],
-    spans: Sequence[str],
-    config: FeaturizeConfig,
-) -> None:
+def _fill(store: RowStore, requests: dict[bytes, Request], kind: Kind, engine: Engine) -> None:
     """Computes the rows that ``store`` lacks, shard by shard."""
     with store.lock():
-        missing = [key for key in items if key not in store]
+        missing = [key for key in requests if key not in store]
         # Similar lengths share a shard, so that the batches inside it carry little padding.
-        missing.sort(key=lambda key: (len(items[key].prompt.text), items[key].digest))
-        stored = len(items) - len(missing)
-        with progress(f"featurize {kind}s", len(items), unit="rows", done=stored) as bar:
+        missing.sort(key=lambda key: (len(requests[key].prompt.text), requests[key].digest))
+        stored = len(requests) - len(missing)
+        with progress(f"featurize {kind}s", len(requests), unit="rows", done=stored) as bar:
             for start in range(0, len(missing), store.rows_per_shard):
                 shard = missing[start : start + store.rows_per_shard]
-                features = np.empty((len(shard), len(layers), store.dim), np.float32)
-                if backbone is None:
-                    for position, key in enumerate(shard):
-                        features[position] = _plain(items[key], config)
-                    store.append(shard, features)
-                    bar.advance(len(shard))
-                    continue
-                for positions, block in extract(
-                    backbone,
-                    [items[key] for key in shard],
-                    layers=layers,
-                    spans=spans,
-                    pooling=config.pooling,
-                    batch_size=config.batch_size,
-                ):
+                features = np.empty((len(shard), len(engine.layers), store.dim), np.float32)
+                for positions, block in engine.rows([requests[key] for key in shard]):
                     features[positions] = block
                     bar.advance(len(positions))
                 store.append(shard, features)
-
-
-def _plain(item: _Item, config: FeaturizeConfig) -> npt.NDArray[np.float32]:
-    """The item's features without a VLM, float32[D]."""
-    source: Source = "elements" if config.source == "elements" else "text"
-    if item.action is None:
-        return observation_features(source, item.goal, item.activity, item.ui_elements)
-    return pair_features(source, item.goal, item.action, item.activity, item.ui_elements)
-
-
-def randomise(model: Any, seed: int) -> None:
-    """Draws every weight of a network anew, in place: matrices with deviation 1/√fan-in, gains 1, biases 0."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2:
-                fan_in = parameter[0].numel()
-                drawn = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
-                parameter.copy_(drawn.to(parameter.dtype))
-            else:
-                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-
-
-def _names(layers: Sequence[int]) -> list[str]:
-    return [layer_name(layer) for layer in layers]
 
 
 def _absolute(rows: str | Path) -> str:

@@ -84,14 +84,14 @@ def run(config: CardConfig, *, episodes: Path, policy: Path, out: Path, overwrit
         if not is_simulated(episodes):
             raise DigiQError(f"{episodes}: a data card needs episodes collected on the simulated phone.")
         store = LabelledEpisodes(episodes)
-        outcomes = collections.Counter(episode.outcome for episode in store)
+        outcomes = collections.Counter(episode.outcome for episode in store.outlines)
         success = wilson(outcomes["success"], len(store))
         some = [store[n] for n in range(min(config.valued, len(store)))]
         screens, p = best_probability(load_policy(policy), episodes, some, config.support, config.discount)
         kinds = sorted(set(screens))
         card: dict[str, Any] = {
             "episodes": len(store),
-            "actions": sum(episode.num_actions for episode in store),
+            "actions": sum(episode.num_actions for episode in store.outlines),
             "success": success.value,
             "success_low": success.low,
             "success_high": success.high,

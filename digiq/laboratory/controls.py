@@ -1,15 +1,162 @@
-"""Controls: values from elsewhere than a critic, for studies. Recipes name them as members of their own."""
+"""Controls: members that know nothing, or more than they may, for studies. Recipes name them as members of their own."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
+from android_env.actions import Action
 from digiq import artifacts
 from digiq.config import configclass, load
+from digiq.data.labels.outcome import Outcome
+from digiq.data.rewards import Label
+from digiq.data.schema import Episode
+from digiq.data.transitions import outlines_of
+from digiq.errors import DigiQError
 from digiq.extraction.base import States, Values, check_sizes
+from digiq.features.engines.base import Kind, Request, layer_name
+from digiq.features.engines.plain import PlainEngine, open_plain
+from digiq.laboratory.elements import Source, observation_features, pair_features
 from digiq.laboratory.exact_values import ExactValuesConfig
 from digiq.proposals.values import load_exact
+
+if TYPE_CHECKING:
+    from digiq.features.extract import FeaturizeConfig
+
+
+@configclass
+class ShuffledOutcomes:
+    """The episodes' outcomes dealt out again at random, within each split. Which episode succeeded is lost; when each one
+    ended is not, and where success ends an episode that still says something of it."""
+
+    seed: int = 0
+    """Of the dealing."""
+
+    def rewards(self, episodes: Sequence[Episode]) -> Iterator[Label]:
+        """Total rewards permuted within each split, all paid with the last action."""
+        labels = list(Outcome().rewards(episodes))
+        splits = np.array([episode.split for episode in outlines_of(episodes)])
+        rng = np.random.default_rng(self.seed)
+        totals = np.array([sum(label.rewards) for label in labels])
+        for split in sorted(set(splits)):
+            members = np.flatnonzero(splits == split)
+            totals[members] = totals[rng.permutation(members)]
+        for label, total in zip(labels, totals, strict=True):
+            paid = (*(0.0,) * (len(label.rewards) - 1), float(total))[: len(label.rewards)]
+            yield dataclasses.replace(label, rewards=paid, provenance="shuffled")
+
+
+@configclass
+class RandomVlm:
+    """The plain engine over the same network with random weights."""
+
+    seed: int = 0
+    """Of the weights."""
+
+    def open(self, reading: FeaturizeConfig, vlm: Path) -> RandomEngine:
+        engine = open_plain(reading, vlm, lambda model: randomise(model, self.seed))
+        return RandomEngine(**vars(engine), seed=self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomEngine(PlainEngine):
+    seed: int
+
+    def identity(self, kind: Kind) -> dict[str, Any]:
+        return {**super().identity(kind), "source": "random_vlm", "seed": self.seed}
+
+
+@configclass
+class PermutedFeatures:
+    """The plain engine's rows dealt out to the wrong observations and actions, so that they say nothing."""
+
+    seconds_a_row: ClassVar[float] = 0.0  # they are stored already wherever there is an arm to compare with
+    seed: int = 0
+    """Of the dealing."""
+
+    def open(self, reading: FeaturizeConfig, vlm: Path) -> PermutedEngine:
+        return PermutedEngine(**vars(open_plain(reading, vlm)), seed=self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class PermutedEngine(PlainEngine):
+    seed: int
+
+    def deal(self, keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        return keys[np.random.default_rng([self.seed, len(keys)]).permutation(len(keys))]
+
+
+@configclass
+class TextFeatures:
+    """No VLM and no screen: what goal and action say of themselves (:mod:`digiq.laboratory.elements`)."""
+
+    seconds_a_row: ClassVar[float] = 0.0
+
+    def open(self, reading: FeaturizeConfig, vlm: Path) -> TableEngine:
+        return TableEngine("text")
+
+
+@configclass
+class ElementFeatures:
+    """No VLM: the device's own elements, an oracle of perception (:mod:`digiq.laboratory.elements`)."""
+
+    seconds_a_row: ClassVar[float] = 0.0
+
+    def open(self, reading: FeaturizeConfig, vlm: Path) -> TableEngine:
+        return TableEngine("elements")
+
+
+@dataclasses.dataclass(frozen=True)
+class TableEngine:
+    """Features that are counted instead of computed by a model, in one layer."""
+
+    source: Source
+    layers: tuple[str, ...] = (layer_name(1),)
+
+    def dim(self, kind: Kind) -> int:
+        return self._row(Request.build(b"", "", _ACTION[kind], "text", activity="", ui_elements="[]")).size
+
+    def identity(self, kind: Kind) -> dict[str, Any]:
+        return {"source": self.source, "version": 1}
+
+    def rows(
+        self, requests: Sequence[Request]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        if requests:
+            yield np.arange(len(requests)), np.stack([self._row(request)[None] for request in requests])
+
+    def _row(self, request: Request) -> npt.NDArray[np.float32]:
+        activity, elements = request.activity, request.ui_elements
+        if activity is None or elements is None:
+            if self.source == "elements":
+                raise DigiQError("ElementFeatures: the device's own elements are not to be had at test time.")
+            activity, elements = "", "[]"
+        if request.action is None:
+            return observation_features(self.source, request.goal, activity, elements)
+        return pair_features(self.source, request.goal, request.action, activity, elements)
+
+
+_ACTION: dict[Kind, Action | None] = {"observation": None, "pair": Action.back()}
+
+
+def randomise(model: Any, seed: int) -> None:
+    """Draws every weight of a network anew, in place: matrices with deviation 1/√fan-in, gains 1, biases 0."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2:
+                fan_in = parameter[0].numel()
+                drawn = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
+                parameter.copy_(drawn.to(parameter.dtype))
+            else:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
 
 
 @configclass
@@ -30,7 +177,7 @@ class ExactValues:
         check_sizes({paths["exact"]: len(exact["best_q"])}, len(states))
         config = load(
             ExactValuesConfig,
-            artifacts.open(paths["exact"]).manifest.config,
+            artifacts.read_manifest(paths["exact"]).config,
             where=str(paths["exact"]),
             recorded=True,
         )

@@ -79,7 +79,7 @@ def run(
         def candidates(row: int) -> list:
             return [stored.action(row, n) if stored.valid[row, n] else None for n in range(shape[1])]
 
-        played = sum("~g" not in store[n].episode_id for n in range(len(store)))
+        played = sum(not episode.copy_of for episode in store.outlines)
         with progress("value best", played, unit="episodes") as bar:
             best = replay(
                 episodes, store, index, candidates, discount=config.discount, on_episode=bar.advance

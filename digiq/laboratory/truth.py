@@ -20,6 +20,7 @@ from digiq.agents.devices import DEVICES
 from digiq.agents.oracle import SUPPORT, policy_fn
 from digiq.config import load
 from digiq.data.schema import Episode
+from digiq.data.transitions import outlines_of
 from digiq.errors import ArtifactError
 from digiq.policies.base import Policy
 
@@ -109,7 +110,8 @@ def replay(
         by_episode.setdefault(int(episode), []).append(row)
     asked = None if policy is None else seeing(policy_fn(policy, support))
     rows, screens, q, v = [], [], [], []
-    played = [n for n in by_episode if "~g" not in episodes[n].episode_id]
+    outlines = outlines_of(episodes)
+    played = [n for n in by_episode if not outlines[n].copy_of]
     for number in played[:max_episodes]:
         episode, members = episodes[number], by_episode[number]
         if episode.task_id not in tasks:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from digiq.agents.build import AgentConfig
+from digiq.config import to_dict
 from digiq.errors import ConfigError
 from digiq.extraction.base import Ranks
 from digiq.pipeline.nodes import Node
 from digiq.pipeline.recipe import Recipe
 from digiq.pipeline.stages import STAGES
-
-EMBEDDED_VLM = Path(__file__).parents[1] / "vlm" / "tiny" / "weights"
+from digiq.vlm import TINY_VLM_PATH
 
 
 def plan(recipe: Recipe) -> list[Node]:
@@ -29,7 +29,7 @@ def plan(recipe: Recipe) -> list[Node]:
     if recipe.episodes is None and recipe.demonstrations is None:
         raise ConfigError("recipe: 'collect' needs 'demonstrations' to fit the behaviour policy to.")
     nodes: list[Node] = []
-    available: dict[str, Path] = {"vlm": recipe.vlm or EMBEDDED_VLM}
+    available: dict[str, Path] = {"vlm": recipe.vlm or TINY_VLM_PATH}
     asked = {
         command: getattr(recipe, stage.section)
         for command, stage in STAGES.items()
@@ -58,7 +58,7 @@ def plan(recipe: Recipe) -> list[Node]:
             have(STAGES[command].writes, add(command, asked.pop(command)))
 
     if recipe.episodes is not None:
-        episodes = add("import-aitw", recipe.episodes)
+        episodes = add("import", recipe.episodes)
         behavior = add("fit-policy", recipe.fit_policy, episodes=episodes)
     else:
         assert recipe.collect is not None
@@ -111,9 +111,7 @@ def preflight(recipe: Recipe) -> None:
       DigiQError: names the field and the mend.
     """
     if recipe.episodes is not None:
-        from digiq.data.import_aitw import find_shards
-
-        find_shards(recipe.episodes.source)
+        recipe.episodes.chosen.find()
     if recipe.vlm is not None:
         from digiq.vlm.backbone import check_model_directory
 
@@ -134,12 +132,19 @@ def _check_support(objective: str, read: float, taken: float) -> None:
 
 
 def seeded(config: Any, seed: int, name: str) -> Any:
-    """The config with its seeds, nested ones too, derived from the run's: stages must not share random numbers."""
+    """The config with its seeds, nested ones too, derived from the run's: stages must not share random numbers.
+
+    A member (:mod:`digiq.tables`) has the seeds of the config that chooses it, whatever it is called.
+    """
     changes: dict[str, Any] = {}
+    members = getattr(config, "table", ())
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name == "seed":
             changes["seed"] = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
         elif dataclasses.is_dataclass(value):
-            changes[field.name] = seeded(value, seed, f"{name}/{field.name}")
+            inside = name if field.name in members else f"{name}/{field.name}"
+            changes[field.name] = seeded(value, seed, inside)
+    if members and "own" not in config.unchosen:
+        changes["own"] = to_dict(seeded(config.chosen, seed, name))
     return dataclasses.replace(config, **changes)

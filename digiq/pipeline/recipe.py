@@ -10,7 +10,7 @@ from digiq.agents.build import AgentConfig
 from digiq.agents.collect import CollectConfig
 from digiq.config import configclass
 from digiq.critics.train import TrainQConfig
-from digiq.data.import_aitw import ImportAitwConfig
+from digiq.data.import_episodes import ImportConfig
 from digiq.data.label import LabelConfig
 from digiq.evaluation.evaluate import EvaluateConfig
 from digiq.extraction.distill import DistillConfig
@@ -48,8 +48,8 @@ class Recipe(sections()):
     """Every stage's seed is derived from this one."""
     vlm: Path | None = None
     """A Hugging Face image-text-to-text directory; none: the embedded tiny LLaVA."""
-    episodes: ImportAitwConfig | None = None
-    """``import-aitw``: episodes from Android in the Wild TFRecords."""
+    episodes: ImportConfig | None = None
+    """``import``: episodes that were recorded elsewhere."""
     demonstrations: CollectConfig | None = None
     """``collect``: episodes that the behaviour policy is fitted to."""
     fit_policy: FitPolicyConfig = FitPolicyConfig()

@@ -77,7 +77,7 @@ def _featurizing(load: Load) -> float:
     n = load.candidates
     # Screens and candidates that occur again are one row.
     rows = STEPS * load.episodes * (1.95 + 0.05 * n if load.config.support else 1.45 + 0.16 * n)
-    return 4 + rows * (0.0092 if load.config.source in ("vlm", "random_vlm") and load.first else 0.0)
+    return 4 + rows * (getattr(load.config.chosen, "seconds_a_row", 0.0092) if load.first else 0.0)
 
 
 def _training(load: Load) -> float:
@@ -91,9 +91,9 @@ def _evaluating(load: Load) -> float:
 _LABELLED = ("episodes", "rewards")
 
 STAGES: Mapping[str, Stage] = {
-    "import-aitw": Stage(
-        module="digiq.data.import_aitw",
-        about="Android in the Wild TFRecords to episodes",
+    "import": Stage(
+        module="digiq.data.import_episodes",
+        about="recorded episodes of a known format (Android in the Wild) to episodes",
         writes="episodes",
     ),
     "collect": Stage(

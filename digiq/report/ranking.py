@@ -44,7 +44,6 @@ from digiq.statistics import Estimate, auc, bootstrap_statistic, cluster_bootstr
 STAGE, VERSION = "rank", 1
 RANKING, REPORT = "ranking.json", "report.html"
 _PAIRS_AT_ONCE = 32
-RELABELLED = "~g"  # in the id of an episode that was added again under another goal
 
 
 @configclass
@@ -157,7 +156,7 @@ def run(
 
 def held_out_rows(values: LoggedValues, split: str) -> np.ndarray:
     """Rows of the held-out episodes that have a logged action; copies under another goal are left out."""
-    wanted = np.array([e.split == split and RELABELLED not in e.episode_id for e in values.episodes], bool)
+    wanted = np.array([e.split == split and not e.copy_of for e in values.episodes], bool)
     return np.flatnonzero(wanted[values.index[:, 0]] & values.proposals.valid[:, 0])
 
 
@@ -261,7 +260,7 @@ def actionability(vlm: Path, episodes: Sequence[Episode], config: RankingConfig)
     tuned = TuneVlmConfig()
     if (vlm / artifacts.MANIFEST).is_file():
         tuned = load(TuneVlmConfig, artifacts.read_manifest(vlm).config, where=str(vlm / artifacts.MANIFEST))
-    held_out = [e for e in episodes if e.split == config.split and RELABELLED not in e.episode_id]
+    held_out = [e for e in episodes if e.split == config.split and not e.copy_of]
     examples = actionability_examples(held_out)
     backbone = load_backbone(vlm, device=tuned.device, dtype=tuned.dtype)
     with progress("rank: actionability", len(examples), unit="pairs") as bar:
@@ -328,9 +327,7 @@ def make_page(
     ranking: dict[str, Any], run_artifacts: RunArtifacts, values: LoggedValues, config: RankingConfig
 ) -> Page:
     """The report of the ranking."""
-    held_out = [
-        n for n, e in enumerate(values.episodes) if e.split == config.split and RELABELLED not in e.episode_id
-    ]
+    held_out = [n for n, e in enumerate(values.episodes) if e.split == config.split and not e.copy_of]
     apps = sorted({values.episodes[n].task_id for n in held_out})
     shown = sorted(held_out, key=lambda n: -len(values.episodes[n].steps))[:2]
     actionability_auc = ranking["actionability"]["auc"]

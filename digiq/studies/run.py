@@ -330,7 +330,7 @@ def estimate(nodes: Sequence[Node]) -> list[float]:
         config, inputs = node.config, node.inputs
         count = next((episodes[p] for p in inputs.values() if p in episodes), 256.0)
         n = max((candidates[p] for p in inputs.values() if p in candidates), default=1)
-        rows = inputs.get("episodes"), inputs.get("vlm"), getattr(config, "source", "")
+        rows = inputs.get("episodes"), inputs.get("vlm"), getattr(config, "engine", "")
         load = Load(config, frozenset(inputs), count, n, first=rows not in read)
         costs.append(float(kinds[node.module].seconds(load)))
         # What a stage makes more of, it says by these names.

@@ -1,6 +1,7 @@
 """Loads a Hugging Face image-text-to-text model and feeds it screenshots and prompts.
 
-Any directory that ``AutoModelForImageTextToText`` and ``AutoProcessor`` open will do (LLaVA, Qwen-VL, SmolVLM, ...).
+Any directory that ``AutoModelForImageTextToText`` and ``AutoProcessor`` open will do (LLaVA, Qwen-VL, SmolVLM, ...); what a
+family of models needs beyond that is :mod:`digiq.vlm.families`'s.
 Only the layers up to the highest wanted one are kept: the rest is cut off the language model's layer list and the
 final norm becomes the identity, so the last hidden state is that layer's.
 """
@@ -19,17 +20,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from digiq.errors import DigiQError
+from digiq.vlm.families import BackboneError, Family, family_of
 from digiq.vlm.prompts import Prompt
 
-TINY_VLM_PATH = Path(__file__).parent / "tiny" / "weights"
-"""The embedded tiny LLaVA."""
-
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-
-
-class BackboneError(DigiQError):
-    """A directory that cannot be opened as a vision-language model, or a prompt that does not fit it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +38,7 @@ class Backbone:
     path: Path
     num_layers: int
     hidden_size: int
+    family: Family
 
     @property
     def device(self) -> torch.device:
@@ -90,7 +85,8 @@ def load_backbone(
         raise BackboneError(f"{path}: its processor is {type(processor).__name__}, which takes no images.")
     # Convolutions are faster so, on CPUs and GPUs; nothing else has four dimensions.
     model.to(device, memory_format=torch.channels_last).eval()
-    language_model = find_language_model(model)
+    family = family_of(model.config)
+    language_model = family.decoder(model)
     if num_layers is not None:
         _truncate(language_model, num_layers, path)
     return Backbone(
@@ -99,6 +95,7 @@ def load_backbone(
         path=path,
         num_layers=len(language_model.layers),
         hidden_size=model.config.get_text_config().hidden_size,
+        family=family,
     )
 
 
@@ -117,17 +114,9 @@ def check_model_directory(path: Path) -> None:
         )
 
 
-def find_language_model(model: nn.Module) -> Any:
-    """The decoder inside an image-text-to-text model: the module that holds ``layers`` and the final ``norm``."""
-    for name, module in model.named_modules():
-        if "vision" not in name and hasattr(module, "layers") and hasattr(module, "norm"):
-            return module
-    raise BackboneError(f"{type(model).__name__} has no decoder with 'layers' and 'norm'.")
-
-
 def truncate(backbone: Backbone, num_layers: int) -> Backbone:
     """Cuts an opened model above ``num_layers``, in place; see :func:`load_backbone`."""
-    _truncate(find_language_model(backbone.model), num_layers, backbone.path)
+    _truncate(backbone.family.decoder(backbone.model), num_layers, backbone.path)
     return dataclasses.replace(backbone, num_layers=num_layers)
 
 
@@ -144,20 +133,14 @@ def _truncate(language_model: Any, num_layers: int, path: Path) -> None:
 def render_prompt(backbone: Backbone, prompt: Prompt) -> tuple[str, int]:
     """The whole text for the processor, and where ``prompt.text`` begins in it.
 
-    With a chat template the prompt is one user turn after the image, followed by the assistant's header; without one
-    it is the image token and the text.
+    Raises:
+      BackboneError: the model's chat template changes the prompt.
     """
-    processor = backbone.processor
-    if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": prompt.text}]
-        whole = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-        start = whole.rfind(prompt.text)
-        if start < 0:
-            raise BackboneError(f"{backbone.path}: its chat template rewrites the prompt, so spans are lost.")
-        return whole, start
-    return processor.image_token + prompt.text, len(processor.image_token)
+    whole = backbone.family.render(backbone.processor, prompt.text)
+    start = whole.rfind(prompt.text)
+    if start < 0:
+        raise BackboneError(f"{backbone.path}: its chat template rewrites the prompt, so spans are lost.")
+    return whole, start
 
 
 def count_tokens(backbone: Backbone, prompts: Sequence[Prompt]) -> list[int]:

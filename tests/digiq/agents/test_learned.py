@@ -12,19 +12,22 @@ from digiq.agents.agent import Turn
 from digiq.agents.build import AgentConfig, build_agent
 from digiq.agents.learned import LearnedScorer
 from digiq.errors import ConfigError
-from digiq.features.extract import FeaturizeConfig
 from digiq.policies.base import PolicyInput
 
 TAPS = [Action.tap(0.1 * n, 0.5) for n in range(1, 10)]
 
 
-def fake_extract(backbone, requests, *, layers, spans, pooling, batch_size):
+class FakeEngine:
     """Features that tell requests apart: mean pixel, prompt length; answered in shuffled batches."""
-    order = np.random.default_rng(0).permutation(len(requests))
-    for start in range(0, len(order), batch_size):
-        positions = order[start : start + batch_size]
-        rows = [[requests[i].screenshot.mean(), len(requests[i].prompt.text)] for i in positions]
-        yield positions, np.repeat(np.array(rows, np.float32)[:, None], len(layers), axis=1)
+
+    layers = ("layer_02",)
+
+    def rows(self, requests):
+        order = np.random.default_rng(0).permutation(len(requests))
+        for start in range(0, len(order), 3):
+            positions = order[start : start + 3]
+            rows = [[requests[i].screenshot.mean(), len(requests[i].prompt.text)] for i in positions]
+            yield positions, np.array(rows, np.float32)[:, None]
 
 
 def fake_values(critic, features):
@@ -36,9 +39,8 @@ def fake_values(critic, features):
 
 @pytest.fixture
 def scorer(monkeypatch):
-    monkeypatch.setattr(learned, "extract", fake_extract)
     monkeypatch.setattr(learned, "candidate_values", fake_values)
-    return LearnedScorer(None, None, (2,), FeaturizeConfig(batch_size=3))
+    return LearnedScorer(None, FakeEngine(), "cursor")
 
 
 def turn(shade: int, goal: str) -> Turn:
@@ -57,9 +59,7 @@ def test_a_batch_of_turns_scores_each_as_it_would_alone(scorer):
 
 def test_the_cursor_is_drawn_where_the_candidate_taps(scorer):
     q, _ = scorer.score(turn(0, "goal").observation, [TAPS[4], Action.back()])
-    plain, _ = LearnedScorer(None, None, (2,), FeaturizeConfig(grounding="text")).score(
-        turn(0, "goal").observation, [TAPS[4]]
-    )
+    plain, _ = LearnedScorer(None, FakeEngine(), "text").score(turn(0, "goal").observation, [TAPS[4]])
     assert q[0] > 0 and q[0] != plain[0]
 
 

@@ -61,7 +61,7 @@ def test_a_recipes_help_is_what_people_change(capsys):
 
 
 def test_what_is_common_is_there():
-    sections = {"demonstrations": {}, "collect": {}, "evaluate": {}}
+    sections = {"episodes": {}, "demonstrations": {}, "collect": {}, "evaluate": {}}
     recipe = load(Recipe, sections)
     for path in COMMON:
         owner = recipe

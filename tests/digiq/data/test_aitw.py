@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from android_env.actions import ActionType
-from digiq.data.import_aitw import ImportAitwConfig, run
+from digiq.data.import_episodes import ImportConfig, run
+from digiq.data.importers.aitw import AitW
 from digiq.data.label import LabelConfig
 from digiq.data.label import run as label
 from digiq.data.rewards import LabelledEpisodes
@@ -109,7 +110,7 @@ def source(tmp_path):
 
 
 def test_endings_splits_and_actions(source, tmp_path):
-    artifact = run(ImportAitwConfig(source=source), out=tmp_path / "out")
+    artifact = run(ImportConfig(aitw=AitW(source=source)), out=tmp_path / "out")
     a, b, c = EpisodeStore(tmp_path / "out")
     assert (a.outcome, a.num_actions, a.total_reward, a.is_terminated) == ("success", 2, 1.0, True)
     assert (b.outcome, b.num_actions, b.is_terminated) == (
@@ -122,7 +123,7 @@ def test_endings_splits_and_actions(source, tmp_path):
     assert all(math.isnan(step.behavior_log_prob) for step in a.steps)
     assert (a.split, a.goal, a.task_id) == ("train", "open a", "general-00000-of-00002")
     assert decode_png(a.steps[1].screenshot)[0, 0].tolist() == [10, 10, 10]
-    assert artifact.manifest.counts["dropped_last"] == 1
+    assert artifact.manifest.counts["truncated"] == 1
 
 
 def bad(tmp_path, steps) -> Path:
@@ -152,10 +153,10 @@ def bad(tmp_path, steps) -> Path:
 def test_a_bad_episode_is_named_or_skipped(tmp_path, steps, message):
     folder = bad(tmp_path, steps)
     with pytest.raises(DigiQError, match=message) as error:
-        run(ImportAitwConfig(source=folder), out=tmp_path / "out")
+        run(ImportConfig(aitw=AitW(source=folder)), out=tmp_path / "out")
     assert "general-00000-of-00002" in str(error.value)
     assert "on_bad: skip" in str(error.value)
-    artifact = run(ImportAitwConfig(source=folder, on_bad="skip"), out=tmp_path / "skipped")
+    artifact = run(ImportConfig(aitw=AitW(source=folder), on_bad="skip"), out=tmp_path / "skipped")
     assert artifact.manifest.counts["bad"] == 1
     assert artifact.manifest.extra["problems"] == [str(error.value)]
     assert EpisodeStore(tmp_path / "skipped").episode_ids == ["a", "z"]
@@ -166,8 +167,8 @@ def test_an_episode_that_comes_twice_is_named_or_counted_once(source, tmp_path):
     with pytest.raises(
         DigiQError, match=r"other-00000-of-00001: episode a is in .*general-00000-of-00002 too"
     ):
-        run(ImportAitwConfig(source=source), out=tmp_path / "out")
-    artifact = run(ImportAitwConfig(source=source, on_bad="skip"), out=tmp_path / "skipped")
+        run(ImportConfig(aitw=AitW(source=source)), out=tmp_path / "out")
+    artifact = run(ImportConfig(aitw=AitW(source=source), on_bad="skip"), out=tmp_path / "skipped")
     assert (artifact.manifest.counts["episodes"], artifact.manifest.counts["bad"]) == (3, 1)
     assert EpisodeStore(tmp_path / "skipped").episode_ids == ["a", "b", "c"]
 
@@ -176,10 +177,10 @@ def test_an_interrupted_import_goes_on(source, tmp_path):
     good = (source / "general/general-00001-of-00002").read_bytes()
     (source / "general/general-00001-of-00002").write_bytes(good[:-20])
     with pytest.raises(DigiQError, match="truncated"):
-        run(ImportAitwConfig(source=source), out=tmp_path / "out")
+        run(ImportConfig(aitw=AitW(source=source)), out=tmp_path / "out")
     (source / "general/general-00001-of-00002").write_bytes(good)
-    resumed = run(ImportAitwConfig(source=source), out=tmp_path / "out")
-    whole = run(ImportAitwConfig(source=source), out=tmp_path / "whole")
+    resumed = run(ImportConfig(aitw=AitW(source=source)), out=tmp_path / "out")
+    whole = run(ImportConfig(aitw=AitW(source=source)), out=tmp_path / "whole")
     assert shown(EpisodeStore(tmp_path / "out")) == shown(EpisodeStore(tmp_path / "whole"))
     assert resumed.manifest.counts == whole.manifest.counts
     assert resumed.manifest.counts["episodes"] == 3
@@ -189,7 +190,7 @@ def test_a_truncated_file_is_named(source, tmp_path):
     shard = source / "general/general-00000-of-00002"
     shard.write_bytes(shard.read_bytes()[:-40])
     with pytest.raises(DigiQError, match=r"general-00000-of-00002: record \d is truncated"):
-        run(ImportAitwConfig(source=source), out=tmp_path / "out")
+        run(ImportConfig(aitw=AitW(source=source)), out=tmp_path / "out")
 
 
 def test_whole_episodes_before_the_damage_are_kept(source, tmp_path):
@@ -197,11 +198,11 @@ def test_whole_episodes_before_the_damage_are_kept(source, tmp_path):
     # Not zipped, so that the cut falls into a known record: the second step of episode b.
     records = b"".join(framed(example(s)) for s in GOOD + TYPED)
     shard.write_bytes(records[:-10])
-    artifact = run(ImportAitwConfig(source=source, on_bad="skip"), out=tmp_path / "cut_b")
+    artifact = run(ImportConfig(aitw=AitW(source=source), on_bad="skip"), out=tmp_path / "cut_b")
     assert EpisodeStore(tmp_path / "cut_b").episode_ids == ["a", "c"]
     assert "record 3 is truncated" in artifact.manifest.extra["problems"][0]
     shard.write_bytes(b"".join(framed(example(s)) for s in GOOD) + b"\0\0\0")
-    run(ImportAitwConfig(source=source, on_bad="skip"), out=tmp_path / "cut_end")
+    run(ImportConfig(aitw=AitW(source=source), on_bad="skip"), out=tmp_path / "cut_end")
     assert EpisodeStore(tmp_path / "cut_end").episode_ids == ["a", "c"]
 
 
@@ -218,7 +219,7 @@ def test_a_record_that_is_no_step_is_named(source, tmp_path, payload):
     shard = source / "general/general-00000-of-00002"
     shard.write_bytes(gzip.compress(framed(example(GOOD[0])) + framed(payload)))
     with pytest.raises(DigiQError, match=r"general-00000-of-00002: record 1 is no tf\.train\.Example step"):
-        run(ImportAitwConfig(source=source), out=tmp_path / "out")
+        run(ImportConfig(aitw=AitW(source=source)), out=tmp_path / "out")
 
 
 @settings(max_examples=200, deadline=None)
@@ -243,26 +244,28 @@ def test_a_flipped_byte_is_named(tmp_path):
 
 def test_missing_sources_and_shards(source, tmp_path):
     with pytest.raises(DigiQError, match="no such directory"):
-        run(ImportAitwConfig(source=tmp_path / "nowhere"), out=tmp_path / "out")
+        run(ImportConfig(aitw=AitW(source=tmp_path / "nowhere")), out=tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DigiQError, match="holds no TFRecord shards"):
-        run(ImportAitwConfig(source=tmp_path / "empty"), out=tmp_path / "out")
+        run(ImportConfig(aitw=AitW(source=tmp_path / "empty")), out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_missing_shard_is_named_or_counted(source, tmp_path, number):
     (source / f"general/general-0000{number}-of-00002").unlink()
-    with pytest.raises(DigiQError, match=f"general-0000{number}-of-00002: the shard is missing"):
-        run(ImportAitwConfig(source=source, held_out_apps=0), out=tmp_path / "out")
-    left = run(ImportAitwConfig(source=source, held_out_apps=0, on_bad="skip"), out=tmp_path / "skipped")
-    assert left.manifest.counts["missing_shards"] == 1
+    with pytest.raises(DigiQError, match=f"general-0000{number}-of-00002: the file is missing"):
+        run(ImportConfig(aitw=AitW(source=source, held_out_apps=0)), out=tmp_path / "out")
+    left = run(
+        ImportConfig(aitw=AitW(source=source, held_out_apps=0), on_bad="skip"), out=tmp_path / "skipped"
+    )
+    assert left.manifest.counts["missing"] == 1
     assert left.manifest.counts["episodes"] == 1 + (number == 1)
     assert not (tmp_path / "out").exists()
 
 
 def test_one_file_may_be_imported_alone(source, tmp_path):
     shard = source / "general/general-00000-of-00002"
-    run(ImportAitwConfig(source=shard, held_out_apps=0), out=tmp_path / "out")
+    run(ImportConfig(aitw=AitW(source=shard, held_out_apps=0)), out=tmp_path / "out")
     assert EpisodeStore(tmp_path / "out").episode_ids == ["a", "b"]
 
 
@@ -276,8 +279,8 @@ def test_example_parsing_keeps_negative_numbers():
 
 def test_other_goals_adds_failures_within_a_split(tmp_path):
     write_shard(tmp_path / "aitw/general/general-00000-of-00001", GOOD + TYPED)
-    run(ImportAitwConfig(source=tmp_path / "aitw", held_out_apps=0), out=tmp_path / "episodes")
-    label(LabelConfig(negatives="other_goals"), episodes=tmp_path / "episodes", out=tmp_path / "rewards")
+    run(ImportConfig(aitw=AitW(source=tmp_path / "aitw", held_out_apps=0)), out=tmp_path / "episodes")
+    label(LabelConfig(source="other_goals"), episodes=tmp_path / "episodes", out=tmp_path / "rewards")
     labelled = list(LabelledEpisodes(tmp_path / "episodes", tmp_path / "rewards"))
     assert [(e.episode_id, e.goal, e.total_reward) for e in labelled] == [
         ("a", "open a", 1.0),
@@ -289,7 +292,7 @@ def test_other_goals_adds_failures_within_a_split(tmp_path):
 
 
 def test_recorded_labels_change_nothing(source, tmp_path):
-    run(ImportAitwConfig(source=source), out=tmp_path / "episodes")
+    run(ImportConfig(aitw=AitW(source=source)), out=tmp_path / "episodes")
     label(LabelConfig(), episodes=tmp_path / "episodes", out=tmp_path / "rewards")
     labelled = list(LabelledEpisodes(tmp_path / "episodes", tmp_path / "rewards"))
     assert shown(labelled) == shown(EpisodeStore(tmp_path / "episodes"))
@@ -297,20 +300,20 @@ def test_recorded_labels_change_nothing(source, tmp_path):
 
 
 def test_one_goal_cannot_give_negatives(source, tmp_path):
-    run(ImportAitwConfig(source=source), out=tmp_path / "episodes")
+    run(ImportConfig(aitw=AitW(source=source)), out=tmp_path / "episodes")
     with pytest.raises(DigiQError, match="share one goal"):
-        label(LabelConfig(negatives="other_goals"), episodes=tmp_path / "episodes", out=tmp_path / "rewards")
+        label(LabelConfig(source="other_goals"), episodes=tmp_path / "episodes", out=tmp_path / "rewards")
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the AitW sample is not at {SAMPLE}")
 def test_the_real_sample(tmp_path):
-    artifact = run(ImportAitwConfig(source=SAMPLE, max_side=128), out=tmp_path / "out")
+    artifact = run(ImportConfig(aitw=AitW(source=SAMPLE, max_side=128)), out=tmp_path / "out")
     assert artifact.manifest.counts == {
         "episodes": 47,
         "steps": 361,
         "bad": 0,
-        "missing_shards": 0,
-        "dropped_last": 0,
+        "missing": 0,
+        "truncated": 0,
         "test_episodes": 12,
     }
     genuine = next(e for e in EpisodeStore(tmp_path / "out") if e.task_id.startswith("google_apps"))

@@ -15,6 +15,7 @@ from digiq.data.store import EpisodeWriter
 from digiq.errors import ArtifactError, ArtifactMismatch, ConfigError, DigiQError
 from digiq.features import extract as stage
 from digiq.features import extract_features, load_features
+from digiq.features.engines import plain
 from digiq.features.extract import FeaturizeConfig
 from digiq.policies.base import Candidate
 from digiq.proposals.propose import load_proposals, save_proposals, supported, to_arrays
@@ -102,13 +103,13 @@ def run_copy(tmp_path, finished):
 def computed(monkeypatch):
     """How many rows went through the VLM, by call."""
     counts = []
-    original = stage.extract
+    original = plain.extract
 
     def counting(backbone, requests, **options):
         counts.append(len(requests))
         return original(backbone, requests, **options)
 
-    monkeypatch.setattr(stage, "extract", counting)
+    monkeypatch.setattr(plain, "extract", counting)
     return counts
 
 
@@ -184,7 +185,7 @@ def test_gamma_and_rewards_have_no_part_but_the_readout_has(run_copy, inputs, co
 @pytest.mark.parametrize("alive", [0, 1, 3, 5])
 def test_killed_anywhere_it_goes_on(tmp_path, inputs, finished, monkeypatch, alive):
     monkeypatch.setattr(stage, "RowStore", functools.partial(stage.RowStore, rows_per_shard=3))
-    original, yielded = stage.extract, []
+    original, yielded = plain.extract, []
 
     def dies(backbone, requests, **options):
         for positions, block in original(backbone, requests, **options):
@@ -193,7 +194,7 @@ def test_killed_anywhere_it_goes_on(tmp_path, inputs, finished, monkeypatch, ali
             yielded.append(len(positions))
             yield positions, block
 
-    monkeypatch.setattr(stage, "extract", dies)
+    monkeypatch.setattr(plain, "extract", dies)
     with pytest.raises(KeyboardInterrupt):
         stage.run(CONFIG, **inputs, out=tmp_path / "features")
     with pytest.raises(ArtifactError, match="has not finished"):
@@ -204,7 +205,7 @@ def test_killed_anywhere_it_goes_on(tmp_path, inputs, finished, monkeypatch, ali
         rest.append(len(requests))
         return original(backbone, requests, **options)
 
-    monkeypatch.setattr(stage, "extract", counts)
+    monkeypatch.setattr(plain, "extract", counts)
     stage.run(CONFIG, **inputs, out=tmp_path / "features")
     assert sum(yielded) + sum(rest) == 4 + 10
     assert_same(load_features(tmp_path / "features"), load_features(finished))
@@ -296,18 +297,6 @@ def test_configs_out_of_range_are_refused(bad):
         load(FeaturizeConfig, bad)
 
 
-def test_permuted_features_are_the_same_rows_at_the_wrong_places(inputs, tmp_path):
-    right = stage.run(CONFIG, **inputs, out=tmp_path / "right")
-    wrong = stage.run(dataclasses.replace(CONFIG, permute=True), **inputs, out=tmp_path / "wrong")
-    assert wrong.manifest.extra["groups"] == right.manifest.extra["groups"]  # nothing is computed again
-    a, b = load_features(tmp_path / "right"), load_features(tmp_path / "wrong")
-    assert np.array_equal(a.candidate_row, b.candidate_row)
-    for kind in ("observation", "pair"):
-        one, other = (np.asarray(getattr(f, kind)["layer_01"], np.float32) for f in (a, b))
-        assert not np.array_equal(one, other)
-        assert np.array_equal(np.sort(one, axis=0), np.sort(other, axis=0))
-
-
 def test_candidates_without_support_are_left_out_and_logged_actions_never(tmp_path, vlm):
     log_prob = np.log(
         [[0.001, 0.3, 0.02], [0.5, 0.2, 0.01], [0.1, 0.1, 0.3], [0.9, 0.01, 0.8], [0.2, 0.5, 0.04]]
@@ -332,23 +321,3 @@ def test_candidates_without_support_are_left_out_and_logged_actions_never(tmp_pa
         assert (some.candidate_row[:, :n] >= 0)[takes & first].all()
     left_out = valid & (some.candidate_row < 0)
     assert np.argwhere(left_out).tolist() == [[0, 2], [1, 2], [4, 2]]
-
-
-def test_features_without_a_vlm_and_with_random_weights(inputs, tmp_path):
-    found = {}
-    for source in ("vlm", "random_vlm", "text", "elements"):
-        config = dataclasses.replace(CONFIG, source=source, layers=(1,))
-        stage.run(config, **inputs, out=tmp_path / source)
-        features = load_features(tmp_path / source)
-        found[source] = np.asarray(features.pair["layer_01"], np.float32)
-        assert np.isfinite(found[source]).all() and len(features.observation["layer_01"]) == len(OBSERVED)
-        assert np.array_equal(features.candidate_row >= 0, load_features(tmp_path / "vlm").candidate_row >= 0)
-    assert found["vlm"].shape == found["random_vlm"].shape != found["text"].shape
-    assert not np.allclose(found["vlm"], found["random_vlm"], atol=1e-2)
-    assert len(np.unique(found["text"], axis=0)) >= 4
-    again = dataclasses.replace(CONFIG, source="random_vlm", layers=(1,))
-    stage.run(again, **inputs, out=tmp_path / "again" / "features")
-    assert np.array_equal(
-        np.asarray(load_features(tmp_path / "again" / "features").pair["layer_01"], np.float32),
-        found["random_vlm"],
-    )

@@ -1,6 +1,7 @@
 """The graph of stages: what runs, on what, under which seed; what is refused before it starts."""
 
 import dataclasses
+import zlib
 
 import jax
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from digiq.agents.collect import CollectConfig
 from digiq.config import load, load_yaml, to_dict
 from digiq.critics.heads import Heads
-from digiq.data.import_aitw import ImportAitwConfig
+from digiq.data.import_episodes import ImportConfig
+from digiq.data.label import LabelConfig
 from digiq.errors import ConfigError, DigiQError
 from digiq.pipeline.plan import plan, preflight
 from digiq.pipeline.recipe import Recipe
@@ -87,6 +89,14 @@ def test_seeds_differ_by_stage_and_by_run_but_not_by_evaluated_arm():
     )  # nested ones too
 
 
+@pytest.mark.parametrize("source", ["other_goals", "digiq.laboratory.controls:ShuffledOutcomes"])
+def test_a_member_has_the_seed_of_what_chooses_it(source):
+    """So that settings may move into a member's section and no number moves with them."""
+    recipe = dataclasses.replace(QUICKSTART, seed=3, label=load(LabelConfig, {"source": source}))
+    (node,) = (node for node in plan(recipe) if node.name == "rewards")
+    assert node.config.chosen.seed == zlib.crc32(b"3/rewards") & 0x7FFFFFFF
+
+
 def test_the_ceiling_chooses_among_the_behaviour_policys_candidates_by_truth():
     node = plan(QUICKSTART)[-1]
     assert node.inputs == {"policy": Recipe(name="quickstart").directory / "behavior"}
@@ -126,14 +136,14 @@ def test_a_source_of_episodes_is_needed_and_only_one():
     with pytest.raises(ConfigError, match="either 'episodes'"):
         plan(Recipe())
     with pytest.raises(ConfigError, match="either 'episodes'"):
-        plan(Recipe(episodes=ImportAitwConfig(), collect=CollectConfig()))
+        plan(Recipe(episodes=ImportConfig(), collect=CollectConfig()))
     with pytest.raises(ConfigError, match="needs 'demonstrations'"):
         plan(Recipe(collect=CollectConfig()))
 
 
 def test_preflight_refuses_before_anything_starts(tmp_path):
     with pytest.raises(DigiQError, match="no such directory"):
-        preflight(load(Recipe, {"episodes": {"source": str(tmp_path / "nowhere")}}))
+        preflight(load(Recipe, {"episodes": {"aitw": {"source": str(tmp_path / "nowhere")}}}))
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")

@@ -108,10 +108,14 @@ def test_by_action_says_which_kind_the_critic_lifts():
 def test_relabelled_copies_and_other_splits_are_left_out(ranked):
     values, _ = ranked
     episodes = [dataclasses.replace(e, split="test") for e in values.episodes]
-    episodes[0] = dataclasses.replace(episodes[0], episode_id=episodes[0].episode_id + "~g1")
+    episodes[0] = dataclasses.replace(episodes[0], copy_of=episodes[0].episode_id)
     episodes[1] = dataclasses.replace(episodes[1], split="train")
     rows = held_out_rows(dataclasses.replace(values, episodes=episodes), "test")
     assert set(values.index[rows, 0]) == set(range(2, len(episodes)))
+    # What an episode is called does not make it a copy.
+    episodes[0] = dataclasses.replace(episodes[0], copy_of="", episode_id="shop~general/0")
+    rows = held_out_rows(dataclasses.replace(values, episodes=episodes), "test")
+    assert 0 in values.index[rows, 0]
 
 
 def test_the_stage_writes_numbers_and_a_report(small_run, tmp_path, monkeypatch):

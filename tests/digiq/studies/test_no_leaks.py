@@ -124,8 +124,7 @@ def test_the_walk_finds_a_leak(tmp_path, monkeypatch):
 def test_the_walk_sees_what_the_vlm_is_tuned_on(tmp_path):
     from digiq.agents import collect
     from digiq.agents.build import AgentConfig
-    from digiq.pipeline.plan import EMBEDDED_VLM
-    from digiq.vlm import tune
+    from digiq.vlm import TINY_VLM_PATH, tune
 
     config = collect.CollectConfig(
         agent=AgentConfig(kind="collector"), tasks="webshop/train", num_episodes=3, seed=1
@@ -134,7 +133,7 @@ def test_the_walk_sees_what_the_vlm_is_tuned_on(tmp_path):
     tune.run(
         tune.TuneVlmConfig(max_examples=4, batch_size=4, heldout=0.0, lora_rank=1),
         episodes=tmp_path / "collect-0",
-        vlm=EMBEDDED_VLM,
+        vlm=TINY_VLM_PATH,
         out=tmp_path / "tune-vlm-0",
     )
     assert check_finished_run(tmp_path) == 1

@@ -1,7 +1,5 @@
 """The plain engine against Hugging Face's own forward, one at a time, and its refusals."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,9 @@ from PIL import Image
 
 from android_env.actions import Action
 from digiq.errors import DigiQError
-from digiq.features.engine import Request, extract, extract_features, open_truncated, pool_span, wanted_layers
+from digiq.features.engines.base import Request
+from digiq.features.engines.plain import extract, open_truncated, pool_span, wanted_layers
+from digiq.features.library import extract_features
 from digiq.vlm.backbone import load_backbone, prepare
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -112,26 +112,18 @@ def test_preprocessing_is_the_processors(backbone):
 def test_screens_are_asked_for_when_their_batch_is_due(backbone):
     asked = []
 
-    @dataclasses.dataclass
-    class Lazy:
-        number: int
-        request: Request
-
-        @property
-        def prompt(self):
-            return self.request.prompt
-
+    class Lazy(Request):
         @property
         def screenshot(self):
-            asked.append(self.number)
-            return self.request.screenshot
+            asked.append(self)
+            return super().screenshot
 
-    items = [Lazy(i, request) for i, request in enumerate(requests(8))]
+    items = [Lazy(**vars(request)) for request in requests(8)]
     results = extract(backbone, items, layers=(1,), spans=("fits",), batch_size=2)
     next(results)
     assert len(asked) <= 4  # this batch and the one prepared ahead
     assert sum(len(positions) for positions, _ in results) == 6
-    assert sorted(asked) == list(range(8))
+    assert {id(request) for request in asked} == {id(request) for request in items} and len(asked) == 8
 
 
 def test_layers_from_the_end_and_refusals(backbone):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from android_env.actions import Action
-from digiq.features.elements import observation_features, pair_features
+from digiq.laboratory.elements import observation_features, pair_features
 
 GOAL = "Go to buyhive.com, search for desk lamp"
 ELEMENTS = json.dumps(

@@ -7,48 +7,98 @@ prompts of similar length, because padding is work too.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from android_env.actions import Action
+from digiq import artifacts
+from digiq.config import configclass
 from digiq.errors import DigiQError
-from digiq.vlm.prompts import Grounding, Prompt, build_prompt, draw_cursor
+from digiq.features.engines.base import Kind, Request, layer_name
+from digiq.vlm.prompts import Prompt, build_prompt
 
 if TYPE_CHECKING:
+    from digiq.features.extract import FeaturizeConfig
     from digiq.vlm.backbone import Backbone
 
 Pooling = Literal["last", "mean"]
+_VERSION = 1  # raised when the same settings would give other rows
+_EXAMPLES: dict[Kind, Action | None] = {"observation": None, "pair": Action.back()}
 
 
-class Readable(Protocol):
-    """What the engine reads of a request; ``screenshot`` is asked for once, when its batch is prepared."""
+@configclass
+class Plain:
+    """A forward pass of the VLM for every request."""
 
-    @property
-    def screenshot(self) -> npt.NDArray[np.uint8]: ...
-
-    @property
-    def prompt(self) -> Prompt: ...
+    def open(self, reading: FeaturizeConfig, vlm: Path) -> PlainEngine:
+        return open_plain(reading, vlm)
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """One forward pass: a screenshot (uint8 [H, W, 3], cursor drawn) and its prompt."""
+class PlainEngine:
+    """The opened VLM, cut off above the highest wanted layer."""
 
-    screenshot: npt.NDArray[np.uint8]
-    prompt: Prompt
+    backbone: Backbone
+    numbers: tuple[int, ...]
+    """The layers, from 1."""
+    reading: FeaturizeConfig
+    vlm: Path
 
-    @classmethod
-    def build(
-        cls, screenshot: npt.NDArray[np.uint8], goal: str, action: Action | None, grounding: Grounding
-    ) -> Request:
-        """The request of a pair, or of an observation where ``action`` is None."""
-        shown = draw_cursor(screenshot, action) if grounding == "cursor" else screenshot
-        return cls(shown, build_prompt(goal, action, grounding=grounding))
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(map(layer_name, self.numbers))
+
+    def dim(self, kind: Kind) -> int:
+        return len(self.reading.spans(kind)) * self.backbone.hidden_size
+
+    def identity(self, kind: Kind) -> dict[str, Any]:
+        return {
+            "model": self._model,
+            "layers": self.numbers,
+            "spans": self.reading.spans(kind),
+            "pooling": self.reading.pooling,
+            "grounding": self.reading.grounding,
+            "dtype": self.reading.dtype,
+            "version": _VERSION,
+        }
+
+    def rows(
+        self, requests: Sequence[Request]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        kind = "observation" if requests and requests[0].action is None else "pair"
+        return extract(
+            self.backbone,
+            requests,
+            layers=self.numbers,
+            spans=self.reading.spans(kind),
+            pooling=self.reading.pooling,
+            batch_size=self.reading.batch_size,
+        )
+
+    @functools.cached_property
+    def _model(self) -> str:
+        return artifacts.content_digest(self.vlm)
+
+
+def open_plain(
+    reading: FeaturizeConfig, vlm: Path, change: Callable[[Any], None] = lambda model: None
+) -> PlainEngine:
+    """The engine over the model of a directory, which ``change`` may change in place before it is cut off."""
+    from digiq.vlm.backbone import load_backbone
+
+    for kind, action in _EXAMPLES.items():
+        prompt = build_prompt("", action, grounding=reading.grounding)
+        check_spans(reading.spans(kind), prompt, f"{kind}_spans")
+    backbone = load_backbone(vlm, device=reading.device, dtype=reading.dtype)
+    change(backbone.model)
+    backbone, full = open_truncated(backbone, reading.layers)
+    return PlainEngine(backbone, wanted_layers(reading.layers, full), reading, vlm)
 
 
 def wanted_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
@@ -78,7 +128,7 @@ def check_spans(spans: Sequence[str], prompt: Prompt, field: str) -> None:
 
 def extract(
     backbone: Backbone,
-    requests: Sequence[Readable],
+    requests: Sequence[Request],
     *,
     layers: Sequence[int],
     spans: Sequence[str],
@@ -149,53 +199,6 @@ def pool_span(states: Any, mask: Any, pooling: Pooling) -> Any:
         return states[torch.arange(len(states), device=states.device), last].float()
     weights = mask.float() / mask.sum(dim=1, keepdim=True)
     return torch.einsum("bt,bth->bh", weights, states.float())
-
-
-def extract_features(
-    items: Iterable[tuple[npt.NDArray[np.uint8], str, Action | None]],
-    *,
-    model: str | Path,
-    layers: Sequence[int] = (-1,),
-    spans: Sequence[str] = ("answer",),
-    pooling: Pooling = "last",
-    grounding: Grounding = "cursor",
-    batch_size: int = 32,
-    dtype: str = "bfloat16",
-    device: str = "cpu",
-) -> dict[int, npt.NDArray[np.float32]]:
-    """Features of plain (screenshot, goal, action) triples; ``action`` None gives the observation's.
-
-    Either all actions are None or none is, because the two kinds of prompt have different spans.
-
-    Args:
-      items: screenshots are uint8 [H, W, 3].
-      model: a Hugging Face image-text-to-text directory.
-      layers: from 1, or from the end with negative numbers.
-      spans: of :mod:`digiq.vlm.prompts`, or ``answer``, the last token.
-      pooling: over each span.
-      grounding: how a tap's place is shown.
-      batch_size: items a forward pass.
-      dtype: torch's name of the model's type.
-      device: where torch runs.
-
-    Returns:
-      By resolved layer number, float32 [len(items), len(spans)·H].
-    """
-    from digiq.vlm.backbone import load_backbone
-
-    requests = [Request.build(screenshot, goal, action, grounding) for screenshot, goal, action in items]
-    backbone, full = open_truncated(load_backbone(model, dtype=dtype, device=device), layers)
-    numbers = wanted_layers(layers, full)
-    out: npt.NDArray[np.float32] | None = None
-    for positions, features in extract(
-        backbone, requests, layers=numbers, spans=spans, pooling=pooling, batch_size=batch_size
-    ):
-        if out is None:
-            out = np.empty((len(requests), *features.shape[1:]), np.float32)
-        out[positions] = features
-    if out is None:
-        raise DigiQError("extract_features: no items were given.")
-    return {layer: out[:, i] for i, layer in enumerate(numbers)}
 
 
 def open_truncated(backbone: Backbone, layers: Sequence[int]) -> tuple[Backbone, int]:

@@ -7,16 +7,21 @@ screenshot is raw uint8 H*W*C, not PNG.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import Field
 
 from android_env.actions import Action, ActionType
+from digiq.config import configclass
+from digiq.data.importers.base import BadEpisode, Entry, Sources
 from digiq.data.schema import Episode, Step, encode_png
 from digiq.data.tfrecord import Feature, TFRecordError, parse_example, read_records
 from digiq.errors import DigiQError
@@ -25,8 +30,85 @@ _MEND = "mend the file, or set on_bad: skip to leave the episode out."
 _TERMINAL = {ActionType.STATUS_TASK_COMPLETE: 1.0, ActionType.STATUS_TASK_IMPOSSIBLE: 0.0}
 
 
-class BadEpisode(DigiQError):
-    """A step or an episode of a TFRecord that cannot be used; the message names file, episode and field."""
+@configclass
+class AitW:
+    """Android in the Wild TFRecords."""
+
+    source: Path = Path("android_in_the_wild")
+    """Directory with one folder a subset (general, google_apps, web_shopping, ...) of TFRecord shards."""
+    held_out_apps: Annotated[int, Field(ge=0)] = 1
+    """So many of the last ``general`` shards present, by name, become split ``test``; an app is one shard there."""
+    max_side: Annotated[int, Field(ge=32)] = 640
+    """Longest side of the stored screenshots, in pixels."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Import at most so many good episodes a file; none: all."""
+
+    def find(self) -> Sources:
+        """The shards under ``source``, sorted by path, and those that the others' names promise."""
+        shards = find_shards(self.source)
+        held_out = _held_out(shards, self.held_out_apps)
+        parts = [Shard(shard, "test" if shard in held_out else "train") for shard in shards]
+        return Sources(parts, _missing_shards(shards) if self.source.is_dir() else ())
+
+    def read(self, part: Shard) -> Iterator[Entry | BadEpisode]:
+        good = 0
+        for raw in read_episodes(part.path):
+            if isinstance(raw, BadEpisode):
+                yield raw
+                continue
+            make = functools.partial(
+                to_episode, raw, split=part.split, task_id=part.path.name, max_side=self.max_side
+            )
+            yield Entry(raw.episode_id, make)
+            good += 1
+            if good == self.limit:
+                return
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A TFRecord file, and the split that its episodes belong to."""
+
+    path: Path
+    split: str
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def find_shards(source: Path) -> list[Path]:
+    """The TFRecord files under ``source``, sorted by path.
+
+    Raises:
+      DigiQError: the directory is missing or holds none.
+    """
+    if not source.exists():
+        raise DigiQError(f"{source}: no such directory; set aitw.source to the folder of AitW TFRecords.")
+    shards = [source] if source.is_file() else sorted(source.rglob("*-of-*"))
+    if not shards:
+        raise DigiQError(f"{source}: holds no TFRecord shards (files named like general-00000-of-00321).")
+    return shards
+
+
+def _missing_shards(shards: list[Path]) -> list[Path]:
+    """The shards that the names of the others (``<name>-<number>-of-<total>``) promise and that are not there."""
+    promised: set[Path] = set()
+    for shard in shards:
+        if match := re.fullmatch(r"(.+)-\d+-of-(\d+)", shard.name):
+            name, total = match[1], match[2]
+            width = len(total)
+            promised |= {shard.with_name(f"{name}-{i:0{width}d}-of-{total}") for i in range(int(total))}
+    return sorted(promised - set(shards))
+
+
+def _held_out(shards: list[Path], count: int) -> set[Path]:
+    general = [shard for shard in shards if shard.name.startswith("general-")]
+    if count and len(general) <= count:
+        raise DigiQError(
+            f"holding out {count} of {len(general)} general shards leaves none to train on; "
+            "set held_out_apps lower."
+        )
+    return set(general[len(general) - count :]) if count else set()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,24 +148,18 @@ class RawEpisode:
         return len(self.steps) - (not self.terminated)
 
 
-def read_episodes(path: Path, *, on_bad: Callable[[BadEpisode], None]) -> Iterator[RawEpisode]:
-    """Yields the episodes of one TFRecord file.
-
-    Args:
-      path: the file.
-      on_bad: called for a bad episode, which is then left out; may raise instead. A damaged file ends the reading;
-        the episodes before the damage are still yielded.
-    """
+def read_episodes(path: Path) -> Iterator[RawEpisode | BadEpisode]:
+    """The episodes of one TFRecord file; a damaged file ends the reading, after the episodes before the damage."""
     steps: list[RawStep] = []
     skipping: str | None = None
 
-    def checked() -> Iterator[RawEpisode]:
+    def checked() -> Iterator[RawEpisode | BadEpisode]:
         if not steps:
             return
         try:
             yield _check_steps(steps, path)
         except BadEpisode as error:
-            on_bad(error)
+            yield error
 
     try:
         for number, payload in enumerate(read_records(path)):
@@ -103,13 +179,13 @@ def read_episodes(path: Path, *, on_bad: Callable[[BadEpisode], None]) -> Iterat
                 steps.append(parse_step(features))
             except ValueError as error:
                 problem = f"{path}: record {number}, episode {episode_id}: {error}"
-                on_bad(BadEpisode(f"{problem.rstrip('.')}; {_MEND}"))
+                yield BadEpisode(f"{problem.rstrip('.')}; {_MEND}")
                 skipping, steps = episode_id, []
     except TFRecordError as error:
         # The episode being read goes with the rest of the file, unless its last step came before the damage.
         if steps and len(steps) == steps[0].episode_length:
             yield from checked()
-        on_bad(BadEpisode(f"{str(error).rstrip('.')}, or set on_bad: skip to leave the rest of it out."))
+        yield BadEpisode(f"{str(error).rstrip('.')}, or set on_bad: skip to leave the rest of it out.")
         return
     yield from checked()
 

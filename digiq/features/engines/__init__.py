@@ -1,0 +1,16 @@
+"""Engines, one file each: what turns observations and actions into rows of features, for the store and at test time.
+
+To add one: write its file, and add its line to :data:`ENGINES`.
+"""
+
+from digiq.features.engines.base import Deals, Engine, Opens, Request
+from digiq.tables import Table
+
+ENGINES = Table(
+    "engine",
+    __name__,
+    plain="Plain",
+)
+"""Name of an engine, which is its file's, and the class in there."""
+
+__all__ = ["ENGINES", "Deals", "Engine", "Opens", "Request"]

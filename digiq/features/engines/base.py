@@ -1,0 +1,120 @@
+"""What an engine is, and what it is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from android_env.actions import Action, ActionType, format_action
+from digiq.data.schema import decode_png
+from digiq.vlm.prompts import Grounding, Prompt, build_prompt, draw_cursor
+
+if TYPE_CHECKING:
+    from digiq.features.extract import FeaturizeConfig
+
+Kind = Literal["observation", "pair"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """An observation, or an observation and an action, whose features are wanted."""
+
+    image: bytes | npt.NDArray[np.uint8]
+    """PNG, which is decoded when ``screenshot`` is asked for, or uint8 [H, W, 3]."""
+    goal: str
+    action: Action | None
+    prompt: Prompt
+    grounding: Grounding
+    digest: bytes = b""
+    """SHA-256 of the PNG, where the row is to be stored."""
+    activity: str | None = None
+    """Of the device itself, with ``ui_elements``; None at test time. For engines that are oracles."""
+    ui_elements: str | None = None
+
+    @classmethod
+    def build(
+        cls,
+        image: bytes | npt.NDArray[np.uint8],
+        goal: str,
+        action: Action | None,
+        grounding: Grounding,
+        **known: Any,
+    ) -> Request:
+        """The request with its prompt: of a pair, or of an observation where ``action`` is None."""
+        return cls(image, goal, action, build_prompt(goal, action, grounding=grounding), grounding, **known)
+
+    @property
+    def screenshot(self) -> npt.NDArray[np.uint8]:
+        """uint8 [H, W, 3], with the cursor where it is drawn; asked for once, when its batch is prepared."""
+        shown = _decode(self.image) if isinstance(self.image, bytes) else self.image
+        return draw_cursor(shown, self.action) if self.grounding == "cursor" else shown
+
+    @property
+    def drawn(self) -> str:
+        """The action, if it is drawn on the screenshot."""
+        if self.grounding == "text" or self.action is None or self.action.type is not ActionType.DUAL_POINT:
+            return ""
+        return format_action(self.action)
+
+
+# A screen's candidates follow one another, so a few decoded screens are enough.
+_decode = functools.lru_cache(maxsize=16)(decode_png)
+
+
+class Engine(Protocol):
+    """An opened engine. Extraction and test time call the same one, so that a critic sees what it was trained on."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """L names, as the store and the critic call them."""
+        ...
+
+    def dim(self, kind: Kind) -> int:
+        """D, the width of a row of each layer."""
+        ...
+
+    def identity(self, kind: Kind) -> dict[str, Any]:
+        """Everything but the request itself that decides what is in a row: other values are other rows."""
+        ...
+
+    def rows(
+        self, requests: Sequence[Request]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """(positions int64 [B], features float32 [B, L, D]) in batches, in any order; the requests are of one kind."""
+        ...
+
+
+@runtime_checkable
+class Deals(Protocol):
+    """An engine whose rows go to other requests than their own: what a control needs, and nothing else."""
+
+    def deal(self, keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """The keys of the rows of one kind, uint8 [n, 16], in the order in which requests get them."""
+        ...
+
+
+class Opens(Protocol):
+    """A member of :data:`digiq.features.engines.ENGINES`: a config class with the settings that are its engine's own."""
+
+    def open(self, reading: FeaturizeConfig, vlm: Path) -> Engine:
+        """The engine.
+
+        Args:
+          reading: what is to be read of a VLM, and how; the same for every engine.
+          vlm: a Hugging Face image-text-to-text directory.
+
+        Raises:
+          DigiQError: a model that does not open, or a layer or span that is not there.
+        """
+        ...
+
+
+def layer_name(layer: int) -> str:
+    """Name of a layer's arrays."""
+    return f"layer_{layer:02d}"
