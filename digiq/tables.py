@@ -42,6 +42,8 @@ from digiq.errors import ConfigError
 TRUST = "DIGIQ_TRUST_CODE"
 """Environment variable by which ``--trust-code`` reaches stages in processes of their own."""
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_OURS = ("digiq.", "android_env.")
+"""Of what these packages hold, the versions of stages say when it is another; and it is trusted as they are."""
 _trusted: set[str] = set()
 
 
@@ -128,7 +130,7 @@ def _own(what: str, name: str, settings: str) -> Any:
 
 
 def _import(what: str, name: str) -> Any:
-    if name not in _trusted and os.environ.get(TRUST) != "1":
+    if name not in _trusted and not name.startswith(_OURS) and os.environ.get(TRUST) != "1":
         raise ConfigError(
             f"{what} '{name}': an artefact names this code, and nothing else does, so it is not imported; add --trust-code "
             "if you know where it comes from."
@@ -238,7 +240,7 @@ def own_sources(config: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     if isinstance(config, _Choice):
         name = config.choice
-        if name is not None and name not in config.table and not name.startswith("digiq."):
+        if name is not None and name not in config.table and not name.startswith(_OURS):
             source = inspect.getsourcefile(_import(config.table.what, name))
             assert source is not None
             found[f"code {name}"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
