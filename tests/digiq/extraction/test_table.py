@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from android_env.actions import Action
-from digiq.artifacts import Manifest
-from digiq.config import load, to_dict
+from digiq.config import load
 from digiq.data.rewards import LabelledEpisodes
 from digiq.data.transitions import observation_index
 from digiq.errors import ArtifactError, ConfigError, DigiQError
@@ -23,7 +22,7 @@ from digiq.pipeline.plan import plan
 from digiq.pipeline.recipe import Recipe
 from digiq.policies.base import Candidate
 from digiq.proposals.propose import to_arrays
-from tests.digiq.guide import example, follow, import_example
+from tests.digiq.guides import follow, identity, import_example
 
 import_example("guides_extraction", "class ByReturn")
 TOY = "guides_extraction:ByReturn"
@@ -256,8 +255,8 @@ def test_a_recipes_arm_may_have_an_objective_of_ones_own(tmp_path):
 FOLLOWED = """
     import json
     from pathlib import Path
-    from digiq.artifacts import Manifest
-    from digiq.config import load, to_dict
+    import sys
+    from digiq.config import load
     from digiq.extraction.distill import DistillConfig, run
     from digiq.policies.grid import GridPolicy
     GridPolicy.fit = lambda policy, rows, *_, **__: (list(rows), policy)[1]  # it takes long to compile
@@ -265,17 +264,17 @@ FOLLOWED = """
     config = load(DistillConfig, {"objective": "by_return", "by_return": {"least": 0.5}})
     inputs = {name: Path(made[name]) for name in ("behavior", "episodes", "rewards")}
     print(json.dumps(run(config, **inputs, out=out).manifest.extra))
-    print(Manifest(stage="distill", version=1, config=to_dict(DistillConfig()), inputs={}, state="partial").identity)
+    from tests.digiq.guides import identity
+    print(identity(DistillConfig()))
 """
 
 
 def test_the_contributors_guide_to_objectives_of_extraction_works_as_it_stands(tmp_path, run):
     """Its file and its line, added to a copy of the folder, distil a policy by that name; others are what they were."""
     paths = json.dumps({name: str(path) for name, path in run.items()})
-    extra, identity = follow(
-        tmp_path, "extraction", "EXTRACTIONS", "class ByReturn", FOLLOWED, paths, str(tmp_path / "policy")
+    said = follow(
+        "digiq.extraction", "EXTRACTIONS", "class ByReturn", FOLLOWED, tmp_path, paths, tmp_path / "policy"
     )
+    extra, found = said.splitlines()
     assert json.loads(extra)["arm"] == "by_return" and json.loads(extra)["mean_return"] == 1.0
-    plain = Manifest(stage="distill", version=1, config=to_dict(DistillConfig()), inputs={}, state="partial")
-    assert identity == str(plain.identity)
-    assert "least: float" in example("class ByReturn")
+    assert found == identity(DistillConfig())

@@ -14,7 +14,6 @@ from android_env.actions import Action
 from digiq.agents import collect
 from digiq.agents.build import AgentConfig
 from digiq.agents.oracle import policy_fn
-from digiq.artifacts import Manifest
 from digiq.config import load, to_dict
 from digiq.errors import ArtifactError, ConfigError, DigiQError
 from digiq.extraction import distill
@@ -22,7 +21,7 @@ from digiq.policies import FITTINGS, POLICIES, REFITTINGS, fit
 from digiq.policies.base import HasSupport, PolicyInput, Row, load_policy, with_support
 from digiq.policies.fitting import FitConfig
 from digiq.policies.grid import GridPolicy
-from tests.digiq.guide import example, follow, import_example
+from tests.digiq.guides import example, follow, identity, import_example
 
 import_example("guides_policy", "class Counting")
 TOY = "guides_policy:Counting"
@@ -219,24 +218,23 @@ def test_a_kind_that_a_directory_names_is_not_imported_unless_trusted(tmp_path, 
 FOLLOWED = """
     import json
     from pathlib import Path
-    from digiq.artifacts import Manifest
-    from digiq.config import load, to_dict
+    import sys
+    from digiq.config import load
     from digiq.policies.base import load_policy
     from digiq.policies.fit import FitPolicyConfig, run
     out = Path(sys.argv[2])
     run(load(FitPolicyConfig, {"policy": "counting", "counting": {"first": 0.5}}), episodes=Path(sys.argv[1]), out=out)
     print(json.dumps([json.loads((out / "policy.json").read_text())["policy"], load_policy(out).config.first]))
-    plain = to_dict(FitPolicyConfig())
-    print(Manifest(stage="fit-policy", version=1, config=plain, inputs={}, state="partial").identity)
+    from tests.digiq.guides import identity
+    print(identity(FitPolicyConfig()))
 """
 
 
 def test_the_contributors_guide_to_policies_works_as_it_stands(tmp_path, episodes):
     """Its file and its line, added to a copy of the folder, fit a policy by that name; others are what they were."""
-    opened, identity = follow(
-        tmp_path, "policies", "POLICIES", "class Counting", FOLLOWED, str(episodes), str(tmp_path / "policy")
+    said = follow(
+        "digiq.policies", "POLICIES", "class Counting", FOLLOWED, tmp_path, episodes, tmp_path / "policy"
     )
+    opened, found = said.splitlines()
     assert json.loads(opened) == ["counting", 0.5]
-    plain = to_dict(fit.FitPolicyConfig())
-    here = Manifest(stage="fit-policy", version=1, config=plain, inputs={}, state="partial")
-    assert identity == str(here.identity)
+    assert found == identity(fit.FitPolicyConfig())

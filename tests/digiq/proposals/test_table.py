@@ -11,8 +11,7 @@ import pytest
 from android_env.actions import Action
 from digiq.agents import collect
 from digiq.agents.build import AgentConfig
-from digiq.artifacts import Manifest
-from digiq.config import load, to_dict
+from digiq.config import load
 from digiq.data.rewards import LabelledEpisodes
 from digiq.errors import DigiQError
 from digiq.extraction.best_of_n import BestOfN, best_of_n
@@ -21,10 +20,10 @@ from digiq.policies.base import PolicyInput
 from digiq.policies.grid import Grid
 from digiq.proposals import CANDIDATES, propose
 from digiq.proposals.propose import load_proposals, supported, to_arrays
-from tests.digiq.guide import follow, import_example
+from tests.digiq.guides import follow, identity, import_example
 
-import_example("guides_proposals", "class Taps")
-TOY = "guides_proposals:Taps"
+import_example("guides_proposals", "class Anywhere")
+TOY = "guides_proposals:Anywhere"
 LOGGED = [Action.tap(0.3, 0.4), Action.back(), None, Action.type_text("not in the goal"), Action.home()]
 
 
@@ -156,29 +155,29 @@ def test_recipes_choose_the_source_and_it_says_what_is_read():
 FOLLOWED = """
     import json
     from pathlib import Path
-    from digiq.artifacts import Manifest
-    from digiq.config import load, to_dict
+    import sys
+    from digiq.config import load
     from digiq.proposals.propose import ProposeConfig, load_proposals, run
-    config = load(ProposeConfig, {"source": "taps", "taps": {"cells": 1}, "num_candidates": 3})
+    config = load(ProposeConfig, {"source": "anywhere", "anywhere": {"cells": 1}, "num_candidates": 3})
     run(config, episodes=Path(sys.argv[1]), out=Path(sys.argv[2]))
     stored = load_proposals(sys.argv[2])
     print(json.dumps([str(stored.action(s, n)) for s in range(len(stored)) for n in (1, 2)]))
-    print(Manifest(stage="propose", version=1, config=to_dict(ProposeConfig()), inputs={}, state="partial").identity)
+    from tests.digiq.guides import identity
+    print(identity(ProposeConfig()))
 """
 
 
 def test_the_contributors_guide_to_sources_works_as_it_stands(made, tmp_path):
     """Its file and its line, added to a copy of the folder, propose by that name; others are what they were."""
-    drawn, identity = follow(
-        tmp_path,
-        "proposals",
+    said = follow(
+        "digiq.proposals",
         "CANDIDATES",
-        "class Taps",
+        "class Anywhere",
         FOLLOWED,
-        str(made / "episodes"),
-        str(tmp_path / "p"),
+        tmp_path,
+        made / "episodes",
+        tmp_path / "p",
     )
+    drawn, found = said.splitlines()
     assert set(json.loads(drawn)) == {str(Action.tap(0.5, 0.5))}
-    plain = to_dict(propose.ProposeConfig())
-    here = Manifest(stage="propose", version=1, config=plain, inputs={}, state="partial")
-    assert identity == str(here.identity)
+    assert found == identity(propose.ProposeConfig())
