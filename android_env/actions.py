@@ -93,7 +93,11 @@ class Action:
         object.__setattr__(self, "type", kind)
         object.__setattr__(self, "touch_yx", touch)
         object.__setattr__(self, "lift_yx", lift)
-        object.__setattr__(self, "text", str(self.text) if kind in TEXT_TYPES else "")
+        text = str(self.text) if kind in TEXT_TYPES else ""
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            # Half of a character, as cut-off output of a model has it: no file and no screen can hold it.
+            raise ActionError(f"the text {text!r} ends or breaks off inside a character (a lone surrogate).")
+        object.__setattr__(self, "text", text)
 
     @classmethod
     def tap(cls, y: float, x: float) -> Action:

@@ -239,8 +239,7 @@ def verified_once(folder: Path) -> Generator[None, None, None]:
       folder: for notes of what was verified: each file's size, number and times. The time of its last change cannot be
         set back, so a file that was changed since is read again.
     """
-    _remove(folder)
-    folder.mkdir(parents=True)
+    _remove(folder)  # made when there is something to note
     before = os.environ.get(_VERIFIED)
     os.environ[_VERIFIED] = str(folder.absolute())
     try:

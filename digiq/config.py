@@ -94,10 +94,34 @@ def load_yaml(cls: type[T], path: str | Path) -> T:
         hint = f" Did you mean {path.parent / near[0]}?" if near else ""
         raise ConfigError(f"{path}: no such config file.{hint}")
     try:
-        mapping = yaml.safe_load(path.read_text())
+        # A byte-order mark, which some editors write, is no part of the text.
+        mapping = yaml.load(path.read_bytes().decode("utf-8-sig"), _OnceEach)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if mapping is None:
+        raise ConfigError(f"{path}: is empty; write at least one field, such as '{_first_field(cls)}: ...'.")
     return load(cls, mapping, where=str(path))
+
+
+class _OnceEach(yaml.SafeLoader):
+    """YAML in which a key stands once in its mapping; by itself the last one would win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, str) and key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: the key '{key}' stands there a second time")
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _first_field(cls: Any) -> str:
+    return dataclasses.fields(cls)[0].name
 
 
 def to_dict(config: Any) -> dict[str, Any]:

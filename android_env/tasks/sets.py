@@ -159,7 +159,7 @@ def _other_splits(name: str) -> list[str]:
 
 def _read(path: Path) -> TaskSet:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise TaskError(f"{path}: there is no such task file.") from None
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from digiq.cli.boundary import DEBUG, one_sentence
 from digiq.errors import DigiQError
 from digiq.pipeline.stages import STAGES
 
@@ -29,18 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if TRUST_CODE in arguments:
         arguments.remove(TRUST_CODE)
         os.environ["DIGIQ_TRUST_CODE"] = "1"  # stages in processes of their own inherit it
-    try:
+    if "--debug" in arguments:
+        arguments.remove("--debug")
+        os.environ[DEBUG] = "1"
+    with one_sentence():
         _dispatch(arguments)
-    except DigiQError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except BrokenPipeError:
-        # Whoever reads what is printed has seen enough (``digiq train-q --help | head``).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here.", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def usage() -> str:
@@ -65,13 +59,16 @@ def usage() -> str:
             "  study   many arms and seeds as one graph, with records and a page: digiq study configs/study/core.yaml",
             "  card    what the offline data of a run is like: digiq card runs/quickstart",
             "",
+            "  verify  reads every file of a run again, and says what to rebuild: digiq verify runs/quickstart",
+            "",
             "Devices:",
             "",
             "  digiq devices doctor   what this machine lacks for Android emulators, and how to mend it",
             "  digiq devices start    brings emulators up and keeps them",
             "",
             "digiq COMMAND --help teaches one; digiq COMMAND FILE.yaml reads its config from a file. Members of your own are",
-            "named package.module:Class; code that only an artefact names is not imported without --trust-code.",
+            "named package.module:Class; code that only an artefact names is not imported without --trust-code. --debug shows",
+            "where an error happened.",
         ]
     )
 
@@ -97,6 +94,10 @@ def _dispatch(arguments: list[str]) -> None:
         from digiq.cli import node
 
         {"run-node": node.main, "serve-nodes": node.serve}[command](rest)
+    elif command == "verify":
+        from digiq.cli.verify import main as verify
+
+        verify(rest)
     elif command == "devices":
         from digiq.cli.devices import main as devices
 
@@ -113,6 +114,6 @@ def _dispatch(arguments: list[str]) -> None:
     else:
         import difflib
 
-        near = difflib.get_close_matches(command, [*STAGES, "run", "study", "card", "devices"], n=1)
+        near = difflib.get_close_matches(command, [*STAGES, "run", "study", "card", "verify", "devices"], n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise DigiQError(f"unknown command '{command}'.{hint} 'digiq --help' lists them.")

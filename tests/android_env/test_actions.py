@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -182,3 +183,13 @@ def test_other_actions_match_on_type_alone():
     assert actions_match(Action.impossible(), Action.impossible())
     assert not actions_match(Action.complete(), Action.impossible())
     assert not actions_match(Action.back(), Action.tap(0.5, 0.5))
+
+
+@pytest.mark.parametrize("text", ["caf\ud83d", "\udc80", "a\ud800b"])
+def test_half_a_character_is_refused_at_the_door(text):
+    with pytest.raises(ActionError, match="lone surrogate"):
+        Action(ActionType.TYPE, text=text)
+    answer = parse_action(f'"action_type": "TYPE", "typed_text": {json.dumps(text)}')
+    assert isinstance(answer, ParseError) and "lone surrogate" in answer.reason
+    whole = parse_action('"action_type": "TYPE", "typed_text": "\\ud83c\\udf82"')
+    assert whole.text == "🎂"

@@ -1,0 +1,94 @@
+"""The one place where what went wrong becomes a sentence: what it was, where, and the mend."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Generator
+
+from android_env.errors import AndroidEnvError
+from digiq.errors import DigiQError
+
+DEBUG = "DIGIQ_DEBUG"
+"""Environment variable by which ``--debug`` reaches stages in processes of their own."""
+EXTRAS = {
+    "accelerate": "vlm",
+    "appium": "appium",
+    "miniwob": "miniwob",
+    "peft": "vlm",
+    "safetensors": "vlm",
+    "selenium": "appium",
+    "torch": "vlm",
+    "transformers": "vlm",
+}
+"""By package that the core does without, the extra that brings it."""
+_NOT_OURS = "that is not an error this program knows; add --debug to see where it happened"
+
+
+@contextlib.contextmanager
+def one_sentence() -> Generator[None, None, None]:
+    """Ends the process with one line on standard error instead of a traceback: exit status 2, or 130 when interrupted.
+
+    With :data:`DEBUG` set, the traceback comes first.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        # Whoever reads what is printed has seen enough (``digiq train-q --help | head``).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        if os.environ.get(DEBUG) == "1":
+            traceback.print_exc()
+        print(f"error: {explain(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def explain(error: BaseException) -> str:
+    """One sentence or two about an error, with the file where it names one."""
+    if isinstance(error, DigiQError | AndroidEnvError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        extra = EXTRAS.get(error.name.partition(".")[0])
+        if extra is not None:
+            return f"this needs the package '{error.name}', which 'pip install digiq[{extra}]' brings."
+    # Libraries wrap what the system told them; the disk being full is the system's word, whoever passes it on.
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return _of_the_system(cause)
+    if "No space left on device" in str(error):
+        return "No space left on device; free some and run the same command again, it goes on from here."
+    if isinstance(error, UnicodeError):
+        return f"text that is not UTF-8 ({error}); save the file as UTF-8."
+    first = " ".join(str(error).split())[:300] or "no message"
+    return f"{type(error).__name__}: {first} ({_NOT_OURS})."
+
+
+def _causes(error: BaseException | None) -> Generator[BaseException, None, None]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _of_the_system(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    mends = {
+        errno.ENOSPC: "free some space and run the same command again, it goes on from here",
+        errno.EDQUOT: "free some space and run the same command again, it goes on from here",
+        errno.EACCES: "name a place that you may read and write",
+        errno.EPERM: "name a place that you may read and write",
+        errno.EROFS: "name a directory that can be written",
+        errno.ENOTDIR: "a part of that path is a file; name another directory",
+        errno.ENOENT: "check the path",
+        errno.EISDIR: "that is a directory; name a file",
+        errno.EEXIST: "a file of that name is there; name another directory",
+        errno.ENAMETOOLONG: "name a shorter path",
+    }
+    mend = mends.get(error.errno or 0, _NOT_OURS)
+    return f"{where}{os.strerror(error.errno or 0)}; {mend}."

@@ -1,0 +1,58 @@
+"""``digiq verify``: reads every file of a run's artefacts again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from digiq import artifacts
+from digiq.errors import ArtifactError, ConfigError
+
+HELP = """usage: digiq verify RUN
+
+Reads every file of every artefact below RUN and holds it against its checksum, whatever was verified before. Prints a
+line an artefact, and what to rebuild. Exit status 1 if anything is missing, changed or unfinished.
+
+  digiq verify runs/quickstart"""
+
+
+def main(arguments: list[str]) -> None:
+    """Runs ``digiq verify RUN``."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print(HELP)
+        return
+    root = Path(arguments[0])
+    found = sorted(
+        {file.parent for name in (artifacts.MANIFEST, artifacts.CHECKSUMS) for file in root.rglob(name)}
+    )
+    if not found:
+        raise ConfigError(f"{root}: holds no artefact; name the directory of a run.")
+    wrong = 0
+    for path in found:
+        problem, count = verify(path)
+        wrong += bool(problem)
+        print(f"{'WRONG' if problem else 'ok':5}  {path}  {problem or f'{count} files'}")
+    rebuild = f"{wrong} of {len(found)} to rebuild: delete them and run the recipe again, the rest stays."
+    print(f"\n{rebuild if wrong else 'All is as it was written.'}")
+    raise SystemExit(int(wrong > 0))
+
+
+def verify(path: Path) -> tuple[str, int]:
+    """What is wrong with the artefact, nothing if it is whole; and how many files it has."""
+    try:
+        if not (path / artifacts.MANIFEST).is_file():
+            artifacts.check_directory(path, ())
+            return "", len(artifacts.checksums(path))
+        manifest = artifacts.read_manifest(path)
+        artifacts.Artifact(path, manifest).verify()
+        _read_rows(path, manifest)
+    except ArtifactError as error:
+        return str(error), 0
+    return "", len(manifest.files)
+
+
+def _read_rows(path: Path, manifest: artifacts.Manifest) -> None:
+    """Features' rows lie in a store that has checksums of its own: reading them is what holds them against these."""
+    if manifest.stage == "featurize":
+        from digiq.features.extract import load_features
+
+        load_features(path)
