@@ -29,7 +29,7 @@ COMMON = (
     "collect.num_episodes",
     "label.source",
     "propose.num_candidates",
-    "propose.temperature",
+    "propose.policy.temperature",
     "tune_vlm.max_examples",
     "featurize.layers",
     "featurize.dtype",

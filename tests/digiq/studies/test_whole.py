@@ -22,7 +22,7 @@ STUDY = {
         "collect": {"agent": {"kind": "collector"}, "num_episodes": 16},
         "propose": {"num_candidates": 3},
         "tune_vlm": None,
-        "featurize": {"source": "elements"},
+        "featurize": {"engine": "digiq.laboratory.controls:ElementFeatures"},
         "train_q": {"critic": {"epochs": 1, "steps_per_epoch": 2}},
         "card": {"valued": 2, "support": 8},
         "exact": {"policy_episodes": 0},
