@@ -36,16 +36,20 @@ def exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int | None = None) -> None:
     """Ends this process soon after the one that started it is gone, however that ended.
+
+    Args:
+      parent: its number, as it says itself; where it does not, whoever is the parent now. A process that imports for
+        seconds before it gets here may have lost its parent by then, and would take another for it.
 
     Otherwise what a killed run had started would go on writing beside the run that takes its place, and a pool's
     processes would wait for work for ever.
     """
-    parent = os.getppid()
+    expected = os.getppid() if parent is None else parent
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == expected:
             time.sleep(_LOOK_EVERY)
         os._exit(1)
 

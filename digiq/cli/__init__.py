@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if TRUST_CODE in arguments:
         arguments.remove(TRUST_CODE)
         os.environ["DIGIQ_TRUST_CODE"] = "1"  # stages in processes of their own inherit it
+    if "--trust-remote-code" in arguments:
+        arguments.remove("--trust-remote-code")
+        os.environ["DIGIQ_TRUST_REMOTE_CODE"] = "1"
     if "--debug" in arguments:
         arguments.remove("--debug")
         os.environ[DEBUG] = "1"
@@ -67,8 +70,8 @@ def usage() -> str:
             "  digiq devices start    brings emulators up and keeps them",
             "",
             "digiq COMMAND --help teaches one; digiq COMMAND FILE.yaml reads its config from a file. Members of your own are",
-            "named package.module:Class; code that only an artefact names is not imported without --trust-code. --debug shows",
-            "where an error happened.",
+            "named package.module:Class; code that only an artefact names is not imported without --trust-code, and the",
+            "code that a model directory brings not without --trust-remote-code. --debug shows where an error happened.",
         ]
     )
 

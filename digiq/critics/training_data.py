@@ -21,6 +21,11 @@ Array = jax.Array | np.ndarray
 """On the host while data is prepared or streamed, on the device while it is learned from."""
 
 _CHUNK, _CHUNK_VALUES = 8192, 2**24  # rows and numbers looked at at once, so that float64 copies stay small
+_LARGEST = 1e18
+"""A feature's largest size: its square still is a float32."""
+_CONSTANT = 1e-6
+"""A column that deviates less is constant."""
+_LARGE_RETURN = 100.0
 
 
 class Standardizer(NamedTuple):
@@ -203,7 +208,7 @@ def prepare(
     """
     observation = _matrix(features, "observation", observation_layers)
     pair = _matrix(features, "pair", pair_layers)
-    candidate_row = np.asarray(_field(features, "candidate_row"), np.int32)
+    candidate_row = _indices(_field(features, "candidate_row"), "features: candidate_row")
     if candidate_row.ndim != 2 or len(candidate_row) != len(observation):
         raise DigiQError(
             f"features: candidate_row has shape {candidate_row.shape}, but needs one row for each of the "
@@ -305,11 +310,11 @@ def discounted_returns(
 def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: str) -> Table:
     if not 0 <= gamma < 1:
         raise DigiQError(f"gamma = {gamma} must lie in [0, 1).")
-    obs = np.asarray(_field(transitions, "obs"), np.int32)
-    next_obs = np.asarray(_field(transitions, "next_obs"), np.int32)
+    obs = _indices(_field(transitions, "obs"), "transitions: obs")
+    next_obs = _indices(_field(transitions, "next_obs"), "transitions: next_obs")
     reward = np.asarray(_field(transitions, "reward"), np.float32)
-    terminated = np.asarray(_field(transitions, "terminated"), bool)
-    truncated = np.asarray(_field(transitions, "truncated"), bool)
+    terminated = _flags(_field(transitions, "terminated"), "transitions: terminated")
+    truncated = _flags(_field(transitions, "truncated"), "transitions: truncated")
     episode = np.asarray(_field(transitions, "episode"))
     step_discount = _field(transitions, "discount", None)
     step_discount = (
@@ -388,12 +393,19 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
     discount = np.where(ends, 0.0, gamma * step_discount).astype(np.float32)
     last_rows = np.flatnonzero(last)
     end = last_rows[np.searchsorted(last_rows, np.arange(len(obs)))].astype(np.int32)
+    returns = discounted_returns(reward, gamma * step_discount, end)
+    if np.abs(returns).max() > _LARGE_RETURN:
+        warnings.warn(
+            f"transitions: returns reach {np.abs(returns).max():.3g}; values start at 0 and are learned in steps of the "
+            "learning rate, so scale rewards to returns of about 1.",
+            stacklevel=3,
+        )
     return Table(
         obs=obs,
         next_obs=np.where(ends, 0, next_obs).astype(np.int32),
         reward=reward,
         discount=discount,
-        returns=discounted_returns(reward, gamma * step_discount, end),
+        returns=returns,
         end=end,
         first=np.append(True, last[:-1]),
     )
@@ -441,16 +453,48 @@ def _statistics(array: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         difference -= mean
         squares += np.square(difference, out=difference).sum(0)
     deviation = np.sqrt(squares / len(rows))
-    inverse = 1.0 / np.where(deviation < 1e-6, 1.0, deviation)
+    if deviation.max() < _CONSTANT and deviation.any():
+        warnings.warn(
+            f"features: no column varies by more than {deviation.max():.3g} over the training split, which counts as constant "
+            "and tells the critic nothing; scale them up.",
+            stacklevel=3,
+        )
+    inverse = 1.0 / np.where(deviation < _CONSTANT, 1.0, deviation)
     return mean.astype(np.float32), inverse.astype(np.float32)
 
 
 def _refuse_non_finite(array: Any, name: str) -> None:
     for part in _chunks(array, np.arange(len(array))):
-        bad = part[~np.isfinite(array[part].astype(np.float32)).all(axis=1)]
+        with np.errstate(over="ignore"):
+            values = array[part].astype(np.float32)
+        bad = part[~np.isfinite(values).all(axis=1)]
         if len(bad):
             shown = ", ".join(map(str, np.sort(bad)[:5]))
             raise DigiQError(f"{name} holds NaN or Inf in rows {shown}; extract or label those again.")
+        large = part[(np.abs(values) > _LARGEST).any(axis=1)]
+        if len(large):
+            raise DigiQError(
+                f"{name} holds a value of {np.abs(values).max():.3g} in row {np.sort(large)[0]}; float32 cannot square it, so "
+                "scale it."
+            )
+
+
+def _indices(given: Any, name: str) -> np.ndarray:
+    """int32 of row numbers, which must be whole numbers that fit."""
+    array = np.asarray(given)
+    if array.dtype.kind not in "iu":
+        raise DigiQError(f"{name} holds {array.dtype}, but rows are counted in whole numbers (int32).")
+    if array.size and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:
+        raise DigiQError(f"{name} holds {int(array.max())}, which is no row: there are at most 2^31.")
+    return array.astype(np.int32)
+
+
+def _flags(given: Any, name: str) -> np.ndarray:
+    """bool of what is true or false, or the numbers 1 and 0."""
+    array = np.asarray(given)
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise DigiQError(f"{name} holds something else than true and false ({array.dtype}).")
+    return array.astype(bool)
 
 
 def _chunks(array: Any, rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -105,7 +105,9 @@ def _start(
     write_node(node, file)
     # -P: the directory one stands in comes last on the path, as in the console script (digiq.cli.main).
     program = [sys.executable, "-P", "-m", "digiq.cli"]
-    arguments = [str(file), *(["--overwrite"] if overwrite else [])]
+    options = ["--overwrite"] if overwrite else []
+    me = str(os.getpid())  # said now: whoever starts late may have lost its parent by then
+    arguments = [str(file), me, *options]
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(folder / COMPILED),
         # A stage compiles dozens of small programs too; JAX keeps only those of a second or more by itself.
@@ -123,6 +125,6 @@ def _start(
             process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
         return process, str(log)
     if core not in servers or not servers[core].is_alive:
-        servers[core] = Server([*program, "serve-nodes", str(core)], environment)
-    servers[core].ask(json.dumps({"arguments": arguments, "log": str(log)}))
+        servers[core] = Server([*program, "serve-nodes", str(core), me], environment)
+    servers[core].ask(json.dumps({"file": str(file), "options": options, "log": str(log)}))
     return servers[core], str(log)

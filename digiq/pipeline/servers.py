@@ -15,14 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 _LOOK_EVERY = 0.5  # seconds
 
 
-def serve(work: Callable[[str], None]) -> None:
+def serve(work: Callable[[str], None], starter: int) -> None:
     """Does what each line of standard input asks for in a child of its own, and prints the child's exit status.
 
     What a child has imported, this process imports too, so the next one finds it there: a new interpreter spends two
     or three seconds on JAX, torch and SciPy. Children are forked, so this process must neither start threads nor
     touch a backend of JAX; it only imports. For Linux: on macOS, libraries may not survive a fork.
+
+    Args:
+      work: does what a line asks for.
+      starter: the process that started this one, as it says itself; when it is gone, child and server end.
     """
-    starter = os.getppid()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for line in sys.stdin:
         known = set(sys.modules)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from torch import nn
 from digiq.vlm.families import BackboneError, Family, family_of
 from digiq.vlm.prompts import Prompt
 
+TRUST_REMOTE_CODE = "DIGIQ_TRUST_REMOTE_CODE"
+"""Environment variable by which ``--trust-remote-code`` reaches stages in processes of their own."""
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -75,12 +78,29 @@ def load_backbone(
 
     path = Path(path)
     check_model_directory(path)
+    trusted = os.environ.get(TRUST_REMOTE_CODE) == "1"
     try:
-        processor = AutoProcessor.from_pretrained(path)
-        model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+        # Said either way, as asked for nothing it asks on the terminal.
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=trusted)
+        opened: Any = AutoModelForImageTextToText.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trusted,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        model, info = opened
+    except Exception as error:  # whatever a directory holds, and whatever the library makes of it
         reason = " ".join(str(error).split())[:300]
         raise BackboneError(f"{path}: does not open as an image-text-to-text model: {reason}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise BackboneError(
+            f"{path}: its weights lack {len(missing)} tensors ('{missing[0]}', ...), which would be random; copy it again."
+        )
+    broken = next((name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())), None)
+    if broken is not None:
+        raise BackboneError(f"{path}: the tensor '{broken}' holds NaN or Inf; copy or train it again.")
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise BackboneError(f"{path}: its processor is {type(processor).__name__}, which takes no images.")
     # Convolutions are faster so, on CPUs and GPUs; nothing else has four dimensions.
@@ -107,6 +127,21 @@ def check_model_directory(path: Path) -> None:
     """
     if not (path / "config.json").is_file():
         raise BackboneError(f"{path}: no config.json, so it is not a Hugging Face model directory.")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BackboneError(f"{path}/config.json: not readable ({error}); copy it again.") from None
+    if not isinstance(config, dict):
+        raise BackboneError(f"{path}/config.json: a {type(config).__name__} where an object is needed.")
+    if not any(path.glob("*.safetensors")):
+        pickles = sorted(file.name for file in path.glob("*.bin"))
+        found = f"only {pickles[0]}, which can run code when it is read" if pickles else "no weights"
+        raise BackboneError(f"{path}: has {found}; save the model as safetensors (save_pretrained does).")
+    if "auto_map" in config and os.environ.get(TRUST_REMOTE_CODE) != "1":
+        raise BackboneError(
+            f"{path}: brings code of its own (auto_map in config.json), which is not run; add --trust-remote-code if you "
+            "know where it comes from."
+        )
     if not any((path / name).is_file() for name in _PROCESSOR_FILES):
         raise BackboneError(
             f"{path}: has a model but no processor (preprocessor_config.json or processor_config.json); "

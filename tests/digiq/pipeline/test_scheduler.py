@@ -89,3 +89,18 @@ def test_a_stage_ends_when_its_run_is_killed(tmp_path, pinned):
     while is_running(stage):
         assert time.monotonic() < until, "the stage outlives its run"
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_stage_whose_parent_died_before_it_began_to_watch_ends(tmp_path):
+    """A process takes seconds to import what it watches with; by then it may have been handed to another parent."""
+    from digiq.pipeline.nodes import write_node
+
+    node = toy(tmp_path, "late", tells=str(tmp_path / "pid"), seconds=60)
+    write_node(node, tmp_path / "late.json")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    command = [sys.executable, "-m", "digiq.cli", "run-node", str(tmp_path / "late.json"), str(gone.pid)]
+    stage = subprocess.Popen(command)
+    assert stage.wait(timeout=40) == 1
+    assert not node.is_complete

@@ -15,6 +15,7 @@ from digiq.pipeline.servers import Server
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
 PROGRAM = """
+import os
 import sys
 from digiq.pipeline.servers import serve
 
@@ -26,12 +27,12 @@ def work(line):
     if word == "fail":
         sys.exit(3)
     if word == "hang":
-        import os, time
+        import time
         with open(file, "a") as out:
             out.write(str(os.getpid()))
         time.sleep(60)
 
-serve(work)
+serve(work, os.getppid())
 """
 
 

@@ -256,3 +256,36 @@ def test_integer_features_are_numbers_and_not_bits_of_bfloat16():
         for pair in (counts, counts.astype(np.float32))
     )
     np.testing.assert_array_equal(as_integers, as_floats)
+
+
+ROWS = small()[1]["candidate_row"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"candidate_row": ROWS.astype(np.int64) + 2**32}, "candidate_row holds 4294967302, which is no row"),
+        ({"candidate_row": ROWS + 0.7}, "candidate_row holds float64, but rows are counted in whole numbers"),
+        ({"obs": np.array([0, 1, 2, 3, 4]) + 2**32}, "obs holds 4294967300"),
+        ({"obs": np.array([0.5, 1, 2, 3, 4])}, "obs holds float64"),
+        ({"next_obs": np.array([1.0, 2, -1, 4, 5])}, "next_obs holds float64"),
+        ({"terminated": np.array(["False"] * 5)}, "terminated holds something else than true and false"),
+        ({"truncated": np.array([0, 0, 0, 0, 0.3])}, "truncated holds something else"),
+        ({"pair": np.full((7, 3), 3e38, np.float32)}, r"pair holds a value of 3e\+38 in row 0"),
+        ({"observation": np.full((6, 4), 1e300)}, "observation holds NaN or Inf"),
+    ],
+)
+def test_numbers_that_would_be_another_are_refused(changes, message):
+    with pytest.raises(DigiQError, match=message):
+        prepare(*small(**changes), gamma=GAMMA)
+
+
+def test_numbers_that_teach_nothing_are_said():
+    transitions, features = small()
+    with pytest.warns(UserWarning, match="no column varies by more than"):
+        prepare(transitions, {**features, "pair": features["pair"] * 1e-30}, gamma=GAMMA)
+    with pytest.warns(UserWarning, match=r"returns reach 1e\+06"):
+        prepare({**transitions, "reward": transitions["reward"] * 1e6}, features, gamma=GAMMA)
+    flags = {name: transitions[name].astype(np.float32) for name in ("terminated", "truncated")}
+    table = prepare(transitions | flags, features, gamma=GAMMA).table
+    np.testing.assert_array_equal(table.discount, prepare(transitions, features, gamma=GAMMA).table.discount)
