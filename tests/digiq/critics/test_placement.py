@@ -59,6 +59,7 @@ STAGE = """
     import dataclasses, importlib.util, json, sys
     from pathlib import Path
     import jax
+    from digiq.artifacts import write_checksums
     from digiq.critics import candidate_values, load_critic
     from digiq.errors import DigiQError
     spec = importlib.util.spec_from_file_location("stage", sys.argv[4])
@@ -69,6 +70,7 @@ STAGE = """
         critic = dataclasses.replace(config.critic, batch_size=batch_size, learning_rate=1e-2)
         path = Path(sys.argv[5]) / name
         stage.run_stage(path, dataclasses.replace(config, critic=critic))
+        write_checksums(path)
         return candidate_values(load_critic(path), stage.problem()[1])[0].tolist()
     try:
         refused = trained("refused", batch_size=12) and None
