@@ -133,6 +133,11 @@ def check_model_directory(path: Path) -> None:
         raise BackboneError(f"{path}/config.json: not readable ({error}); copy it again.") from None
     if not isinstance(config, dict):
         raise BackboneError(f"{path}/config.json: a {type(config).__name__} where an object is needed.")
+    if not any((path / name).is_file() for name in _PROCESSOR_FILES):
+        raise BackboneError(
+            f"{path}: has a model but no processor (preprocessor_config.json or processor_config.json); "
+            "save one beside it with processor.save_pretrained."
+        )
     if not any(path.glob("*.safetensors")):
         pickles = sorted(file.name for file in path.glob("*.bin"))
         found = f"only {pickles[0]}, which can run code when it is read" if pickles else "no weights"
@@ -141,11 +146,6 @@ def check_model_directory(path: Path) -> None:
         raise BackboneError(
             f"{path}: brings code of its own (auto_map in config.json), which is not run; add --trust-remote-code if you "
             "know where it comes from."
-        )
-    if not any((path / name).is_file() for name in _PROCESSOR_FILES):
-        raise BackboneError(
-            f"{path}: has a model but no processor (preprocessor_config.json or processor_config.json); "
-            "save one beside it with processor.save_pretrained."
         )
 
 
