@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import re
 import sys
 import typing
@@ -102,7 +103,7 @@ def _switches(cls: Any, prefix: str = "--") -> set[str]:
 
 def _spelled(arguments: list[str], switches: set[str]) -> Iterator[str]:
     """A switch of a config alone is one that is on: ``--data-parallel`` is ``--data-parallel True``."""
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
         yield argument
         alone = argument.replace("_", "-") in switches and argument != "--overwrite"
         if alone and following.startswith("--"):

@@ -50,6 +50,10 @@ def test_a_switch_is_set_by_its_own_name(tmp_path, capsys):
         Recipe, ["--train-q.critic.standardize", "False"], program="t", default=Recipe(), switches=True
     )
     assert recipe.train_q.critic.standardize is False
+    # Alone it is on, also as the last word; and a recipe without options is as its file says.
+    alone = parse(Recipe, ["--train-q.data-parallel"], program="t", default=Recipe(), switches=True)
+    assert alone.train_q.data_parallel is True
+    assert parse(Recipe, [], program="t", default=Recipe(), switches=True) == Recipe()
 
 
 def test_a_recipes_help_is_what_people_change(capsys):
