@@ -58,15 +58,13 @@ def train_critics(recipe: Any, out: Path, objectives: Sequence[str], seeds: int)
     for objective in objectives:
         for seed in range(seeds):
             name, backup = objective.removesuffix("_max"), "max" if objective.endswith("_max") else None
-            settings = recipe.train_q.critic.settings
+            critic = dataclasses.replace(recipe.train_q.critic, objective=name)
             if backup:
-                changed = dataclasses.replace(getattr(settings, name), backup=backup)
-                settings = dataclasses.replace(settings, **{name: changed})
+                changed = dataclasses.replace(getattr(critic, name), backup=backup)
+                critic = dataclasses.replace(critic, **{name: changed})
             # V follows the best candidate there, so the gate needs another baseline.
-            baseline = "candidate_mean" if backup else recipe.train_q.critic.baseline
-            critic = dataclasses.replace(
-                recipe.train_q.critic, objective=name, settings=settings, baseline=baseline
-            )
+            baseline = "candidate_mean" if backup else critic.baseline
+            critic = dataclasses.replace(critic, baseline=baseline)
             config = dataclasses.replace(recipe.train_q, critic=critic, seed=seed)
             path = out / f"{objective}-{seed}"
             train.run(config, **inputs(recipe, "features", "episodes", "rewards"), out=path)
