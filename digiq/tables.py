@@ -38,9 +38,8 @@ from typing_extensions import Doc
 
 from digiq.config import configclass, is_recorded, load
 from digiq.errors import ConfigError
+from digiq.switches import TRUST_CODE
 
-TRUST = "DIGIQ_TRUST_CODE"
-"""Environment variable by which ``--trust-code`` reaches stages in processes of their own."""
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _OURS = ("digiq.", "android_env.")
 """Of what these packages hold, the versions of stages say when it is another; and it is trusted as they are."""
@@ -130,7 +129,7 @@ def _own(what: str, name: str, settings: str) -> Any:
 
 
 def _import(what: str, name: str) -> Any:
-    if name not in _trusted and not name.startswith(_OURS) and os.environ.get(TRUST) != "1":
+    if name not in _trusted and not name.startswith(_OURS) and os.environ.get(TRUST_CODE) != "1":
         raise ConfigError(
             f"{what} '{name}': an artefact names this code, and nothing else does, so it is not imported; add --trust-code "
             "if you know where it comes from."

@@ -10,14 +10,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from digiq.cli.boundary import DEBUG, one_sentence
+from digiq.cli.boundary import one_sentence
 from digiq.errors import DigiQError
 from digiq.pipeline.stages import STAGES
+from digiq.switches import DEBUG, TRUST_CODE, TRUST_REMOTE_CODE
 
 ALIASES = {"import-aitw": ("import", "aitw")}
 """Older names: the command, and which member's settings are options without a prefix."""
-TRUST_CODE = "--trust-code"
-"""Import also the code that artefacts name, and not only what a recipe or the command line names."""
+FLAGS = {"--trust-code": TRUST_CODE, "--trust-remote-code": TRUST_REMOTE_CODE, "--debug": DEBUG}
+"""Switches of every command, and the variables of the environment that they set."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,15 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # whether the console script started this process or ``digiq run`` did.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    if TRUST_CODE in arguments:
-        arguments.remove(TRUST_CODE)
-        os.environ["DIGIQ_TRUST_CODE"] = "1"  # stages in processes of their own inherit it
-    if "--trust-remote-code" in arguments:
-        arguments.remove("--trust-remote-code")
-        os.environ["DIGIQ_TRUST_REMOTE_CODE"] = "1"
-    if "--debug" in arguments:
-        arguments.remove("--debug")
-        os.environ[DEBUG] = "1"
+    for flag, variable in FLAGS.items():
+        if flag in arguments:
+            arguments.remove(flag)
+            os.environ[variable] = "1"  # stages in processes of their own inherit it
     with one_sentence():
         _dispatch(arguments)
 

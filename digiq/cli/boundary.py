@@ -11,9 +11,8 @@ from collections.abc import Generator
 
 from android_env.errors import AndroidEnvError
 from digiq.errors import DigiQError
+from digiq.switches import DEBUG
 
-DEBUG = "DIGIQ_DEBUG"
-"""Environment variable by which ``--debug`` reaches stages in processes of their own."""
 EXTRAS = {
     "accelerate": "vlm",
     "appium": "appium",
@@ -32,7 +31,7 @@ _NOT_OURS = "that is not an error this program knows; add --debug to see where i
 def one_sentence() -> Generator[None, None, None]:
     """Ends the process with one line on standard error instead of a traceback: exit status 2, or 130 when interrupted.
 
-    With :data:`DEBUG` set, the traceback comes first.
+    With :data:`digiq.switches.DEBUG` set, the traceback comes first.
     """
     try:
         yield

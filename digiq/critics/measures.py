@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
 from digiq.critics.critic import Critic, baseline_of, flat, member_values
 from digiq.critics.training_data import CriticData, Standardizer, Table, read_rows
+from digiq.statistics import auc
 
 _CHUNK = 2048
 _SAMPLE = 4096  # rows that directions are fitted to
@@ -388,16 +389,6 @@ def logged_ranking(q: Float[np.ndarray, "S N"]) -> LoggedRanking:
         float(np.mean(1 / n)),
         len(n),
     )
-
-
-def auc(score: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"]) -> float:
-    """Area under the ROC curve, ties half; NaN with one class only."""
-    count = int(positive.sum())
-    other = len(positive) - count
-    if not count or not other:
-        return math.nan
-    ranks = rankdata(score)
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * other))
 
 
 def gaps(gap: Float[np.ndarray, "S"], threshold: float) -> Gaps:

@@ -43,7 +43,7 @@ def main_arm(arms: Iterable[str], policies: Mapping[str, Path]) -> str:
     """
     names = list(arms)
     for arm in names:
-        if arm in policies and "q" in artifacts.open(policies[arm]).manifest.extra.get("needs", ()):
+        if arm in policies and "q" in artifacts.read_manifest(policies[arm]).extra.get("needs", ()):
             return arm
     return names[-1]
 

@@ -160,7 +160,7 @@ def load_policy(path: str | Path) -> Policy:
     """
     path = Path(path)
     if (path / artifacts.MANIFEST).is_file():
-        artifacts.open(path).verify()
+        artifacts.open(path)
     file = path / CONFIG_FILE
     if not file.is_file():
         raise ArtifactError(

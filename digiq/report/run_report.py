@@ -554,7 +554,7 @@ def _subtitle(run: RunArtifacts) -> str:
     if run.episodes is not None:
         words.append(f"{artifacts.read_manifest(run.episodes).counts.get('episodes', '')} offline episodes")
     if run.evaluations:
-        config = artifacts.open(next(iter(run.evaluations.values()))).manifest.config
+        config = artifacts.read_manifest(next(iter(run.evaluations.values()))).config
         words.append(f"tasks {config.get('tasks', '')}")
     return " · ".join(words)
 

@@ -21,11 +21,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from digiq.switches import TRUST_REMOTE_CODE
 from digiq.vlm.families import BackboneError, Family, family_of
 from digiq.vlm.prompts import Prompt
 
-TRUST_REMOTE_CODE = "DIGIQ_TRUST_REMOTE_CODE"
-"""Environment variable by which ``--trust-remote-code`` reaches stages in processes of their own."""
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from digiq.vlm.backbone import TRUST_REMOTE_CODE, load_backbone
+from digiq.switches import TRUST_REMOTE_CODE
+from digiq.vlm.backbone import load_backbone
 from digiq.vlm.families import BackboneError
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
