@@ -32,9 +32,9 @@ MANIFEST = "manifest.json"
 CHECKSUMS = "checksums.json"
 _OWN_CHECKSUM = "checksum"
 _VERIFIED = "DIGIQ_VERIFIED"
-_LOCK = ".lock"
+LOCK = ".lock"
 # Logs carry times of day, so they are neither checksummed nor part of the content that later stages depend on.
-_VOLATILE = ("logs/*", "metrics.jsonl", "*tfevents*", _LOCK, MANIFEST, "*.tmp", "*.tmp/*")
+_VOLATILE = ("logs/*", "metrics.jsonl", "*tfevents*", LOCK, MANIFEST, "*.tmp", "*.tmp/*")
 _VERSIONED = ("digiq", "jax", "flax", "optax", "numpy", "torch", "transformers", "tensorstore", "pillow")
 
 
@@ -52,6 +52,8 @@ class Manifest:
     counts: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     files: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
     """SHA-256 of each file, by relative path (logs excluded)."""
+    content: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """By directory in the artefact, a digest of what its files say, where their bytes differ between equal runs."""
     extra: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     environment: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     """Library versions, hardware and time spent: outside the identity."""
@@ -63,8 +65,12 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Content digest: what the artefact is, for the stages that read it."""
-        return _digest_json([self.stage, self.version, self.files])
+        """Content digest: what the artefact is, for the stages that read it; of equal runs it is the same."""
+        if not self.content:
+            return _digest_json([self.stage, self.version, self.files])
+        folders = tuple(f"{folder}/" for folder in self.content)
+        files = {name: sha for name, sha in self.files.items() if not name.startswith(folders)}
+        return _digest_json([self.stage, self.version, files, self.content])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +107,20 @@ class Writer:
         return Artifact(self.path, self.manifest)
 
     def complete(
-        self, counts: Mapping[str, Any] | None = None, extra: Mapping[str, Any] | None = None
+        self,
+        counts: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        content: Mapping[str, str] | None = None,
     ) -> Artifact:
-        """Checksums the files and marks the artefact complete."""
+        """Checksums the files and marks the artefact complete; for ``content`` see :class:`Manifest`."""
         files = {name: _digest_file(self.path / name) for name in _files_under(self.path)}
         self.manifest = dataclasses.replace(
-            self.manifest, state="complete", counts=dict(counts or {}), extra=dict(extra or {}), files=files
+            self.manifest,
+            state="complete",
+            counts=dict(counts or {}),
+            extra=dict(extra or {}),
+            files=files,
+            content=dict(content or {}),
         )
         self.save()
         return self.artifact
@@ -155,7 +169,7 @@ def write(
             _clear(path)
         found = _read_manifest(path)
         if found is None:
-            foreign = [p.name for p in path.iterdir() if p.name != _LOCK and not p.name.endswith(".tmp")]
+            foreign = [p.name for p in path.iterdir() if p.name != LOCK and not p.name.endswith(".tmp")]
             if foreign:
                 raise ArtifactError(
                     f"{path}: holds files of no artefact ({', '.join(sorted(foreign)[:3])}); name an empty directory."
@@ -342,6 +356,11 @@ def _verify(path: Path, files: Mapping[str, str], against: str, mend: str) -> No
             raise ArtifactError(f"{file}: checksum differs from {against}; {mend}.")
 
 
+def digest(value: Any) -> str:
+    """SHA-256 of what JSON says of a value, whatever the order of its keys."""
+    return _digest_json(value)
+
+
 def content_digest(path: str | Path) -> str:
     """Digest of an artefact's content, or of any other file or directory by its bytes."""
     path = Path(path)
@@ -398,7 +417,7 @@ def _json_default(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Generator[None, None, None]:
-    with (path / _LOCK).open("a+") as file:
+    with (path / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -486,7 +505,7 @@ def _digest_file(path: Path) -> str:
 
 def _clear(path: Path) -> None:
     for child in path.iterdir():
-        if child.name != _LOCK:
+        if child.name != LOCK:
             _remove(child)
 
 

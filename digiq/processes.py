@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+TERMINATED = 143
+"""Exit status of a process that SIGTERM ended: 128 and the signal's number, as shells have it."""
 _LOOK_EVERY = 0.5  # seconds
 
 
@@ -29,7 +31,7 @@ def exit_on_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         yield
     finally:

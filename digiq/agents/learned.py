@@ -15,6 +15,7 @@ from digiq import artifacts
 from digiq.agents.agent import Turn
 from digiq.config import load
 from digiq.critics.critic import Critic, candidate_values, load_critic
+from digiq.errors import ArtifactError
 from digiq.features.engines import Engine, Request
 from digiq.features.extract import FeaturizeConfig
 from digiq.policies.base import PolicyInput
@@ -43,12 +44,18 @@ class LearnedScorer:
           vlm: the model they came from.
 
         Raises:
-          DigiQError: one of them is missing or does not open.
+          DigiQError: one of them is missing or does not open, or ``vlm`` is another model than the features'.
         """
         manifest = artifacts.read_manifest(features, stage="featurize")
         config = load(
             FeaturizeConfig, manifest.config, where=str(features / artifacts.MANIFEST), recorded=True
         )
+        if artifacts.content_digest(vlm) != manifest.inputs["vlm"]:
+            raise ArtifactError(
+                f"{vlm}: not the model that {features} came from (another content); name the one it was made with."
+            )
+        if (vlm / artifacts.MANIFEST).is_file():
+            artifacts.open(vlm)
         return cls(load_critic(critic), config.chosen.open(config, vlm), config.grounding)
 
     def score(self, observation: PolicyInput, candidates: Sequence[Action]) -> tuple[np.ndarray, float]:

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if flag in arguments:
             arguments.remove(flag)
             os.environ[variable] = "1"  # stages in processes of their own inherit it
-    with one_sentence():
+    with one_sentence(inner=arguments[:1] in (["run-node"], ["serve-nodes"])):
         _dispatch(arguments)
 
 
@@ -46,8 +46,9 @@ def usage() -> str:
             "",
             "Offline Q-learning for device-control agents. Start with:",
             "",
-            "  digiq run configs/quickstart.yaml        the whole method on the embedded phone",
-            "  digiq run configs/quickstart.yaml --help every field of a recipe, with defaults and units",
+            "  digiq run quickstart        the whole method on the embedded phone",
+            "  digiq run quickstart --help what people change in a recipe; --help-all shows every field",
+            "  digiq recipes               the recipes that come with the package",
             "",
             "Stages, in order; each reads and writes artefact directories:",
             "",
@@ -93,6 +94,10 @@ def _dispatch(arguments: list[str]) -> None:
         from digiq.cli import node
 
         {"run-node": node.main, "serve-nodes": node.serve}[command](rest)
+    elif command == "recipes":
+        from digiq.cli.recipes import main as recipes
+
+        recipes(rest)
     elif command == "verify":
         from digiq.cli.verify import main as verify
 
@@ -113,6 +118,8 @@ def _dispatch(arguments: list[str]) -> None:
     else:
         import difflib
 
-        near = difflib.get_close_matches(command, [*STAGES, "run", "study", "card", "verify", "devices"], n=1)
+        near = difflib.get_close_matches(
+            command, [*STAGES, "run", "recipes", "study", "card", "verify", "devices"], n=1
+        )
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise DigiQError(f"unknown command '{command}'.{hint} 'digiq --help' lists them.")

@@ -11,6 +11,7 @@ from collections.abc import Generator
 
 from android_env.errors import AndroidEnvError
 from digiq.errors import DigiQError
+from digiq.processes import TERMINATED, exit_on_sigterm
 from digiq.switches import DEBUG
 
 EXTRAS = {
@@ -28,25 +29,39 @@ _NOT_OURS = "that is not an error this program knows; add --debug to see where i
 
 
 @contextlib.contextmanager
-def one_sentence() -> Generator[None, None, None]:
-    """Ends the process with one line on standard error instead of a traceback: exit status 2, or 130 when interrupted.
+def one_sentence(*, inner: bool = False) -> Generator[None, None, None]:
+    """Ends the process with one line on standard error instead of a traceback: exit status 2, 130 when interrupted
+    (Ctrl-C), 143 when terminated (SIGTERM).
 
     With :data:`digiq.switches.DEBUG` set, the traceback comes first.
+
+    Args:
+      inner: of a process that another of this program started, which says itself that it was stopped.
     """
     try:
-        yield
+        with exit_on_sigterm():
+            yield
     except BrokenPipeError:
         # Whoever reads what is printed has seen enough (``digiq train-q --help | head``).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        _stopped("interrupted", inner)
         raise SystemExit(130) from None
+    except SystemExit as stop:
+        if stop.code == TERMINATED:
+            _stopped("terminated", inner)
+        raise
     except Exception as error:
         if os.environ.get(DEBUG) == "1":
             traceback.print_exc()
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _stopped(how: str, inner: bool) -> None:
+    if not inner:
+        print(f"{how}; the same command goes on from here.", file=sys.stderr, flush=True)
 
 
 def explain(error: BaseException) -> str:

@@ -24,10 +24,7 @@ def serve(arguments: list[str]) -> None:
         os.sched_setaffinity(0, {int(arguments[0])})
     from digiq.pipeline import servers
 
-    try:
-        servers.serve(functools.partial(_run_logged, os.getpid()), int(arguments[1]))
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None  # whoever started this says so
+    servers.serve(functools.partial(_run_logged, os.getpid()), int(arguments[1]))
 
 
 def _run_logged(server: int, request: str) -> None:

@@ -6,15 +6,17 @@ from typing import Any
 
 from digiq.errors import ConfigError
 
-HELP = """usage: digiq run RECIPE.yaml [--overwrite] [--FIELD VALUE ...]
+HELP = """usage: digiq run RECIPE [--overwrite] [--FIELD VALUE ...]
 
 Runs every stage of a recipe that is not complete yet, each in a process of its own, and ends with a table and a
-report. Kill it whenever you like; the same command goes on.
+report. Kill it whenever you like; the same command goes on. A recipe is a YAML file, or the name of one that comes with
+DigiQ ('digiq recipes' lists them).
 
-  digiq run configs/quickstart.yaml
-  digiq run configs/quickstart.yaml --seed 7 --name other
-  digiq run configs/aitw_sample.yaml --help       what people change, with this recipe's values
-  digiq run configs/aitw_sample.yaml --help-all   every field, by stage"""
+  digiq run quickstart
+  digiq run quickstart --seed 7 --name other
+  digiq run mine.yaml
+  digiq run quickstart --help       what people change, with this recipe's values
+  digiq run quickstart --help-all   every field, by stage"""
 
 COMMON = (
     "name",
@@ -46,18 +48,19 @@ COMMON = (
 
 
 def main(arguments: list[str]) -> None:
-    """Parses ``RECIPE.yaml [--overwrite] [--field value ...]`` and runs it."""
+    """Parses ``RECIPE [--overwrite] [--field value ...]`` and runs it."""
     if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
         print(HELP)
         return
     if arguments[0].startswith("-"):
         raise ConfigError(f"digiq run: the recipe comes first, then options; got '{arguments[0]}'.")
+    from digiq.cli.recipes import found
     from digiq.cli.stage import parse
     from digiq.config import load_yaml
     from digiq.pipeline import run
     from digiq.pipeline.recipe import Recipe
 
-    recipe = load_yaml(Recipe, arguments[0])
+    recipe = load_yaml(Recipe, found(arguments[0]))
     if "--help" in arguments or "-h" in arguments:
         print(common_help(recipe, arguments[0]))
         return

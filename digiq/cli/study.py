@@ -50,6 +50,7 @@ def main(arguments: list[str]) -> None:
         return
     if arguments[0].startswith("-"):
         raise ConfigError(f"digiq study: the study comes first, then options; got '{arguments[0]}'.")
+    from digiq.cli.recipes import found
     from digiq.cli.stage import parse
     from digiq.config import load_yaml
     from digiq.studies import run as studies
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> None:
     from digiq.studies.page import print_trials, write_page
     from digiq.studies.records import read_records
 
-    path = Path(arguments[0])
+    path = found(arguments[0])
     config = load_yaml(StudyConfig, path)
     options = parse(StudyOptions, arguments[1:], program=f"digiq study {path}")
     if options.register:

@@ -21,13 +21,13 @@ def main(arguments: list[str]) -> None:
         print(HELP)
         return
     root = Path(arguments[0])
-    found = sorted(
-        {file.parent for name in (artifacts.MANIFEST, artifacts.CHECKSUMS) for file in root.rglob(name)}
-    )
+    found = {file.parent for name in (artifacts.MANIFEST, artifacts.CHECKSUMS) for file in root.rglob(name)}
     if not found:
         raise ConfigError(f"{root}: holds no artefact; name the directory of a run.")
+    # A lock is left where a stage wrote: with no manifest beside it, the stage's files are nobody's.
+    found |= {file.parent for file in root.rglob(artifacts.LOCK)}
     wrong = 0
-    for path in found:
+    for path in sorted(found):
         problem, count = verify(path)
         wrong += bool(problem)
         print(f"{'WRONG' if problem else 'ok':5}  {path}  {problem or f'{count} files'}")
@@ -40,6 +40,8 @@ def verify(path: Path) -> tuple[str, int]:
     """What is wrong with the artefact, nothing if it is whole; and how many files it has."""
     try:
         if not (path / artifacts.MANIFEST).is_file():
+            if (path / artifacts.LOCK).exists():
+                return f"{path / artifacts.MANIFEST}: missing; run its stage again with --overwrite.", 0
             artifacts.check_directory(path, ())
             return "", len(artifacts.checksums(path))
         manifest = artifacts.read_manifest(path)

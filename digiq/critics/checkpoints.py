@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -46,7 +47,7 @@ class Checkpoints:
         me = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(me, {me}, f"{me}")
         self._stays = _Newest(keep)
-        self._saved: set[int] = set()
+        self._saved: dict[int, str] = {}  # digest of the content, by epoch
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._stays,
             create=False,
@@ -67,18 +68,23 @@ class Checkpoints:
     def _sums(self, epoch: int) -> Path:
         return self._path.with_name(f"{self._path.name}.sums") / f"{epoch}.json"
 
+    def _content(self, epoch: int) -> Path:
+        return self._sums(epoch).with_suffix(".sha256")
+
     def _settle(self) -> None:
         """Waits for what is being written, and gives it its checksums; those of deleted checkpoints go."""
         if not self._saved:
             return  # what only reads must not vouch for what it finds
         self._manager.wait_until_finished()
         steps = set(self._manager.all_steps())
-        for epoch in self._saved & steps:
+        for epoch in self._saved.keys() & steps:
             if not self._sums(epoch).is_file():
+                artifacts.atomic_write_text(self._content(epoch), self._saved[epoch])
                 artifacts.atomic_write_json(self._sums(epoch), artifacts.checksums(self._path / str(epoch)))
         for file in self._sums(0).parent.glob("*.json"):
             if int(file.stem) not in steps:
                 file.unlink()
+                self._content(int(file.stem)).unlink(missing_ok=True)
 
     def drop_unfinished(self) -> None:
         """Deletes checkpoints without checksums, so that their epochs can be saved again."""
@@ -96,7 +102,7 @@ class Checkpoints:
             lambda x: np.array(x, copy=True), state
         )  # the next epoch reuses the state's buffers
         training = {"target": host.target, "optimizer": host.optimizer, "key": host.key, "step": host.step}
-        self._saved.add(epoch)
+        self._saved[epoch] = _digest([host.params, training])
         self._manager.save(
             epoch,
             args=ocp.args.Composite(
@@ -107,7 +113,7 @@ class Checkpoints:
     def save_params(self, epoch: int, params: Params) -> None:
         """Writes the parameters alone: a checkpoint that can score and not resume."""
         host = jax.tree.map(lambda x: np.array(x, copy=True), params)
-        self._saved.add(epoch)
+        self._saved[epoch] = _digest(host)
         self._manager.save(epoch, args=ocp.args.Composite(params=ocp.args.StandardSave(host)))
 
     def restore(self, epoch: int, like: LearnerState) -> LearnerState:
@@ -150,6 +156,28 @@ class Checkpoints:
     ) -> None:
         self._settle()
         self._manager.close()
+
+
+def contents(path: Path) -> dict[str, str]:
+    """Of the directories of checkpoints below ``path`` and of their checksums, a digest of what they hold.
+
+    Orbax writes equal arrays into files of other names and bytes at each run, so the files themselves say nothing.
+    """
+    found: dict[str, str] = {}
+    for sums in sorted(path.glob("*.sums")):
+        said = {file.stem: file.read_text(encoding="utf-8") for file in sorted(sums.glob("*.sha256"))}
+        found |= dict.fromkeys((sums.name, sums.stem), artifacts.digest(said))
+    return found
+
+
+def _digest(tree: Any) -> str:
+    """SHA-256 over the leaves of a tree on the host: path, type, shape and bytes of each."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from digiq import artifacts
 from digiq.config import configclass
-from digiq.critics.checkpoints import Checkpoints
+from digiq.critics.checkpoints import Checkpoints, contents
 from digiq.critics.critic import Critic, critic_of, describe, flat
 from digiq.critics.learner import CriticConfig, Epoch, Learner, LearnerState, train
 from digiq.critics.measures import Monitor
@@ -150,7 +150,9 @@ def run(
         train_all = _train_resumably if config.population.size == 1 else train_best_member
         chosen, rows = train_all(config, data, monitor, stored, writer.path)
         counts["epochs"] = int(rows[-1]["epoch"])
-        artifact = writer.complete(counts=counts, extra={"chosen": chosen, "metrics": rows[-1]})
+        artifact = writer.complete(
+            counts=counts, extra={"chosen": chosen, "metrics": rows[-1]}, content=contents(writer.path)
+        )
     _agree_to_stop(True)
     return artifact
 

@@ -132,7 +132,7 @@ class EpisodeWriter:
         if episode.episode_id in self.written:
             raise ValueError(f"{self._path}: episode {episode.episode_id} is already there.")
         example = self._features.encode_example(_to_example(episode))
-        self._pending.append(self._features.serialize_example(example))
+        self._pending.append(_canonical(self._features.serialize_example(example)))
         self.written[episode.episode_id] = episode.outline
         if len(self._pending) >= self._per_shard:
             self.flush()
@@ -360,6 +360,14 @@ def _from_step(step: dict[str, Any]) -> Step:
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _canonical(record: bytes) -> bytes:
+    """The same ``tf.train.Example`` with its features in order: as TFDS writes them, the order is each process' own, and
+    equal episodes would be other files."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
 
 
 def _write_records(path: Path, records: Sequence[bytes]) -> None:

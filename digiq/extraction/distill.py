@@ -24,7 +24,7 @@ from digiq.extraction import EXTRACTIONS, VALUES
 from digiq.extraction.base import States, Targets, ValueSource, check_sizes, read_states
 from digiq.policies import REFITTINGS
 from digiq.policies.base import PolicyInput, Row, load_policy
-from digiq.policies.fit import metrics_writer
+from digiq.policies.fit import FITTING, metrics_writer
 from digiq.policies.fitting import FitConfig
 from digiq.proposals.propose import load_proposals
 from digiq.tables import chosen_from
@@ -141,6 +141,7 @@ def run(
             config.fit,
             metrics_writer(writer.path / "metrics.jsonl"),
             description=f"distill {config.choice}",
+            resume=writer.path / FITTING,
         )
         policy.save(writer.path)
         report = {

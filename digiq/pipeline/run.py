@@ -15,7 +15,6 @@ from digiq.pipeline.nodes import Node
 from digiq.pipeline.plan import plan, preflight
 from digiq.pipeline.recipe import Recipe
 from digiq.pipeline.scheduler import run_nodes
-from digiq.processes import exit_on_sigterm
 
 RECIPE = "recipe.json"
 
@@ -48,7 +47,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
 
     folder = recipe.directory / "nodes"
     running = run_nodes(waiting, folder=folder, overwrite=overwrite, on_start=announce)
-    with artifacts.verified_once(folder / "verified"), exit_on_sigterm(), contextlib.closing(running):
+    with artifacts.verified_once(folder / "verified"), contextlib.closing(running):
         for node, failure in running:
             if failure:
                 raise DigiQError(

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from digiq.processes import TERMINATED
+
 _LOOK_EVERY = 0.5  # seconds
 
 
@@ -26,7 +28,7 @@ def serve(work: Callable[[str], None], starter: int) -> None:
       work: does what a line asks for.
       starter: the process that started this one, as it says itself; when it is gone, child and server end.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     for line in sys.stdin:
         known = set(sys.modules)
         gc.freeze()  # a child's collector would otherwise write to, and so copy, every page of what is imported

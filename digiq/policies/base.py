@@ -94,6 +94,7 @@ class Policy(Protocol):
         config: FitConfig,
         on_metrics: Metrics,
         description: str = "fit-policy",
+        resume: Path | None = None,
     ) -> Self:
         """A policy of the same kind that imitates the rows, starting from what this one is, which does not change.
 
@@ -102,9 +103,12 @@ class Policy(Protocol):
           config: the fitting, its ``chosen`` what this kind can be told beyond the rest.
           on_metrics: called as numbers come; ``update`` counts, ``*loss`` are in nats a row.
           description: of the progress bar.
+          resume: a file for what the fit has come to, so that the same call after a kill goes on from there and ends
+            with the same policy; it is gone when the fit ends. A kind whose fits are short may do without.
 
         Raises:
           DigiQError: nothing to fit, or a row that this kind cannot learn.
+          ArtifactError: what ``resume`` holds is damaged.
         """
         ...
 
@@ -146,9 +150,18 @@ class Kind(Protocol):
 
 
 def describe(path: str | Path, config: Kind, **more: Any) -> None:
-    """Writes ``policy.json``, by which :func:`load_policy` knows the kind; ``more`` is what its ``load`` wants to know."""
+    """Ends a ``save``, after its other files: writes ``policy.json``, by which :func:`load_policy` knows the kind, and,
+    where no stage will, the checksums by which it knows that the files are whole.
+
+    Args:
+      path: the policy's directory.
+      config: what makes and opens such policies.
+      more: what its ``load`` wants to know.
+    """
     about = {"policy": POLICIES.name_of(type(config)), **more, "config": to_dict(config)}
     artifacts.atomic_write_json(Path(path) / CONFIG_FILE, about)
+    if not (Path(path) / artifacts.MANIFEST).is_file():
+        artifacts.write_checksums(Path(path))
 
 
 def load_policy(path: str | Path) -> Policy:
@@ -159,15 +172,14 @@ def load_policy(path: str | Path) -> Policy:
       ConfigError: the policy is of a kind that only the directory names (``--trust-code``).
     """
     path = Path(path)
-    if (path / artifacts.MANIFEST).is_file():
-        artifacts.open(path)
     file = path / CONFIG_FILE
     if not file.is_file():
         raise ArtifactError(
             f"{path}: no {CONFIG_FILE}, so it holds no policy; name a 'fit-policy' or 'distill' output."
         )
+    artifacts.check_directory(path, ("fit-policy", "distill"))
     try:
-        about = json.loads(file.read_text())
+        about = json.loads(file.read_text(encoding="utf-8"))
         kind, settings = about["policy"], about["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{file}: does not describe a policy ({error}); fit it again.") from None

@@ -18,6 +18,8 @@ from digiq.policies.fitting import FitConfig
 from digiq.tables import chosen_from
 
 STAGE, VERSION = "fit-policy", 1
+FITTING = "fitting.tmp"
+"""The file in which a fit that is not finished keeps what it has come to; no part of the artefact."""
 
 
 @configclass
@@ -42,10 +44,10 @@ def logged_rows(episodes: Iterable[tuple[int, Episode]]) -> Iterator[Row]:
 
 def metrics_writer(path: Path) -> Metrics:
     """Starts ``path`` anew and appends one JSON line a call."""
-    path.write_text("")
+    path.write_text("", encoding="utf-8")
 
     def write(metrics: dict[str, float]) -> None:
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
 
     return write
@@ -69,7 +71,12 @@ def run(config: FitPolicyConfig, *, episodes: Path, out: Path, overwrite: bool =
         if not steps:
             raise DigiQError(f"{episodes}: no action of split '{config.split}'; set fit-policy's 'split'.")
         start = config.chosen.create(config.seed)
-        policy = start.fit(logged_rows(kept), config.fit, metrics_writer(writer.path / "metrics.jsonl"))
+        policy = start.fit(
+            logged_rows(kept),
+            config.fit,
+            metrics_writer(writer.path / "metrics.jsonl"),
+            resume=writer.path / FITTING,
+        )
         policy.save(writer.path)
         counted = sum(episode.num_actions > 0 for _, episode in kept)
         return writer.complete(counts={"steps": steps, "episodes": counted})

@@ -141,11 +141,16 @@ class GridPolicy:
         ]
 
     def fit(
-        self, rows: Iterable[Row], config: FitConfig, on_metrics: Metrics, description: str = "fit-policy"
+        self,
+        rows: Iterable[Row],
+        config: FitConfig,
+        on_metrics: Metrics,
+        description: str = "fit-policy",
+        resume: Path | None = None,
     ) -> GridPolicy:
         """See :meth:`digiq.policies.base.Policy.fit` and :func:`digiq.policies.grid_fit.fit_grid`."""
         params, spells = fit_grid(
-            self.config, self.params, self.spells, rows, config, on_metrics, description
+            self.config, self.params, self.spells, rows, config, on_metrics, description, resume
         )
         return GridPolicy(self.config, params, spells)
 

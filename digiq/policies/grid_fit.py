@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import serialization
 from pydantic import Field
 
 from digiq.config import configclass
@@ -23,6 +26,7 @@ from digiq.policies import spelling
 from digiq.policies.base import Metrics, Row
 from digiq.policies.distribution import kind_of, swipe_of
 from digiq.policies.network import KINDS, fit_screenshot, network, read_goal
+from digiq.policies.snapshots import Snapshots
 from digiq.progress import progress
 
 if TYPE_CHECKING:
@@ -172,6 +176,7 @@ def fit_grid(
     config: FitConfig,
     on_metrics: Metrics,
     description: str,
+    resume: Path | None = None,
 ) -> tuple[Any, bool]:
     """Maximises the weighted mean log-likelihood of the rows' actions, starting from ``params``, which stay as they are.
 
@@ -183,6 +188,7 @@ def fit_grid(
       config: the fitting.
       on_metrics: called with ``update``, ``train_loss`` (nats a row), ``heldout_loss`` and its parts, as they come.
       description: of the progress bar.
+      resume: see :meth:`digiq.policies.base.Policy.fit`.
 
     Returns:
       The new parameters and whether they spell.
@@ -197,40 +203,89 @@ def fit_grid(
     train, heldout = split_rows(encoded.group, config.heldout, config.seed)
     data = _to_device(encoded)
     optimiser = make_optimiser(config)
-    best, best_loss, done = params, np.inf, 0
-    params = jax.tree.map(jnp.array, params)  # a copy: the loop donates its state
-    state, key = (params, optimiser.init(params)), jax.random.key(config.seed)
+    fit = _Fit.start(params, optimiser, config.seed)
     update, train_rows = _update(grid, config, fitting), jnp.asarray(train)
-    metrics: dict[str, float] = {
-        "update": 0,
-        "train_rows": len(train),
-        "unreachable_texts": encoded.unreachable,
-    }
-    if len(heldout):
-        start = evaluate_loss(grid, params, data, heldout, config.batch_size)
-        best_loss = start["loss"]
-        metrics |= {f"heldout_{k}": v for k, v in start.items()}
-    on_metrics(metrics)
-    with progress(description, config.updates, unit="update") as bar:
+    snapshots = Snapshots(resume)
+    kept = snapshots.read()
+    if kept is not None:
+        fit = fit.restored(kept)
+        for metrics in fit.metrics:
+            on_metrics(metrics)
+    else:
+        metrics = {"update": 0, "train_rows": len(train), "unreachable_texts": encoded.unreachable}
+        if len(heldout):
+            found = evaluate_loss(grid, params, data, heldout, config.batch_size)
+            fit.best_loss = found["loss"]
+            metrics |= {f"heldout_{k}": v for k, v in found.items()}
+        fit.log(metrics, on_metrics)
+    done = int(fit.metrics[-1]["update"])
+    with progress(description, config.updates, unit="update", done=done) as bar:
         while done < config.updates:
             count = min(config.evaluate_every, config.updates - done)
             losses = []
             for _ in range(count):
-                key, augment, batch = _draw(config.batch_size, key, data, train_rows)
-                state, loss = update(state, batch, augment)
+                fit.key, augment, batch = _draw(config.batch_size, fit.key, data, train_rows)
+                fit.state, loss = update(fit.state, batch, augment)
                 losses.append(loss)
             done += count
             metrics = {"update": done, "train_loss": float(np.mean(jax.device_get(losses)))}
             if len(heldout):
-                found = evaluate_loss(grid, state[0], data, heldout, config.batch_size)
+                found = evaluate_loss(grid, fit.state[0], data, heldout, config.batch_size)
                 metrics |= {f"heldout_{k}": v for k, v in found.items()}
-                if found["loss"] < best_loss:
-                    best, best_loss = jax.tree.map(np.asarray, state[0]), found["loss"]
-            on_metrics(metrics)
+                if found["loss"] < fit.best_loss:
+                    fit.best, fit.best_loss = jax.tree.map(np.asarray, fit.state[0]), found["loss"]
+            fit.log(metrics, on_metrics)
+            snapshots.write(fit.as_dict())
             bar.advance(count, **{k: v for k, v in metrics.items() if k.endswith("loss")})
-    if not len(heldout):
-        best = state[0]
+    snapshots.clear()
+    best = fit.best if len(heldout) else fit.state[0]
     return jax.tree.map(np.asarray, best), spells or encoded.spells
+
+
+@dataclasses.dataclass(eq=False)
+class _Fit:
+    """Where a fit stands."""
+
+    state: Any
+    """(parameters, the optimiser's state)."""
+    key: jax.Array
+    best: Any
+    """Parameters of the least held-out loss so far."""
+    best_loss: float
+    metrics: list[dict[str, float]]
+    """All that was reported."""
+
+    @classmethod
+    def start(cls, params: Any, optimiser: optax.GradientTransformation, seed: int) -> _Fit:
+        copied = jax.tree.map(jnp.array, params)  # the loop donates its state
+        return cls((copied, optimiser.init(copied)), jax.random.key(seed), params, np.inf, [])
+
+    def log(self, metrics: dict[str, float], on_metrics: Metrics) -> None:
+        self.metrics.append(metrics)
+        on_metrics(metrics)
+
+    def as_dict(self) -> dict[str, Any]:
+        host = jax.tree.map(np.asarray, {"state": self.state, "best": self.best})
+        # Metrics as JSON: as such they are read back to the last digit and in their order.
+        return {
+            **host,
+            "key": np.asarray(jax.random.key_data(self.key)),
+            "best_loss": self.best_loss,
+            "metrics": json.dumps(self.metrics),
+        }
+
+    def restored(self, kept: dict[str, Any]) -> _Fit:
+        state, best = (
+            serialization.from_state_dict(like, kept[name])
+            for name, like in (("state", self.state), ("best", self.best))
+        )
+        return _Fit(
+            jax.tree.map(jnp.asarray, state),
+            jax.random.wrap_key_data(jnp.asarray(kept["key"])),
+            best,
+            float(kept["best_loss"]),
+            json.loads(kept["metrics"]),
+        )
 
 
 def split_rows(groups: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,6 @@ from digiq.pipeline.plan import plan, preflight
 from digiq.pipeline.recipe import Recipe
 from digiq.pipeline.scheduler import run_nodes
 from digiq.pipeline.stages import STAGES, Load
-from digiq.processes import exit_on_sigterm
 from digiq.progress import progress
 from digiq.studies.config import (
     FIRST_TUNING_SEED,
@@ -285,7 +284,6 @@ def run(
     with (
         progress(config.name, sum(cost.values()), unit="estimated s", done=already) as bar,
         artifacts.verified_once(config.output / "nodes" / "verified"),
-        exit_on_sigterm(),
         contextlib.closing(running),
     ):
         _record_finished(waiting, done, folder)

@@ -67,6 +67,12 @@ def test_a_changed_manifest_is_named(run, capsys, how):
         artifacts.open(run / "b")
 
 
+def test_a_manifest_that_is_gone_is_named(run, capsys):
+    (run / "b" / "manifest.json").unlink()
+    code, out = verify(run, capsys)
+    assert code == 1 and f"{run / 'b' / 'manifest.json'}: missing" in out and "1 of 2 to rebuild" in out
+
+
 def test_every_word_of_a_manifest_counts(run):
     file = run / "a" / "manifest.json"
     about = json.loads(file.read_text())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from android_env.actions import Action, ActionType
+from digiq.artifacts import write_checksums
 from digiq.errors import ArtifactError
 from digiq.policies.base import PolicyInput, load_policy
 from digiq.policies.grid import Grid, GridPolicy
@@ -143,6 +144,12 @@ def test_a_directory_without_a_readable_policy_is_refused(tmp_path):
     described = json.loads((tmp_path / "policy.json").read_text())
     described["config"]["width"] = 24
     (tmp_path / "policy.json").write_text(json.dumps(described))
+    with pytest.raises(ArtifactError, match=r"policy\.json: checksum differs"):
+        load_policy(tmp_path)
+    (tmp_path / "checksums.json").unlink()
+    with pytest.raises(ArtifactError, match=r"neither manifest\.json nor checksums\.json"):
+        load_policy(tmp_path)
+    write_checksums(tmp_path)
     with pytest.raises(ArtifactError, match="fit"):
         load_policy(tmp_path)
 

@@ -14,6 +14,7 @@ from android_env.actions import Action
 from digiq.agents import collect
 from digiq.agents.build import AgentConfig
 from digiq.agents.oracle import policy_fn
+from digiq.artifacts import write_checksums
 from digiq.config import load, to_dict
 from digiq.errors import ArtifactError, ConfigError, DigiQError
 from digiq.extraction import distill
@@ -182,9 +183,11 @@ def test_a_directory_that_describes_no_policy_is_refused(tmp_path):
         ("[]", "does not describe a policy"),
     ):
         file.write_text(text)
+        write_checksums(tmp_path)
         with pytest.raises(ArtifactError, match=message):
             load_policy(tmp_path)
     file.write_text('{"policy": "gird", "config": {}}')
+    write_checksums(tmp_path)
     with pytest.raises(ConfigError, match=r"policy.json: unknown policy 'gird'; known: grid"):
         load_policy(tmp_path)
 
@@ -206,6 +209,7 @@ def test_a_kind_that_a_directory_names_is_not_imported_unless_trusted(tmp_path, 
     (tmp_path / "evil_policy.py").write_text("print('imported')\n" + example("class Counting"))
     about = {"policy": "evil_policy:Counting", "counts": [], "config": {"first": 0.1}}
     (tmp_path / "policy.json").write_text(json.dumps(about))
+    write_checksums(tmp_path)
     monkeypatch.setenv("DIGIQ_TRUST_CODE", "1" if trusted else "0")
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(OPEN)], capture_output=True, text=True, cwd=tmp_path
