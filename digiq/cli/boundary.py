@@ -11,20 +11,10 @@ from collections.abc import Generator
 
 from android_env.errors import AndroidEnvError
 from digiq.errors import DigiQError
+from digiq.extras import EXTRAS, mend
 from digiq.processes import TERMINATED, exit_on_sigterm
 from digiq.switches import DEBUG
 
-EXTRAS = {
-    "accelerate": "vlm",
-    "appium": "appium",
-    "miniwob": "miniwob",
-    "peft": "vlm",
-    "safetensors": "vlm",
-    "selenium": "appium",
-    "torch": "vlm",
-    "transformers": "vlm",
-}
-"""By package that the core does without, the extra that brings it."""
 _NOT_OURS = "that is not an error this program knows; add --debug to see where it happened"
 
 
@@ -69,9 +59,9 @@ def explain(error: BaseException) -> str:
     if isinstance(error, DigiQError | AndroidEnvError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
-        extra = EXTRAS.get(error.name.partition(".")[0])
-        if extra is not None:
-            return f"this needs the package '{error.name}', which 'pip install digiq[{extra}]' brings."
+        package = error.name.partition(".")[0]
+        if package in EXTRAS:
+            return f"this {mend(package)}."
     # Libraries wrap what the system told them; the disk being full is the system's word, whoever passes it on.
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno is not None:

@@ -37,7 +37,9 @@ def main(command: str, stage: Stage, arguments: list[str]) -> None:
     spelled = list(_spelled(arguments, _switches(kind)))
     options = parse(kind, spelled, program=f"digiq {command}")
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    artifact = module.run(values.pop("config"), **values)
+    config = values.pop("config")
+    stage.require(config)
+    artifact = module.run(config, **values)
     counts = ", ".join(f"{key} {value}" for key, value in artifact.manifest.counts.items())
     print(f"{artifact.path}: complete. {counts}", file=sys.stderr)
 

@@ -20,7 +20,7 @@ from digiq.data.transitions import outlines_of
 from digiq.errors import DigiQError
 from digiq.extraction.base import States, Values, check_sizes
 from digiq.features.engines.base import Kind, Request, layer_name
-from digiq.features.engines.plain import PlainEngine, open_plain
+from digiq.features.engines.plain import Plain, PlainEngine, open_plain
 from digiq.laboratory.elements import Source, observation_features, pair_features
 from digiq.laboratory.exact_values import ExactValuesConfig
 from digiq.proposals.values import load_exact
@@ -55,6 +55,7 @@ class ShuffledOutcomes:
 class RandomVlm:
     """The plain engine over the same network with random weights."""
 
+    packages: ClassVar = Plain.packages
     seed: int = 0
     """Of the weights."""
 
@@ -75,6 +76,7 @@ class RandomEngine(PlainEngine):
 class PermutedFeatures:
     """The plain engine's rows dealt out to the wrong observations and actions, so that they say nothing."""
 
+    packages: ClassVar = Plain.packages
     seconds_a_row: ClassVar[float] = 0.0  # they are stored already wherever there is an arm to compare with
     seed: int = 0
     """Of the dealing."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +105,21 @@ def plan(recipe: Recipe) -> list[Node]:
     return nodes
 
 
-def preflight(recipe: Recipe) -> None:
-    """Refuses what would fail later: a missing source, a VLM that does not open, task sets that do not load.
+def preflight(recipe: Recipe, nodes: Sequence[Node]) -> None:
+    """Refuses what would fail later: a missing source or package, a VLM that does not open, task sets that do not load.
+
+    Args:
+      recipe: the run.
+      nodes: its stages that are to run.
 
     Raises:
       DigiQError: names the field and the mend.
     """
     if recipe.episodes is not None:
         recipe.episodes.chosen.find()
+    stages = {stage.module: stage for stage in STAGES.values()}
+    for node in nodes:
+        stages[node.module].require(node.config)
     if recipe.vlm is not None:
         from digiq.vlm.backbone import check_model_directory
 

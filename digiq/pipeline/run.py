@@ -33,7 +33,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
       DigiQError: the recipe cannot run (said before anything starts), or a stage failed; what is done stays.
     """
     nodes = plan(recipe)
-    preflight(recipe)
+    preflight(recipe, nodes)
     recipe.directory.mkdir(parents=True, exist_ok=True)
     artifacts.atomic_write_json(recipe.directory / RECIPE, to_dict(recipe))
     waiting = [node for node in nodes if not node.is_complete] if not overwrite else nodes

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+from digiq.extras import require
+
 STEPS = 15.6
 """Observations an episode, for estimates."""
 
@@ -56,6 +58,8 @@ class Stage:
     is planned after everything that it reads."""
     one_core: Callable[[Any], bool] = _never
     """Whether one core is all it can use under this config, so that another such may run beside it."""
+    packages: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    """Of :data:`digiq.extras.EXTRAS`, what it imports under this config."""
     seconds: Callable[[Load], float] = lambda load: 2.0
     """On one core, from what quickstart-sized stages took; for plans and ETAs only."""
 
@@ -63,10 +67,26 @@ class Stage:
         """Imports it."""
         return importlib.import_module(self.module)
 
+    def require(self, config: Any) -> None:
+        """Raises DigiQError, which names the extra, when a package is not installed that it imports under this config."""
+        require(self.packages(config), f"'{self.open().STAGE}'")
+
     @property
     def config(self) -> Any:
         """The class of its config."""
         return typing.get_type_hints(self.open().run)["config"]
+
+
+_VLM = ("torch", "transformers")
+
+
+def _of_member(config: Any) -> tuple[str, ...]:
+    """What the chosen member says that it imports."""
+    return getattr(config.chosen, "packages", ())
+
+
+def _acting(config: Any) -> tuple[str, ...]:
+    return (*_of_member(config.device), *(_VLM if config.agent.scorer == "critic" else ()))
 
 
 def _collecting(load: Load) -> float:
@@ -102,6 +122,7 @@ STAGES: Mapping[str, Stage] = {
         writes="episodes",
         # A script's time goes into drawing screens, which it does in as many processes as there are cores.
         one_core=lambda config: config.agent.kind == "policy",
+        packages=_acting,
         seconds=_collecting,
     ),
     "fit-policy": Stage(
@@ -130,6 +151,7 @@ STAGES: Mapping[str, Stage] = {
         about="tune a VLM to predict whether an action changes the screen",
         writes="vlm",
         reads=("episodes", "vlm"),
+        packages=lambda config: (*_VLM, "peft", "accelerate"),
         seconds=lambda load: 66.0,
     ),
     "featurize": Stage(
@@ -137,6 +159,7 @@ STAGES: Mapping[str, Stage] = {
         about="hidden states of the frozen VLM, once",
         writes="features",
         reads=(*_LABELLED, "proposals", "vlm"),
+        packages=_of_member,
         seconds=_featurizing,
     ),
     "train-q": Stage(
@@ -160,6 +183,7 @@ STAGES: Mapping[str, Stage] = {
         about="success of a policy on a device",
         writes="evaluation",
         one_core=_always,
+        packages=_acting,
         seconds=_evaluating,
     ),
     "card": Stage(
@@ -192,6 +216,8 @@ STAGES: Mapping[str, Stage] = {
         reads=(*_LABELLED, "proposals", "features", "critic", "vlm", "behavior"),
         section="rank",
     ),
-    "make-tiny-vlm": Stage(module="digiq.vlm.tiny.make", about="pre-train the embedded tiny LLaVA"),
+    "make-tiny-vlm": Stage(
+        module="digiq.vlm.tiny.make", about="pre-train the embedded tiny LLaVA", packages=lambda config: _VLM
+    ),
 }
 """By command, in the order of ``digiq --help``."""

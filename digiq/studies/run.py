@@ -263,7 +263,8 @@ def run(
         renamed=renamed,
     )
     for arm in dict.fromkeys(cell.arm for cell in cells):
-        preflight(resolve(config, arm, cells[0].seed))
+        of_arm = next(cell for cell in cells if cell.arm == arm)
+        preflight(resolve(config, arm, of_arm.seed), of_arm.nodes)
     waiting = longest_first(open_cells(cells, folder))
     nodes = unique_nodes(waiting)
     cost = {node.out: seconds for node, seconds in zip(nodes, estimate(nodes), strict=True)}

@@ -193,3 +193,36 @@ def test_half_a_character_is_refused_at_the_door(text):
     assert isinstance(answer, ParseError) and "lone surrogate" in answer.reason
     whole = parse_action('"action_type": "TYPE", "typed_text": "\\ud83c\\udf82"')
     assert whole.text == "🎂"
+
+
+def test_thresholds_belong_to_the_tap_and_to_the_match():
+    at, beyond = np.float32(0.04), np.nextafter(np.float32(0.04), np.float32(1))
+    assert Action(ActionType.DUAL_POINT, (0, 0), (0, at)).is_tap
+    assert Action(ActionType.DUAL_POINT, (0, 0), (at, 0)).is_tap
+    assert Action(ActionType.DUAL_POINT, (0, 0), (0, beyond)).is_swipe
+    at, beyond = np.float32(0.14), np.nextafter(np.float32(0.14), np.float32(1))
+    assert actions_match(Action.tap(0, 0), Action.tap(0, at))
+    assert actions_match(Action.tap(at, 0), Action.tap(0, 0))
+    assert not actions_match(Action.tap(0, 0), Action.tap(0, beyond))
+
+
+def test_the_edge_of_a_box_is_inside_it():
+    box = (0.5, 0.25, 0.25, 0.125)
+    corner, size = np.array(box[:2], np.float32), np.array(box[2:], np.float32)
+    grown = np.float32(1.4) * size
+    first = corner - grown / 2
+    last = first + (size + grown)
+    assert actions_match(Action.tap(*first), Action.tap(*last), [box])
+    for axis in (0, 1):
+        beyond_first, beyond_last = first.copy(), last.copy()
+        beyond_first[axis] = np.nextafter(first[axis], np.float32(0))
+        beyond_last[axis] = np.nextafter(last[axis], np.float32(1))
+        assert not actions_match(Action.tap(*beyond_first), Action.tap(*last), [box])
+        assert not actions_match(Action.tap(*first), Action.tap(*beyond_last), [box])
+
+
+def test_a_swipe_on_the_diagonal_is_vertical():
+    slanted = Action(ActionType.DUAL_POINT, (0.25, 0.25), (0.75, 0.75))
+    assert slanted.swipe_direction == "down"
+    assert Action(ActionType.DUAL_POINT, (0.75, 0.25), (0.25, 0.75)).swipe_direction == "up"
+    assert actions_match(slanted, Action.swipe("up")) and not actions_match(slanted, Action.swipe("left"))

@@ -22,6 +22,7 @@ class Android:
     judge: ClassVar = "rules"
     waits: ClassVar = True
     exact: ClassVar = False
+    packages: ClassVar = ("appium",)
 
     fleet: str = "runs/devices/fleet.json"
     """What ``digiq devices start`` has written."""

@@ -21,6 +21,7 @@ class Chromium:
     judge: ClassVar = "page_reward"
     waits: ClassVar = True
     exact: ClassVar = False
+    packages: ClassVar = ("appium", "miniwob")
 
     @property
     def scripts(self) -> Mapping[str, Script]:

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,8 @@ _EXAMPLES: dict[Kind, Action | None] = {"observation": None, "pair": Action.back
 @configclass
 class Plain:
     """A forward pass of the VLM for every request."""
+
+    packages: ClassVar = ("torch", "transformers")
 
     def open(self, reading: FeaturizeConfig, vlm: Path) -> PlainEngine:
         return open_plain(reading, vlm)

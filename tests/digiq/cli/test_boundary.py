@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from digiq import cli
-from digiq.cli.boundary import EXTRAS, explain
+from digiq.cli.boundary import explain
 from digiq.errors import ConfigError, DigiQError
+from digiq.extras import EXTRAS
 
 
 def run(*arguments, capsys):

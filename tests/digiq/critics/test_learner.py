@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from digiq.critics.learner import CriticConfig, Learner, train
+from digiq.critics.objectives.base import v_target
 from digiq.critics.training_data import Needs, gather, place, prepare
 from digiq.errors import ConfigError
 
@@ -224,3 +225,23 @@ def test_batches_split_into_equal_micro_batches():
     with pytest.raises(ConfigError, match="multiple of micro_batches"):
         config(batch_size=10, micro_batches=4)
     assert dataclasses.replace(config(), batch_size=32, micro_batches=4).micro_batches == 4
+
+
+def test_small_gradients_are_left_as_they_are():
+    learner, state, data = start(config(gradient_clip=1e3))
+    batch = gather(data, jnp.arange(16), learner.objective.needs)
+    gradient, info = learner._gradient(state, batch, jax.random.PRNGKey(0))
+    free, _ = Learner(config(gradient_clip=None))._gradient(state, batch, jax.random.PRNGKey(0))
+    assert 0 < float(info["gradient_norm"]) < 100
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), gradient, free)
+
+
+def test_v_follows_q_of_this_observation_and_not_of_the_next():
+    learner, state, data = start(config())
+    batch = gather(data, jnp.arange(8), learner.objective.needs)
+    target = jax.tree.map(lambda x: x + 0.1, state.target)  # fresh heads say 0 of everything
+    asked = v_target(learner.heads, target, batch, "logged", None)
+    here = learner.heads.q_value(target, batch.observation, batch.pair)
+    there = learner.heads.q_value(target, batch.next_observation, batch.pair)
+    np.testing.assert_allclose(asked, here, rtol=1e-6)
+    assert not np.allclose(here, there, atol=1e-3)

@@ -289,3 +289,10 @@ def test_numbers_that_teach_nothing_are_said():
     flags = {name: transitions[name].astype(np.float32) for name in ("terminated", "truncated")}
     table = prepare(transitions | flags, features, gamma=GAMMA).table
     np.testing.assert_array_equal(table.discount, prepare(transitions, features, gamma=GAMMA).table.discount)
+
+
+def test_candidates_that_are_not_there_do_not_count_in_the_standardisation():
+    transitions, features = small()
+    features["pair"] = np.concatenate([features["pair"], np.full((1, 3), 1e3, np.float32)])  # nobody's row
+    data = prepare(transitions, features, gamma=GAMMA, heldout_fraction=0.0)
+    np.testing.assert_allclose(data.standardizer.pair_mean, features["pair"][:7].mean(0), rtol=1e-5)

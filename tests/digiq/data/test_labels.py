@@ -122,3 +122,11 @@ def test_the_contributors_guide_to_rewards_works_as_it_stands(episodes, tmp_path
     # What does not use the new member is what it was.
     assert identity == guides.identity(LabelConfig())
     assert set(to_dict(LabelConfig())) == {"source", "outcome"}
+
+
+def test_another_goal_is_never_an_episodes_own(episodes):
+    own = {outline.episode_id: outline.goal for outline in EpisodeStore(episodes).outlines}
+    for seed in range(5):
+        labels = config("other_goals", copies=2, seed=seed).chosen.rewards(EpisodeStore(episodes))
+        copies = [label for label in labels if label.is_copy]
+        assert len(copies) == 92 and all(label.goal != own[label.source_id] for label in copies)

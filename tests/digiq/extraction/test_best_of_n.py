@@ -69,3 +69,12 @@ def test_only_the_first_candidates_count_where_a_number_is_given():
     two = best_of_n(q, np.zeros(2, np.float32), valid, BestOfN(candidates=2, **settings))
     assert one.choice.tolist() == [0, 0] and two.choice.tolist() == [1, 0]
     assert one.advantage == pytest.approx([0.1, 0.5])
+
+
+def test_a_quantile_is_a_value_that_occurs_and_is_left_out_itself():
+    q = np.array([[1.0], [2.0], [3.0], [4.0]], np.float32)
+    for share, kept in ((0.0, 3), (0.3, 3), (0.4, 2), (0.5, 2), (0.6, 2), (0.7, 1), (0.99, 1)):
+        chosen = best_of_n(
+            q, np.zeros(4, np.float32), np.ones((4, 1), bool), BestOfN(threshold=share, support=0)
+        )
+        assert chosen.keep.sum() == kept and chosen.threshold in q

@@ -143,17 +143,17 @@ def test_a_source_of_episodes_is_needed_and_only_one():
 
 def test_preflight_refuses_before_anything_starts(tmp_path):
     with pytest.raises(DigiQError, match="no such directory"):
-        preflight(load(Recipe, {"episodes": {"aitw": {"source": str(tmp_path / "nowhere")}}}))
+        preflight(load(Recipe, {"episodes": {"aitw": {"source": str(tmp_path / "nowhere")}}}), ())
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
     with pytest.raises(DigiQError, match="no processor"):
-        preflight(dataclasses.replace(QUICKSTART, vlm=model))
+        preflight(dataclasses.replace(QUICKSTART, vlm=model), ())
     empty = tmp_path / "tasks.json"
     empty.write_text("[]")
     bad = dataclasses.replace(QUICKSTART.collect, tasks=str(empty))
     with pytest.raises(DigiQError, match="tasks"):
-        preflight(dataclasses.replace(QUICKSTART, collect=bad))
+        preflight(dataclasses.replace(QUICKSTART, collect=bad), ())
 
 
 def test_names_cannot_leave_the_output_directory():

@@ -10,6 +10,7 @@ from android_env.actions import Action, ActionType
 from digiq.artifacts import write_checksums
 from digiq.errors import ArtifactError
 from digiq.policies.base import PolicyInput, load_policy
+from digiq.policies.distribution import cell_of
 from digiq.policies.grid import Grid, GridPolicy
 
 CONFIG = Grid(
@@ -172,3 +173,23 @@ def test_a_policys_own_temperature_is_in_all_it_draws_and_scores_and_is_saved(tm
         cool.log_prob([item] * 50, actions), plain.log_prob([item] * 50, actions, temperature=0.5)
     )
     assert cool.support([item], 5)[0][0][1] > plain.support([item], 5)[0][0][1]
+
+
+def test_rows_and_columns_of_cells_are_not_confused():
+    assert cell_of((0.9, 0.1), (4, 2)) == 6 and cell_of((0.1, 0.9), (4, 2)) == 1
+    assert cell_of((1.0, 1.0), (4, 2)) == 7 and cell_of((0.25, 0.5), (4, 2)) == 3
+    tall = dataclasses.replace(CONFIG, input_height=64).create(seed=1)
+    taps = [(a, p) for a, p in tall.support([PolicyInput(screen(3), GOAL)], 400)[0] if a.is_tap]
+    assert len({(int(a.touch_yx[0] * 8), int(a.touch_yx[1] * 4)) for a, _ in taps}) == len(taps) == 32
+    found = np.exp(tall.log_prob([PolicyInput(screen(3), GOAL)] * 32, [a for a, _ in taps]))
+    np.testing.assert_allclose(found, [p for _, p in taps], rtol=1e-5)
+
+
+def test_the_longest_span_is_as_long_as_it_may_be():
+    policy = dataclasses.replace(CONFIG, max_span=3).create(seed=1)
+    item = PolicyInput(screen(0), GOAL)
+    texts = ["find", "find the lamp", "the lamp and", "and the bed", "find the lamp and", "lamp and the bed"]
+    log_probs = policy.log_prob([item] * len(texts), [Action.type_text(text) for text in texts])
+    assert np.isfinite(log_probs).tolist() == [True] * 4 + [False] * 2
+    supported = {a.text for a, _ in policy.support([item], 400)[0] if a.type == ActionType.TYPE}
+    assert {text for text in texts if text in supported} == set(texts[:4])
