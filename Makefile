@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TORCH := torch==2.13.0
 export JAX_PLATFORMS ?= cpu
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -11,7 +12,7 @@ APPIUM := 3.8.0
 CHROMIUM_DRIVER := 3.1.1
 APPIUM_STAMP := .appium/.installed-$(APPIUM)-$(CHROMIUM_DRIVER)
 
-.PHONY: install quickstart study-slice aitw appium test test-appium lint types imports notebooks help
+.PHONY: install quickstart study-slice aitw appium test test-appium test-slow soak wheel lock lint types imports notebooks help
 
 help:
 	@echo "make quickstart  the whole method on the embedded phone, with a table and a report at the end"
@@ -19,16 +20,20 @@ help:
 	@echo "make test        the tests"
 	@echo "make appium      Appium 3 with its Chromium driver, and Debian's chromium (npm and apt-get)"
 	@echo "make test-appium the tests that drive a real browser through it"
-	@echo "make lint types imports notebooks   what CI checks besides"
+	@echo "make lint types imports notebooks wheel   what CI checks besides"
+	@echo "make test-slow   ten minutes of 'make soak', beside all else that is too slow for CI"
+	@echo "make soak        an hour of kills, damage, full disks and junk, with a table at the end"
+	@echo "make lock        pins every package anew, with hashes"
 
 install: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-# torch comes first and pinned: an open range would pull the CUDA build and its gigabytes.
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -r requirements.lock
+# torch comes first and pinned. Where the package index offers its CPU build, this is that one; where it does not (PyPI's
+# is the CUDA build on Linux, some gigabytes), docs/install.md has the line that is.
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
 
@@ -65,6 +70,22 @@ $(APPIUM_STAMP):
 		grep -F "chromium@$(CHROMIUM_DRIVER)"
 	touch $@
 
+# Kills, damage, full disks and junk, each for a while; prints a table of what was tried and what survived.
+test-slow: install
+	$(BIN)/python -m tests.soak --minutes 10
+
+soak: install
+	$(BIN)/python -m tests.soak --minutes 60 --out docs/results/soak.md
+
+# The wheel in clean environments, from an empty directory.
+wheel: install
+	$(BIN)/python tools/check_wheel.py
+
+lock: install
+	$(BIN)/uv pip compile pyproject.toml --all-extras --python $(BIN)/python --generate-hashes --no-annotate --quiet \
+		--custom-compile-command "make lock" $(foreach package,$(TORCH),--no-emit-package $(firstword $(subst ==, ,$(package)))) \
+		--output-file requirements.lock
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -74,6 +95,7 @@ types: install
 
 imports: install
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
 
 notebooks: install
 	$(BIN)/python notebooks/execute.py

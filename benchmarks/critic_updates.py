@@ -3,17 +3,20 @@
 Frameworks are processes of their own; contestants take turns, on the same shapes, dtype and threads, and each figure is
 the median of the ratios of neighbouring turns.
 
-(a) ``vs_d3rlpy``: an IQL update (value, twin Q, AWR actor; 256-256 MLPs, observation 17, action 6, batch 256, 100,000
-    transitions, float32) composed of this project's losses, against d3rlpy 2.8.
-(b) ``vs_torch_heads``, ``vs_upstream_shape``: Digi-Q's twin heads (full size 417 M parameters) on stored features, batch
-    32, against the same heads in torch on the same features, and with upstream's three trainable RoBERTa-base encoders
-    in the loop (random weights: the cost is the same).
+(a) ``vs_d3rlpy``: an update of IQL's critic (value and twin Q; 256-256 MLPs, observation 17, action 6, batch 256, 100,000
+    transitions, float32) by the ``Learner`` that users run, against the same part of d3rlpy 2.8's. ``vs_d3rlpy_whole``:
+    with an AWR actor, composed of this project's losses in one scan, against the whole of d3rlpy's update. Sampling is
+    a part of ours; d3rlpy's is timed apart and left out (``d3rlpy_sampling`` is its share of an update with it).
+(b) ``vs_torch_heads``, ``vs_torch_compiled``, ``vs_upstream_shape``: Digi-Q's twin heads (full size 417 M parameters) on
+    stored features, batch 32, against the same heads in torch on the same features, the same under ``torch.compile``,
+    and with upstream's three trainable RoBERTa-base encoders in the loop (random weights: the cost is the same).
 (c) ``roofline_256``, ``roofline_2048``: the least time that matrix products and the optimiser's memory pass can take, at
-    the best rate that either framework reaches here, divided by the time of our update.
+    the best rate that either framework reaches here at that batch, divided by the time of our update.
 (d) ``population_speedup``: eight small critics by ``vmap`` against eight runs in sequence.
 
-On a quiet machine only: another busy process falls on one contestant's turn and not on the other's. Contestants use the
-cores that this process may use (``taskset`` is respected). All are compiled and warmed up before the first turn. Where
+On a quiet machine only (``benchmarks/quiet.py`` refuses another). Contestants use the cores that this process may use
+(``taskset`` is respected), d3rlpy and torch with one thread or with all, whichever is faster in this very run: small
+layers are slower with more, and threads that wait for one another are slow beyond measure on a busy machine. All are compiled and warmed up before the first turn. Where
 learners of the asked width would fill more than half of the memory, only one is alive at a time: it starts, warms up,
 takes its turn and ends.
 
@@ -41,6 +44,8 @@ import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from quiet import Quiet
 
 THREADS = len(os.sched_getaffinity(0))
 OBSERVATION, ACTION, BATCH, ROWS = 17, 6, 256, 100_000
@@ -168,10 +173,48 @@ def digiq_iql(steps: int) -> Turn:
     return jax_turn(lambda learner, key: epoch(learner, data, key), learner, steps)
 
 
-def d3rlpy_iql(steps: int) -> Turn:
-    """d3rlpy's IQL update with its own sampling."""
+def learner_iql(steps: int) -> Turn:
+    """An epoch of the ``Learner`` under ``objective: iql``, as ``train-q`` and ``fit_critic`` run it."""
+    import jax
+    import numpy as np
+
+    from digiq.critics.learner import CriticConfig, Learner
+    from digiq.critics.training_data import prepare
+
+    rng, t = np.random.default_rng(0), np.arange(ROWS)
+    done = t % 1000 == 999
+    transitions = {
+        "obs": t,
+        "next_obs": np.where(done, -1, t + 1),
+        "reward": rng.normal(size=ROWS).astype(np.float32),
+        "terminated": done,
+        "truncated": np.zeros(ROWS, bool),
+        "episode": t // 1000,
+    }
+    features = {
+        "observation": rng.normal(size=(ROWS, OBSERVATION)).astype(np.float32),
+        "pair": np.tanh(rng.normal(size=(ROWS, ACTION))).astype(np.float32),
+        "candidate_row": t[:, None],
+    }
+    heads = {"q_hidden": (256, 256), "v_hidden": (256, 256), "layer_norm": False}
+    config = CriticConfig(
+        objective="iql", heads=heads, batch_size=BATCH, steps_per_epoch=steps, schedule="constant", tau=0.005
+    )
+    learner = Learner(config)
+    data = jax.device_put(prepare(transitions, features, gamma=0.99))
+    hyper = learner.hyper()
+    return jax_turn(
+        lambda state, _: learner.epoch(state, hyper, data)[0],
+        learner.init(jax.random.PRNGKey(0), data),
+        steps,
+    )
+
+
+def d3rlpy_iql(steps: int, part: str, threads: int) -> Turn:
+    """d3rlpy's IQL: its ``sampling``, its update of the ``critic``, or its ``whole`` update, on batches drawn before."""
     import d3rlpy
     import numpy as np
+    import torch
 
     rng = np.random.default_rng(0)
     dataset = d3rlpy.dataset.MDPDataset(
@@ -182,11 +225,25 @@ def d3rlpy_iql(steps: int) -> Turn:
     )
     algo = d3rlpy.algos.IQLConfig(batch_size=BATCH).create(device=False)
     algo.build_with_dataset(dataset)
+    batches = [dataset.sample_transition_batch(BATCH) for _ in range(steps)]
+    impl = algo.impl
+
+    def critic(batch: Any) -> None:
+        """As its ``inner_update`` has it, without the actor."""
+        impl.update_critic(d3rlpy.torch_utility.TorchMiniBatch.from_batch(batch, 0.99, (), "cpu"))
+        impl.update_critic_target()
+
+    work = {
+        "sampling": lambda batch: dataset.sample_transition_batch(BATCH),
+        "critic": critic,
+        "whole": algo.update,
+    }[part]
 
     def turn() -> tuple[int, float]:
+        torch.set_num_threads(threads)
         start = time.perf_counter()
-        for _ in range(steps):
-            algo.update(dataset.sample_transition_batch(BATCH))
+        for batch in batches:
+            work(batch)
         return steps, time.perf_counter() - start
 
     turn()
@@ -306,13 +363,17 @@ def torch_critics(width: float, encoders: bool) -> Any:
     return _TORCH_CRITICS[width]
 
 
-def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) -> Turn:
-    """The same update in torch: fused AdamW, clipped, EMA target; with upstream's text encoders on request."""
+def torch_heads(
+    width: float, batch: int, steps: int, encoders: bool = False, threads: int = 0, compiled: bool = False
+) -> Turn:
+    """The same update in torch: fused AdamW, clipped, EMA target; with upstream's text encoders, or its loss under
+    ``torch.compile``, on request."""
     import numpy as np
     import torch
     from torch import nn
 
-    torch.set_num_threads(THREADS)
+    threads = threads or THREADS
+    torch.set_num_threads(threads)
     online, target, optimizer = torch_critics(width, encoders)
 
     def trained(critic: Any) -> list[Any]:
@@ -343,8 +404,7 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
             p = torch.cat([critic.texts([t[: len(rows)] for t in tokens[3:]], (1, 2)), p[:, 2 * 768 :]], -1)
         return torch.cat([x, p], -1)
 
-    def step(count: int) -> None:
-        rows = torch.randint(0, len(obs), (count,))
+    def loss_of(rows: torch.Tensor) -> torch.Tensor:
         s, s2 = obs[rows], following[rows]
         with torch.no_grad():
             next_x = inputs(target, s2, None)
@@ -353,10 +413,15 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
             q_bar = [q(target_x)[:, 0] for q in target.q]
         x = inputs(online, s, s)
         loss = sum(((q(x)[:, 0] - t) ** 2).mean() for q, t in zip(online.q, y, strict=True))
-        loss = loss + sum(
+        return loss + sum(
             ((v(x[:, : observation.shape[1]])[:, 0] - t) ** 2).mean()
             for v, t in zip(online.v, q_bar, strict=True)
         )
+
+    loss_fn = torch.compile(loss_of) if compiled else loss_of
+
+    def step(count: int) -> None:
+        loss = loss_fn(torch.randint(0, len(obs), (count,)))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learned, 0.01)
@@ -365,6 +430,7 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
             torch._foreach_lerp_(followed, learned, 0.1)
 
     def turn() -> tuple[int, float]:
+        torch.set_num_threads(threads)
         if not encoders:  # of what takes many seconds it is little
             step(batch)
         start = time.perf_counter()
@@ -372,7 +438,9 @@ def torch_heads(width: float, batch: int, steps: int, encoders: bool = False) ->
             step(batch)
         return steps, time.perf_counter() - start
 
-    step(1)  # all that is made on first use is made: gradients and the optimiser's state
+    step(
+        batch if compiled else 1
+    )  # all that is made on first use is made: gradients, the optimiser's state, programs
     return turn
 
 
@@ -503,6 +571,7 @@ def jax_turn(step: Callable[[Any, Any], Any], state: Any, steps: int) -> Turn:
 
 CONTESTANTS: dict[str, Callable[..., Turn]] = {
     "digiq_iql": digiq_iql,
+    "learner_iql": learner_iql,
     "d3rlpy_iql": d3rlpy_iql,
     "digiq_heads": digiq_heads,
     "torch_heads": torch_heads,
@@ -643,6 +712,11 @@ def median_ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
+def fastest(rounds: list[list[float]], counts: list[int]) -> tuple[list[float], int]:
+    """Of rounds with each number of threads, those with the least median, and the number."""
+    return min(zip(rounds, counts, strict=True), key=lambda pair: statistics.median(pair[0]))
+
+
 def d3rlpy_python() -> Path:
     """An environment with d3rlpy's pins; everything that they do not name comes from this one."""
     python, stamp = D3RLPY / "bin" / "python", D3RLPY / "packages.txt"
@@ -662,7 +736,12 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
     """Yields (metric, value, remark)."""
     turns, few, burst = (2, 1, 200) if quick else (9, 3, 1000)
     iql = Contestant.of(SMALL, "digiq_iql", steps=burst)
-    d3rlpy = Contestant.of("d3rlpy", "d3rlpy_iql", steps=burst // 10)
+    learner = Contestant.of(SMALL, "learner_iql", steps=burst)
+    counts = sorted({1, THREADS})
+    d3rlpy = {
+        part: [Contestant.of("d3rlpy", "d3rlpy_iql", steps=burst // 10, part=part, threads=n) for n in counts]
+        for part in ("sampling", "critic", "whole")
+    }
     at_once, in_sequence = (
         Contestant.of(SMALL, "population", size=8, steps=burst // 8, vectorised=vectorised)
         for vectorised in (True, False)
@@ -673,14 +752,12 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
         )
         for batch, steps in {32: 3 if quick else 6, 256: 2 if quick else 3, 2048: 1}.items()
     }
-    heads, upstream = (
-        Contestant.of("torch", "torch_heads", width=width, batch=32, steps=1, encoders=encoders)
-        for encoders in (False, True)
-    )
+    upstream = Contestant.of("torch", "torch_heads", width=width, batch=32, steps=1, encoders=True)
+    heads = [Contestant.of("torch", "torch_heads", width=width, batch=32, steps=1, threads=n) for n in counts]
+    compiled = Contestant.of("torch", "torch_heads", width=width, batch=32, steps=1, compiled=True)
     rates = {
         framework: [
-            Contestant.of(framework, f"{framework}_rates", width=width, batch=batch)
-            for batch in ((256,) if quick else (256, 2048))
+            Contestant.of(framework, f"{framework}_rates", width=width, batch=batch) for batch in (256, 2048)
         ]
         for framework in ("jax", "torch")
     }
@@ -692,35 +769,53 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
     first_q, first_v = (observation + pair) * q_sizes(width)[0], observation * v_sizes(width)[0]
     flops_per_row = 2 * 2 * (4 * (q + v) - first_q - first_v)
     encoder_flops = 2 * 85e6 * (44 * 3 + 44 + 30)
-    learner = 5 * 4 * parameters  # parameters, target, two moments and a gradient, float32
+    learner_size = 5 * 4 * parameters  # parameters, target, two moments and a gradient, float32
     memory_size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.ExitStack() as stack:
         small = Ring(stack, alone=False)
-        large = Ring(stack, alone=True) if 3 * learner > 0.5 * memory_size else small
-        small.prepare(d3rlpy, iql, at_once, in_sequence)
+        large = Ring(stack, alone=True) if 3 * learner_size > 0.5 * memory_size else small
+        small.prepare(*itertools.chain(*d3rlpy.values()), learner, iql, at_once, in_sequence)
         # Of the large ones torch's first, which wait for memory more than for cores, then JAX's: threads of one would spin
         # while those of the other have the cores.
-        large.prepare(upstream, heads, *rates["torch"])  # with encoders first: the others' heads are theirs
+        large.prepare(
+            upstream, *heads, compiled, *rates["torch"]
+        )  # with encoders first: the others' heads are theirs
         large.wait()
         large.prepare(*ours.values(), *rates["jax"])
         for ring in (large, small):
             ring.wait()
 
-        a, b = small.rounds(turns, iql, d3rlpy)
-        yield "iql_updates_per_second", 1 / statistics.median(a), f"d3rlpy {1 / statistics.median(b):.0f}"
-        yield "vs_d3rlpy", median_ratio(b, a), "IQL, 256-256, batch 256"
+        a, c, *found = small.rounds(turns, learner, iql, *itertools.chain(*d3rlpy.values()))
+        halves = iter(found)
+        sampling, critic, whole = ([next(halves) for _ in counts] for _ in d3rlpy)
+        (critic, threads), (whole, _), (sampling, _) = (
+            fastest(each, counts) for each in (critic, whole, sampling)
+        )
+        yield "iql_updates_per_second", 1 / statistics.median(a), "the Learner, sampling included"
+        remark = f"IQL's critic, 256-256, batch 256; d3rlpy with {threads} thread{'s' * (threads > 1)}"
+        yield "vs_d3rlpy", median_ratio(critic, a), remark
+        yield "vs_d3rlpy_whole", median_ratio(whole, c), "with an actor, ours composed in one scan"
+        share = statistics.median(sampling) / (statistics.median(sampling) + statistics.median(whole))
+        yield "d3rlpy_sampling", share, "its share of an update with it; in neither ratio"
 
-        *beside, c = large.rounds(few, ours[32], heads, upstream)
-        a, b = (x + y for x, y in zip(beside, large.rounds(turns - few, ours[32], heads), strict=True))
-        remark = f"{parameters / 1e6:.0f} M parameters, {statistics.median(a):.2f} s"
+        first = large.rounds(few, ours[32], *heads, compiled, upstream)
+        best, threads = fastest(first[1 : 1 + len(heads)], counts)
+        chosen = heads[counts.index(threads)]
+        further = large.rounds(turns - few, ours[32], chosen)
+        a, b = first[0] + further[0], best + further[1]
+        remark = (
+            f"{parameters / 1e6:.0f} M parameters, {statistics.median(a):.2f} s; torch with {threads} threads"
+        )
         yield "vs_torch_heads", median_ratio(b, a), remark
+        yield "vs_torch_compiled", median_ratio(first[-2], first[0]), "its loss under torch.compile"
         ratio = 1 + encoder_flops / flops_per_row
-        yield "vs_upstream_shape", median_ratio(c, beside[0]), f"{ratio:.1f}x the FLOPs"
+        yield "vs_upstream_shape", median_ratio(first[-1], first[0]), f"{ratio:.1f}x the FLOPs"
 
         # The long turn first: when quick, it is what warms the short one up.
         b, a, *found = large.rounds(few, ours[2048], ours[256], *itertools.chain(*rates.values()))
-        gemm, memory = map(max, zip(*itertools.chain(*found), strict=True))  # the best of the run
-        for batch, seconds in {256: a, 2048: b}.items():
+        for i, (batch, seconds) in enumerate({256: a, 2048: b}.items()):
+            at_batch = itertools.chain(*found[i::2])  # of either framework, the best of the run
+            gemm, memory = map(max, zip(*at_batch, strict=True))
             least = batch * flops_per_row / gemm + 9 * 4 * parameters / memory
             remark = f"{gemm / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s"
             yield f"roofline_{batch}", least / statistics.median(seconds), remark
@@ -735,19 +830,23 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="half-width heads and few turns: about a minute")
     parser.add_argument("--width", type=float, help="width of the heads as a share of upstream's")
+    parser.add_argument("--anyway", action="store_true", help="report on a busy machine too")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         serve()
         return
     metrics = {}
-    for name, value, remark in measure(arguments.quick, arguments.width or (0.5 if arguments.quick else 1.0)):
-        metrics[name] = round(value, 3)
-        print(f"{name:<24}{value:>10.3g}   {remark}", flush=True)
+    with Quiet(arguments.anyway) as quiet:
+        for name, value, remark in measure(
+            arguments.quick, arguments.width or (0.5 if arguments.quick else 1.0)
+        ):
+            metrics[name] = round(value, 3)
+            print(f"{name:<24}{value:>10.3g}   {remark}", flush=True)
     versions = {
         name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "torch", "optax", "flax")
     }
-    hardware = f"{platform.machine()}, {THREADS} cores"
+    hardware = f"{platform.machine()}, {THREADS} cores, others used {quiet.busy:.0%}"
     print(
         json.dumps(
             {"benchmark": "critic_updates", "metrics": metrics, "hardware": hardware, "versions": versions}

@@ -20,11 +20,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = ("3.11", "3.12", "3.13")
-TORCH = re.search(r"torch==[\d.]+", (ROOT / "Makefile").read_text(encoding="utf-8"))
+TORCH = re.search(r"(?m)^TORCH := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"))
 
 NEEDS = {
     ("run", "quickstart"): "vlm",
-    ("tune-vlm", "--episodes", "e", "--out", "o"): "vlm",
+    ("tune-vlm", "--episodes", "e", "--vlm", "v", "--out", "o"): "vlm",
     ("featurize", "--episodes", "e", "--proposals", "p", "--vlm", "v", "--out", "o"): "vlm",
     ("make-tiny-vlm", "--out", "o"): "vlm",
     (
@@ -80,7 +80,7 @@ def main() -> None:
 
 def build(folder: Path) -> Path:
     """The wheel of this checkout; what an earlier build left does not get into it."""
-    shutil.rmtree(ROOT / "build", ignore_errors=True)
+    shutil.rmtree(ROOT / "build/lib", ignore_errors=True)
     out = empty(folder / "dist")
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", out, ROOT], check=True
@@ -127,7 +127,7 @@ assert q[done & success, 0].mean() > q[done & ~success, 0].mean() + 0.5
 
 def with_vlm(tools: Path, wheel: Path, cwd: Path) -> None:
     assert TORCH is not None
-    subprocess.run([tools / "pip", "install", "--quiet", TORCH[0]], check=True)
+    subprocess.run([tools / "pip", "install", "--quiet", *TORCH[1].split()], check=True)
     subprocess.run([tools / "pip", "install", "--quiet", f"{wheel}[vlm]"], check=True)
     run(tools, cwd, "run", "quickstart", *SHORT)
     assert (cwd / "runs/short/report.html").is_file()

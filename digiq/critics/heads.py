@@ -78,6 +78,9 @@ class HeadsConfig:
     """Of activations; parameters are float32 always. ``auto`` is bfloat16 on accelerators and float32 on CPUs, where
     bfloat16 is slower. With bfloat16 Q moves by less than a tenth of its deviation over candidates (root mean
     square)."""
+    matmul_precision: Literal["default", "high", "highest"] = "highest"
+    """Of float32 matrix products, in JAX's words: ``highest`` multiplies in float32 on every device; ``default`` does so on
+    CPUs alone, in TensorFloat-32 on NVIDIA's GPUs and in bfloat16 on TPUs, so that devices disagree."""
 
     @property
     def compute_dtype(self) -> Literal["float32", "bfloat16"]:
@@ -102,6 +105,8 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
     first_output: tuple[float, ...] = ()
     """What the outputs start at, whatever the input; zeros when empty."""
+    precision: str | None = None
+    """Of matrix products; None is JAX's default."""
 
     @nn.compact
     def __call__(self, *inputs: Array, train: bool = False) -> Array:
@@ -120,6 +125,7 @@ class MLP(nn.Module):
                 kernel_init=init,
                 bias_init=bias,
                 dtype=self.dtype,
+                precision=self.precision,
                 name=f"input_{i}",
             )(part)
         for i, size in enumerate(sizes[1:]):
@@ -135,7 +141,14 @@ class MLP(nn.Module):
             bias = output_bias if last else nn.initializers.zeros
             # In float32: bfloat16 steps by 0.004 near 1, so candidates would tie.
             dtype = jnp.float32 if last else self.dtype
-            x = nn.Dense(size, kernel_init=init, bias_init=bias, dtype=dtype, name=f"dense_{i + 1}")(x)
+            x = nn.Dense(
+                size,
+                kernel_init=init,
+                bias_init=bias,
+                dtype=dtype,
+                precision=self.precision,
+                name=f"dense_{i + 1}",
+            )(x)
         return x.astype(jnp.float32)
 
 
@@ -287,6 +300,7 @@ class Heads:
             c.dropout,
             jnp.dtype(c.compute_dtype),
             self.readout.start(),
+            c.matmul_precision,
         )
 
     def _q_inputs(self, observation: Array, pair: Array) -> tuple[Array, ...]:

@@ -36,7 +36,8 @@ class Snapshots:
         digest, body = data[:_DIGEST], data[_DIGEST:]
         if hashlib.sha256(body).digest() != digest:
             raise ArtifactError(f"{self._file}: damaged; delete it, and the fit starts anew.")
-        return serialization.msgpack_restore(body)
+        found: Any = serialization.msgpack_restore(body)
+        return found
 
     def write(self, snapshot: dict[str, Any]) -> None:
         """Keeps ``snapshot``, of arrays, numbers and texts, if the last one is old enough."""

@@ -65,6 +65,7 @@ def words_then(stage: str, config: Any, seed: int) -> dict[str, Any]:
     elif stage == "train-q":
         critic = about["critic"]
         critic.pop(critic["objective"])
+        assert critic["heads"].pop("matmul_precision") == "highest"  # what CPUs do under JAX's default
         critic["settings"] = {name: to_dict(getattr(config.critic, name)) for name in OBJECTIVES_THEN}
     elif stage == "distill":
         arms = {"best_of_n": "digiq", "filtered_bc": "filtered_bc", "digirl": "digirl"}
