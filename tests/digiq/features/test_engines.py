@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -178,6 +179,18 @@ def test_the_scorer_opens_the_engine_that_made_the_features(finished, vlm, monke
         scorer = LearnedScorer.open(critic=finished, features=finished / name, vlm=vlm)
         assert scorer.engine.identity("pair") == config(name).chosen.open(config(name), vlm).identity("pair")
         assert scorer.grounding == "cursor"
+
+
+def test_a_scorer_of_another_model_than_the_features_is_refused(finished, vlm, tmp_path, monkeypatch):
+    monkeypatch.setattr("digiq.agents.learned.load_critic", lambda path: None)
+    other = tmp_path / "other"
+    shutil.copytree(vlm, other)
+    LearnedScorer.open(critic=finished, features=finished / "plain", vlm=other)  # what counts is the content
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    with pytest.raises(DigiQError, match=r"other: not the model that .*plain came from"):
+        LearnedScorer.open(critic=finished, features=finished / "plain", vlm=other)
 
 
 def test_what_has_no_model_loads_no_torch():
