@@ -139,7 +139,7 @@ def damage(run: Path, scratch: Path, table: Table, clock: Clock, rng: random.Ran
 def _copy(run: Path, scratch: Path) -> Path:
     copy = scratch / "damaged"
     shutil.rmtree(copy, ignore_errors=True)
-    skip = shutil.ignore_patterns("nodes", "*.html")
+    skip = shutil.ignore_patterns("nodes")
     shutil.copytree(run, copy, copy_function=os.link, ignore=skip)
     artifacts._noted.clear()  # what this process verified does not count
     return copy
@@ -172,7 +172,8 @@ def _one(
             if reader(copy) != expected:
                 problem = f"{how} {file}: read as something else without a word"
         except (DigiQError, AndroidEnvError) as error:
-            if file.name not in str(error) and str(file.parent) not in str(error):
+            places = (file.name, *(str(parent) for parent in file.parents if parent.name))
+            if not any(place in str(error) for place in places):
                 problem = f"{how} {file}: another file is named: {error}"
         except Exception as error:
             problem = f"{how} {file}: {type(error).__name__}: {str(error)[:200]}"
