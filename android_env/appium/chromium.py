@@ -144,6 +144,13 @@ class Chromium:
         self._open(driver, url)
         return self.pages.goal(driver)
 
+    def probe(self, driver: Any) -> None:
+        self._session = driver.session_id
+        self._open(driver, self.pages.home)
+
+    def wake(self, driver: Any) -> None:
+        """A browser's display never sleeps."""
+
     def verdict(self, driver: Any) -> Verdict | None:
         self._same_browser(driver)
         return self.pages.verdict(driver)

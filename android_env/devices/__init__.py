@@ -25,7 +25,10 @@ class Observation:
     activity: str
     """Foreground app and screen, as the device names it. Learned agents never read it."""
     ui_elements: str
-    """JSON list of the elements on the screen. Learned agents never read it."""
+    """JSON list of the elements on the screen: its accessibility tree, flat. Learned agents never read it; those that do
+    say so (`reads_elements`)."""
+    unread: bool = False
+    """True where the elements could not be read, though the screenshot could; the list is then empty."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class StepReport:
     """Faults met, and mended, during the action."""
     act_s: float = 0.0
     """How long it took to carry the action out, before that wait, seconds; mending included."""
+    notes: tuple[str, ...] = ()
+    """What was unusual about what came of it: `black` (the app shows a black screen), `no_screenshot` (the app forbids
+    them; the observation's is black), `rotated`, `unread` (no elements), `refused` (the device cannot do the action,
+    for example has no such app), `new_window`, `dialog`."""
 
 
 class Device(Protocol):

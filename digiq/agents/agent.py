@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from android_env.actions import Action, ParseError
+from android_env.errors import DeviceFault
 from digiq.policies.base import Candidate, Policy, PolicyInput
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ class Turn:
 class Decision:
     """What an actor answers, with the candidates it weighed."""
 
-    action: Action | ParseError
-    """A ParseError is the agent's own error: it ends the episode as a failure and is not re-run."""
+    action: Action | ParseError | DeviceFault
+    """A ParseError is the agent's own error: it ends the episode as a failure and is not re-run. A DeviceFault is what a
+    script met while it looked at the device; the episode is treated as if an action had met it."""
     log_prob: float = math.nan
     """Log-probability of the action under the policy that drew it; NaN where unknown (a re-ranked action)."""
     candidates: tuple[Action, ...] = ()
@@ -46,7 +48,8 @@ class Decision:
 
 
 class Actor(Protocol):
-    """Anything a roll-out can run. One that looks at the device itself says so with ``reads_device = True``."""
+    """Anything a roll-out can run. One that looks at the device itself says so with ``reads_device = True``; one that gains
+    nothing from several turns at once, and may be called from several threads, with ``alone = True``."""
 
     @property
     def name(self) -> str:
@@ -152,7 +155,14 @@ class ScriptedAgent:
     choose: Callable[[Any, np.random.Generator], tuple[Action, float]]
     name: str
     reads_device: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         """One decision a turn."""
-        return [Decision(*self.choose(turn.device, turn.rng)) for turn in turns]
+        return [self._decide(turn) for turn in turns]
+
+    def _decide(self, turn: Turn) -> Decision:
+        try:
+            return Decision(*self.choose(turn.device, turn.rng))
+        except DeviceFault as fault:
+            return Decision(fault)

@@ -157,6 +157,8 @@ def result_of(run: EpisodeRun) -> EpisodeResult:
         outcome=Outcome(run.outcome),
         steps=run.steps,
         error=run.error,
+        fault=run.fault,
+        tries=run.tries,
     )
 
 
