@@ -35,6 +35,8 @@ _PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
 KEYCODES: Mapping[Key, int] = {"home": 3, "back": 4, "enter": 66, "recents": 187}
 WAKEUP = 224
 """The key code that switches the display on, and does nothing where it is on."""
+HELPERS = ("io.appium.settings", "io.appium.uiautomator2.server", "io.appium.uiautomator2.server.test")
+"""Apps of Appium's own that a session puts onto the phone where they are missing."""
 TERMINATE_MS = 5000
 """How long an app may take to end. The driver's own 500 ms make it throw where an app takes its time."""
 APPS: Mapping[str, str] = {

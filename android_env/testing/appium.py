@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from android_env.actions import Action, ActionType
+from android_env.appium.uiautomator2 import HELPERS
 from android_env.clock import Clock, SystemClock
 from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import NO_NOISE
@@ -42,8 +43,6 @@ NOT_RUNNING = (
 KEYS = {3: Action.home(), 4: Action.back(), 66: Action.enter()}
 """What Android's key codes do on the simulated phone."""
 _WAKEUP = 224
-HELPERS = ("io.appium.settings", "io.appium.uiautomator2.server", "io.appium.uiautomator2.server.test")
-"""Apps of Appium's own that a session needs on the phone, and puts there."""
 SCREENS = ("", "black", "secure", "rotated", "unreadable", "control")
 """Screens that an app may show, of those that tools stumble over."""
 
@@ -136,6 +135,8 @@ class AppiumDouble:
         than `saved`."""
         self.saved: set[str] = set()
         """The helpers that the snapshot has."""
+        self.on_install: Callable[[], Any] = lambda: None
+        """Called when a session has put helpers there."""
         self.installs = 0
         """How many helpers sessions have put onto the phone."""
         self.screen = ""
@@ -225,6 +226,11 @@ class AppiumDouble:
     def inject_at_rate(self, rate: float, *, seed: int, kinds: Sequence[str]) -> None:
         """Makes each later command fail with this probability, by kinds drawn from `kinds`; 0 ends it."""
         self._rate = (rate, tuple(kinds), random.Random(seed)) if rate else None
+
+    def commands_of(self, script: str) -> list[dict[str, Any]]:
+        """The arguments of every call of an extension command, in order."""
+        sync = [body for command, body in self.commands if command == "execute/sync"]
+        return [dict(body["args"][0]) for body in sync if body.get("script") == script]
 
     def heal(self) -> None:
         """What restarting the emulator does: adb has the device again, and the phone is as it was."""
@@ -410,6 +416,8 @@ class AppiumDouble:
                 raise _Failure("session not created", f"{created}the server is not installed on the phone")
             self.installs += len(missing)
             self.helpers |= missing
+            if missing:
+                self.on_install()
         for name, other in list(self.sessions.items()):
             if other.capabilities.get("appium:udid") == udid:
                 other.instrumented = False  # the newer session's helper takes the older one's place

@@ -11,11 +11,11 @@ pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
 from android_env.actions import Action
 from android_env.appium.device import AppiumDevice
 from android_env.appium.settle import SettleConfig
-from android_env.appium.uiautomator2 import UiAutomator2
+from android_env.appium.uiautomator2 import HELPERS, UiAutomator2
 from android_env.env import AndroidEnv
 from android_env.faults import FaultLog, Rung
 from android_env.tasks import load_tasks
-from android_env.testing.appium import HELPERS, AppiumDouble
+from android_env.testing.appium import AppiumDouble
 from android_env.testing.clock import FakeClock
 from digiq.agents.agent import ScriptedAgent
 from digiq.agents.rollout import EpisodeSpec, rollout
