@@ -47,6 +47,7 @@ _KEYS: Mapping[ActionType, Key] = {
     ActionType.PRESS_BACK: "back",
     ActionType.PRESS_HOME: "home",
     ActionType.PRESS_ENTER: "enter",
+    ActionType.RECENT_APPS: "recents",
 }
 
 
@@ -68,7 +69,13 @@ class Dialect(Protocol):
 
     def long_press(self, driver: Any, at: Pixel) -> None: ...
 
+    def double_tap(self, driver: Any, at: Pixel) -> None: ...
+
     def swipe(self, driver: Any, start: Pixel, end: Pixel) -> None: ...
+
+    def drag(self, driver: Any, start: Pixel, end: Pixel) -> None:
+        """A long press that moves on and lifts elsewhere."""
+        ...
 
     def type_text(self, driver: Any, text: str) -> None:
         """Types into the focused field; never presses enter."""
@@ -164,6 +171,7 @@ class AppiumDevice:
         recovery: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = dialect.name
+        self.actions: frozenset[ActionType] = getattr(dialect, "actions", frozenset(ActionType))
         self.url = url
         self.dialect = dialect
         self.settle = settle
@@ -349,7 +357,8 @@ class AppiumDevice:
             settled = dataclasses.replace(settled, screenshot=self._take(), polls=settled.polls + 1)
         else:
             # Black after waking. An agent may have chosen that, as long as Android says which app it is.
-            if not (self._playing and self._in_front()):
+            real = self._playing or getattr(self.dialect, "never_sleeps", False)
+            if not (real and self._in_front()):
                 raise ScreenshotBlack("the screenshot is black")
             self._notes.add("black")
         self._fresh = settled.screenshot
@@ -417,11 +426,20 @@ class AppiumDevice:
                 dialect.swipe(driver, self._pixel(action.touch_yx), self._pixel(action.lift_yx))
             case ActionType.LONG_PRESS:
                 dialect.long_press(driver, self._pixel(action.touch_yx))
+            case ActionType.DOUBLE_TAP:
+                dialect.double_tap(driver, self._pixel(action.touch_yx))
+            case ActionType.DRAG:
+                dialect.drag(driver, self._pixel(action.touch_yx), self._pixel(action.lift_yx))
             case ActionType.TYPE:
                 dialect.type_text(driver, action.text)
             case ActionType.OPEN_APP:
                 dialect.open_app(driver, action.text)
-            case ActionType.PRESS_BACK | ActionType.PRESS_HOME | ActionType.PRESS_ENTER:
+            case (
+                ActionType.PRESS_BACK
+                | ActionType.PRESS_HOME
+                | ActionType.PRESS_ENTER
+                | ActionType.RECENT_APPS
+            ):
                 dialect.press(driver, _KEYS[action.type])
             case _:  # WAIT: the settling that follows is all there is to it
                 pass
@@ -454,9 +472,10 @@ def connect(url: str, capabilities: Mapping[str, Any], *, timeout_s: float) -> A
     )
     # The client keeps the key that tells two requests for a session apart on the connection's class, where threads
     # overwrite each other's, and two devices get one session. A class of its own keeps it apart.
-    connection = type("Connection", (AppiumConnection,), {"extra_headers": {}})
+    connection = type("Connection", (AppiumConnection,), {"extra_headers": {}})(client_config=config)
+    connection.add_command("executeCdpCommand", "POST", "/session/$sessionId/goog/cdp/execute")
     options = AppiumOptions().load_capabilities(dict(capabilities))
-    return webdriver.Remote(connection(client_config=config), options=options)
+    return webdriver.Remote(connection, options=options)
 
 
 def command(driver: Any, name: str, parameters: Mapping[str, Any] | None = None) -> Any:

@@ -29,6 +29,8 @@ SWIPE_MS = 300
 REST_MS = 200
 """How long a swipe rests before it lifts; Android takes a finger for stopped after 40."""
 SWIPE_MOVES = 10
+DOUBLE_TAP_MS = 100
+"""Between the two taps; Android wants 40 to 300."""
 
 _PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
 """The names that apps can have. The driver hands them to the phone's shell, so nothing else may pass."""
@@ -155,17 +157,14 @@ class UiAutomator2:
         finger(driver, move(at), DOWN, pause(LONG_PRESS_MS), UP)
 
     def swipe(self, driver: Any, start: Pixel, end: Pixel) -> None:
-        way = [
-            move(
-                (
-                    round(start[0] + (end[0] - start[0]) * step / SWIPE_MOVES),
-                    round(start[1] + (end[1] - start[1]) * step / SWIPE_MOVES),
-                ),
-                SWIPE_MS // SWIPE_MOVES,
-            )
-            for step in range(1, SWIPE_MOVES + 1)
-        ]
-        finger(driver, move(start), DOWN, *way, pause(REST_MS), UP)
+        finger(driver, move(start), DOWN, *_way(start, end), pause(REST_MS), UP)
+
+    def double_tap(self, driver: Any, at: Pixel) -> None:
+        tap = (DOWN, pause(TAP_MS), UP)
+        finger(driver, move(at), *tap, pause(DOUBLE_TAP_MS), *tap)
+
+    def drag(self, driver: Any, start: Pixel, end: Pixel) -> None:
+        finger(driver, move(start), DOWN, pause(LONG_PRESS_MS), *_way(start, end), pause(REST_MS), UP)
 
     def type_text(self, driver: Any, text: str) -> None:
         # A line break would press enter.
@@ -224,6 +223,15 @@ class UiAutomator2:
         size = re.fullmatch(r"(\d+)x(\d+)", str(driver.caps.get("deviceScreenSize")))
         screen_hw = (int(size[2]), int(size[1])) if size else None
         return elements_of(command(driver, "getPageSource"), screen_hw)
+
+
+def _way(start: Pixel, end: Pixel) -> list[dict[str, Any]]:
+    """The moves of a finger from one pixel to another."""
+    shares = [step / SWIPE_MOVES for step in range(1, SWIPE_MOVES + 1)]
+    (y0, x0), (y1, x1) = start, end
+    return [
+        move((round(y0 + (y1 - y0) * s), round(x0 + (x1 - x0) * s)), SWIPE_MS // SWIPE_MOVES) for s in shares
+    ]
 
 
 def elements_of(source: Any, screen_hw: tuple[int, int] | None = None) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from android_env.actions import Action
+from android_env.actions import AITW_TYPES, Action, ActionType
 from android_env.faults import FaultLog
 from android_env.tasks import Task
 
@@ -83,6 +83,18 @@ class Reports(Protocol):
     """A device that says how its last action went."""
 
     report: StepReport
+
+
+@runtime_checkable
+class Does(Protocol):
+    """A device that can do more than Android in the Wild's actions, or less."""
+
+    actions: frozenset[ActionType]
+
+
+def actions_of(device: Any) -> frozenset[ActionType]:
+    """What a device can do; those of Android in the Wild where it does not say."""
+    return device.actions if isinstance(device, Does) else AITW_TYPES
 
 
 @runtime_checkable

@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from android_env.actions import Action, ActionType
+from android_env.appium.chromium import STANDS
 from android_env.appium.uiautomator2 import HELPERS
 from android_env.clock import Clock, SystemClock
 from android_env.devices.simulated.phone import SimulatedPhone
@@ -64,7 +65,7 @@ INJECTABLE = (
     "app_not_responding",
 )
 """The faults that this server can show; the others belong to the life cycle, to judges and to tasks (`installed`)."""
-_W3C = ("platformName", "browserName", "unhandledPromptBehavior")
+_W3C = ("platformName", "browserName", "unhandledPromptBehavior", "pageLoadStrategy", "timeouts")
 """The capabilities that need no prefix, of those that are asked for."""
 _OF_SCREENSHOTS = ("screenshot_failed", "screenshot_black", "settle_timeout", "wrong_screen_size")
 
@@ -350,8 +351,14 @@ class AppiumDouble:
                 return self._type(body["actions"][0]["actions"])
             case "actions" if method == "POST":
                 return self._touch(body)
-            case "url" | "cookie":
+            case "url" | "cookie" | "window" | "goog/cdp/execute":
                 return None
+            case "window/handles":
+                return ["window"]
+            case "alert/text" | "alert/dismiss" | "alert/accept":
+                raise _Failure("no such alert", "no such alert", 404)
+            case "execute/sync" if body.get("script") == STANDS:
+                return True
             case "back":  # a browser's
                 return self._do(Action.back())
             case "execute/sync" if not str(body.get("script")).startswith("mobile: "):
@@ -464,6 +471,10 @@ class AppiumDouble:
                 self._do(Action.tap(*touch))
             case "long_press":
                 self._do(Action(ActionType.LONG_PRESS, touch))
+            case "double_tap":
+                self._do(Action.double_tap(*touch))
+            case "drag":
+                self._do(Action.drag(touch, lift))
             case kind:
                 for _ in range(1 + (kind == "fling")):  # a fling runs on
                     self._do(Action(ActionType.DUAL_POINT, touch, lift))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from android_env.actions import Action, ParseError
+from android_env.actions import Action, ActionType, ParseError
 from android_env.errors import DeviceFault
 from digiq.policies.base import Candidate, Policy, PolicyInput
 
@@ -30,6 +30,10 @@ class Turn:
     """Actions executed so far."""
     max_steps: int = 0
     """Budget of actions of the episode."""
+    actions: frozenset[ActionType] = frozenset(ActionType)
+    """What the device can do; a policy's other candidates are left out where any remain."""
+    elements: str | None = None
+    """The screen's accessibility tree (``Observation.ui_elements``), for actors that declare ``reads_elements = True``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Decision:
 
 
 class Actor(Protocol):
-    """Anything a roll-out can run. One that looks at the device itself says so with ``reads_device = True``; one that gains
+    """Anything a roll-out can run. One that looks at the device itself says so with ``reads_device = True``, one that reads
+    the screen's elements with ``reads_elements = True``; one that gains
     nothing from several turns at once, and may be called from several threads, with ``alone = True``."""
 
     @property
@@ -62,10 +67,13 @@ class Actor(Protocol):
 
 
 def turns_for(actor: Actor, turns: Sequence[Turn]) -> Sequence[Turn]:
-    """The turns as this actor may see them: without the device, unless it declares to read it."""
-    if getattr(actor, "reads_device", False):
-        return turns
-    return [dataclasses.replace(turn, device=None) for turn in turns]
+    """The turns as this actor may see them: without the device and the elements, unless it declares to read them."""
+    hidden = {
+        name: None
+        for name, declared in (("device", "reads_device"), ("elements", "reads_elements"))
+        if not getattr(actor, declared, False)
+    }
+    return [dataclasses.replace(turn, **hidden) for turn in turns] if hidden else turns
 
 
 class TurnScorer(Protocol):
@@ -121,6 +129,7 @@ class Agent:
         drawn = self.policy.sample(
             [turn.observation for turn in turns], count, [turn.rng for turn in turns], self.temperature
         )
+        drawn = [_doable(row, turn.actions) for row, turn in zip(drawn, turns, strict=True)]
         if self.scorer is None:
             return [Decision(row[0].action, row[0].log_prob, (row[0].action,)) for row in drawn]
         distinct = [_distinct(row) for row in drawn]
@@ -135,6 +144,11 @@ class Agent:
         log_prob = math.nan if overruled else row[chosen].log_prob
         actions = tuple(c.action for c in row)
         return Decision(actions[chosen], log_prob, actions, tuple(map(float, q)), float(v))
+
+
+def _doable(row: Sequence[Candidate], actions: frozenset[ActionType]) -> Sequence[Candidate]:
+    """The candidates that the device can do; all of them where it can do none."""
+    return [c for c in row if c.action.type in actions] or row
 
 
 def _distinct(row: Sequence[Candidate]) -> list[Candidate]:
