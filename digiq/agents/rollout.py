@@ -14,14 +14,16 @@ import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from android_env.actions import Action, ParseError
-from android_env.devices import StepReport
+from android_env.devices import StepReport, actions_of
 from android_env.errors import DeviceFault, TaskError
 from android_env.faults import JudgeError, Quarantined, kind_of
+from android_env.recording import Recorder
 from android_env.tasks import Task
 from digiq.agents.agent import Actor, Decision, Turn, turns_for
 from digiq.data.schema import Episode, Step, encode_png
@@ -90,6 +92,16 @@ def plan_episodes(tasks: Iterable[Task], episodes: int, seed: int) -> list[Episo
     return specs
 
 
+def plan_repeats(tasks: Iterable[Task], repeats: int, seed: int) -> list[EpisodeSpec]:
+    """Every task so many times; seeds are those that :func:`plan_episodes` gives the same task and index."""
+    listed = list(tasks)
+    return [
+        EpisodeSpec(task, index, _derive(seed, task.task_id, index, "device"))
+        for index in range(repeats)
+        for task in listed
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What one episode may cost."""
@@ -116,6 +128,7 @@ def rollout(
     max_wait_s: float = 0.02,
     retry_lost_s: float = 300.0,
     patience_s: float = 0.0,
+    recordings: Path | None = None,
 ) -> Iterator[EpisodeRun]:
     """Runs the episodes, up to ``batch_size`` at a time, and yields their results in the order of ``specs``.
 
@@ -135,6 +148,7 @@ def rollout(
       threads: for devices that keep one waiting; the results are the same.
       max_wait_s: how long observations wait for more before the agent is asked, seconds; with ``threads``.
       retry_lost_s: after how long a device that was given up (``Quarantined``) is tried again, seconds; with ``threads``.
+      recordings: folder in which every try is written down as it happens (:mod:`android_env.recording`); None: nowhere.
       patience_s: how long to wait for such a device where no other is left, seconds, before what remains ends as
         ``infra_error``; with ``threads``.
 
@@ -161,6 +175,7 @@ def rollout(
         max_wait_s,
         retry_lost_s if threads else math.inf,
         patience_s if threads else 0.0,
+        recordings,
     )
     try:
         yield from scheduler.results()
@@ -221,8 +236,10 @@ class _Scheduler:
         max_wait_s: float,
         retry_lost_s: float,
         patience_s: float,
+        recordings: Path | None,
     ) -> None:
         self.agent, self.make_env, self.record, self.limits = agent, make_env, record, limits
+        self.recordings = recordings
         self.count, self.batch_size = len(specs), batch_size
         self.max_wait_s, self.retry_lost_s, self.patience_s = max_wait_s, retry_lost_s, patience_s
         self.alone = threads and getattr(agent, "alone", False)
@@ -272,7 +289,7 @@ class _Scheduler:
                 continue  # others decide first whether it is the device or the tasks
             if (episode := self._next_for(place)) is not None:
                 place.busy, place.back_at = True, math.inf
-                running = _Running(place, episode, self.record(episode.spec))
+                running = _Running(place, episode, self.record(episode.spec), self.recordings)
                 self._move(running, None)
         if any(p.busy for p in self.places) or not self.waiting:
             self.alone_since = None
@@ -453,12 +470,13 @@ class _Scheduler:
 class _Running:
     """One try of an episode on one device."""
 
-    def __init__(self, place: _Place, episode: _Waiting, recorded: bool):
+    def __init__(self, place: _Place, episode: _Waiting, recorded: bool, recordings: Path | None):
         self.place, self.episode, self.spec = place, episode, episode.spec
         self.result: EpisodeRun | None = None
         self.fault: DeviceFault | TaskError | None = None
         self.bug: BaseException | None = None
-        self._recorded = recorded
+        self._recorded, self._recordings = recorded, recordings
+        self._recorder: Recorder | None = None
         self._observation: dict[str, Any] | None = None
         self._rng = np.random.default_rng(
             _derive(self.spec.seed, self.spec.task.task_id, self.spec.index, "agent")
@@ -481,6 +499,7 @@ class _Running:
         try:
             if decision is None:
                 self._observation, _ = self.env.reset(seed=self.spec.seed, options={"task": self.spec.task})
+                self._begin_recording(policy_name)
             elif isinstance(decision.action, DeviceFault):  # what a script met while it looked at the device
                 raise decision.action
             else:
@@ -497,24 +516,62 @@ class _Running:
         assert self._observation is not None
         policy_input = PolicyInput(self._observation["screenshot"], self._observation["goal"])
         device = self.env.unwrapped.device
-        return Turn(policy_input, self._rng, device, self.executed, self.spec.task.max_steps)
+        return Turn(
+            policy_input,
+            self._rng,
+            device,
+            self.executed,
+            self.spec.task.max_steps,
+            actions_of(device),
+            self._observation["ui_elements"],
+        )
+
+    def _begin_recording(self, policy_name: str) -> None:
+        if self._recordings is not None and self._observation is not None:
+            device = self.env.unwrapped.device
+            self._recorder = Recorder(
+                self._recordings,
+                episode_id=self.spec.episode_id,
+                task=dataclasses.replace(self.spec.task, goal=self._observation["goal"]),
+                seed=self.spec.seed,
+                device=device.name,
+                policy=policy_name,
+                screen_hw=tuple(device.screen_hw),
+            )
+            self._recorder.seen(self._observation)
 
     def _advance(self, decision: Decision, policy_name: str) -> None:
         self.decisions.append(decision)
         assert not isinstance(decision.action, DeviceFault)
         if isinstance(decision.action, ParseError):
             # The observation it answered is the last one, and no action follows it.
+            if self._recorder is not None:
+                self._recorder.acted(None, executed=False, verdict="failure", error=decision.action.reason)
             self._finish("failure", policy_name, terminal=True, error=decision.action.reason)
             return
         observation, reward, terminated, truncated, info = self.env.step(decision.action)
         if info.get("refused"):
             # As with an answer that cannot be parsed: the agent's error, and nothing was executed.
+            if self._recorder is not None:
+                self._recorder.acted(
+                    decision.action, executed=False, verdict="failure", error=info["refused"]
+                )
             self._finish("failure", policy_name, terminal=True, error=info["refused"])
             return
         self.executed += 1
         self._reports.append(info.get("report"))
         self._keep(decision, float(reward), 0.0 if terminated else 1.0)
         self._observation = observation
+        if self._recorder is not None:
+            self._recorder.acted(
+                decision.action,
+                executed=True,
+                reward=float(reward),
+                verdict=str(info["outcome"]) if terminated else "",
+                log_prob=decision.log_prob,
+                report=info.get("report"),
+            )
+            self._recorder.seen(observation)
         if terminated or truncated:
             outcome = "truncated" if not terminated else str(info["outcome"])
             self._finish(outcome, policy_name, terminal=bool(terminated))
@@ -545,6 +602,8 @@ class _Running:
 
     def _finish(self, outcome: str, policy_name: str, *, terminal: bool, error: str = "") -> None:
         episode = None
+        if self._recorder is not None:
+            self._recorder.end(outcome, error)
         if self._recorded:
             last = self._step(None, math.nan, 0.0, 0.0, terminal)
             device = self.env.unwrapped.device

@@ -50,6 +50,8 @@ class EpisodeResult:
     """Kind of the fault that ended it (:data:`android_env.faults.KINDS`); empty where none did."""
     tries: int = 1
     """How often it was begun; faults are what more than one comes from."""
+    notes: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    """In how many steps something was unusual (:attr:`android_env.devices.StepReport.notes`)."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"outcome": str(self.outcome)}

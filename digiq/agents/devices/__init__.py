@@ -12,6 +12,7 @@ DEVICES = Table(
     simulated="Simulated",
     chromium="Chromium",
     android="Android",
+    replay="Replay",
 )
 """Name of a kind, which is its file's, and the class in there."""
 
