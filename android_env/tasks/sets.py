@@ -127,13 +127,19 @@ def names() -> list[str]:
 
 
 def load_tasks(source: str | Path) -> TaskSet:
-    """Opens a built-in task set by name, a task file, or the tasks of a recording.
+    """Opens a built-in task set by name, a task file, or the tasks of a recording or of a server.
 
-    A recording is a folder (`devices.replay`), its splits `FOLDER#train` and `FOLDER#test`. A task file is JSON: a list of objects with the fields of `Task`, as `save_tasks` writes it.
+    A recording is a folder (`devices.replay`), its splits `FOLDER#train` and `FOLDER#test`. A server is
+    AndroidWorld's, by its address. A task file is JSON: a list of objects with the fields of `Task`, as `save_tasks` writes it.
 
     Raises:
+        DeviceFault: a server cannot be asked.
         TaskError: there is no such set, the file cannot be read, lists no task, or its tasks leak.
     """
+    if str(source).startswith(("http://", "https://")):
+        from android_env.devices import android_world
+
+        return TaskSet(str(source), android_world.tasks(android_world.Server(str(source))))
     folder, _, part = str(source).partition("#")
     if Path(folder).is_dir():
         return _recorded(Path(folder), part)

@@ -13,6 +13,7 @@ DEVICES = Table(
     chromium="Chromium",
     android="Android",
     replay="Replay",
+    android_world="AndroidWorld",
 )
 """Name of a kind, which is its file's, and the class in there."""
 

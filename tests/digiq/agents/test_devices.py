@@ -21,7 +21,8 @@ from android_env.actions import Action
 from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.evaluators import JUDGES
 from android_env.faults import FaultLog
-from android_env.tasks import TaskSet, load_tasks
+from android_env.tasks import Task, TaskSet, load_tasks
+from android_env.testing.android_world import AndroidWorldDouble
 from android_env.testing.appium import AppiumDouble
 from android_env.testing.droidbot import write_exploration
 from digiq.agents import collect
@@ -40,6 +41,10 @@ TASKS = {name: load_tasks(f"{name}/train")[:3] for name in ("webshop", "miniwob"
 EXPLORATION = write_exploration(Path(tempfile.mkdtemp()) / "org.example")
 atexit.register(shutil.rmtree, EXPLORATION.parent, ignore_errors=True)
 TASKS["replay"] = load_tasks(EXPLORATION)[:3]
+TASKS["android_world"] = tuple(
+    Task(f"android_world/{n}", n, "android_world", 1, "test_world", {"task_type": n, "task_idx": "0"}, 4)
+    for n in ("OpenSettings", "TypeName")
+)
 RULE = {"success_activity": "Browser/*"}
 
 
@@ -90,6 +95,10 @@ def doubled(request, monkeypatch):
     def double(name: str) -> dict:
         if name == "replay":
             return {"folder": str(EXPLORATION), "screen_hw": [64, 32]}
+        if name == "android_world":
+            world = AndroidWorldDouble()
+            request.addfinalizer(world.close)
+            return {"servers": [world.url], "screen_hw": [60, 40]}
         if name not in ("android", "chromium"):
             return {}
         pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
