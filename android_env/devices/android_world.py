@@ -186,7 +186,8 @@ class AndroidWorld:
         """Once the agent has declared the end: success if the server's score is 1."""
         if not self._declared or self._task is None:
             return None
-        found = self.recovery.read(lambda: self.server.call("GET", "/task/score", **_named(self._task)))
+        named = _named(self._task)
+        found = self.recovery.read(lambda: self.server.call("GET", "/task/score", **named))
         return "success" if float(found.get("score", 0.0)) >= 1 else "failure"
 
     def close(self) -> None:

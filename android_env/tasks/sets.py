@@ -16,6 +16,7 @@ FAMILIES: dict[str, Callable[[], tuple[Task, ...]]] = {
     "webshop": webshop.tasks,
     "general": general.tasks,
     "miniwob": miniwob.tasks,
+    "miniwob_all": miniwob.all_tasks,
 }
 """Built-in families; each makes all of its tasks."""
 

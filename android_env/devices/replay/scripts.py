@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from android_env.actions import Action
+from android_env.actions import AITW_TYPES, Action
 from android_env.devices.replay import Replay
 
 
@@ -24,8 +24,12 @@ def by_chance(device: Replay, rng: np.random.Generator) -> Action:
 
 
 def explore(device: Replay, rng: np.random.Generator) -> Action:
-    """One of the recorded actions of this screen (8 in 10), or chance: the data of somebody who looks around."""
-    edges = [edge for edge in device.graph.edges if edge.start == device.at]
+    """One of the recorded actions of this screen (8 in 10), or chance: the data of somebody who looks around.
+
+    Of Android in the Wild's actions only, so that every policy can learn from it.
+    """
+    here = (edge for edge in device.graph.edges if edge.start == device.at)
+    edges = list(dict.fromkeys(edge for edge in here if edge.action.type in AITW_TYPES))
     if edges and rng.random() < 0.8:
         return edges[rng.integers(len(edges))].action
     return by_chance(device, rng)
