@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import logging
 import math
 import queue
 import time
@@ -28,6 +29,8 @@ from android_env.tasks import Task
 from digiq.agents.agent import Actor, Decision, Turn, turns_for
 from digiq.data.schema import Episode, Step, encode_png
 from digiq.policies.base import PolicyInput
+
+logger = logging.getLogger("digiq.agents")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,8 +298,18 @@ class _Scheduler:
             self.alone_since = None
             return
         if all(place.lost for place in self.places):
-            self.alone_since = now if self.alone_since is None else self.alone_since
-            if now - self.alone_since >= self.patience_s:
+            # Where there never was a device, none can come back.
+            patience_s = self.patience_s if any(p.env is not None for p in self.places) else 0.0
+            if self.alone_since is None:
+                self.alone_since = now
+                if patience_s:
+                    logger.warning(
+                        "no device is left (%s); waiting up to %g s for one to come back, %d episodes to go",
+                        self.reason,
+                        patience_s,
+                        len(self.waiting),
+                    )
+            if now - self.alone_since >= patience_s:
                 for episode in self.waiting:
                     self._end(episode, "infra_error", f"no device is left: {self.reason}")
                 self.waiting.clear()

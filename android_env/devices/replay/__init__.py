@@ -51,7 +51,6 @@ class Replay:
         self.at = graph.start
         self._task: Task | None = None
         self._declared = False
-        self._pixels = lru_cache(maxsize=None)(self._read)
 
     def reset(self, task: Task, *, seed: int) -> Observation:
         """Shows the recording's first screen.
@@ -79,7 +78,8 @@ class Replay:
     def observe(self) -> Observation:
         assert self._task is not None
         screen = self.graph.screens[self.at]
-        return Observation(self._pixels(self.at), self._task.goal, screen.activity, screen.ui_elements)
+        pixels = _read(screen.image, self.screen_hw).copy()
+        return Observation(pixels, self._task.goal, screen.activity, screen.ui_elements)
 
     def verdict(self) -> Verdict | None:
         """Success once the task's screen is in front."""
@@ -97,12 +97,15 @@ class Replay:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _read(self, name: str) -> np.ndarray:
-        from PIL import Image
 
-        height, width = self.screen_hw
-        with Image.open(self.graph.screens[name].image) as image:
-            return np.asarray(image.convert("RGB").resize((width, height)))
+@lru_cache(maxsize=4096)
+def _read(image: Path, screen_hw: tuple[int, int]) -> np.ndarray:
+    """A screen, uint8[H, W, 3]; devices side by side show the same ones."""
+    from PIL import Image
+
+    height, width = screen_hw
+    with Image.open(image) as opened:
+        return np.asarray(opened.convert("RGB").resize((width, height)))
 
 
 def tasks(folder: str | Path, *, held_out: int = 3) -> tuple[Task, ...]:

@@ -495,3 +495,13 @@ def test_what_one_episode_may_cost_is_capped():
     limits = Limits(infra_retries=50, seconds=0.0)
     runs = list(rollout(Agent(ToyPolicy()), specs, lambda: ToyEnv(faults), limits=limits))
     assert runs[3].outcome == "infra_error" and faults[bad] == 98
+
+
+def test_where_there_never_was_a_device_nobody_waits_for_one():
+    def nothing():
+        raise Quarantined("the fleet is empty")
+
+    specs = plan_episodes([make_task(i) for i in range(3)], 3, seed=5)
+    options = {"batch_size": 2, "threads": True, "patience_s": 600.0}
+    runs = list(rollout(Agent(ToyPolicy()), specs, nothing, **options))
+    assert [r.outcome for r in runs] == ["infra_error"] * 3 and "the fleet is empty" in runs[0].error
