@@ -48,10 +48,21 @@ class ActionType(IntEnum):
     LONG_PRESS = 100
     OPEN_APP = 101
     WAIT = 102
+    """Does nothing but wait until the screen has settled."""
     ANSWER = 103
+    """Says something to whoever asked; nothing happens on the screen."""
+    RECENT_APPS = 104
+    DOUBLE_TAP = 105
+    DRAG = 106
+    """Holds what is touched and puts it down elsewhere; a DUAL_POINT of the same points would scroll."""
 
 
-TOUCH_TYPES = frozenset({ActionType.DUAL_POINT, ActionType.LONG_PRESS})
+AITW_TYPES = frozenset(kind for kind in ActionType if kind < 100)
+"""What Android in the Wild has, and every device can do."""
+TOUCH_TYPES = frozenset(
+    {ActionType.DUAL_POINT, ActionType.LONG_PRESS, ActionType.DOUBLE_TAP, ActionType.DRAG}
+)
+_LIFTING = frozenset({ActionType.DUAL_POINT, ActionType.DRAG})
 TEXT_TYPES = frozenset({ActionType.TYPE, ActionType.OPEN_APP, ActionType.ANSWER})
 
 _FLOATS = struct.Struct("2f")
@@ -69,7 +80,7 @@ class Action:
     """One action of an agent.
 
     Coordinates are rounded to float32, and fields that the type does not use are reset to their defaults, so that
-    equal actions compare and hash equal and survive storage. A LONG_PRESS lifts where it touches.
+    equal actions compare and hash equal and survive storage. A LONG_PRESS and a DOUBLE_TAP lift where they touch.
 
     Raises:
         ActionError: the type is unknown, or a used point is not in [0, 1] × [0, 1].
@@ -89,7 +100,7 @@ class Action:
         touch = lift = NO_POINT
         if kind in TOUCH_TYPES:
             touch = _screen_point(self.touch_yx, "touch_yx")
-            lift = _screen_point(self.lift_yx, "lift_yx") if kind is ActionType.DUAL_POINT else touch
+            lift = _screen_point(self.lift_yx, "lift_yx") if kind in _LIFTING else touch
         object.__setattr__(self, "type", kind)
         object.__setattr__(self, "touch_yx", touch)
         object.__setattr__(self, "lift_yx", lift)
@@ -137,6 +148,39 @@ class Action:
     def impossible(cls) -> Action:
         """Declares the task impossible; ends the episode."""
         return cls(ActionType.STATUS_TASK_IMPOSSIBLE)
+
+    @classmethod
+    def long_press(cls, y: float, x: float) -> Action:
+        """A finger that stays for a second at (y, x), fractions of the screen."""
+        return cls(ActionType.LONG_PRESS, (y, x))
+
+    @classmethod
+    def double_tap(cls, y: float, x: float) -> Action:
+        """Two taps in quick succession at (y, x), fractions of the screen."""
+        return cls(ActionType.DOUBLE_TAP, (y, x))
+
+    @classmethod
+    def drag(cls, touch_yx: Point, lift_yx: Point) -> Action:
+        """Holds what is at one point and puts it down at another."""
+        return cls(ActionType.DRAG, touch_yx, lift_yx)
+
+    @classmethod
+    def open_app(cls, name: str) -> Action:
+        """Opens an app by the name under its icon, or by its package."""
+        return cls(ActionType.OPEN_APP, text=name)
+
+    @classmethod
+    def wait(cls) -> Action:
+        return cls(ActionType.WAIT)
+
+    @classmethod
+    def answer(cls, text: str) -> Action:
+        """Says something to whoever gave the task."""
+        return cls(ActionType.ANSWER, text=text)
+
+    @classmethod
+    def recent_apps(cls) -> Action:
+        return cls(ActionType.RECENT_APPS)
 
     @property
     def is_tap(self) -> bool:

@@ -43,7 +43,8 @@ class StepInfo(TypedDict):
 class AndroidEnv(gym.Env[dict[str, Any], Any]):
     """Episodes of tasks on a device.
 
-    Observations are dicts with the fields of `Observation`. `step` takes an `Action`, or a sample of `action_space`
+    Observations are dicts with the fields of `Observation`; a screenshot of another size, as of an app that has turned the
+    screen, is brought to the device's, and taps, which are fractions of the screen, hit what it shows. `step` takes an `Action`, or a sample of `action_space`
     (see `action_from_sample`). The reward is 1 when the judge says `success`, else 0. An episode terminates with
     the judge's verdict and is truncated after exactly its budget of executed actions.
 
@@ -198,7 +199,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         seen = self._observation
         assert seen is not None
         return {
-            "screenshot": seen.screenshot,
+            "screenshot": _fitted(seen.screenshot, self.device.screen_hw),
             "goal": seen.goal,
             "activity": seen.activity,
             "ui_elements": seen.ui_elements,
@@ -219,6 +220,14 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
             "report": report,
             "refused": refused,
         }
+
+
+def _fitted(screenshot: np.ndarray, screen_hw: tuple[int, int]) -> np.ndarray:
+    if screenshot.shape[:2] == tuple(screen_hw):
+        return screenshot
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(screenshot).resize((screen_hw[1], screen_hw[0])))
 
 
 def action_from_sample(sample: Any) -> Action:

@@ -17,9 +17,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from android_env.clock import Clock, SystemClock
 from android_env.errors import DeviceFault
 
 T = TypeVar("T")
+Blame = Literal["device", "task"]
 logger = logging.getLogger("android_env.faults")
 
 
@@ -52,10 +54,28 @@ class Fault(DeviceFault):
     rung: ClassVar[Rung] = Rung.NEW_SESSION
     """The gentlest rung that can mend it."""
     mend: ClassVar[str] = "see the server's log."
+    blame: ClassVar[Blame] = "device"
+    """Whom it speaks of."""
 
     def __init__(self, message: str, *, begun: bool = True) -> None:
         super().__init__(f"{' '.join(message.split()).rstrip('.')}; {self.mend}")
         self.begun = begun
+
+
+class TaskRefused(Fault):
+    """A device that works by every other sign does not begin this task."""
+
+    kind, rung, blame = "task_refused", Rung.RETRY_READ, "task"
+    mend = (
+        "see what the task asks of the device; a second device decides whether it is the task or the device."
+    )
+
+
+class AppRefused(Fault):
+    """The app is not installed, or has nothing to start."""
+
+    kind, rung, blame = "app_refused", Rung.RETRY_READ, "task"
+    mend = "check the package's name, and that every device has the app."
 
 
 class AdbOffline(Fault):
@@ -77,6 +97,20 @@ class InstrumentationDead(Fault):
 
     kind, rung = "instrumentation_dead", Rung.NEW_SESSION
     mend = "a new session starts it again; if it keeps dying, see logcat."
+
+
+class PortBusy(Fault):
+    """A port of the session is in use."""
+
+    kind, rung = "port_busy", Rung.NEW_SESSION
+    mend = "an earlier session may still be ending; see who listens there, and give each device ports of its own."
+
+
+class AppNotResponding(Fault):
+    """The app in front keeps its main thread busy (ANR)."""
+
+    kind, rung = "app_not_responding", Rung.RETRY_READ
+    mend = "a busy app is a state of the phone; it is put back with the snapshot."
 
 
 class EmulatorDead(Fault):
@@ -191,6 +225,11 @@ class Quarantined(Fault):
     mend = "its faults stand in the log; start another device."
 
 
+def kind_of(error: BaseException) -> str:
+    """The name of a fault's kind; `fault` for one that has none."""
+    return error.kind if isinstance(error, Fault) else "fault"
+
+
 KINDS: dict[str, type[Fault]] = {cls.kind: cls for cls in Fault.__subclasses__()}
 """Every kind of fault by its name."""
 
@@ -220,7 +259,23 @@ _RULES: tuple[_Rule, ...] = (
         ServerDead, "", frozenset({"ProtocolError", "MaxRetryError", "ConnectionError", "RemoteDisconnected"})
     ),
     _Rule(MalformedResponse, "", frozenset({"DecodeError", "JSONDecodeError", "UnicodeDecodeError"})),
-    _Rule(AdbOffline, r"device (\S+ )?(is )?offline|device unauthorized"),
+    _Rule(
+        AppRefused,
+        r"cannot (be )?activated?\b|cannot activate|is it installed|is not installed|activity class .*does not exist"
+        r"|no launcher activity|unable to launch the app",
+    ),
+    _Rule(
+        PortBusy,
+        r"port #?\S+ is (busy|occupied|in use|already in use)|local port .* is busy|address already in use"
+        r"|systemPort \S+ is occupied|mjpegServerPort \S+ is occupied|chromedriverPort \S+ is occupied",
+        begun=False,
+    ),
+    _Rule(
+        AppNotResponding,
+        r"keeps the main thread busy|root node of the active window|isn't responding|waiting for the root|"
+        r"waiting for the active window|application not responding",
+    ),
+    _Rule(AdbOffline, r"device (\S+ )?(is )?offline|device unauthorized|adb ping failed|device is not ready"),
     _Rule(
         EmulatorDead,
         r"device '?\S+'? (was )?not found|no devices/emulators found|could not find a connected android device|was not in the list of connected devices",
@@ -228,7 +283,7 @@ _RULES: tuple[_Rule, ...] = (
     _Rule(InstrumentationDead, "instrumentation process is not running", begun=False),
     _Rule(
         InstrumentationDead,
-        "instrumentation process|socket hang up|could not proxy command to the remote server",
+        "instrumentation process|uiautomation not connected|socket hang up|could not proxy command to the remote server",
     ),
     _Rule(ScreenshotFailed, "", frozenset({"ScreenshotException"})),
     _Rule(ScreenshotFailed, "screenshot"),
@@ -273,7 +328,8 @@ class FaultEvent:
     step: str
     """What was being done: `read`, `act`, `reset` or `judge`."""
     done: str
-    """What was done about it: a rung's name, `raised` or `maybe_executed`."""
+    """What was done about it: a rung's name, `raised`, `maybe_executed`, `refused`, or `left_out` for what the
+    observation goes without."""
 
     def __str__(self) -> str:
         return f"{self.device}: {self.kind} during {self.step}, {self.done.lower()}: {self.message}"
@@ -313,19 +369,30 @@ CAPS: Mapping[Rung, int] = {
 }
 """How often each rung is taken for one command, or one reset, before the next one is."""
 
-Sent = Literal["executed", "maybe_executed"]
-"""What is known of a mutating action."""
+Sent = Literal["executed", "maybe_executed", "refused"]
+"""What is known of a mutating action; `refused`: the device answered that it cannot be done, as for an app that it has
+not."""
 
 
 class Recovery:
     """Runs calls to one device and mends its faults by the ladder.
+
+    A device is given up on evidence that follows it: no rung brings it to work on anything. What it refuses while it
+    works otherwise is the task's.
 
     Args:
         repairs: what each rung from NEW_SESSION on does; rungs that are not there are passed over. That of QUARANTINE
             is told that the device is given up.
         device: the name that log lines carry.
         caps: see `CAPS`.
-        strikes: episodes in a row that a fault may end before the device is given up.
+        strikes: after so many episodes in a row that a fault has ended the device is mended by REBOOT, after twice as
+            many by REBUILD, after three times as many it is given up.
+        reset_cap_s: longest time that one reset may spend on mending, seconds; a device that has not come back by then
+            is given up. The call that runs at that moment is waited for.
+        probation_s: how long after it was given up a device is tried again, by the next reset, seconds; each failure
+            doubles it.
+        revived: called when a device that was given up works again.
+        clock: what times are measured by.
         log: where events go.
     """
 
@@ -336,40 +403,86 @@ class Recovery:
         device: str = "device",
         caps: Mapping[Rung, int] = CAPS,
         strikes: int = 5,
+        reset_cap_s: float = 1800.0,
+        probation_s: float = 300.0,
+        revived: Callable[[], Any] = lambda: None,
+        clock: Clock | None = None,
         log: FaultLog | None = None,
     ) -> None:
         self.repairs = dict(repairs)
         self.device = device
         self.caps = caps
         self.strikes = strikes
+        self.reset_cap_s = reset_cap_s
+        self.probation_s = probation_s
         self.log = FaultLog() if log is None else log
         self.quarantined = False
+        self._revived = revived
+        self._clock = clock or SystemClock()
         self._pending: DeviceFault | None = None
         self._struck = 0
+        self._given_up_at: float | None = None
 
-    def reset(self, call: Callable[[], T]) -> T:
+    def reset(self, call: Callable[[], T], *, works: Callable[[], Any] | None = None) -> T:
         """Runs what begins an episode, with every rung allowed; first mends what ended the episode before.
 
+        Args:
+            call: begins the episode.
+            works: does something of the device that no task has a part in, and raises a fault where that fails. It is
+                asked before the phone is rebooted for a fault that does not name the device by itself.
+
         Raises:
+            TaskRefused: the device works, and does not begin this.
+            AppRefused: it does not begin this, since it has not the app.
             Quarantined: no rung has helped, or too many episodes in a row were ended by faults.
         """
-        if self.quarantined:
-            raise Quarantined(f"{self.device} is in quarantine")
+        start = self._clock.now()
+        on_probation = self.quarantined
+        if on_probation and self._given_up_at is not None:
+            if start - self._given_up_at < self.probation_s:
+                raise Quarantined(f"{self.device} is in quarantine")
+            self.quarantined = False
+            self._struck = 0
         fault, self._pending = self._pending, None
         self._struck = self._struck + 1 if fault else 0
-        if fault is not None and self._struck > self.strikes:
-            self._give_up(fault)
         taken: Counter[Rung] = Counter()
         lowest = Rung.NEW_SESSION if fault else Rung.RETRY_READ
+        if fault is not None and self._struck > self.strikes:
+            if self._struck > 3 * self.strikes:
+                self._give_up(fault)
+            if self._struck % self.strikes == 1:
+                lowest = Rung.REBOOT if self._struck <= 2 * self.strikes else Rung.REBUILD
         while True:
             try:
                 if fault is not None:
                     lowest = self._climb(fault, lowest, taken)
-                return call()
+                result = call()
             except Quarantined:
                 raise
             except Exception as error:
                 fault = self._fault(error)
+                if isinstance(fault, AppRefused):
+                    self._say(fault, "reset", "raised")
+                    raise fault from None
+                if self._clock.now() - start > self.reset_cap_s:
+                    self._give_up(fault)
+                if works is not None and _rung(fault) <= Rung.NEW_SESSION:
+                    next_rung = self._next(fault, lowest, taken)
+                    if next_rung is None or next_rung >= Rung.REBOOT:
+                        fault = self._refused_or(fault, works)
+            else:
+                if on_probation:
+                    self._revived()
+                return result
+
+    def _refused_or(self, fault: DeviceFault, works: Callable[[], Any]) -> DeviceFault:
+        """Raises `TaskRefused` where the device works; else the fault that shows that it does not."""
+        try:
+            works()
+        except Exception as error:
+            return self._fault(error)
+        self._say(fault, "reset", "raised")
+        raise TaskRefused(f"{kind_of(fault)}: {fault}") from fault
 
     def read(self, call: Callable[[], T]) -> T:
         """Runs a call that changes nothing, and runs it again after gentle repairs.
@@ -404,6 +517,10 @@ class Recovery:
                 send()
                 return "executed"
             except Exception as error:
+                fault = classify(error)
+                if isinstance(fault, Fault) and fault.blame == "task":  # the agent's mistake, and no fault
+                    self._say(fault, "act", "refused")
+                    return "refused"
                 fault = self._fault(error)
                 self._mend_gently(fault, "act", taken)
                 never_begun = isinstance(fault, Fault) and not fault.begun
@@ -412,6 +529,10 @@ class Recovery:
                 self._say(fault, "act", "maybe_executed")
                 break
         return "maybe_executed"
+
+    def forgive(self) -> None:
+        """Takes back the last raised fault: it was the episode's own, and the next reset has nothing to mend for it."""
+        self._pending = None
 
     def _mend_gently(self, fault: DeviceFault, step: str, taken: Counter[Rung]) -> None:
         rung = _rung(fault)
@@ -435,38 +556,42 @@ class Recovery:
 
     def _climb(self, fault: DeviceFault, lowest: Rung, taken: Counter[Rung]) -> Rung:
         """Takes the lowest rung that is left, and returns it."""
+        rung = self._next(fault, lowest, taken)
+        if rung is None:
+            return self._give_up(fault)
+        taken[rung] += 1
+        self._say(fault, "reset", rung.name)
+        if rung in self.repairs:
+            self.repairs[rung]()
+        return rung
+
+    def _next(self, fault: DeviceFault, lowest: Rung, taken: Counter[Rung]) -> Rung | None:
         for rung in Rung:
-            if rung < max(lowest, _rung(fault)) or taken[rung] >= self.caps.get(rung, 0):
-                continue
-            if rung is Rung.RETRY_READ or rung in self.repairs:
-                taken[rung] += 1
-                self._say(fault, "reset", rung.name)
-                if rung in self.repairs:
-                    self.repairs[rung]()
+            left = taken[rung] < self.caps.get(rung, 0)
+            able = rung is Rung.RETRY_READ or rung in self.repairs
+            if rung >= max(lowest, _rung(fault)) and left and able:
                 return rung
-        return self._give_up(fault)
+        return None
 
     def _give_up(self, fault: DeviceFault) -> Any:
-        self.quarantined = True
+        if self._given_up_at is not None:
+            self.probation_s *= 2
+        self.quarantined, self._given_up_at = True, self._clock.now()
         self._say(fault, "reset", Rung.QUARANTINE.name)
         if Rung.QUARANTINE in self.repairs:
             self.repairs[Rung.QUARANTINE]()
-        raise Quarantined(f"{self.device} is given up after {_kind(fault)} ({fault})") from fault
+        raise Quarantined(f"{self.device} is given up after {kind_of(fault)} ({fault})") from fault
 
     def _fault(self, error: Exception) -> DeviceFault:
         fault = classify(error)
         if fault is None:
             raise error
-        self.log.kinds[_kind(fault)] += 1
+        self.log.kinds[kind_of(fault)] += 1
         return fault
 
     def _say(self, fault: DeviceFault, step: str, done: str) -> None:
-        self.log.add(FaultEvent(self.device, _kind(fault), str(fault), step, done))
+        self.log.add(FaultEvent(self.device, kind_of(fault), str(fault), step, done))
 
 
 def _rung(fault: DeviceFault) -> Rung:
     return fault.rung if isinstance(fault, Fault) else Rung.NEW_SESSION
-
-
-def _kind(fault: DeviceFault) -> str:
-    return fault.kind if isinstance(fault, Fault) else "fault"

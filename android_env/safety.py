@@ -13,6 +13,7 @@ _LEAVING = frozenset(
     {
         ActionType.PRESS_BACK,
         ActionType.PRESS_HOME,
+        ActionType.RECENT_APPS,
         ActionType.WAIT,
         ActionType.ANSWER,
         ActionType.STATUS_TASK_COMPLETE,

@@ -313,6 +313,64 @@ def pass_hat_k(episodes: int, successes: int, k: int) -> float:
     return math.comb(successes, k) / math.comb(episodes, k)
 
 
+def judge_corrected(
+    successes: int,
+    trials: int,
+    *,
+    true_positives: int,
+    positives: int,
+    true_negatives: int,
+    negatives: int,
+    confidence: float = 0.95,
+    draws: int = 20_000,
+    seed: int = 0,
+) -> Estimate:
+    """A success rate as a fallible judge gives it, corrected for the judge's errors (Rogan & Gladen, 1978).
+
+    The interval carries all three uncertainties: draws from the Beta posteriors (uniform priors) of the judged rate, the
+    judge's sensitivity and its specificity.
+
+    Args:
+      successes: episodes that the judge called successes.
+      trials: episodes that it judged.
+      true_positives: of the episodes whose truth is known, true successes that it called so.
+      positives: true successes among them.
+      true_negatives: true failures that it called so.
+      negatives: true failures among them.
+      confidence: coverage in (0, 1).
+      draws: of the posteriors.
+      seed: of the draws.
+
+    Returns:
+      The rate in [0, 1]; NaN, with the interval [0, 1], where the judge does no better than chance.
+
+    Raises:
+      ValueError: a count out of range, or no known success or failure.
+    """
+    for part, whole in ((successes, trials), (true_positives, positives), (true_negatives, negatives)):
+        if not 0 <= part <= whole or not whole:
+            raise ValueError(
+                f"{part} of {whole}: give counts of at least one episode, the part within the whole."
+            )
+    sensitivity, specificity = true_positives / positives, true_negatives / negatives
+    if sensitivity + specificity <= 1:
+        return Estimate(math.nan, 0.0, 1.0)
+    point = (successes / trials + specificity - 1) / (sensitivity + specificity - 1)
+    rng = np.random.default_rng(seed)
+
+    def posterior(part: int, whole: int) -> np.ndarray:
+        return rng.beta(1 + part, 1 + whole - part, draws)
+
+    rate, sees, denies = (
+        posterior(successes, trials),
+        posterior(true_positives, positives),
+        posterior(true_negatives, negatives),
+    )
+    better = sees + denies - 1
+    corrected = np.clip((rate + denies - 1)[better > 0] / better[better > 0], 0, 1)
+    return _percentile(min(max(point, 0.0), 1.0), corrected, confidence)
+
+
 def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """The chance that a positive outscores a negative, ties counting half.
 

@@ -5,23 +5,27 @@ Fingers and keys are W3C actions. A browser has no home screen, so home is a pag
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from android_env.actions import ActionType
+from android_env.appium import dialogs
 from android_env.appium.device import Key, Pixel, command, decode_screenshot
 from android_env.appium.fingers import DOWN, UP, finger, move, pause
 from android_env.appium.server import free_port
 from android_env.appium.settle import SettleConfig
 from android_env.devices import Verdict
 from android_env.errors import SetupError
-from android_env.faults import BrowserGone, MalformedResponse
+from android_env.faults import BrowserGone, MalformedResponse, ServerSlow, classify
 from android_env.tasks.task import Task
 
 TAP_MS = 50
@@ -32,6 +36,12 @@ SWIPE_MS = 160
 REST_MS = 100
 """How long a swipe rests before it lifts, so that nothing runs on (a fling)."""
 SWIPE_MOVES = 8
+DOUBLE_TAP_MS = 80
+"""Between the two taps."""
+PAGE_CAP_MS = 20_000
+"""How long a page may take to come where one is asked for, as at the beginning of an episode."""
+SCRIPT_CAP_MS = 5000
+"""How long a script may take; a page that is busy for longer (an endless loop) fails it."""
 ENTER = "\ue007"
 """The enter key in W3C actions."""
 
@@ -96,6 +106,9 @@ class Chromium:
     """
 
     name = "chromium"
+    actions = frozenset(ActionType) - {ActionType.OPEN_APP, ActionType.RECENT_APPS}
+    never_sleeps = True
+    """Whether a black screen is always what is shown."""
 
     def __init__(
         self,
@@ -110,6 +123,12 @@ class Chromium:
         self.binary, self.driver = programs or find_browser()
         self.new_command_timeout_s = new_command_timeout_s
         self._session: str | None = None  # the one in which the episode began
+        self._windows: tuple[str, ...] = ()  # in the order in which they came; the last one is shown
+        self._seen: np.ndarray | None = None  # what was shown last, without any dialog
+        self._dialog: str | None = None  # its text, while one is open
+        self._typed = ""
+        self._slow = 0  # screenshots in a row that did not come in time
+        self._notes: set[str] = set()
 
     def capabilities(self) -> dict[str, Any]:
         view = self.viewport
@@ -117,7 +136,11 @@ class Chromium:
         return {
             "platformName": "linux",
             "browserName": "chrome",
-            "unhandledPromptBehavior": "dismiss",
+            # Dialogs are for the agent: it sees them drawn, and taps their buttons.
+            "unhandledPromptBehavior": "ignore",
+            # A page that never comes must not hold the browser: whoever needs a page waits for it.
+            "pageLoadStrategy": "none",
+            "timeouts": {"pageLoad": PAGE_CAP_MS, "script": SCRIPT_CAP_MS},
             "appium:automationName": "Chromium",
             "appium:executable": self.driver,
             # Starting on a port, the server first kills whichever chromedriver was started for the same one.
@@ -133,42 +156,91 @@ class Chromium:
         }
 
     def reset(self, driver: Any, task: Task, seed: int) -> str:
-        """Opens the home page, forgets what pages have stored, and opens the task; returns what it asks for."""
+        """Opens the task in a browser that knows nothing of episodes before; returns what the page asks for.
+
+        Windows and dialogs are closed, and everything that pages of any origin have stored is deleted: cookies, local
+        storage, databases, service workers and caches.
+        """
         url = self.pages.url(task, seed)
         self._session = driver.session_id
+        self._seen, self._notes = None, set()
+        self._close_dialogs(driver)
+        self._one_window(driver)
+        self._open(driver, "about:blank")  # so that no page writes while it is cleared
+        self._clear(driver)
         self._open(driver, self.pages.home)
-        command(driver, "deleteAllCookies")
-        script(
-            driver, "localStorage.clear(); sessionStorage.clear(); sessionStorage.task = arguments[0]", url
-        )
+        script(driver, "sessionStorage.task = arguments[0]", url)
         self._open(driver, url)
         return self.pages.goal(driver)
 
+    def probe(self, driver: Any) -> None:
+        self._session = driver.session_id
+        self._close_dialogs(driver)
+        self._open(driver, self.pages.home)
+
+    def remarks(self) -> tuple[str, ...]:
+        notes, self._notes = tuple(self._notes), set()
+        return notes
+
+    def wake(self, driver: Any) -> None:
+        """A browser's display never sleeps."""
+
     def verdict(self, driver: Any) -> Verdict | None:
         self._same_browser(driver)
-        return self.pages.verdict(driver)
+        return None if self._dialog is not None else self.pages.verdict(driver)
 
     def tap(self, driver: Any, at: Pixel) -> None:
+        if self._dialog is not None:
+            button = dialogs.button_at(at, self._screen_hw)
+            if button is not None:
+                self._answer(driver, button)
+            return
         self._finger(driver, self._move(at), DOWN, pause(TAP_MS), UP)
 
     def long_press(self, driver: Any, at: Pixel) -> None:
         self._finger(driver, self._move(at), DOWN, pause(LONG_PRESS_MS), UP)
 
+    def double_tap(self, driver: Any, at: Pixel) -> None:
+        tap = (DOWN, pause(TAP_MS), UP)
+        self._finger(driver, self._move(at), *tap, pause(DOUBLE_TAP_MS), *tap)
+
     def swipe(self, driver: Any, start: Pixel, end: Pixel) -> None:
+        self._finger(driver, self._move(start), DOWN, *self._way(start, end), pause(REST_MS), UP)
+
+    def drag(self, driver: Any, start: Pixel, end: Pixel) -> None:
+        hold = pause(LONG_PRESS_MS)
+        self._finger(driver, self._move(start), DOWN, hold, *self._way(start, end), pause(REST_MS), UP)
+
+    def _way(self, start: Pixel, end: Pixel) -> list[dict[str, Any]]:
         (y0, x0), (y1, x1) = start, end
         shares = [step / SWIPE_MOVES for step in range(1, SWIPE_MOVES + 1)]
-        way = [self._move((y0 + (y1 - y0) * s, x0 + (x1 - x0) * s), SWIPE_MS // SWIPE_MOVES) for s in shares]
-        self._finger(driver, self._move(start), DOWN, *way, pause(REST_MS), UP)
+        return [self._move((y0 + (y1 - y0) * s, x0 + (x1 - x0) * s), SWIPE_MS // SWIPE_MOVES) for s in shares]
 
     def type_text(self, driver: Any, text: str) -> None:
-        self._keys(driver, plain(text))
+        if self._dialog is not None:
+            self._typed += plain(text)
+        elif not self._pick(driver, plain(text)):
+            self._keys(driver, plain(text))
 
     def press(self, driver: Any, key: Key) -> None:
         self._same_browser(driver)
+        if self._dialog is not None:
+            self._answer(driver, key == "enter")
+            if key in ("enter", "back"):
+                return
         if key == "enter":
             self._keys(driver, ENTER)
         elif key == "home":
+            self._one_window(driver)
             self._open(driver, self.pages.home)
+        elif key == "back":
+            self._back(driver)
+
+    def _back(self, driver: Any) -> None:
+        first = len(self._windows) > 1 and int(self._ask(driver, "return history.length") or 0) <= 1
+        if first:  # as on a phone: back on a new tab's first page closes it
+            command(driver, "close")
+            self._follow(driver)
         elif command(driver, "getCurrentUrl") != self.pages.home:
             command(driver, "goBack")
 
@@ -177,16 +249,40 @@ class Chromium:
         self.press(driver, "home")
 
     def screenshot(self, driver: Any) -> np.ndarray:
+        """The newest window; a dialog, which the browser draws outside of the page, is drawn upon it."""
         self._same_browser(driver)
-        return decode_screenshot(command(driver, "screenshot"))
+        try:
+            self._follow(driver)
+            self._seen = shown = decode_screenshot(command(driver, "screenshot"))
+            self._dialog, self._slow = None, 0
+            return shown
+        except Exception as error:
+            # Twice is no load of this machine, but an endless loop in the page: it can only be left.
+            self._slow = self._slow + 1 if isinstance(classify(error), ServerSlow) else 0
+            if self._slow > 1:
+                self._slow = 0
+                raise BrowserGone(f"the page no longer answers ({error})") from error
+            if type(error).__name__ != "UnexpectedAlertPresentException":
+                raise
+            text = str(command(driver, "w3cGetAlertText") or "")
+            if self._dialog is None:
+                self._typed = ""
+                self._notes.add("dialog")
+            self._dialog = text
+        below = np.full((*self._screen_hw, 3), 255, np.uint8) if self._seen is None else self._seen
+        return dialogs.draw(below, text, self._typed)
 
     def activity(self, driver: Any) -> str:
         """The page's path."""
-        return f"chromium/{str(script(driver, 'return location.pathname')).lstrip('/') or 'home'}"
+        if self._dialog is not None:
+            return "chromium/dialog"
+        return f"chromium/{str(self._ask(driver, 'return location.pathname')).lstrip('/') or 'home'}"
 
     def ui_elements(self, driver: Any) -> str:
         """The visible elements that have a text of their own or react to a tap, as JSON."""
-        found = script(driver, ELEMENTS)
+        if self._dialog is not None:
+            return json.dumps(dialogs.elements(self._dialog, self._screen_hw), ensure_ascii=False)
+        found = self._ask(driver, ELEMENTS)
         if not isinstance(found, list):
             raise MalformedResponse(f"the page's elements are {str(found)[:60]!r}")
         return json.dumps(found, separators=(",", ":"), ensure_ascii=False)
@@ -196,8 +292,87 @@ class Chromium:
         if self._session not in (None, driver.session_id):
             raise BrowserGone("the browser was started anew in the middle of the episode")
 
+    @property
+    def _screen_hw(self) -> tuple[int, int]:
+        return self.viewport.screen_hw
+
     def _open(self, driver: Any, url: str) -> None:
+        """Goes to a page and waits until it stands.
+
+        Raises:
+            ServerSlow: it does not.
+        """
+        # Marked, so that the page that is still there is not taken for a new load of itself.
+        with contextlib.suppress(Exception):
+            script(driver, "window.digiqLeft = true")
         command(driver, "get", {"url": url})
+        end = time.monotonic() + PAGE_CAP_MS / 1000
+        while script(driver, STANDS) is not True:
+            if time.monotonic() > end:
+                raise ServerSlow(f"{url} has not come within {PAGE_CAP_MS / 1000:g} s")
+            time.sleep(0.02)
+
+    def _ask(self, driver: Any, source: str, *arguments: Any) -> Any:
+        """What a script says. While a page is on its way none runs: one that does not come is given up, as by a user."""
+        self._same_browser(driver)
+        try:
+            return script(driver, source, *arguments)
+        except Exception as error:
+            if type(error).__name__ != "TimeoutException":
+                raise
+        command(driver, "executeCdpCommand", {"cmd": "Page.stopLoading", "params": {}})
+        return script(driver, source, *arguments)
+
+    def _follow(self, driver: Any) -> None:
+        """Switches to a window that has come, or back from one that has gone."""
+        found = command(driver, "w3cGetWindowHandles")
+        if not isinstance(found, list) or not found:
+            raise BrowserGone("the browser's last window was closed")
+        kept = tuple(window for window in self._windows if window in found)
+        new = tuple(window for window in found if window not in kept)
+        if self._windows and new:
+            self._notes.add("new_window")
+        shown, self._windows = self._windows[-1:], (*kept, *new)
+        if shown != self._windows[-1:]:
+            command(driver, "switchToWindow", {"handle": self._windows[-1]})
+
+    def _one_window(self, driver: Any) -> None:
+        found = command(driver, "w3cGetWindowHandles")
+        windows = [str(window) for window in found] if isinstance(found, list) else []
+        for window in windows[1:]:
+            command(driver, "switchToWindow", {"handle": window})
+            command(driver, "close")
+            self._close_dialogs(driver)  # a page may ask whether to leave it
+        if windows:
+            command(driver, "switchToWindow", {"handle": windows[0]})
+        self._windows = tuple(windows[:1])
+
+    def _clear(self, driver: Any) -> None:
+        for name, parameters in _CLEARING:
+            command(driver, "executeCdpCommand", {"cmd": name, "params": parameters})
+
+    def _close_dialogs(self, driver: Any) -> None:
+        """A page may open one after the other."""
+        self._dialog = None
+        for _ in range(20):
+            try:
+                command(driver, "w3cDismissAlert")
+            except Exception as error:
+                if type(error).__name__ in ("NoAlertPresentException", "NoSuchWindowException"):
+                    return
+                raise
+
+    def _answer(self, driver: Any, accept: bool) -> None:
+        if accept and self._typed:
+            with contextlib.suppress(Exception):  # only a prompt takes text
+                command(driver, "w3cSetAlertValue", {"text": self._typed})
+        command(driver, "w3cAcceptAlert" if accept else "w3cDismissAlert")
+        self._dialog, self._typed = None, ""
+
+    def _pick(self, driver: Any, text: str) -> bool:
+        """Sets a date, time or colour field that has the focus: on a phone they have pickers and take no keys."""
+        self._same_browser(driver)
+        return self._ask(driver, _PICK, text) is True
 
     def _move(self, to: tuple[float, float], ms: int = 0) -> dict[str, Any]:
         y, x = (round(value / self.viewport.pixel_ratio) for value in to)  # W3C counts CSS pixels
@@ -205,13 +380,21 @@ class Chromium:
 
     def _finger(self, driver: Any, *steps: Mapping[str, Any]) -> None:
         self._same_browser(driver)
-        finger(driver, *steps)
+        try:
+            finger(driver, *steps)
+        except Exception as error:  # it has opened a dialog
+            if type(error).__name__ != "UnexpectedAlertPresentException":
+                raise
 
     def _keys(self, driver: Any, characters: str) -> None:
         self._same_browser(driver)
         steps = [{"type": kind, "value": c} for c in characters for kind in ("keyDown", "keyUp")]
         if steps:
-            command(driver, "actions", {"actions": [{"type": "key", "id": "keys", "actions": steps}]})
+            try:
+                command(driver, "actions", {"actions": [{"type": "key", "id": "keys", "actions": steps}]})
+            except Exception as error:
+                if type(error).__name__ != "UnexpectedAlertPresentException":
+                    raise
 
 
 ARGUMENTS = (
@@ -242,6 +425,32 @@ for (const e of document.body ? document.body.querySelectorAll('*') : []) {
 }
 return found;
 """
+
+
+STANDS = "return !window.digiqLeft && document.readyState === 'complete'"
+"""Asks whether the page that was gone to is there."""
+_CLEARING: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("Network.clearBrowserCookies", {}),
+    ("Storage.clearDataForOrigin", {"origin": "*", "storageTypes": "all"}),
+)
+"""Commands of the browser's debugging protocol that delete what pages have stored."""
+_PICK = """
+const e = document.activeElement, text = arguments[0].trim();
+const kinds = ['date', 'time', 'month', 'week', 'datetime-local', 'color', 'range'];
+if (!e || e.tagName !== 'INPUT' || !kinds.includes(e.type) || e.disabled || e.readOnly) return false;
+let value = text;
+const american = text.match(/^(\\d{1,2})\\/(\\d{1,2})\\/(\\d{4})$/);
+const digits = text.match(/^(\\d{2})(\\d{2})(\\d{4})$/);
+if (e.type === 'date' && (american || digits)) {
+  const [, month, day, year] = american || digits;
+  value = `${year}-${month.padStart(2, '0')}-${day.padStart(2, '0')}`;
+}
+Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(e, value);
+e.dispatchEvent(new Event('input', {bubbles: true}));
+e.dispatchEvent(new Event('change', {bubbles: true}));
+return true;
+"""
+"""Dates are read as ISO has them, or month/day/year as an American phone's keyboard would type them."""
 
 
 def script(driver: Any, source: str, *arguments: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import dataclasses
 import io
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -22,6 +23,9 @@ from android_env.devices import Observation, StepReport, Verdict
 from android_env.errors import EpisodeError
 from android_env.faults import (
     CAPS,
+    AppNotResponding,
+    CommandFailed,
+    FaultEvent,
     FaultLog,
     MalformedResponse,
     Recovery,
@@ -29,11 +33,13 @@ from android_env.faults import (
     ScreenshotBlack,
     ScreenshotFailed,
     WrongScreenSize,
+    classify,
+    kind_of,
 )
 from android_env.tasks.task import Task
 
 T = TypeVar("T")
-Key = Literal["back", "home", "enter"]
+Key = Literal["back", "home", "enter", "recents"]
 Pixel = tuple[int, int]
 """(y, x), from the top left corner of the screenshot."""
 
@@ -41,6 +47,7 @@ _KEYS: Mapping[ActionType, Key] = {
     ActionType.PRESS_BACK: "back",
     ActionType.PRESS_HOME: "home",
     ActionType.PRESS_ENTER: "enter",
+    ActionType.RECENT_APPS: "recents",
 }
 
 
@@ -62,7 +69,13 @@ class Dialect(Protocol):
 
     def long_press(self, driver: Any, at: Pixel) -> None: ...
 
+    def double_tap(self, driver: Any, at: Pixel) -> None: ...
+
     def swipe(self, driver: Any, start: Pixel, end: Pixel) -> None: ...
+
+    def drag(self, driver: Any, start: Pixel, end: Pixel) -> None:
+        """A long press that moves on and lifts elsewhere."""
+        ...
 
     def type_text(self, driver: Any, text: str) -> None:
         """Types into the focused field; never presses enter."""
@@ -90,6 +103,34 @@ class KnowsTruth(Protocol):
         ...
 
 
+@runtime_checkable
+class Proves(Protocol):
+    """A dialect that can show that its device works, and tell a black screen from a dark display."""
+
+    def probe(self, driver: Any) -> None:
+        """Brings something up that no task has a part in; raises where that fails."""
+        ...
+
+    def wake(self, driver: Any) -> None:
+        """Switches the display on where it is off; does nothing else."""
+        ...
+
+
+@runtime_checkable
+class Remarks(Protocol):
+    """A dialect that has something to say of the last action."""
+
+    def remarks(self) -> tuple[str, ...]:
+        """Notes for `StepReport.notes`, told once."""
+        ...
+
+
+_BLACK_LOOKS = 2
+"""How often a black screen is woken and looked at again before it is believed."""
+_ELEMENT_READS = 3
+"""How often the elements are asked for before the observation goes without them."""
+
+
 class AppiumDevice:
     """A device behind an Appium server; implements `Device` and `Reports`.
 
@@ -107,6 +148,7 @@ class AppiumDevice:
         clock: what waiting is measured by.
         log: where faults are counted and written.
         on_close: called when the device is closed, for what it shares with others.
+        recovery: further options of `faults.Recovery`.
 
     Raises:
         DeviceFault: `screen_hw` is None and the device cannot be asked.
@@ -126,8 +168,10 @@ class AppiumDevice:
         clock: Clock | None = None,
         log: FaultLog | None = None,
         on_close: Callable[[], Any] | None = None,
+        recovery: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = dialect.name
+        self.actions: frozenset[ActionType] = getattr(dialect, "actions", frozenset(ActionType))
         self.url = url
         self.dialect = dialect
         self.settle = settle
@@ -141,11 +185,19 @@ class AppiumDevice:
         self.goal = ""
         self._shown: np.ndarray | None = None  # what the agent saw last
         self._fresh: np.ndarray | None = None  # settled, not yet observed
+        self._playing = False  # an agent has acted, or may; what is on the screen is its doing
+        self._notes: set[str] = set()
+        self._forbidden = ""  # the screen of which no screenshot is to be had
         given = dict(repairs or {})
         self._before_session = given.pop(Rung.NEW_SESSION, None)
         beyond = {rung: self._dropping_session(repair) for rung, repair in given.items()}
         self.recovery = Recovery(
-            {Rung.NEW_SESSION: self._new_session, **beyond}, device=self.name, caps=caps, log=log
+            {Rung.NEW_SESSION: self._new_session, **beyond},
+            device=self.name,
+            caps=caps,
+            clock=self._clock,
+            log=log,
+            **(recovery or {}),
         )
         self.screen_hw = screen_hw or self.recovery.reset(self._measure)
 
@@ -158,10 +210,15 @@ class AppiumDevice:
         """Brings the device into the task's first state, climbing the whole ladder if need be.
 
         Raises:
+            TaskRefused, AppRefused: the device works, and does not begin this task.
             Quarantined: the device could not be brought back, and is given up.
         """
         self._task = task
-        return self.recovery.reset(lambda: self._begin(task, seed))
+        self._playing, self._forbidden = False, ""
+        works = self._works if isinstance(self.dialect, Proves) else None
+        observation = self.recovery.reset(lambda: self._begin(task, seed), works=works)
+        self._playing = True
+        return observation
 
     def execute(self, action: Action) -> None:
         """Executes one action and waits for the screen to settle; `report` says how it went.
@@ -173,6 +230,7 @@ class AppiumDevice:
         if self._task is None:
             raise EpisodeError("the device has no episode yet; call reset(task, seed=...) first.")
         self.report = StepReport("nothing")
+        self._notes = set()
         if action.ends_episode or action.type is ActionType.ANSWER:
             return
         before = self._shown
@@ -183,13 +241,30 @@ class AppiumDevice:
             lambda: before is not None and same_screen(before, self._take(), self.settle),
         )
         act_s = self._clock.now() - start
-        settled = self.recovery.read(self._settled)
+        settled = self._settled_somehow()
         faults = self.faults.kinds.total() - faults
-        self.report = StepReport(sent, settled.wait_s, settled.polls, settled.timed_out, faults, act_s)
+        if sent == "refused":
+            self._notes.add("refused")
+        if isinstance(self.dialect, Remarks):
+            self._notes |= set(self.dialect.remarks())
+        self.report = StepReport(
+            "nothing" if sent == "refused" else sent,
+            settled.wait_s,
+            settled.polls,
+            settled.timed_out,
+            faults,
+            act_s,
+            tuple(sorted(self._notes)),
+        )
 
     def observe(self) -> Observation:
         """What the device shows now."""
-        return self.recovery.read(self._look)
+        if self._fresh is None and self._playing:
+            self._settled_somehow()
+        observation = self.recovery.read(self._look)
+        if observation.unread and "unread" not in self.report.notes:
+            self.report = dataclasses.replace(self.report, notes=(*self.report.notes, "unread"))
+        return observation
 
     def ask(self, question: Callable[[Any], T]) -> T:
         """Calls `question` with the driver; it may only read, since after gentle repairs it is called again.
@@ -221,6 +296,7 @@ class AppiumDevice:
             self._end_session()  # what runs on the phone for the session does not survive
             self._restore(task, seed)
         self.goal = self.dialect.reset(self._connected(), task, seed) or task.goal
+        self._shown = None
         self._settled()
         return self._look()
 
@@ -242,28 +318,104 @@ class AppiumDevice:
 
         return dropping
 
+    def _works(self) -> None:
+        """Raises a fault unless a new session shows something that no task has a part in."""
+        self._new_session()
+        driver = self._connected()
+        assert isinstance(self.dialect, Proves)
+        self.dialect.probe(driver)
+        if not self.dialect.screenshot(driver).any():
+            raise ScreenshotBlack("the screenshot is black")
+
     def _take(self) -> np.ndarray:
         screenshot = self.dialect.screenshot(self._connected())
-        if screenshot.shape[:2] != self.screen_hw:
-            raise WrongScreenSize(f"the screenshot is {screenshot.shape[:2]}, the screen {self.screen_hw}")
-        if not screenshot.any():
-            raise ScreenshotBlack("the screenshot is black")
+        shape = screenshot.shape[:2]
+        if shape == self.screen_hw[::-1] and shape != self.screen_hw:
+            self._notes.add("rotated")  # an app may turn the screen; taps are fractions of it as it is
+        elif shape != self.screen_hw:
+            raise WrongScreenSize(f"the screenshot is {shape}, the screen {self.screen_hw}")
         return screenshot
 
     def _settled(self) -> Settled:
-        settled = settle(self._take, self.settle, self._clock)
+        if self._forbidden and self._in_front() == self._forbidden:
+            return self._without()
+        self._forbidden = ""
+        try:
+            settled = settle(self._take, self.settle, self._clock)
+        except Exception as error:
+            fault = classify(error)
+            # Said to be the app's own will: to ask again would change nothing.
+            if self._playing and isinstance(fault, ScreenshotFailed) and "secure" in str(error).lower():
+                return self._without()
+            raise
+        for _ in range(_BLACK_LOOKS):
+            if settled.screenshot.any():
+                break
+            if isinstance(self.dialect, Proves):
+                self.dialect.wake(self._connected())
+            self._clock.sleep(self.settle.poll_s)
+            settled = dataclasses.replace(settled, screenshot=self._take(), polls=settled.polls + 1)
+        else:
+            # Black after waking. An agent may have chosen that, as long as Android says which app it is.
+            real = self._playing or getattr(self.dialect, "never_sleeps", False)
+            if not (real and self._in_front()):
+                raise ScreenshotBlack("the screenshot is black")
+            self._notes.add("black")
         self._fresh = settled.screenshot
         return settled
 
+    def _settled_somehow(self) -> Settled:
+        """As `_settled`, mended; an app of which no screenshot is to be had is a black screen, and no fault."""
+        try:
+            return self.recovery.read(self._settled)
+        except ScreenshotFailed:
+            if not (self._playing and self._in_front()):
+                raise
+            self.recovery.forgive()
+            return self._without()
+
+    def _without(self) -> Settled:
+        self._forbidden = self._in_front()
+        self._notes.add("no_screenshot")
+        self._fresh = np.zeros((*self.screen_hw, 3), np.uint8)
+        return Settled(self._fresh, 0.0, 1, False)
+
+    def _in_front(self) -> str:
+        """The app and screen in front, as a second signal besides the screenshot; empty where that is not known."""
+        try:
+            found = self.dialect.activity(self._connected())
+        except Exception as error:
+            if classify(error) is None:
+                raise
+            return ""
+        return "" if "unknown" in found.split("/") else found
+
     def _look(self) -> Observation:
         assert self._task is not None
-        screenshot = self._take() if self._fresh is None else self._fresh
+        if self._fresh is None:
+            self._settled()
+        screenshot = self._fresh
+        assert screenshot is not None
         driver = self._connected()
-        observation = Observation(
-            screenshot, self.goal, self.dialect.activity(driver), self.dialect.ui_elements(driver)
-        )
+        activity = self.dialect.activity(driver)
+        elements = self._elements(driver)
         self._shown, self._fresh = screenshot, None
-        return observation
+        return Observation(screenshot, self.goal, activity, elements or "[]", unread=elements is None)
+
+    def _elements(self, driver: Any) -> str | None:
+        """The elements; None where they cannot be read though the device answers: few agents need them."""
+        for _ in range(_ELEMENT_READS):
+            try:
+                return self.dialect.ui_elements(driver)
+            except Exception as error:
+                fault = classify(error)
+                if not isinstance(fault, (MalformedResponse, AppNotResponding, CommandFailed)):
+                    raise
+                self.faults.kinds[fault.kind] += 1
+                self.faults.add(FaultEvent(self.name, kind_of(fault), str(fault), "read", "left_out"))
+                if isinstance(fault, AppNotResponding):  # it would take as long again
+                    break
+        return None
 
     def _send(self, action: Action) -> None:
         driver, dialect = self._connected(), self.dialect
@@ -274,17 +426,27 @@ class AppiumDevice:
                 dialect.swipe(driver, self._pixel(action.touch_yx), self._pixel(action.lift_yx))
             case ActionType.LONG_PRESS:
                 dialect.long_press(driver, self._pixel(action.touch_yx))
+            case ActionType.DOUBLE_TAP:
+                dialect.double_tap(driver, self._pixel(action.touch_yx))
+            case ActionType.DRAG:
+                dialect.drag(driver, self._pixel(action.touch_yx), self._pixel(action.lift_yx))
             case ActionType.TYPE:
                 dialect.type_text(driver, action.text)
             case ActionType.OPEN_APP:
                 dialect.open_app(driver, action.text)
-            case ActionType.PRESS_BACK | ActionType.PRESS_HOME | ActionType.PRESS_ENTER:
+            case (
+                ActionType.PRESS_BACK
+                | ActionType.PRESS_HOME
+                | ActionType.PRESS_ENTER
+                | ActionType.RECENT_APPS
+            ):
                 dialect.press(driver, _KEYS[action.type])
             case _:  # WAIT: the settling that follows is all there is to it
                 pass
 
     def _pixel(self, point: tuple[float, float]) -> Pixel:
-        (y, x), (height, width) = point, self.screen_hw
+        (y, x) = point
+        height, width = self.screen_hw if self._shown is None else self._shown.shape[:2]
         return min(int(y * height), height - 1), min(int(x * width), width - 1)
 
 
@@ -310,9 +472,10 @@ def connect(url: str, capabilities: Mapping[str, Any], *, timeout_s: float) -> A
     )
     # The client keeps the key that tells two requests for a session apart on the connection's class, where threads
     # overwrite each other's, and two devices get one session. A class of its own keeps it apart.
-    connection = type("Connection", (AppiumConnection,), {"extra_headers": {}})
+    connection = type("Connection", (AppiumConnection,), {"extra_headers": {}})(client_config=config)
+    connection.add_command("executeCdpCommand", "POST", "/session/$sessionId/goog/cdp/execute")
     options = AppiumOptions().load_capabilities(dict(capabilities))
-    return webdriver.Remote(connection(client_config=config), options=options)
+    return webdriver.Remote(connection, options=options)
 
 
 def command(driver: Any, name: str, parameters: Mapping[str, Any] | None = None) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 from android_env.appium.device import Key, Pixel, command, decode_screenshot, extension
 from android_env.appium.fingers import DOWN, UP, finger, move, pause
 from android_env.errors import TaskError
-from android_env.faults import MalformedResponse
+from android_env.faults import AppRefused, CommandFailed, MalformedResponse, classify
 from android_env.tasks.task import Task
 
 TAP_MS = 60
@@ -29,10 +29,39 @@ SWIPE_MS = 300
 REST_MS = 200
 """How long a swipe rests before it lifts; Android takes a finger for stopped after 40."""
 SWIPE_MOVES = 10
+DOUBLE_TAP_MS = 100
+"""Between the two taps; Android wants 40 to 300."""
 
 _PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
 """The names that apps can have. The driver hands them to the phone's shell, so nothing else may pass."""
-KEYCODES: Mapping[Key, int] = {"home": 3, "back": 4, "enter": 66}
+KEYCODES: Mapping[Key, int] = {"home": 3, "back": 4, "enter": 66, "recents": 187}
+WAKEUP = 224
+"""The key code that switches the display on, and does nothing where it is on."""
+HELPERS = ("io.appium.settings", "io.appium.uiautomator2.server", "io.appium.uiautomator2.server.test")
+"""Apps of Appium's own that a session puts onto the phone where they are missing."""
+TERMINATE_MS = 5000
+"""How long an app may take to end. The driver's own 500 ms make it throw where an app takes its time."""
+APPS: Mapping[str, str] = {
+    "browser": "com.android.chrome",
+    "calculator": "com.google.android.calculator",
+    "calendar": "com.google.android.calendar",
+    "camera": "com.android.camera2",
+    "chrome": "com.android.chrome",
+    "clock": "com.google.android.deskclock",
+    "contacts": "com.google.android.contacts",
+    "dialer": "com.google.android.dialer",
+    "files": "com.google.android.documentsui",
+    "gmail": "com.google.android.gm",
+    "maps": "com.google.android.apps.maps",
+    "messages": "com.google.android.apps.messaging",
+    "phone": "com.google.android.dialer",
+    "photos": "com.google.android.apps.photos",
+    "play store": "com.android.vending",
+    "settings": "com.android.settings",
+    "youtube": "com.google.android.youtube",
+}
+"""Packages of Google's emulator images by the names under the icons. Apps beyond these are found by the last part of
+their package."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +87,8 @@ class UiAutomator2:
     capabilities_besides: Mapping[str, Any] = field(default_factory=dict)
     """Further capabilities, for example `{"appium:adbPort": 5038}`; they win over those from here."""
     name: str = "android"
+    apps: Mapping[str, str] = field(default_factory=dict)
+    """Packages by the apps' names, in lower case; they win over `APPS`."""
 
     def __post_init__(self) -> None:
         if len({self.system_port, self.mjpeg_port, self.chromedriver_port}) < 3:
@@ -110,8 +141,14 @@ class UiAutomator2:
             )
         self.press(driver, "home")
         if package:
-            extension(driver, "mobile: terminateApp", appId=package)
+            extension(driver, "mobile: terminateApp", appId=package, timeout=TERMINATE_MS)
             extension(driver, "mobile: activateApp", appId=package)
+
+    def probe(self, driver: Any) -> None:
+        self.press(driver, "home")
+
+    def wake(self, driver: Any) -> None:
+        extension(driver, "mobile: pressKey", keycode=WAKEUP)
 
     def tap(self, driver: Any, at: Pixel) -> None:
         finger(driver, move(at), DOWN, pause(TAP_MS), UP)
@@ -120,17 +157,14 @@ class UiAutomator2:
         finger(driver, move(at), DOWN, pause(LONG_PRESS_MS), UP)
 
     def swipe(self, driver: Any, start: Pixel, end: Pixel) -> None:
-        way = [
-            move(
-                (
-                    round(start[0] + (end[0] - start[0]) * step / SWIPE_MOVES),
-                    round(start[1] + (end[1] - start[1]) * step / SWIPE_MOVES),
-                ),
-                SWIPE_MS // SWIPE_MOVES,
-            )
-            for step in range(1, SWIPE_MOVES + 1)
-        ]
-        finger(driver, move(start), DOWN, *way, pause(REST_MS), UP)
+        finger(driver, move(start), DOWN, *_way(start, end), pause(REST_MS), UP)
+
+    def double_tap(self, driver: Any, at: Pixel) -> None:
+        tap = (DOWN, pause(TAP_MS), UP)
+        finger(driver, move(at), *tap, pause(DOUBLE_TAP_MS), *tap)
+
+    def drag(self, driver: Any, start: Pixel, end: Pixel) -> None:
+        finger(driver, move(start), DOWN, pause(LONG_PRESS_MS), *_way(start, end), pause(REST_MS), UP)
 
     def type_text(self, driver: Any, text: str) -> None:
         # A line break would press enter.
@@ -140,9 +174,39 @@ class UiAutomator2:
         extension(driver, "mobile: pressKey", keycode=KEYCODES[key])
 
     def open_app(self, driver: Any, name: str) -> None:
-        """Opens the app with this package name; a text that is none names no app, and nothing happens."""
-        if _PACKAGE.fullmatch(name):
-            extension(driver, "mobile: activateApp", appId=name)
+        """Opens an app by its package, or by its name: of `apps`, of `APPS`, or the last part of an installed package.
+
+        Raises:
+            AppRefused: the phone has no such app.
+        """
+        extension(driver, "mobile: activateApp", appId=self.package(driver, name))
+
+    def package(self, driver: Any, name: str) -> str:
+        """The package of the app with this name.
+
+        Raises:
+            AppRefused: no installed app is known by it.
+        """
+        wanted = " ".join(name.split()).lower()
+        if _PACKAGE.fullmatch(name.strip()):
+            return name.strip()
+        known = {**APPS, **self.apps}.get(wanted)
+        if wanted in self.apps:
+            return self.apps[wanted]
+        try:
+            listed = extension(driver, "mobile: listApps")
+        except Exception as error:
+            if not isinstance(classify(error), CommandFailed):
+                raise
+            listed = [known] if known else []  # older drivers cannot list; what the map says is then tried
+        installed = sorted(map(str, listed)) if isinstance(listed, (dict, list)) else []
+        if known in installed:
+            return str(known)
+        short = wanted.replace(" ", "")
+        found = [p for p in installed if p.rpartition(".")[2].lower() == short and _PACKAGE.fullmatch(p)]
+        if not found:
+            raise AppRefused(f"no installed app is called {name!r}", begun=False)
+        return min(found, key=len)
 
     def screenshot(self, driver: Any) -> np.ndarray:
         return decode_screenshot(command(driver, "screenshot"))
@@ -161,6 +225,15 @@ class UiAutomator2:
         return elements_of(command(driver, "getPageSource"), screen_hw)
 
 
+def _way(start: Pixel, end: Pixel) -> list[dict[str, Any]]:
+    """The moves of a finger from one pixel to another."""
+    shares = [step / SWIPE_MOVES for step in range(1, SWIPE_MOVES + 1)]
+    (y0, x0), (y1, x1) = start, end
+    return [
+        move((round(y0 + (y1 - y0) * s), round(x0 + (x1 - x0) * s)), SWIPE_MS // SWIPE_MOVES) for s in shares
+    ]
+
+
 def elements_of(source: Any, screen_hw: tuple[int, int] | None = None) -> str:
     """The elements of a UiAutomator2 page source: JSON list of objects with `text`, `role`, `id` and `bounds`.
 
@@ -174,12 +247,23 @@ def elements_of(source: Any, screen_hw: tuple[int, int] | None = None) -> str:
         MalformedResponse: it is no page source.
     """
     try:
-        root = ElementTree.fromstring(source.encode())
+        root = ElementTree.fromstring(_NO_XML.sub("", source).encode())
         size = screen_hw or (float(root.attrib["height"]), float(root.attrib["width"]))
+        if screen_hw and root.get("rotation") in ("1", "3"):
+            size = (min(screen_hw), max(screen_hw))
         found = [_element(node, *size) for node in root.iter() if "bounds" in node.attrib and _counts(node)]
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, ElementTree.ParseError):
         raise MalformedResponse(f"the page source cannot be read: {str(source)[:60]!r}") from None
     return json.dumps(found, separators=(",", ":"), ensure_ascii=False)
+
+
+_NO_XML = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
+    r"|&#(?:[0-8]|1[124-9]|2\d|3[01]|x0*(?:[0-8bcefBCEF]|1[0-9a-fA-F])|5529[6-9]|55[3-9]\d\d|5[67]\d{3}"
+    r"|xd[89a-f][0-9a-f]{2});",
+    re.IGNORECASE,
+)
+"""What XML 1.0 cannot hold, as itself or as a reference; apps put it into their texts all the same."""
 
 
 def _counts(node: ElementTree.Element) -> bool:

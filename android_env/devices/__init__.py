@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from android_env.actions import Action
+from android_env.actions import AITW_TYPES, Action, ActionType
 from android_env.faults import FaultLog
 from android_env.tasks import Task
 
@@ -25,7 +25,10 @@ class Observation:
     activity: str
     """Foreground app and screen, as the device names it. Learned agents never read it."""
     ui_elements: str
-    """JSON list of the elements on the screen. Learned agents never read it."""
+    """JSON list of the elements on the screen: its accessibility tree, flat. Learned agents never read it; those that do
+    say so (`reads_elements`)."""
+    unread: bool = False
+    """True where the elements could not be read, though the screenshot could; the list is then empty."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class StepReport:
     """Faults met, and mended, during the action."""
     act_s: float = 0.0
     """How long it took to carry the action out, before that wait, seconds; mending included."""
+    notes: tuple[str, ...] = ()
+    """What was unusual about what came of it: `black` (the app shows a black screen), `no_screenshot` (the app forbids
+    them; the observation's is black), `rotated`, `unread` (no elements), `refused` (the device cannot do the action,
+    for example has no such app), `new_window`, `dialog`."""
 
 
 class Device(Protocol):
@@ -76,6 +83,18 @@ class Reports(Protocol):
     """A device that says how its last action went."""
 
     report: StepReport
+
+
+@runtime_checkable
+class Does(Protocol):
+    """A device that can do more than Android in the Wild's actions, or less."""
+
+    actions: frozenset[ActionType]
+
+
+def actions_of(device: Any) -> frozenset[ActionType]:
+    """What a device can do; those of Android in the Wild where it does not say."""
+    return device.actions if isinstance(device, Does) else AITW_TYPES
 
 
 @runtime_checkable

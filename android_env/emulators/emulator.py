@@ -33,6 +33,8 @@ from android_env.faults import (
     SnapshotMissing,
 )
 
+ADB_ENVIRONMENT = {"ADB_LOCAL_TRANSPORT_MAX_PORT": "5683"}
+"""For an adb server that is started from here: of itself it looks for the first 16 emulators only."""
 _FOCUS = re.compile(r"^\s*m(?:CurrentFocus|FocusedApp)=.*\s([\w.]+)/[\w.$]+", re.MULTILINE)
 
 
@@ -324,6 +326,15 @@ class Emulator:
         width, height = map(int, size.split("x"))
         return Fingerprint(focus[1] if focus else "", (height, width), float(clock))
 
+    def packages(self) -> set[str]:
+        """The apps that are installed.
+
+        Raises:
+            DeviceFault: the phone cannot be asked.
+        """
+        lines = self.adb("shell", "pm list packages").splitlines()
+        return {line.partition(":")[2].strip() for line in lines if line.startswith("package:")}
+
     def adb(self, *arguments: str) -> str:
         """What an adb command for this device prints.
 
@@ -335,6 +346,7 @@ class Emulator:
         try:
             done = subprocess.run(
                 [str(self.sdk.adb), "-s", self.serial, *arguments],
+                env={**os.environ, **ADB_ENVIRONMENT},
                 capture_output=True,
                 stdin=subprocess.DEVNULL,
                 text=True,
@@ -352,6 +364,12 @@ class Emulator:
         if re.search(r"device (still )?(offline|unauthorized|authorizing)|error: closed", said):
             raise AdbOffline(f"{self.serial}: {said}")
         # The second is what 'adb emu' says: it speaks to the console and not to the adb server.
+        unseen = self.ports.console > 5584 and self.alive
+        if f"'{self.serial}' not found" in said and unseen:
+            raise AdbOffline(
+                f"{self.serial} runs and adb does not see it: adb looks for 16 emulators unless its server was started "
+                "with ADB_LOCAL_TRANSPORT_MAX_PORT=5683"
+            )
         if f"'{self.serial}' not found" in said or f"connect to TCP port {self.ports.console}" in said:
             raise EmulatorDead(f"{said}{self._last_words()}")
         raise CommandFailed(f"adb {' '.join(arguments)}: {said}")

@@ -6,20 +6,21 @@ import contextlib
 import fcntl
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from android_env.appium.device import AppiumDevice
-from android_env.appium.uiautomator2 import UiAutomator2
-from android_env.clock import Clock
+from android_env.appium.device import AppiumDevice, connect
+from android_env.appium.uiautomator2 import HELPERS, UiAutomator2
+from android_env.clock import Clock, SystemClock
 from android_env.emulators import avd
 from android_env.emulators.avd import Sdk
 from android_env.emulators.emulator import Emulator, EmulatorConfig, Ports
 from android_env.errors import DeviceFault, SetupError
 from android_env.faults import FaultLog, Quarantined, Recovery, Rung
+from android_env.tasks.task import Task
 
 _GIVEN_UP = Quarantined("an episode's device could not be mended")
 
@@ -34,6 +35,10 @@ class Member:
     """Why it was given up; None while it is sound."""
     lease: TextIO | None = None
     """Held while it is lent; no other process can have it then."""
+    given_up_at: float = 0.0
+    """When it was given up, by the fleet's clock."""
+    helped: bool = False
+    """Whether its snapshot is known to hold Appium's helpers."""
 
 
 class Fleet:
@@ -75,6 +80,7 @@ class Fleet:
         self._boot_at_once = boot_at_once
         self._lock = threading.Lock()
         self._ours = True
+        self._clock = clock or SystemClock()
         index = first
         while len(self.members) < count:
             if index >= 64:
@@ -105,6 +111,7 @@ class Fleet:
         fleet = cls.__new__(cls)
         fleet.run_dir, fleet.log = fleet_json.parent, FaultLog(fleet_json.parent / "faults.jsonl")
         fleet._boot_at_once, fleet._lock, fleet._ours = 1, threading.Lock(), False
+        fleet._clock = clock or SystemClock()
         fleet.members = []
         for index, name, fault in found:
             ports = Ports.numbered(index)
@@ -148,8 +155,20 @@ class Fleet:
             raise
         return self
 
-    def supervise(self) -> None:
-        """Starts again what has ended since the last call, from its snapshot; gives up what does not come back."""
+    def supervise(self, *, retry_s: float = 600.0) -> None:
+        """Starts again what has ended since the last call, from its snapshot; gives up what does not come back.
+
+        Args:
+            retry_s: how long after it was given up a member is made anew, seconds.
+        """
+        for member in self.members:
+            if member.fault is None or self._clock.now() - member.given_up_at < retry_s:
+                continue
+            try:
+                member.emulator.create()
+                self.revive(member)
+            except DeviceFault as fault:
+                self.quarantine(member, fault)
         for member in self.healthy:
             emulator = member.emulator
             if emulator.alive:
@@ -208,15 +227,47 @@ class Fleet:
 
     def quarantine(self, member: Member, fault: DeviceFault) -> None:
         """Stops a member for good; the others go on."""
-        member.fault = fault
+        member.fault, member.given_up_at = fault, self._clock.now()
         member.emulator.stop()
         self._write()
 
-    def device(self, url: str, **options: Any) -> AppiumDevice:
+    def revive(self, member: Member) -> None:
+        """Takes a member that works again back among the sound ones; its snapshot may be a new one."""
+        member.fault, member.helped = None, False
+        self._write()
+
+    def missing(self, packages: Iterable[str]) -> list[str]:
+        """Of these apps, those that not one sound member has.
+
+        Raises:
+            DeviceFault: no member can be asked.
+        """
+        wanted = set(packages)
+        for number, member in enumerate(self.healthy):
+            try:
+                wanted -= member.emulator.packages()
+            except DeviceFault:
+                if number + 1 == len(self.healthy):
+                    raise
+            if not wanted:
+                break
+        return sorted(wanted)
+
+    def device(
+        self,
+        url: str,
+        *,
+        capabilities: Mapping[str, Any] | None = None,
+        apps: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> AppiumDevice:
         """A device on a sound member, through the Appium server at `url`; episodes begin from its snapshot.
 
         Args:
             url: where Appium listens.
+            capabilities: of the driver, besides those from here, for example `{"appium:uiautomator2ServerLaunchTimeout":
+                60000}`; see `UiAutomator2.capabilities_besides`.
+            apps: packages by the names that agents may open them by.
             options: of `AppiumDevice`; `repairs` are added to the emulator's own.
 
         Raises:
@@ -232,14 +283,42 @@ class Fleet:
                 Rung.LOAD_SNAPSHOT: emulator.load_snapshot,
                 Rung.REBOOT: lambda: self.ask_for_reboot(member),
             }
+        dialect = UiAutomator2.numbered(
+            member.index,
+            emulator.serial,
+            capabilities_besides=dict(capabilities or {}),
+            apps=dict(apps or {}),
+        )
+
+        def restore(task: Task, seed: int) -> None:
+            emulator.load_snapshot()
+            if not member.helped:
+                self._help(member, url, dialect)
+
         fields: dict[str, Any] = {
-            "restore": lambda task, seed: emulator.load_snapshot(),
+            "restore": restore,
             "repairs": {**repairs, Rung.QUARANTINE: lambda: self.quarantine(member, _GIVEN_UP), **beside},
             "log": FaultLog(self.log.path),
             "on_close": lambda: self.give_back(member),
             **options,
+            "recovery": {"revived": lambda: self.revive(member), **options.get("recovery", {})},
         }
-        return AppiumDevice(url, UiAutomator2.numbered(member.index, emulator.serial), **fields)
+        return AppiumDevice(url, dialect, **fields)
+
+    def _help(self, member: Member, url: str, dialect: UiAutomator2) -> None:
+        """Puts Appium's helpers into the snapshot: else every episode's session would install them again.
+
+        A session installs them; then the phone goes home and is saved as it is.
+        """
+        emulator = member.emulator
+        if not emulator.packages().issuperset(HELPERS):
+            driver = connect(url, dialect.capabilities(), timeout_s=emulator.config.boot_cap_s)
+            with contextlib.suppress(Exception):
+                dialect.press(driver, "home")
+            with contextlib.suppress(Exception):
+                driver.quit()
+            emulator.save_snapshot()
+        member.helped = True
 
     def close(self, *, remove: bool = False) -> None:
         """Stops every emulator; `remove` deletes the clones too."""

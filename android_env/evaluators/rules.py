@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from android_env.devices import Device, Verdict
 from android_env.errors import TaskError
 from android_env.evaluators import Moment
+from android_env.faults import JudgeError
 from android_env.tasks.task import Task
 
 ACTIVITY, TEXT = "success_activity", "success_text"
@@ -34,6 +35,8 @@ class Rules:
             raise TaskError(f"task {task.task_id!r} cannot be judged: {refusal}.")
         activity, text = task.params.get(ACTIVITY), task.params.get(TEXT)
         holds = activity is None or fnmatchcase(seen.activity, activity)
+        if holds and text is not None and seen.unread and moment.action.ends_episode:
+            raise JudgeError(f"task {task.task_id!r}: the last screen's elements could not be read")
         if holds and text is not None:
             try:
                 wanted = re.compile(text, re.IGNORECASE)

@@ -1,7 +1,7 @@
 """Web tasks from MiniWoB++: a page each, which words the goal and gives the reward itself (MIT, Farama Foundation).
 
-The seed of an episode chooses the page's problem. Pages whose gestures a finger cannot make (hovering, right clicks)
-and pages that random taps solve are left out.
+The seed of an episode chooses the page's problem. `miniwob` holds sixteen pages, each with an oracle, that
+random taps do not solve; `miniwob_all` every page of the wheel that a finger can play.
 """
 
 from __future__ import annotations
@@ -30,6 +30,70 @@ TEST_PAGES: dict[str, tuple[int, int]] = {
     "email-inbox-delete": (2, 6),
 }
 """As `TRAIN_PAGES`, kept for the test split."""
+
+
+UNPLAYABLE: dict[str, str] = {
+    "chase-circle": "the pointer must hover over a circle that moves; a finger does not hover",
+    "drag-cube": "the cube turns with every move of a mouse, at the speed of its events",
+    "highlight-text": "text is selected by dragging a mouse; a finger scrolls",
+    "highlight-text-2": "text is selected by dragging a mouse; a finger scrolls",
+    "hover-shape": "the pointer must hover over a shape that moves; a finger does not hover",
+    "hot-cold": "it is told by where the pointer hovers; a finger does not hover",
+    "moving-items": "the items move on while a step is decided",
+    "resize-textarea": "the corner of a text area is a handle for a mouse alone",
+    "text-editor": "text is selected by dragging a mouse; a finger scrolls",
+    "copy-paste": "copying and pasting need key chords, which the action space has not",
+    "copy-paste-2": "copying and pasting need key chords, which the action space has not",
+}
+"""Pages of the wheel that are no tasks, and why."""
+_LONG = frozenset(
+    {
+        "book-flight",
+        "book-flight-nodelay",
+        "click-checkboxes-large",
+        "choose-date",
+        "choose-date-nodelay",
+        "email-inbox-forward",
+        "form-sequence-3",
+        "guess-number",
+        "number-checkboxes",
+        "order-food",
+        "phone-book",
+        "simon-says",
+        "social-media-all",
+        "social-media-some",
+        "stock-market",
+        "tic-tac-toe",
+        "buy-ticket",
+        "daily-calendar",
+    }
+)
+"""Pages that take more than a few actions."""
+
+
+def all_tasks() -> tuple[Task, ...]:
+    """A task for every page of the installed wheel that a finger can play; none where it is not installed.
+
+    Pages of `tasks` keep their level, budget and split. The others are of the split `more`: not all of them have an
+    oracle, and random taps solve some.
+    """
+    known = {task.params["page"]: task for task in tasks()}
+    from android_env.devices.miniwob import page_names
+    from android_env.errors import SetupError
+
+    try:
+        names = page_names()
+    except SetupError:
+        names = sorted(known)
+    made = []
+    for page in names:
+        if page in known:
+            made.append(known[page])
+        elif page not in UNPLAYABLE:
+            steps = 20 if page in _LONG else 10
+            params = {"page": page}
+            made.append(Task(f"miniwob/{page}", f"MiniWoB++ {page}", "miniwob", 2, "more", params, steps))
+    return tuple(made)
 
 
 def tasks() -> tuple[Task, ...]:

@@ -16,6 +16,7 @@ FAMILIES: dict[str, Callable[[], tuple[Task, ...]]] = {
     "webshop": webshop.tasks,
     "general": general.tasks,
     "miniwob": miniwob.tasks,
+    "miniwob_all": miniwob.all_tasks,
 }
 """Built-in families; each makes all of its tasks."""
 
@@ -24,6 +25,7 @@ UNSEEN: dict[str, tuple[str, ...]] = {
     "test_combination": ("site", "query"),
     "test_site": ("site",),
     "test_page": ("page",),
+    "test_screen": ("screen",),
     "tune": ("site", "query"),
 }
 """What a split promises: no training task, and of a test split no tuning task, has the same values of these parameters
@@ -126,13 +128,22 @@ def names() -> list[str]:
 
 
 def load_tasks(source: str | Path) -> TaskSet:
-    """Opens a built-in task set by name, or a task file.
+    """Opens a built-in task set by name, a task file, or the tasks of a recording or of a server.
 
-    A task file is JSON: a list of objects with the fields of `Task`, as `save_tasks` writes it.
+    A recording is a folder (`devices.replay`), its splits `FOLDER#train` and `FOLDER#test`. A server is
+    AndroidWorld's, by its address. A task file is JSON: a list of objects with the fields of `Task`, as `save_tasks` writes it.
 
     Raises:
+        DeviceFault: a server cannot be asked.
         TaskError: there is no such set, the file cannot be read, lists no task, or its tasks leak.
     """
+    if str(source).startswith(("http://", "https://")):
+        from android_env.devices import android_world
+
+        return TaskSet(str(source), android_world.tasks(android_world.Server(str(source))))
+    folder, _, part = str(source).partition("#")
+    if Path(folder).is_dir():
+        return _recorded(Path(folder), part)
     path = Path(source)
     if path.suffix == ".json" or path.is_file():
         return _read(path)
@@ -145,6 +156,15 @@ def load_tasks(source: str | Path) -> TaskSet:
         return family(name)
     kept = tuple(t for t in family(name) if t.split == split or (split == "test" and t.split not in SEEN))
     return TaskSet(str(source), kept)
+
+
+def _recorded(folder: Path, part: str) -> TaskSet:
+    from android_env.devices import replay
+
+    if part not in ("", "train", "test"):
+        raise TaskError(f"{folder}: a recording has the splits 'train' and 'test', not {part!r}.")
+    kept = tuple(t for t in replay.tasks(folder) if not part or (t.split == "train") == (part == "train"))
+    return TaskSet(f"{folder.name}{f'#{part}' if part else ''}", kept)
 
 
 def save_tasks(tasks: Iterable[Task], path: str | Path) -> None:

@@ -17,7 +17,7 @@ import socket
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -27,6 +27,8 @@ import numpy as np
 from PIL import Image
 
 from android_env.actions import Action, ActionType
+from android_env.appium.chromium import STANDS
+from android_env.appium.uiautomator2 import HELPERS
 from android_env.clock import Clock, SystemClock
 from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import NO_NOISE
@@ -41,6 +43,9 @@ NOT_RUNNING = (
 )
 KEYS = {3: Action.home(), 4: Action.back(), 66: Action.enter()}
 """What Android's key codes do on the simulated phone."""
+_WAKEUP = 224
+SCREENS = ("", "black", "secure", "rotated", "unreadable", "control")
+"""Screens that an app may show, of those that tools stumble over."""
 
 INJECTABLE = (
     "adb_offline",
@@ -56,9 +61,11 @@ INJECTABLE = (
     "server_slow",
     "malformed_response",
     "command_failed",
+    "port_busy",
+    "app_not_responding",
 )
-"""The faults that this server can show; the others belong to the life cycle and to judges."""
-_W3C = ("platformName", "browserName", "unhandledPromptBehavior")
+"""The faults that this server can show; the others belong to the life cycle, to judges and to tasks (`installed`)."""
+_W3C = ("platformName", "browserName", "unhandledPromptBehavior", "pageLoadStrategy", "timeouts")
 """The capabilities that need no prefix, of those that are asked for."""
 _OF_SCREENSHOTS = ("screenshot_failed", "screenshot_black", "settle_timeout", "wrong_screen_size")
 
@@ -101,12 +108,14 @@ class AppiumDouble:
         phone: what it drives.
         clock: what `newCommandTimeout` is measured by.
         allow_insecure: features that are off by default, for example `adb_shell`.
+        installed: the apps that can be started; None: all that anyone asks for.
     """
 
     def __init__(
         self,
         phone: SimulatedPhone | None = None,
         *,
+        installed: Collection[str] | None = None,
         clock: Clock | None = None,
         allow_insecure: Sequence[str] = (),
     ) -> None:
@@ -121,6 +130,22 @@ class AppiumDouble:
         """What has reached the phone, in order."""
         self.gestures: list[Gesture] = []
         self.settings: dict[str, Any] = {}
+        self.installed = None if installed is None else set(installed)
+        self.helpers: set[str] = set()
+        """Of `HELPERS`, those that are on the phone; sessions install them, and `load` forgets those that came later
+        than `saved`."""
+        self.saved: set[str] = set()
+        """The helpers that the snapshot has."""
+        self.on_install: Callable[[], Any] = lambda: None
+        """Called when a session has put helpers there."""
+        self.installs = 0
+        """How many helpers sessions have put onto the phone."""
+        self.screen = ""
+        """What the app in front shows, one of `SCREENS`, until the phone is loaded."""
+        self.screen_after = ""
+        """What it shows from the next gesture on."""
+        self.dead = False
+        """Whether no session opens any more, whatever is done."""
         self.state = "device"
         """As `adb devices` would have it: `device`, `offline` or `gone`."""
         self.faults: Counter[str] = Counter()
@@ -178,6 +203,8 @@ class AppiumDouble:
                 raise EmulatorDead("the emulator does not run")
             self.phone.reset(task, seed=seed)
             self.state = "device"
+            self.helpers = set(self.saved)
+            self.screen = ""
 
     def inject(
         self, kind: str, *, on: str = "", after: int = 0, times: int = 1, executed: bool = False
@@ -200,6 +227,11 @@ class AppiumDouble:
     def inject_at_rate(self, rate: float, *, seed: int, kinds: Sequence[str]) -> None:
         """Makes each later command fail with this probability, by kinds drawn from `kinds`; 0 ends it."""
         self._rate = (rate, tuple(kinds), random.Random(seed)) if rate else None
+
+    def commands_of(self, script: str) -> list[dict[str, Any]]:
+        """The arguments of every call of an extension command, in order."""
+        sync = [body for command, body in self.commands if command == "execute/sync"]
+        return [dict(body["args"][0]) for body in sync if body.get("script") == script]
 
     def heal(self) -> None:
         """What restarting the emulator does: adb has the device again, and the phone is as it was."""
@@ -261,7 +293,7 @@ class AppiumDouble:
             case "screenshot_black":
                 return _json(_png(np.zeros_like(self.phone.observe().screenshot)))
             case "wrong_screen_size":
-                return _json(_png(np.rot90(self.phone.observe().screenshot)))
+                return _json(_png(self.phone.observe().screenshot[::2, ::2]))
             case "settle_timeout":
                 self._frame += 1
                 moving = self.phone.observe().screenshot.copy()
@@ -276,6 +308,16 @@ class AppiumDouble:
                 raise _Failure("", "<html><body>502 Bad Gateway</body></html>", 502)
             case "command_failed":
                 raise _Failure("unknown error", f"{UNKNOWN} Original error: it did not work")
+            case "port_busy":
+                text = "The port #8200 is busy. The other process may still be using it"
+                raise _Failure("session not created", f"A new session could not be created. Details: {text}")
+            case "app_not_responding":
+                text = (
+                    "Timed out after 10000ms waiting for the root AccessibilityNodeInfo in the active window"
+                )
+                raise _Failure(
+                    "unknown error", f"{UNKNOWN} Original error: {text}. The app keeps the main thread busy"
+                )
         return _json(run())  # the state that was just broken makes the command fail
 
     def _run(self, method: str, command: str, session_id: str | None, body: dict[str, Any]) -> Any:
@@ -293,9 +335,15 @@ class AppiumDouble:
         self._reach(session, method, command)
         match command:
             case "screenshot":
-                return _png(self.phone.observe().screenshot)
+                return self._screenshot()
+            case "source" if self.screen == "unreadable":
+                text = (
+                    "Timed out after 10000ms waiting for the root AccessibilityNodeInfo in the active window"
+                )
+                raise _Failure("unknown error", f"{UNKNOWN} Original error: {text}")
             case "source":
-                return _source(self.phone)
+                source = _source(self.phone)
+                return source.replace('text="', 'text="&#27;\x1b') if self.screen == "control" else source
             case "window/rect":
                 height, width = self.phone.screen_hw
                 return {"x": 0, "y": 0, "width": width, "height": height}
@@ -303,8 +351,14 @@ class AppiumDouble:
                 return self._type(body["actions"][0]["actions"])
             case "actions" if method == "POST":
                 return self._touch(body)
-            case "url" | "cookie":
+            case "url" | "cookie" | "window" | "goog/cdp/execute":
                 return None
+            case "window/handles":
+                return ["window"]
+            case "alert/text" | "alert/dismiss" | "alert/accept":
+                raise _Failure("no such alert", "no such alert", 404)
+            case "execute/sync" if body.get("script") == STANDS:
+                return True
             case "back":  # a browser's
                 return self._do(Action.back())
             case "execute/sync" if not str(body.get("script")).startswith("mobile: "):
@@ -314,6 +368,15 @@ class AppiumDouble:
         raise _Failure(
             "unknown command", f"The requested resource could not be found: {method} {command}", 404
         )
+
+    def _screenshot(self) -> str:
+        seen = self.phone.observe().screenshot
+        if self.screen == "secure":
+            text = "Failed to capture a screenshot. Does the current view have the 'secure' flag set?"
+            raise _Failure("unable to capture screen", text)
+        if self.screen == "black":
+            seen = np.zeros_like(seen)
+        return _png(np.rot90(seen) if self.screen == "rotated" else seen)
 
     def _session(self, session_id: str) -> _Session:
         session = self.sessions.get(session_id)
@@ -352,6 +415,16 @@ class AppiumDouble:
                 if same and other.capabilities.get("appium:udid") != udid:
                     raise _Failure("session not created", f"{created}{port} {capabilities[port]} is occupied")
         self._adb_reaches(str(udid))
+        if self.dead:
+            raise _Failure("session not created", f"{created}the settings app never came up")
+        if str(capabilities["appium:automationName"]).lower() == "uiautomator2":
+            missing = set(HELPERS) - self.helpers
+            if missing and capabilities.get("appium:skipServerInstallation"):
+                raise _Failure("session not created", f"{created}the server is not installed on the phone")
+            self.installs += len(missing)
+            self.helpers |= missing
+            if missing:
+                self.on_install()
         for name, other in list(self.sessions.items()):
             if other.capabilities.get("appium:udid") == udid:
                 other.instrumented = False  # the newer session's helper takes the older one's place
@@ -389,6 +462,7 @@ class AppiumDouble:
             if not (0 <= y < height and 0 <= x < width):
                 raise _Failure("move target out of bounds", f"The coordinates ({x}, {y}) are outside", 500)
         self.gestures.append(gesture)
+        self.screen, self.screen_after = self.screen_after or self.screen, ""
         touch, lift = (
             ((y + 0.5) / height, (x + 0.5) / width) for y, x in (gesture.touch_yx, gesture.lift_yx)
         )
@@ -397,6 +471,10 @@ class AppiumDouble:
                 self._do(Action.tap(*touch))
             case "long_press":
                 self._do(Action(ActionType.LONG_PRESS, touch))
+            case "double_tap":
+                self._do(Action.double_tap(*touch))
+            case "drag":
+                self._do(Action.drag(touch, lift))
             case kind:
                 for _ in range(1 + (kind == "fling")):  # a fling runs on
                     self._do(Action(ActionType.DUAL_POINT, touch, lift))
@@ -411,13 +489,31 @@ class AppiumDouble:
             case "mobile: type":
                 self._do(Action.type_text(str(arguments["text"])))
                 return True
+            case "mobile: pressKey" if int(arguments["keycode"]) == _WAKEUP:
+                return None
+            case "mobile: pressKey" if (
+                int(arguments["keycode"]) not in KEYS
+            ):  # the simulated phone has no recent apps
+                return None
             case "mobile: pressKey":
+                if int(arguments["keycode"]) == 3:
+                    self.screen = ""
                 self._do(KEYS[int(arguments["keycode"])])
                 return None
             case "mobile: getCurrentPackage":
                 return self.phone.display.screen.app
             case "mobile: getCurrentActivity":
                 return self.phone.display.screen.template
+            case "mobile: listApps":
+                return {name: {} for name in (self.installed or ())}
+            case "mobile: activateApp" if (
+                self.installed is not None and arguments["appId"] not in self.installed
+            ):
+                text = f"Cannot activate '{arguments['appId']}'. Original error: Error: Activity class does not exist."
+                raise _Failure("unknown error", f"{UNKNOWN} Original error: {text}")
+            case "mobile: terminateApp" if int(arguments.get("timeout", 500)) <= 500:
+                text = f"'{arguments['appId']}' is still running after 500ms timeout"
+                raise _Failure("unknown error", f"{UNKNOWN} Original error: {text}")
             case "mobile: activateApp" | "mobile: terminateApp" | "mobile: deepLink":
                 return None
             case "mobile: shell":

@@ -104,7 +104,7 @@ with State() as state:
     if args[:3] == ["emu", "avd", "snapshot"]:
         verb, name = args[3:]
         file = phone["path"] + "/snapshots/" + name
-        shown = ("package", "size", "clock")
+        shown = ("package", "size", "clock", "packages")
         if verb == "save":
             if taken(state, "save_fails"): print("KO: not enough disk"); sys.exit()
             os.makedirs(os.path.dirname(file), exist_ok=True)
@@ -120,6 +120,7 @@ with State() as state:
     if command.startswith("getprop sys.boot_completed"):
         if phone["polls"] > 0: phone["polls"] -= 1
         print("" if phone["polls"] else 1)
+    elif command == "pm list packages": print("\\n".join("package:" + name for name in phone["packages"]))
     elif command == "pm path android": print("package:/system/framework/framework-res.apk")
     elif command == "dumpsys window displays":
         print("  mFocusedApp=ActivityRecord{1f2 u0 " + phone["package"] + "/.Main t7}")
@@ -157,7 +158,12 @@ class CommandDoubles:
         self.avd_home = root / "avd"
         self._state = root / "state"
         self._state.mkdir(parents=True)
-        phone = {"package": "com.android.launcher3", "size": "1080x2400", "clock": 1_700_000_000}
+        phone: dict[str, Any] = {
+            "package": "com.android.launcher3",
+            "size": "1080x2400",
+            "clock": 1_700_000_000,
+        }
+        phone["packages"] = ["android", "com.android.settings"]
         state = {"emulators": {}, "faults": {}, "shown": {}, "boot_polls": boot_polls, "phone": phone}
         state["rate"] = {"rate": 0.0, "kinds": [], "seed": 0, "draws": 0}
         (self._state / "state.json").write_text(json.dumps(state))
@@ -243,7 +249,7 @@ class CommandDoubles:
             state["rate"] = {"rate": rate, "kinds": list(kinds), "seed": seed, "draws": 0}
 
     def set_phone(self, **fields: Any) -> None:
-        """Changes what every running phone shows: `package`, `size`, `clock`."""
+        """Changes what every running phone has: `package`, `size`, `clock`, `packages`."""
         with self._locked() as state:
             for phone in state["emulators"].values():
                 phone.update(fields)

@@ -1,4 +1,4 @@
-"""What Android makes of a finger: tap, long press, swipe or fling."""
+"""What Android makes of a finger: tap, double tap, long press, drag, swipe or fling."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ FLING_DP_PER_S = 50.0
 VELOCITY_WINDOW_MS = 100.0
 """The path's last part, over which the speed at the lift is taken (`VelocityTracker`)."""
 
+DOUBLE_TAP_MS = 300.0
+"""A second tap that begins within this is a double tap (`getDoubleTapTimeout`)."""
+
 _FRAME_MS = 10.0
 
 
@@ -21,7 +24,7 @@ _FRAME_MS = 10.0
 class Gesture:
     """One finger, from down to up."""
 
-    kind: Literal["tap", "long_press", "swipe", "fling"]
+    kind: Literal["tap", "double_tap", "long_press", "drag", "swipe", "fling"]
     touch_yx: tuple[float, float]
     """Where it came down, pixels."""
     lift_yx: tuple[float, float]
@@ -30,7 +33,7 @@ class Gesture:
 
 
 def read_gesture(sources: list[dict[str, Any]], *, pixels_per_dp: float) -> Gesture:
-    """The gesture of a W3C `actions` list with one pointer that comes down and up once.
+    """The gesture of a W3C `actions` list with one pointer that comes down and up once, or twice for a double tap.
 
     Raises:
         ValueError: it is no such list; says what is wrong, as a server would.
@@ -41,7 +44,20 @@ def read_gesture(sources: list[dict[str, Any]], *, pixels_per_dp: float) -> Gest
     now = x = y = 0.0
     path: list[tuple[float, float, float]] = []  # (ms, y, x) while the finger is down
     lifted = False
-    for step in pointers[0]["actions"]:
+    steps = list(pointers[0]["actions"])
+    ups = [number for number, step in enumerate(steps) if step.get("type") == "pointerUp"]
+    if len(ups) > 1:
+        first, second = steps[: ups[0] + 1], steps[ups[0] + 1 :]
+        between = 0.0
+        for step in second:
+            if step.get("type") == "pointerDown":
+                break
+            between += float(step.get("duration") or 0)
+        begun = read_gesture([{**pointers[0], "actions": first}], pixels_per_dp=pixels_per_dp)
+        if len(ups) > 2 or begun.kind != "tap" or between > DOUBLE_TAP_MS:
+            raise ValueError("the pointer comes down more than once, and makes no double tap")
+        return Gesture("double_tap", begun.touch_yx, begun.touch_yx, begun.held_ms)
+    for step in steps:
         duration = float(step.get("duration") or 0)
         match step.get("type"):
             case "pointerDown":
@@ -76,11 +92,11 @@ def _judge(path: list[tuple[float, float, float]], pixels_per_dp: float) -> Gest
     (start, y0, x0), (end, y1, x1) = path[0], path[-1]
     slop = TOUCH_SLOP_DP * pixels_per_dp
     moved_at = next((t for t, y, x in path if ((y - y0) ** 2 + (x - x0) ** 2) ** 0.5 > slop), None)
-    kind: Literal["tap", "long_press", "swipe", "fling"]
+    kind: Literal["tap", "double_tap", "long_press", "drag", "swipe", "fling"]
     if moved_at is None:
         kind = "tap" if end - start < LONG_PRESS_MS else "long_press"
     elif moved_at - start >= LONG_PRESS_MS:
-        kind = "long_press"
+        kind = "drag"
     else:
         since = next((t, y, x) for t, y, x in path if t >= end - VELOCITY_WINDOW_MS)
         distance = ((y1 - since[1]) ** 2 + (x1 - since[2]) ** 2) ** 0.5

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from android_env.actions import Action, ParseError
+from android_env.actions import Action, ActionType, ParseError
+from android_env.errors import DeviceFault
 from digiq.policies.base import Candidate, Policy, PolicyInput
 
 if TYPE_CHECKING:
@@ -29,14 +30,19 @@ class Turn:
     """Actions executed so far."""
     max_steps: int = 0
     """Budget of actions of the episode."""
+    actions: frozenset[ActionType] = frozenset(ActionType)
+    """What the device can do; a policy's other candidates are left out where any remain."""
+    elements: str | None = None
+    """The screen's accessibility tree (``Observation.ui_elements``), for actors that declare ``reads_elements = True``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
     """What an actor answers, with the candidates it weighed."""
 
-    action: Action | ParseError
-    """A ParseError is the agent's own error: it ends the episode as a failure and is not re-run."""
+    action: Action | ParseError | DeviceFault
+    """A ParseError is the agent's own error: it ends the episode as a failure and is not re-run. A DeviceFault is what a
+    script met while it looked at the device; the episode is treated as if an action had met it."""
     log_prob: float = math.nan
     """Log-probability of the action under the policy that drew it; NaN where unknown (a re-ranked action)."""
     candidates: tuple[Action, ...] = ()
@@ -46,7 +52,9 @@ class Decision:
 
 
 class Actor(Protocol):
-    """Anything a roll-out can run. One that looks at the device itself says so with ``reads_device = True``."""
+    """Anything a roll-out can run. One that looks at the device itself says so with ``reads_device = True``, one that reads
+    the screen's elements with ``reads_elements = True``; one that gains
+    nothing from several turns at once, and may be called from several threads, with ``alone = True``."""
 
     @property
     def name(self) -> str:
@@ -59,10 +67,13 @@ class Actor(Protocol):
 
 
 def turns_for(actor: Actor, turns: Sequence[Turn]) -> Sequence[Turn]:
-    """The turns as this actor may see them: without the device, unless it declares to read it."""
-    if getattr(actor, "reads_device", False):
-        return turns
-    return [dataclasses.replace(turn, device=None) for turn in turns]
+    """The turns as this actor may see them: without the device and the elements, unless it declares to read them."""
+    hidden = {
+        name: None
+        for name, declared in (("device", "reads_device"), ("elements", "reads_elements"))
+        if not getattr(actor, declared, False)
+    }
+    return [dataclasses.replace(turn, **hidden) for turn in turns] if hidden else turns
 
 
 class TurnScorer(Protocol):
@@ -118,6 +129,7 @@ class Agent:
         drawn = self.policy.sample(
             [turn.observation for turn in turns], count, [turn.rng for turn in turns], self.temperature
         )
+        drawn = [_doable(row, turn.actions) for row, turn in zip(drawn, turns, strict=True)]
         if self.scorer is None:
             return [Decision(row[0].action, row[0].log_prob, (row[0].action,)) for row in drawn]
         distinct = [_distinct(row) for row in drawn]
@@ -132,6 +144,11 @@ class Agent:
         log_prob = math.nan if overruled else row[chosen].log_prob
         actions = tuple(c.action for c in row)
         return Decision(actions[chosen], log_prob, actions, tuple(map(float, q)), float(v))
+
+
+def _doable(row: Sequence[Candidate], actions: frozenset[ActionType]) -> Sequence[Candidate]:
+    """The candidates that the device can do; all of them where it can do none."""
+    return [c for c in row if c.action.type in actions] or row
 
 
 def _distinct(row: Sequence[Candidate]) -> list[Candidate]:
@@ -152,7 +169,14 @@ class ScriptedAgent:
     choose: Callable[[Any, np.random.Generator], tuple[Action, float]]
     name: str
     reads_device: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         """One decision a turn."""
-        return [Decision(*self.choose(turn.device, turn.rng)) for turn in turns]
+        return [self._decide(turn) for turn in turns]
+
+    def _decide(self, turn: Turn) -> Decision:
+        try:
+            return Decision(*self.choose(turn.device, turn.rng))
+        except DeviceFault as fault:
+            return Decision(fault)

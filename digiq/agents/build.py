@@ -132,6 +132,10 @@ def env_factory(config: DeviceConfig, tasks: TaskSet) -> Callable[[], Any]:
     except SetupError as error:
         raise ConfigError(f"device.name: '{config.name}' cannot start: {error}") from None
 
+    refusal = getattr(kind, "refusal", None)
+    if refusal is not None and (why := refusal(tasks)):
+        raise ConfigError(f"tasks: {why}.")
+
     def make_env() -> AndroidEnv:
         device = make()
         if not judge.answers(device):

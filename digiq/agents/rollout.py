@@ -1,4 +1,4 @@
-"""Runs many episodes at once: one batch through the agent a step, finished episodes replaced from a queue.
+"""Runs many episodes at once: a queue of episodes, devices that never wait for one another, one agent for all.
 
 An episode's result depends on its task, its seed and the agent only: the device's noise and the agent's sampling come
 from generators made of (seed, task, index), so neither the batch size nor a kill and resume changes it.
@@ -9,21 +9,28 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import logging
 import math
+import queue
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from android_env.actions import Action, ParseError
-from android_env.devices import StepReport
-from android_env.errors import DeviceFault
-from android_env.faults import JudgeError, Quarantined
+from android_env.devices import StepReport, actions_of
+from android_env.errors import DeviceFault, TaskError
+from android_env.faults import JudgeError, Quarantined, kind_of
+from android_env.recording import Recorder
 from android_env.tasks import Task
 from digiq.agents.agent import Actor, Decision, Turn, turns_for
 from digiq.data.schema import Episode, Step, encode_png
 from digiq.policies.base import PolicyInput
+
+logger = logging.getLogger("digiq.agents")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +52,7 @@ class EpisodeRun:
 
     spec: EpisodeSpec
     outcome: str
-    """``success``, ``failure``, ``truncated``, ``infra_error`` or ``judge_error``."""
+    """``success``, ``failure``, ``truncated``, ``infra_error``, ``judge_error`` or ``task_error``."""
     decisions: tuple[Decision, ...]
     """Of the executed actions, and of the unparsable one if that ended the episode."""
     steps: int
@@ -55,6 +62,12 @@ class EpisodeRun:
     error: str = ""
     reports: tuple[StepReport | None, ...] = ()
     """How each executed action went; None on devices that do not tell."""
+    fault: str = ""
+    """Kind of the fault that ended it; empty where none did."""
+    faults: tuple[str, ...] = ()
+    """What ended the tries before, and the last one where a fault did."""
+    tries: int = 1
+    """How often it was begun."""
 
 
 def plan_episodes(tasks: Iterable[Task], episodes: int, seed: int) -> list[EpisodeSpec]:
@@ -82,6 +95,29 @@ def plan_episodes(tasks: Iterable[Task], episodes: int, seed: int) -> list[Episo
     return specs
 
 
+def plan_repeats(tasks: Iterable[Task], repeats: int, seed: int) -> list[EpisodeSpec]:
+    """Every task so many times; seeds are those that :func:`plan_episodes` gives the same task and index."""
+    listed = list(tasks)
+    return [
+        EpisodeSpec(task, index, _derive(seed, task.task_id, index, "device"))
+        for index in range(repeats)
+        for task in listed
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one episode may cost."""
+
+    infra_retries: int = 2
+    """How often an episode whose device, or judge, failed is run again, under the same seed."""
+    devices: int = 2
+    """Devices that may refuse a task before it is charged, and devices, sound until then, that may be given up on one
+    episode."""
+    seconds: float = 3600.0
+    """An episode that a fault ends after its tries took so long together is not run again."""
+
+
 def rollout(
     agent: Actor,
     specs: Sequence[EpisodeSpec],
@@ -90,130 +126,465 @@ def rollout(
     batch_size: int = 32,
     record: Callable[[EpisodeSpec], bool] = lambda spec: True,
     infra_retries: int = 2,
+    limits: Limits | None = None,
     threads: bool = False,
+    max_wait_s: float = 0.02,
+    retry_lost_s: float = 300.0,
+    patience_s: float = 0.0,
+    recordings: Path | None = None,
 ) -> Iterator[EpisodeRun]:
     """Runs the episodes, up to ``batch_size`` at a time, and yields their results in the order of ``specs``.
 
+    A queue of episodes feeds the devices. With ``threads`` no device waits for another: each moves in a thread of its
+    own, and the agent is asked about whatever observations are there. Episodes have random streams of their own, so
+    that neither the order in which devices answer nor the batch changes an action.
+
     Args:
-      agent: decides for all running episodes at once.
+      agent: decides for running episodes. One with ``alone = True`` (scripts) is asked by each episode's own thread.
       specs: the episodes to run.
-      make_env: makes an :class:`android_env.env.AndroidEnv`; called at most ``batch_size`` times. It may raise
-        ``Quarantined`` where there is no further device.
-      batch_size: episodes that run side by side.
+      make_env: makes an :class:`android_env.env.AndroidEnv`; called at most ``batch_size`` times, and again later where it
+        raised ``Quarantined``, which says that there is no further device. With ``threads`` several may call it at once.
+      batch_size: episodes that run side by side, and the most observations that the agent is asked about at once.
       record: says which episodes are recorded (screenshots kept as PNG).
-      infra_retries: how often an episode whose device, or judge, failed is run again, under the same seed, before its
-        outcome is ``infra_error`` or ``judge_error``. A device that is given up (``Quarantined``) costs its episode
-        no retry: another device takes it; only when none is left do the rest end as ``infra_error``.
-      threads: moves every running episode in a thread of its own, for devices that keep one waiting; the results are
-        the same.
+      infra_retries: see :class:`Limits`; the outcome is then ``infra_error`` or ``judge_error``.
+      limits: all that one episode may cost; None: the defaults, with ``infra_retries``.
+      threads: for devices that keep one waiting; the results are the same.
+      max_wait_s: how long observations wait for more before the agent is asked, seconds; with ``threads``.
+      retry_lost_s: after how long a device that was given up (``Quarantined``) is tried again, seconds; with ``threads``.
+      recordings: folder in which every try is written down as it happens (:mod:`android_env.recording`); None: nowhere.
+      patience_s: how long to wait for such a device where no other is left, seconds, before what remains ends as
+        ``infra_error``; with ``threads``.
+
+    What a fault costs: an episode is run again, on another device where one is free, until its limits are used up. A
+    task that a device refuses (``TaskError``, or a fault whose ``blame`` is the task) is tried on a second one and then
+    ends as ``task_error``; a device that refuses three tasks that others play is given up. A device that is given up
+    costs its episode no retry. An episode whose every try ended in the same fault, after the same action at the same
+    step, on at least two devices where there are so many, is a ``failure``: what the agent did brings it about, and to
+    leave such episodes out would flatter the agent.
 
     Raises:
       Exception: whatever the agent raises: a bug in an agent is no episode's failure. An answer that cannot be
-        parsed is a value (:class:`~android_env.actions.ParseError`) and ends its own episode as a failure.
+        parsed is a value (:class:`~android_env.actions.ParseError`) and ends its own episode as a failure; a device's
+        fault that a script meets is its episode's.
     """
-    waiting = collections.deque((position, spec, infra_retries) for position, spec in enumerate(specs))
-    running: list[_Running] = []
-    finished: dict[int, EpisodeRun] = {}
-    idle: list[Any] = []
-    next_position = 0
-    devices, reason = batch_size, "there was none"
-    pool = ThreadPoolExecutor(batch_size) if threads else None
-    each: Callable[..., Iterable[Any]] = map if pool is None else pool.map
+    scheduler = _Scheduler(
+        agent,
+        specs,
+        make_env,
+        record,
+        limits or Limits(infra_retries=infra_retries),
+        batch_size,
+        threads,
+        max_wait_s,
+        retry_lost_s if threads else math.inf,
+        patience_s if threads else 0.0,
+        recordings,
+    )
     try:
-        while True:
-            while len(running) < devices and waiting:
-                try:
-                    env = idle.pop() if idle else make_env()
-                except Quarantined as error:
-                    devices, reason = len(running), str(error)
-                    break
-                position, spec, retries = waiting.popleft()
-                running.append(_Running(env, position, spec, record(spec), retries))
-            list(each(_Running.start_if_needed, running))
-            active = [episode for episode in running if episode.result is None and not episode.lost]
-            if active:
-                decisions = agent.act(turns_for(agent, [episode.turn() for episode in active]))
-                pairs = zip(active, decisions, strict=True)
-                list(each(lambda pair: pair[0].advance(pair[1], agent.name), pairs))
-            still = []
-            for episode in running:
-                if episode.lost:
-                    devices, reason = devices - 1, episode.lost
-                    episode.env.close()
-                    waiting.appendleft((episode.position, episode.spec, episode.retries))
-                elif episode.result is None:
-                    still.append(episode)
-                else:
-                    finished[episode.position] = episode.result
-                    idle.append(episode.env)
-            running = still
-            if not devices:
-                for position, spec, _ in waiting:
-                    text = f"no device is left: {reason}"
-                    finished[position] = EpisodeRun(spec, "infra_error", (), 0, None, text)
-                waiting.clear()
-            while next_position in finished:
-                yield finished.pop(next_position)
-                next_position += 1
-            if next_position == len(specs):
-                return
+        yield from scheduler.results()
     finally:
-        if pool is not None:
-            pool.shutdown()
-        for env in [*idle, *(episode.env for episode in running)]:
-            env.close()
+        scheduler.close()
+
+
+_REFUSALS = 3
+"""Tasks that a device may refuse though another plays them, before it is given up."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Place:
+    """Where one device is, or will be."""
+
+    env: Any = None
+    lost: str = ""
+    """Why it is given up; empty while it is sound."""
+    back_at: float = math.inf
+    """When it is tried again."""
+    wrongs: int = 0
+    """Tasks that it refused and another played."""
+    refusals: int = 0
+    """Tasks that it has refused since it last played one, and that nobody has decided about."""
+    proved: bool = False
+    """Whether an episode has ended on it as episodes do."""
+    busy: bool = False
+
+
+@dataclasses.dataclass(eq=False)
+class _Waiting:
+    """An episode to run, with what it has cost."""
+
+    position: int
+    spec: EpisodeSpec
+    retries: int
+    refused: list[_Place] = dataclasses.field(default_factory=list)
+    tried: list[_Place] = dataclasses.field(default_factory=list)
+    lost: int = 0
+    seconds: float = 0.0
+    faults: list[str] = dataclasses.field(default_factory=list)
+    marks: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
+    """Of each try that a fault has ended: its kind, and the action and step that it followed."""
+
+
+class _Scheduler:
+    """The queue, the places, and who is asked when."""
+
+    def __init__(
+        self,
+        agent: Actor,
+        specs: Sequence[EpisodeSpec],
+        make_env: Callable[[], Any],
+        record: Callable[[EpisodeSpec], bool],
+        limits: Limits,
+        batch_size: int,
+        threads: bool,
+        max_wait_s: float,
+        retry_lost_s: float,
+        patience_s: float,
+        recordings: Path | None,
+    ) -> None:
+        self.agent, self.make_env, self.record, self.limits = agent, make_env, record, limits
+        self.recordings = recordings
+        self.count, self.batch_size = len(specs), batch_size
+        self.max_wait_s, self.retry_lost_s, self.patience_s = max_wait_s, retry_lost_s, patience_s
+        self.alone = threads and getattr(agent, "alone", False)
+        self.waiting = collections.deque(
+            _Waiting(position, spec, limits.infra_retries) for position, spec in enumerate(specs)
+        )
+        self.places = [_Place() for _ in range(min(batch_size, max(self.count, 1)))]
+        self.finished: dict[int, EpisodeRun] = {}
+        self.moved: queue.SimpleQueue[_Running] = queue.SimpleQueue()
+        self.moving = 0
+        self.ready: list[_Running] = []
+        self.ready_since = 0.0
+        self.reason = "there was none"
+        self.alone_since: float | None = None
+        self.closed = False
+        self.pool = ThreadPoolExecutor(batch_size) if threads else None
+
+    def results(self) -> Iterator[EpisodeRun]:
+        position = 0
+        while position < self.count:
+            self._assign()
+            self._collect()
+            self._ask()
+            while position in self.finished:
+                yield self.finished.pop(position)
+                position += 1
+
+    def close(self) -> None:
+        self.closed = True
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+        for place in self.places:
+            if place.env is not None:
+                place.env.close()
+
+    def _assign(self) -> None:
+        """Gives free places what waits, and ends what no place is left for."""
+        now = time.monotonic()
+        # Devices that stand are used before another is made.
+        free = sorted((p for p in self.places if not p.busy), key=lambda place: place.env is None)
+        for place in free:
+            if place.lost and now < place.back_at:
+                continue
+            if place.refusals >= _REFUSALS and any(
+                p.env is not None and not p.lost and p.refusals < _REFUSALS for p in self.places
+            ):
+                continue  # others decide first whether it is the device or the tasks
+            if (episode := self._next_for(place)) is not None:
+                place.busy, place.back_at = True, math.inf
+                running = _Running(place, episode, self.record(episode.spec), self.recordings)
+                self._move(running, None)
+        if any(p.busy for p in self.places) or not self.waiting:
+            self.alone_since = None
+            return
+        if all(place.lost for place in self.places):
+            # Where there never was a device, none can come back.
+            patience_s = self.patience_s if any(p.env is not None for p in self.places) else 0.0
+            if self.alone_since is None:
+                self.alone_since = now
+                if patience_s:
+                    logger.warning(
+                        "no device is left (%s); waiting up to %g s for one to come back, %d episodes to go",
+                        self.reason,
+                        patience_s,
+                        len(self.waiting),
+                    )
+            if now - self.alone_since >= patience_s:
+                for episode in self.waiting:
+                    self._end(episode, "infra_error", f"no device is left: {self.reason}")
+                self.waiting.clear()
+
+    def _next_for(self, place: _Place) -> _Waiting | None:
+        """The first episode for this place: one that it refused, or that failed on it, is for others if there are any."""
+        others = [p for p in self.places if p is not place and (not p.lost or p.busy)]
+        idle = any(not p.busy for p in others)
+        for episode in self.waiting:
+            refused = place in episode.refused and any(p not in episode.refused for p in others)
+            last = not episode.retries and others and not any(p is not place for p in episode.tried)
+            if not refused and not (place in episode.tried and (idle or last)):
+                self.waiting.remove(episode)
+                return episode
+        return None
+
+    def _move(self, running: _Running, decision: Decision | None) -> None:
+        self.moving += 1
+        if self.pool is None:
+            self._work(running, decision)
+        else:
+            self.pool.submit(self._work, running, decision)
+
+    def _work(self, running: _Running, decision: Decision | None) -> None:
+        """In the episode's own thread: one move, or all of them for who decides alone."""
+        start = time.monotonic()
+        try:
+            if running.place.env is None:
+                running.place.env = self.make_env()
+            running.move(decision, self.agent.name)
+            while self.alone and running.goes_on and not self.closed:
+                (decision,) = self.agent.act(turns_for(self.agent, [running.turn()]))
+                running.move(decision, self.agent.name)
+        except Quarantined as error:  # no further device
+            running.fault = error
+        except BaseException as error:
+            running.bug = error
+        running.episode.seconds += time.monotonic() - start
+        self.moved.put(running)
+
+    def _collect(self) -> None:
+        """Takes in what has moved; waits for something to, unless observations are ready long enough."""
+        block = self.pool is not None
+        while True:
+            wait = self._patience() if block else None
+            if wait is not None and wait <= 0:
+                return
+            try:
+                running = self.moved.get(timeout=wait) if block else self.moved.get_nowait()
+            except queue.Empty:
+                return
+            block = False  # then only what is there already
+            self.moving -= 1
+            if running.bug is not None:
+                raise running.bug
+            if running.goes_on:
+                if not self.ready:
+                    self.ready_since = time.monotonic()
+                self.ready.append(running)
+            else:
+                self._release(running)
+
+    def _patience(self) -> float:
+        """How long to wait for the next move, seconds."""
+        now = time.monotonic()
+        if self.ready:
+            full = len(self.ready) >= self.batch_size or not self.moving
+            return 0.0 if full else self.ready_since + self.max_wait_s - now
+        back = min((p.back_at for p in self.places if p.lost and not p.busy), default=math.inf)
+        if not self.moving and math.isinf(back):
+            return 0.0
+        return max(0.001, min(back - now, 1.0))
+
+    def _ask(self) -> None:
+        if not self.ready or (self.pool is not None and self._patience() > 0):
+            return
+        asked, self.ready = self.ready[: self.batch_size], self.ready[self.batch_size :]
+        asked.sort(key=lambda running: running.episode.position)
+        decisions = self.agent.act(turns_for(self.agent, [running.turn() for running in asked]))
+        for running, decision in zip(asked, decisions, strict=True):
+            self._move(running, decision)
+
+    def _release(self, running: _Running) -> None:
+        """An episode has ended, in whatever way: its place is free again, and a fault is accounted for."""
+        place, episode = running.place, running.episode
+        place.busy = False
+        if running.result is not None:
+            place.lost, place.proved, place.refusals = "", True, 0
+            self.finished[episode.position] = dataclasses.replace(
+                running.result, faults=tuple(episode.faults), tries=len(episode.faults) + 1
+            )
+            for other in episode.refused:  # what they refused can be played
+                other.wrongs += 1
+                if other.wrongs >= _REFUSALS:
+                    self._lose(other, f"it refused {_REFUSALS} tasks that other devices play")
+            return
+        error = running.fault
+        assert error is not None
+        if isinstance(error, Quarantined):
+            self._lose(place, str(error))
+            episode.lost += place.proved  # one that never worked says nothing of the episode
+            place.proved = False
+            if episode.lost >= self.limits.devices:
+                self._end(
+                    episode, "infra_error", f"{episode.lost} devices were given up on it: {error}", error
+                )
+            else:
+                self.waiting.appendleft(episode)
+            return
+        place.lost = ""
+        episode.faults.append(f"{type(error).__name__}: {error}")
+        if isinstance(error, TaskError) or getattr(error, "blame", "device") == "task":
+            episode.refused.append(place)
+            place.refusals += 1
+            certain = isinstance(error, TaskError) or len(episode.refused) >= self.limits.devices
+            if certain:
+                for refuser in set(episode.refused):
+                    refuser.refusals -= 1
+                self._end(episode, "task_error", episode.faults[-1], error)
+            else:
+                self.waiting.appendleft(episode)
+            return
+        episode.tried.append(place)
+        episode.marks.append(running.mark())
+        if episode.retries and episode.seconds < self.limits.seconds:
+            episode.retries -= 1
+            self.waiting.appendleft(episode)
+            return
+        if isinstance(error, JudgeError):
+            self._end(episode, "judge_error", episode.faults[-1], error, running)
+        elif self._by_the_agent(episode):
+            text = f"on every try its action at step {running.executed + 1} ended in {episode.faults[-1]}"
+            self._end(episode, "failure", text, error, running)
+        else:
+            self._end(episode, "infra_error", episode.faults[-1], error, running)
+
+    def _by_the_agent(self, episode: _Waiting) -> bool:
+        kind, action, _ = mark = episode.marks[0]
+        devices = min(2, sum(1 for place in self.places if place.env is not None))
+        same = len(episode.marks) > 1 and all(other == mark for other in episode.marks)
+        return same and action is not None and kind != "fault" and len(set(map(id, episode.tried))) >= devices
+
+    def _lose(self, place: _Place, reason: str) -> None:
+        place.lost = self.reason = reason
+        place.back_at = time.monotonic() + self.retry_lost_s
+        place.wrongs = 0
+
+    def _end(
+        self,
+        episode: _Waiting,
+        outcome: str,
+        text: str,
+        error: Exception | None = None,
+        running: _Running | None = None,
+    ) -> None:
+        decisions = () if running is None else tuple(running.decisions)
+        steps = 0 if running is None else running.executed
+        self.finished[episode.position] = EpisodeRun(
+            episode.spec,
+            outcome,
+            decisions,
+            steps,
+            None,
+            text,
+            fault="" if error is None else kind_of(error),
+            faults=tuple(episode.faults),
+            tries=max(1, len(episode.faults)),
+        )
 
 
 class _Running:
-    """One episode on one env."""
+    """One try of an episode on one device."""
 
-    def __init__(self, env: Any, position: int, spec: EpisodeSpec, recorded: bool, retries: int):
-        self.env, self.position, self.spec = env, position, spec
+    def __init__(self, place: _Place, episode: _Waiting, recorded: bool, recordings: Path | None):
+        self.place, self.episode, self.spec = place, episode, episode.spec
         self.result: EpisodeRun | None = None
-        self.lost = ""
-        """Why the device is given up; the episode is then for another."""
-        self._recorded, self.retries = recorded, retries
+        self.fault: DeviceFault | TaskError | None = None
+        self.bug: BaseException | None = None
+        self._recorded, self._recordings = recorded, recordings
+        self._recorder: Recorder | None = None
         self._observation: dict[str, Any] | None = None
+        self._rng = np.random.default_rng(
+            _derive(self.spec.seed, self.spec.task.task_id, self.spec.index, "agent")
+        )
+        self.decisions: list[Decision] = []
+        self._steps: list[Step] = []
+        self._reports: list[StepReport | None] = []
+        self.executed = 0
 
-    def start_if_needed(self) -> None:
-        while self.result is None and self._observation is None and not self.lost:
-            self._rng = np.random.default_rng(
-                _derive(self.spec.seed, self.spec.task.task_id, self.spec.index, "agent")
-            )
-            self._decisions: list[Decision] = []
-            self._steps: list[Step] = []
-            self._reports: list[StepReport | None] = []
-            self._executed = 0
-            try:
+    @property
+    def env(self) -> Any:
+        return self.place.env
+
+    @property
+    def goes_on(self) -> bool:
+        return self.result is None and self.fault is None
+
+    def move(self, decision: Decision | None, policy_name: str) -> None:
+        """Begins the episode, or carries a decision out."""
+        try:
+            if decision is None:
                 self._observation, _ = self.env.reset(seed=self.spec.seed, options={"task": self.spec.task})
-            except DeviceFault as error:
-                self._fault(error)
+                self._begin_recording(policy_name)
+            elif isinstance(decision.action, DeviceFault):  # what a script met while it looked at the device
+                raise decision.action
+            else:
+                self._advance(decision, policy_name)
+        except (DeviceFault, TaskError) as error:
+            self.fault = error
+
+    def mark(self) -> tuple[Any, ...]:
+        """What the fault followed."""
+        acted = self.decisions[-1].action if self.decisions else None
+        return (kind_of(self.fault) if self.fault else "", acted, self.executed)
 
     def turn(self) -> Turn:
         assert self._observation is not None
         policy_input = PolicyInput(self._observation["screenshot"], self._observation["goal"])
         device = self.env.unwrapped.device
-        return Turn(policy_input, self._rng, device, self._executed, self.spec.task.max_steps)
+        return Turn(
+            policy_input,
+            self._rng,
+            device,
+            self.executed,
+            self.spec.task.max_steps,
+            actions_of(device),
+            self._observation["ui_elements"],
+        )
 
-    def advance(self, decision: Decision, policy_name: str) -> None:
-        self._decisions.append(decision)
+    def _begin_recording(self, policy_name: str) -> None:
+        if self._recordings is not None and self._observation is not None:
+            device = self.env.unwrapped.device
+            self._recorder = Recorder(
+                self._recordings,
+                episode_id=self.spec.episode_id,
+                task=dataclasses.replace(self.spec.task, goal=self._observation["goal"]),
+                seed=self.spec.seed,
+                device=device.name,
+                policy=policy_name,
+                screen_hw=tuple(device.screen_hw),
+            )
+            self._recorder.seen(self._observation)
+
+    def _advance(self, decision: Decision, policy_name: str) -> None:
+        self.decisions.append(decision)
+        assert not isinstance(decision.action, DeviceFault)
         if isinstance(decision.action, ParseError):
             # The observation it answered is the last one, and no action follows it.
+            if self._recorder is not None:
+                self._recorder.acted(None, executed=False, verdict="failure", error=decision.action.reason)
             self._finish("failure", policy_name, terminal=True, error=decision.action.reason)
             return
-        try:
-            observation, reward, terminated, truncated, info = self.env.step(decision.action)
-        except DeviceFault as error:
-            self._fault(error)
-            return
+        observation, reward, terminated, truncated, info = self.env.step(decision.action)
         if info.get("refused"):
             # As with an answer that cannot be parsed: the agent's error, and nothing was executed.
+            if self._recorder is not None:
+                self._recorder.acted(
+                    decision.action, executed=False, verdict="failure", error=info["refused"]
+                )
             self._finish("failure", policy_name, terminal=True, error=info["refused"])
             return
-        self._executed += 1
+        self.executed += 1
         self._reports.append(info.get("report"))
         self._keep(decision, float(reward), 0.0 if terminated else 1.0)
         self._observation = observation
+        if self._recorder is not None:
+            self._recorder.acted(
+                decision.action,
+                executed=True,
+                reward=float(reward),
+                verdict=str(info["outcome"]) if terminated else "",
+                log_prob=decision.log_prob,
+                report=info.get("report"),
+            )
+            self._recorder.seen(observation)
         if terminated or truncated:
             outcome = "truncated" if not terminated else str(info["outcome"])
             self._finish(outcome, policy_name, terminal=bool(terminated))
@@ -244,6 +615,8 @@ class _Running:
 
     def _finish(self, outcome: str, policy_name: str, *, terminal: bool, error: str = "") -> None:
         episode = None
+        if self._recorder is not None:
+            self._recorder.end(outcome, error)
         if self._recorded:
             last = self._step(None, math.nan, 0.0, 0.0, terminal)
             device = self.env.unwrapped.device
@@ -259,21 +632,8 @@ class _Running:
                 steps=(*self._steps, last),
             )
         self.result = EpisodeRun(
-            self.spec, outcome, tuple(self._decisions), self._executed, episode, error, tuple(self._reports)
+            self.spec, outcome, tuple(self.decisions), self.executed, episode, error, tuple(self._reports)
         )
-
-    def _fault(self, error: DeviceFault) -> None:
-        """The device failed: run again under the same seed, or give up and say so."""
-        self._observation = None
-        if isinstance(error, Quarantined):
-            self.lost = str(error)
-            return
-        if self.retries:
-            self.retries -= 1
-            return
-        text = f"{type(error).__name__}: {error}"
-        outcome = "judge_error" if isinstance(error, JudgeError) else "infra_error"
-        self.result = EpisodeRun(self.spec, outcome, tuple(self._decisions), self._executed, None, text)
 
 
 def _derive(seed: int, task_id: str, index: int, purpose: str) -> int:

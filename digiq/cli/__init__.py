@@ -59,6 +59,8 @@ def usage() -> str:
             "  study   many arms and seeds as one graph, with records and a page: digiq study configs/study/core.yaml",
             "  card    what the offline data of a run is like: digiq card runs/quickstart",
             "",
+            "  compare  which of two evaluations is the better one, with intervals: digiq compare A B",
+            "  rejudge  judges recorded episodes again: digiq rejudge runs/night/recordings --judge.name rules",
             "  verify  reads every file of a run again, and says what to rebuild: digiq verify runs/quickstart",
             "",
             "Devices:",
@@ -98,6 +100,14 @@ def _dispatch(arguments: list[str]) -> None:
         from digiq.cli.recipes import main as recipes
 
         recipes(rest)
+    elif command == "compare":
+        from digiq.cli.compare import main as compare
+
+        compare(rest)
+    elif command == "rejudge":
+        from digiq.cli.rejudge import main as rejudge
+
+        rejudge(rest)
     elif command == "verify":
         from digiq.cli.verify import main as verify
 
@@ -119,7 +129,9 @@ def _dispatch(arguments: list[str]) -> None:
         import difflib
 
         near = difflib.get_close_matches(
-            command, [*STAGES, "run", "recipes", "study", "card", "verify", "devices"], n=1
+            command,
+            [*STAGES, "run", "recipes", "study", "card", "compare", "rejudge", "verify", "devices"],
+            n=1,
         )
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise DigiQError(f"unknown command '{command}'.{hint} 'digiq --help' lists them.")

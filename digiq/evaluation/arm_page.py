@@ -30,8 +30,27 @@ def arm_page(table: Mapping[str, Any], results: Sequence[EpisodeResult], strips:
         ),
     )
     errors = "\n".join(f"{r.episode_id}: {r.outcome}: {r.error}" for r in results if r.error)
+    hidden = Table(
+        ("", "if faults hid failures", "if they hid successes", "episodes by kind of fault", "run again"),
+        (
+            Row(
+                (
+                    Cell("pooled"),
+                    Cell(f"{100 * pooled['if_faults_fail']:.1f} %"),
+                    Cell(f"{100 * pooled['if_faults_succeed']:.1f} %"),
+                    Cell(", ".join(f"{kind} {n}" for kind, n in pooled["fault_kinds"].items()) or "–"),
+                    Cell(str(pooled["retried"])),
+                )
+            ),
+        ),
+    )
     sections = [
-        Section(anchor="results", name="Results", tables=(rates,)),
+        Section(
+            anchor="results",
+            name="Results",
+            lead=pooled.get("no_claim", ""),
+            tables=(rates, *((hidden,) if pooled["retried"] or pooled["faults"] else ()), *_repeats(pooled)),
+        ),
         Section(
             anchor="tasks",
             name="Tasks",
@@ -57,6 +76,26 @@ def arm_page(table: Mapping[str, Any], results: Sequence[EpisodeResult], strips:
         ),
         sections=tuple(sections),
         footer="Rates are fractions of all scheduled episodes; intervals are Wilson 95 %.",
+    )
+
+
+def _repeats(pooled: Mapping[str, Any]) -> tuple[Table, ...]:
+    """Pass@k and Pass^k, where tasks were tried more than once."""
+    if "repeats" not in pooled:
+        return ()
+
+    def cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:
+        found = (row["pass_at_k"], row["pass_hat_k"])
+        spans = (f"{100 * e['low']:.1f}–{100 * e['high']:.1f}" for e in found)
+        return tuple(Cell(f"{100 * e['value']:.1f} %", span) for e, span in zip(found, spans, strict=True))
+
+    return (
+        Table(
+            ("k", "tasks", "at least one of k succeeds", "all of k succeed"),
+            tuple(
+                Row((Cell(str(row["k"])), Cell(str(row["tasks"])), *cells(row))) for row in pooled["repeats"]
+            ),
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,20 +19,25 @@ from digiq.agents.build import (
     env_factory,
 )
 from digiq.agents.oracle import policy_fn
-from digiq.agents.rollout import EpisodeRun, EpisodeSpec, plan_episodes, rollout
+from digiq.agents.rollout import EpisodeRun, EpisodeSpec, plan_episodes, plan_repeats, rollout
 from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.drawing.page import render
 from digiq.errors import ArtifactError, ConfigError
 from digiq.evaluation.arm_page import arm_page
+from digiq.evaluation.leakage import warn_of_leakage
 from digiq.evaluation.outcomes import EpisodeResult, Outcome, tally
 from digiq.evaluation.records import RECORDS, recorded_strips, remove_torn, write_record
+from digiq.evaluation.repeats import table_rows
 from digiq.policies.base import load_policy
 from digiq.progress import progress
 from digiq.statistics import Estimate, cluster_bootstrap
 
 STAGE, VERSION = "evaluate", 2
 _RESAMPLES = 4000
+_PATIENCE_S = 900.0
+"""How long an evaluation waits for a device to come back where none is left, seconds."""
+RECORDINGS = "recordings"
 EPISODES, EXACT, TABLE, REPORT = "episodes.jsonl", "exact.jsonl", "table.json", "report.html"
 
 
@@ -45,6 +51,9 @@ class EvaluateConfig:
     """A built-in task set, or a task file."""
     episodes: Annotated[int, Field(ge=1)] = 288
     """Episodes in all, spread evenly over the splits of the task set and then over their tasks."""
+    repeats: Annotated[int, Field(ge=0)] = 0
+    """Tries of every task, each under a seed of its own, for Pass@k and Pass^k; takes the place of ``episodes``. 0: as many
+    as ``episodes`` gives."""
     agent: AgentConfig = AgentConfig()
     device: DeviceConfig = DeviceConfig()
     batch_size: Annotated[int, Field(ge=1)] = 32
@@ -53,6 +62,9 @@ class EvaluateConfig:
     """How often an episode whose device failed runs again, under the same seed."""
     records: Annotated[int, Field(ge=0)] = 6
     """The first so many episodes are kept with their screenshots, for the report."""
+    record_all: bool = False
+    """Write every try of every episode down as it happens, to ``recordings``: ``digiq rejudge`` judges them again, and
+    ``digiq import --format recordings`` makes offline episodes of them."""
     exact: bool = False
     """Also compute each episode's probability of success without sampling (simulated phone; a script, or a memoryless
     policy at temperature 1 without a scorer): the roll-outs' rate without their noise. A script's takes a tenth of a
@@ -101,7 +113,12 @@ def run(
         if w.done:
             return w.artifact
         tasks = device_tasks(config.tasks)
-        specs = plan_episodes(tasks, config.episodes, config.seed)
+        if config.repeats:
+            specs = plan_repeats(tasks, config.repeats, config.seed)
+        else:
+            specs = plan_episodes(tasks, config.episodes, config.seed)
+        if policy is not None:
+            warn_of_leakage(policy, tasks)
         log = w.path / EPISODES
         results = read_results(log)
         remove_torn(w.path / RECORDS)
@@ -125,6 +142,8 @@ def run(
                 record=lambda spec: spec.episode_id in recorded,
                 infra_retries=config.infra_retries,
                 threads=config.device.chosen.waits,
+                patience_s=_PATIENCE_S,
+                recordings=w.path / RECORDINGS if config.record_all else None,
             )
             with (
                 log.open("a") as file,
@@ -157,6 +176,9 @@ def result_of(run: EpisodeRun) -> EpisodeResult:
         outcome=Outcome(run.outcome),
         steps=run.steps,
         error=run.error,
+        fault=run.fault,
+        tries=run.tries,
+        notes=dict(Counter(note for report in run.reports if report is not None for note in report.notes)),
     )
 
 
@@ -223,6 +245,7 @@ def _row(results: list[EpisodeResult], exact: Mapping[str, float] | None) -> dic
         "infra_excluded": _estimate(found.infra_excluded),
         "task_clustered": _estimate(by_task),
         "tasks": len(set(tasks)),
+        **table_rows(results),
         **extra,
     }
 

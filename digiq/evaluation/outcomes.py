@@ -22,11 +22,13 @@ class Outcome(enum.StrEnum):
     """The device failed, also after the allowed re-runs; says nothing of the agent."""
     JUDGE_ERROR = "judge_error"
     """The judge gave no verdict; says nothing of the agent."""
+    TASK_ERROR = "task_error"
+    """No device begins the task, as for an app that is not installed; says nothing of the agent."""
 
     @property
     def is_fault(self) -> bool:
         """True where the apparatus failed and not the agent."""
-        return self in (Outcome.INFRA_ERROR, Outcome.JUDGE_ERROR)
+        return self in (Outcome.INFRA_ERROR, Outcome.JUDGE_ERROR, Outcome.TASK_ERROR)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,12 @@ class EpisodeResult:
     steps: int
     """Executed actions."""
     error: str = ""
+    fault: str = ""
+    """Kind of the fault that ended it (:data:`android_env.faults.KINDS`); empty where none did."""
+    tries: int = 1
+    """How often it was begun; faults are what more than one comes from."""
+    notes: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    """In how many steps something was unusual (:attr:`android_env.devices.StepReport.notes`)."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"outcome": str(self.outcome)}

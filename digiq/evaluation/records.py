@@ -90,7 +90,7 @@ def _decision(decision: Decision, step: Step) -> dict[str, Any]:
     action = decision.action
     parsed = isinstance(action, Action)
     return {
-        "action": format_action(action) if parsed else action.string,
+        "action": format_action(action) if parsed else getattr(action, "string", str(action)),
         "caption": describe(action, step.ui_elements) if parsed else "unparsable answer",
         "candidates": [format_action(c) for c in decision.candidates],
         "q": list(decision.q),

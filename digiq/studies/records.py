@@ -26,6 +26,7 @@ LETTERS = {
     "t": Outcome.TRUNCATED,
     "i": Outcome.INFRA_ERROR,
     "j": Outcome.JUDGE_ERROR,
+    "k": Outcome.TASK_ERROR,
 }
 """How outcomes are written."""
 _LETTER = {outcome: letter for letter, outcome in LETTERS.items()}

@@ -14,6 +14,7 @@ from android_env.faults import (
     CAPS,
     KINDS,
     AdbOffline,
+    AppRefused,
     EmulatorDead,
     Fault,
     FaultLog,
@@ -26,8 +27,10 @@ from android_env.faults import (
     ServerDead,
     ServerSlow,
     SessionLost,
+    TaskRefused,
     classify,
 )
+from android_env.testing.clock import FakeClock
 
 NOT_RUNNING = (
     "An unknown server-side error occurred while processing the command. Original error: 'POST /actions' cannot be "
@@ -90,6 +93,23 @@ def test_there_are_at_least_twelve_kinds_each_with_its_rung_and_mend():
         (
             client.SessionNotCreatedException("A valid W3C session creation response must be"),
             MalformedResponse,
+            True,
+        ),
+        (client.WebDriverException("Error: ADB ping failed; device is not ready"), AdbOffline, True),
+        (
+            client.WebDriverException("java.lang.IllegalStateException: UiAutomation not connected"),
+            InstrumentationDead,
+            True,
+        ),
+        (
+            client.SessionNotCreatedException("The port #8201 is busy. Use another"),
+            KINDS["port_busy"],
+            False,
+        ),
+        (client.WebDriverException("Error: 'com.typo' is not installed"), AppRefused, True),
+        (
+            client.WebDriverException("waiting for the root AccessibilityNodeInfo in the active window"),
+            KINDS["app_not_responding"],
             True,
         ),
         (client.WebDriverException("something else"), KINDS["command_failed"], True),
@@ -181,10 +201,84 @@ def test_a_device_whose_episodes_keep_ending_in_faults_is_given_up():
         with pytest.raises(EmulatorDead):
             phone.recovery.read(phone.call)
 
-    for _ in range(3):
+    for _ in range(7):
         broken_episode()
+    # First what each fault asks for, then a rebuild, and only then the end.
+    rungs = [step for step in phone.did if step != "call"]
+    assert rungs == ["REBOOT"] * 4 + ["REBUILD", "REBOOT"]
     with pytest.raises(Quarantined):
         phone.recovery.reset(phone.call)
+
+
+def test_a_device_that_works_otherwise_is_kept_and_the_task_is_charged():
+    phone = Phone(*[KINDS["command_failed"]("this page never comes")] * 99)
+    asked = []
+    with pytest.raises(TaskRefused, match="command_failed: this page never comes"):
+        phone.recovery.reset(phone.call, works=lambda: asked.append(1))
+    assert "REBOOT" not in phone.did and "REBUILD" not in phone.did and asked == [1]
+    phone.script.clear()
+    assert phone.recovery.reset(phone.call) == "fine"
+
+
+def test_a_device_that_does_not_work_is_given_up_whatever_the_task():
+    phone = Phone(*[SessionLost("gone")] * 99)
+
+    def works():
+        raise ServerDead("nothing listens")
+
+    with pytest.raises(Quarantined, match="server_dead"):
+        phone.recovery.reset(phone.call, works=works)
+    assert "REBUILD" in phone.did
+    phone = Phone(*[EmulatorDead("gone")] * 99)
+    with pytest.raises(Quarantined, match="emulator_dead"):  # it names the device by itself
+        phone.recovery.reset(phone.call, works=lambda: None)
+
+
+def test_an_app_that_a_device_has_not_costs_it_nothing():
+    phone = Phone(AppRefused("cannot activate 'com.typo'"))
+    with pytest.raises(AppRefused):
+        phone.recovery.reset(phone.call)
+    assert phone.did == ["call"] and not phone.recovery.quarantined
+    phone = Phone(AppRefused("cannot activate 'com.typo'"))
+    assert phone.recovery.act(phone.call, phone.unchanged) == "refused"
+    assert phone.did == ["call"] and not phone.recovery.log.kinds
+
+
+def test_mending_ends_at_its_cap():
+    clock = FakeClock()
+    phone = Phone(rungs=tuple(Rung)[1:5], clock=clock, reset_cap_s=500.0)
+
+    def slow():
+        phone.did.append("call")
+        clock.sleep(200)
+        raise ServerSlow("no answer")
+
+    with pytest.raises(Quarantined):
+        phone.recovery.reset(slow)
+    assert phone.did.count("call") == 3 and clock.now() == 600
+
+
+def test_a_device_that_was_given_up_is_tried_again_after_its_probation():
+    clock, told = FakeClock(), []
+    phone = Phone(
+        *[SessionLost("gone")] * 7,
+        clock=clock,
+        probation_s=100.0,
+        revived=lambda: told.append(clock.now()),
+    )
+    with pytest.raises(Quarantined):
+        phone.recovery.reset(phone.call)
+    calls = phone.did.count("call")
+    clock.sleep(99)
+    with pytest.raises(Quarantined, match="in quarantine"):
+        phone.recovery.reset(phone.call)
+    assert phone.did.count("call") == calls, "it is left alone until then"
+    clock.sleep(1)
+    assert phone.recovery.reset(phone.call) == "fine" and told == [100.0]
+    phone.script = [SessionLost("gone")] * 99
+    with pytest.raises(Quarantined):
+        phone.recovery.reset(phone.call)
+    assert phone.recovery.probation_s == 200.0
 
 
 def test_a_sound_episode_clears_the_strikes():

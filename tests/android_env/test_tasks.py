@@ -176,3 +176,22 @@ def test_unknown_names_list_the_known_ones():
         load_tasks("webshop/trian")
     with pytest.raises(TaskError, match="no such task file"):
         load_tasks("nowhere.json")
+
+
+def test_every_page_of_miniwob_is_a_task_or_has_a_reason_why_not():
+    pytest.importorskip("gymnasium")
+    from android_env.devices.miniwob import page_names
+    from android_env.errors import SetupError
+    from android_env.tasks import miniwob
+
+    try:
+        pages = page_names()
+    except SetupError as error:
+        pytest.skip(str(error))
+    made = {task.params["page"]: task for task in load_tasks("miniwob_all")}
+    assert len(pages) == 130 and set(made) | set(miniwob.UNPLAYABLE) == set(pages)
+    assert not set(made) & set(miniwob.UNPLAYABLE)
+    for task in load_tasks("miniwob"):
+        assert made[task.params["page"]] == task
+    assert {task.split for task in made.values()} == {"train", "test_page", "more"}
+    assert len(load_tasks("miniwob/test")) == 4, "the older sets are as they were"

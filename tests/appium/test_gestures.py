@@ -127,10 +127,11 @@ def test_a_reset_forgets_what_pages_kept_and_where_they_were(browser):
     assert device.observe().activity == "chromium/home.html"
 
 
-def test_dialogs_do_not_hold_an_episode_up(browser):
+def test_dialogs_wait_for_the_agent_and_no_longer(browser):
     device = browser("<button style='width:160px;height:100px' onclick='alert(1); done = 1'>ask</button>")
     device.execute(Action.tap(0.1, 0.5))
-    device.execute(Action.tap(0.9, 0.9))
+    assert device.observe().activity == "chromium/dialog"
+    device.execute(Action.tap(0.6, 0.7))  # OK
     assert value(device, "done") == 1
 
 

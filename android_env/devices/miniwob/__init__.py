@@ -127,6 +127,15 @@ class MiniWoB:
         self._server.close()
 
 
+def page_names() -> list[str]:
+    """Every page of the wheel that is a problem of its own, in order.
+
+    Raises:
+        SetupError: the wheel is not installed.
+    """
+    return sorted(page.stem for page in (html_folder() / "miniwob").glob("*.html"))
+
+
 def html_folder() -> Path:
     """Where the wheel keeps its pages.
 

@@ -56,6 +56,7 @@ class MiniWoBHost:
             self.server.url,
             Chromium(pages, viewport=self.viewport, programs=self._programs),
             settle=self.settle,
+            timeout_s=30.0,
             screen_hw=self.viewport.screen_hw,
             # A new browser has no state but what a reset gives it: that is its snapshot.
             repairs={Rung.NEW_SESSION: start, Rung.LOAD_SNAPSHOT: start},

@@ -12,6 +12,8 @@ DEVICES = Table(
     simulated="Simulated",
     chromium="Chromium",
     android="Android",
+    replay="Replay",
+    android_world="AndroidWorld",
 )
 """Name of a kind, which is its file's, and the class in there."""
 

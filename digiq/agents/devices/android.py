@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from android_env.errors import SetupError
+from android_env.tasks import Task
 from digiq.agents.devices.base import Script, unlikely
 from digiq.config import configclass
 
@@ -32,6 +35,12 @@ class Android:
     """Appium's features that are off unless named here, for example ``uiautomator2:adb_shell``, a shell on the phone.
     DigiQ needs none. For a server started for the run."""
 
+    capabilities: tuple[str, ...] = ()
+    """Further capabilities of the driver, ``name=value`` with the value as JSON or text, for example
+    ``appium:adbExecTimeout=60000`` or ``appium:uiautomator2ServerLaunchTimeout=60000``."""
+    apps: tuple[str, ...] = ()
+    """Names that agents may open apps by, ``name=package``, for example ``notes=org.example.notes``."""
+
     @property
     def scripts(self) -> Mapping[str, Script]:
         """Who acts by chance needs to know nothing of the phone."""
@@ -46,12 +55,50 @@ class Android:
         from android_env.faults import Rung
 
         fleet = Fleet.attach(Path(self.fleet), find_sdk())
+        options = {"capabilities": self._capabilities(), "apps": _pairs("apps", self.apps)}
         if self.server:
-            return lambda: fleet.device(self.server)
+            return lambda: fleet.device(self.server, **options)
         server = AppiumServer(allow_insecure=self.allow_insecure)
 
         def make() -> AppiumDevice:
             server.start()
-            return fleet.device(server.url, repairs={Rung.NEW_SESSION: server.start})
+            return fleet.device(server.url, repairs={Rung.NEW_SESSION: server.start}, **options)
 
         return make
+
+    def refusal(self, tasks: Iterable[Task]) -> str:
+        """Why these tasks cannot begin: they name apps that not one emulator has; empty where that is not known."""
+        from android_env.emulators.avd import find_sdk
+        from android_env.emulators.fleet import Fleet
+        from android_env.errors import DeviceFault
+
+        wanted = {task.params["package"]: task.task_id for task in tasks if task.params.get("package")}
+        if not wanted:
+            return ""
+        try:
+            missing = Fleet.attach(Path(self.fleet), find_sdk()).missing(wanted)
+        except DeviceFault:
+            return ""
+        if not missing:
+            return ""
+        named = ", ".join(f"{package!r} (task {wanted[package]!r})" for package in missing)
+        return f"no emulator has the app {named}; correct the task's package, or install it and save the snapshot anew"
+
+    def _capabilities(self) -> dict[str, Any]:
+        def read(text: str) -> Any:
+            try:
+                return json.loads(text)
+            except ValueError:
+                return text
+
+        return {name: read(text) for name, text in _pairs("capabilities", self.capabilities).items()}
+
+
+def _pairs(field: str, texts: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name.strip() and value.strip()):
+            raise SetupError(f"device.android.{field}: {text!r} is not of the form name=value")
+        found[name.strip().lower() if field == "apps" else name.strip()] = value.strip()
+    return found

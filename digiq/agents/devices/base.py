@@ -17,7 +17,10 @@ is unknown."""
 
 
 class DeviceKind(Protocol):
-    """A frozen config with the kind's settings, which makes such devices."""
+    """A frozen config with the kind's settings, which makes such devices.
+
+    One that can tell before the run that tasks cannot begin has ``refusal(tasks) -> str`` besides.
+    """
 
     plays: ClassVar[tuple[str, ...]]
     """Families of its tasks; empty: every task that its judge can judge."""

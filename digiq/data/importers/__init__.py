@@ -10,6 +10,7 @@ IMPORTERS = Table(
     "format",
     __name__,
     aitw="AitW",
+    recordings="Recordings",
 )
 """Name of a format, which is its file's, and the class in there."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import numpy as np
@@ -14,15 +15,15 @@ from android_env.appium.settle import SettleConfig
 from android_env.appium.uiautomator2 import UiAutomator2
 from android_env.devices.simulated.collector import SCRIPTED, draw
 from android_env.env import AndroidEnv
-from android_env.errors import DeviceFault
 from android_env.faults import (
-    KINDS,
     AdbOffline,
+    AppRefused,
     CommandFailed,
     EmulatorDead,
     JudgeError,
     Quarantined,
     SettleTimeout,
+    TaskRefused,
     WrongScreenSize,
 )
 from android_env.tasks import load_tasks
@@ -118,20 +119,136 @@ def test_malformed_response(ready):
     ready.double.inject("malformed_response", on="actions", executed=True)
     ready.device.execute(TAP)
     assert ready.device.report.sent == "maybe_executed" and len(ready.double.executed) == 2
+    ready.double.inject("malformed_response", on="source", times=2)
+    seen = ready.device.observe()
+    assert len(seen.ui_elements) > 2 and not seen.unread
     ready.double.inject("malformed_response", on="source", times=3)
-    assert ready.device.observe().ui_elements.startswith("[")
-    assert ready.did == ["new_session"]
+    seen = ready.device.observe()
+    assert seen.ui_elements == "[]" and seen.unread and ready.device.report.notes == ("unread",)
+    assert ready.did == [], "few agents read the elements; nothing is mended for them"
 
 
-@pytest.mark.parametrize("kind", ["screenshot_failed", "screenshot_black"])
-def test_screenshot_failed_or_black(ready, kind):
-    ready.double.inject(kind, times=2)
+def test_screenshots_that_fail_for_a_moment(ready):
+    ready.double.inject("screenshot_failed", times=2)
     assert ready.device.observe().screenshot.any()
     assert log_of(ready).done == {"RETRY_READ": 2} and ready.did == []
-    ready.double.inject(kind, times=99)
-    with pytest.raises(DeviceFault) as caught:
-        ready.device.observe()
-    assert type(caught.value) is KINDS[kind] and ready.did == ["new_session"] * 2
+    ready.double.inject("screenshot_black", times=2)
+    assert ready.device.observe().screenshot.any()
+    assert not log_of(ready).kinds["screenshot_black"], "after waking it was not black"
+
+
+def play_on(ready, screen, steps=3):
+    """Reports and observations of so many actions on a screen that the agent has brought up."""
+    ready.double.screen_after = screen
+    told = []
+    for _ in range(steps):
+        ready.device.execute(TAP)
+        seen = ready.device.observe()
+        told.append((ready.device.report, seen))
+    return told
+
+
+def test_a_black_screen_of_the_agents_choice_is_a_screen(ready):
+    for report, seen in play_on(ready, "black"):
+        assert report.notes == ("black",) and report.sent == "executed" and not seen.screenshot.any()
+        assert len(seen.ui_elements) > 2
+    assert not log_of(ready).kinds and ready.did == []
+    assert len(ready.double.executed) == 3
+
+
+def test_a_black_screen_where_an_episode_begins_is_a_fault(ready):
+    ready.double.inject("screenshot_black", times=3)  # and so it is after waking, twice
+    ready.device.reset(TASKS[0], seed=0)
+    assert log_of(ready).kinds == {"screenshot_black": 1} and ready.did == []
+
+
+def test_a_secure_window_is_a_screen_without_a_screenshot(ready):
+    for report, seen in play_on(ready, "secure"):
+        assert report.notes == ("no_screenshot",) and not seen.screenshot.any()
+    assert not log_of(ready).kinds and ready.did == []
+
+
+def test_a_screen_without_a_screenshot_for_no_known_reason_is_asked_for_once(ready):
+    ready.double.inject("screenshot_failed", times=5)
+    ready.device.execute(TAP)
+    assert ready.device.report.notes == ("no_screenshot",) and ready.did == ["new_session"] * 2
+    ready.device.execute(TAP)
+    assert ready.did == ["new_session"] * 2, "the same screen again"
+    ready.device.reset(TASKS[0], seed=0)
+    assert ready.did == ["new_session"] * 2, "nothing was the device's"
+
+
+def test_a_rotated_app_is_a_state_with_its_size(ready):
+    height, width = ready.device.screen_hw
+    env = AndroidEnv(ready.device, TASKS, judge=lambda _: None)
+    env.reset(seed=0, options={"task": TASKS[0]})
+    ready.double.screen_after = "rotated"
+    seen = env.step(TAP)[0]
+    assert ready.device.report.notes == ("rotated",) and seen["screenshot"].shape == (height, width, 3)
+    assert ready.device.observe().screenshot.shape == (width, height, 3)
+    assert ready.device._pixel((0.5, 0.75)) == (width // 2, int(0.75 * height))
+    assert not log_of(ready).kinds
+
+
+@pytest.mark.parametrize("screen", ["unreadable", "control"])
+def test_elements_that_cannot_be_read_cost_nothing_but_themselves(ready, screen):
+    for episode in range(8):
+        for report, seen in play_on(ready, screen, steps=2):
+            assert seen.screenshot.any() and seen.unread == (screen == "unreadable")
+            assert ("unread" in report.notes or "unread" in ready.device.report.notes) == seen.unread
+            if screen == "control":
+                assert len(seen.ui_elements) > 2 and "\x1b" not in seen.ui_elements
+        ready.device.reset(TASKS[0], seed=episode)
+    assert ready.did == [] and not ready.device.recovery.quarantined
+
+
+def test_a_task_that_no_device_begins_costs_no_reboot(make_bench):
+    bench = make_bench()
+    bench.double.installed = {"com.android.settings"}
+    good, bad = (with_package(name) for name in ("com.android.settings", "com.android.setings"))
+    bench.device.reset(good, seed=0)
+    for _ in range(3):
+        with pytest.raises(AppRefused, match=r"com\.android\.setings"):
+            bench.device.reset(bad, seed=0)
+    assert bench.did == []
+    # The same of a fault that says nothing: the phone works, so the task is charged.
+    for _ in range(2):
+        bench.double.inject("command_failed", on="source", times=0)
+        bench.device.dialect = NeverBegins(UDID)
+        with pytest.raises(TaskRefused, match="command_failed"):
+            bench.device.reset(good, seed=0)
+        bench.device.dialect = UiAutomator2(UDID)
+        bench.device.reset(good, seed=0)
+    assert "reboot" not in bench.did and not bench.device.recovery.quarantined
+
+
+def test_a_dead_device_is_given_up_within_its_cap(make_bench):
+    bench = make_bench(recovery={"reset_cap_s": 600.0})
+    bench.device.reset(TASKS[0], seed=0)
+    bench.double.dead = True
+    start = bench.clock.now()
+    with pytest.raises(Quarantined):
+        bench.device.reset(TASKS[0], seed=0)
+    assert bench.clock.now() - start <= 600 + bench.device.timeout_s
+    assert "reboot" in bench.did
+
+
+def with_package(package):
+    return dataclasses.replace(TASKS[0], params={**TASKS[0].params, "package": package})
+
+
+class NeverBegins(UiAutomator2):
+    def reset(self, driver, task, seed):
+        raise CommandFailed("this one does not begin")
+
+
+def test_the_helpers_of_a_session_are_in_the_snapshot_once_it_is_saved_after_one(bench):
+    bench.device.reset(TASKS[0], seed=0)
+    bench.device.reset(TASKS[0], seed=1)
+    assert bench.double.installs == 6, "a snapshot from before any session has none of them"
+    bench.double.saved = set(bench.double.helpers)
+    bench.device.reset(TASKS[0], seed=2)
+    assert bench.double.installs == 6
 
 
 def test_a_moving_screen_is_recorded(make_bench):
@@ -157,7 +274,7 @@ def test_settle_timeout_where_a_screen_may_not_move(make_bench):
 
 def test_wrong_screen_size_ends_the_episode_and_loads_the_snapshot(ready):
     ready.double.inject("wrong_screen_size")
-    with pytest.raises(WrongScreenSize, match=r"\(192, 320\)"):
+    with pytest.raises(WrongScreenSize, match=r"\(160, 96\)"):
         ready.device.observe()
     ready.device.reset(TASKS[0], seed=0)
     assert ready.did == ["snapshot"]

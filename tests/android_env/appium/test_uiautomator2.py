@@ -143,7 +143,7 @@ def test_the_double_tells_gestures_apart():
 
     assert kind(pause(50)) == "tap" and kind(pause(450)) == "long_press"
     assert kind(move(100, 200)) == "fling" and kind(move(100, 200), pause(150)) == "swipe"
-    assert kind(pause(500), move(100, 200)) == "long_press"
+    assert kind(pause(500), move(100, 200)) == "drag"
     assert kind(move(202, 50)) == "tap"
     with pytest.raises(ValueError, match="never came down"):
         read_gesture([{"type": "pointer", "actions": []}], pixels_per_dp=1)
@@ -263,3 +263,42 @@ def test_page_sources():
     for damaged in ("", "<html>", None, '<hierarchy width="0" height="0"/>x', source.replace("[10,20]", "")):
         with pytest.raises(MalformedResponse):
             elements_of(damaged)
+
+
+def test_double_taps_drags_and_recent_apps(bench):
+    bench.device.reset(TASKS[0], seed=0)
+    bench.double.executed.clear()
+    bench.device.execute(Action.double_tap(0.5, 0.25))
+    bench.device.execute(Action.drag((0.2, 0.25), (0.8, 0.75)))
+    bench.device.execute(Action.long_press(0.5, 0.5))
+    kinds = [gesture.kind for gesture in bench.double.gestures[-3:]]
+    assert kinds == ["double_tap", "drag", "long_press"]
+    double, drag, long = bench.double.executed
+    assert (double.type, drag.type, long.type) == (
+        ActionType.DOUBLE_TAP, ActionType.DRAG, ActionType.LONG_PRESS,
+    )  # fmt: skip
+    assert np.allclose(drag.touch_yx, (0.2, 0.25), atol=0.01) and np.allclose(
+        drag.lift_yx, (0.8, 0.75), atol=0.01
+    )
+    bench.device.execute(Action.recent_apps())
+    assert bench.double.commands_of("mobile: pressKey")[-1] == {"keycode": 187}
+    for idle in (Action.wait(), Action.answer("42")):
+        bench.device.execute(idle)
+    assert len(bench.double.executed) == 3
+
+
+def test_apps_open_by_the_name_under_their_icon(bench):
+    bench.device.reset(TASKS[0], seed=0)
+    bench.double.installed = {"com.google.android.deskclock", "com.android.settings", "org.example.notes"}
+    for name, package in (
+        ("Clock", "com.google.android.deskclock"),
+        ("settings", "com.android.settings"),
+        ("Notes", "org.example.notes"),
+        ("org.example.notes", "org.example.notes"),
+    ):
+        bench.device.execute(Action.open_app(name))
+        assert bench.double.commands_of("mobile: activateApp")[-1] == {"appId": package}
+        assert bench.device.report.sent == "executed"
+    for name in ("Chrome", "No Such App", "com.not.installed"):
+        bench.device.execute(Action.open_app(name))
+        assert bench.device.report.sent == "nothing" and bench.device.report.notes == ("refused",)

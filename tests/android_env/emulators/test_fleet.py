@@ -8,13 +8,15 @@ import threading
 import numpy as np
 import pytest
 
+from android_env.actions import Action, ActionType
 from android_env.appium.settle import SettleConfig
+from android_env.appium.uiautomator2 import HELPERS
 from android_env.devices.simulated.collector import SCRIPTED, draw
 from android_env.emulators.emulator import EmulatorConfig
 from android_env.emulators.fleet import Fleet
 from android_env.env import AndroidEnv
 from android_env.errors import SetupError
-from android_env.faults import EmulatorDead, Quarantined
+from android_env.faults import AdbOffline, EmulatorDead, Quarantined
 from android_env.tasks import load_tasks
 from android_env.testing.appium import AppiumDouble
 from android_env.testing.clock import FakeClock
@@ -213,3 +215,71 @@ def test_an_attached_device_asks_its_keeper_for_a_reboot(doubles, make, tmp_path
     finally:
         stop.set()
         keeper.join()
+
+
+def helped_device(fleet, doubles, double, **options):
+    """A device whose sessions put Appium's helpers onto the doubled emulators."""
+    double.on_install = lambda: doubles.set_phone(packages=["android", "com.android.settings", *HELPERS])
+    device = fleet.device(
+        double.url,
+        screen_hw=double.phone.screen_hw,
+        clock=FakeClock(),
+        settle=SettleConfig(stable_polls=1),
+        **options,
+    )
+    emulator, load = fleet.members[0].emulator, device._restore
+
+    def restore(task, seed):
+        load(task, seed)
+        double.load(task, seed)
+        double.helpers = {name for name in emulator.packages() if name in HELPERS}
+
+    device._restore = restore
+    return device
+
+
+def test_the_snapshot_holds_the_helpers_from_the_first_session_on(doubles, make):
+    with make(1) as fleet, AppiumDouble() as double:
+        fleet.start()
+        device = helped_device(fleet, doubles, double)
+        for seed in range(3):
+            device.reset(TASKS[0], seed=seed)
+        assert double.installs == len(HELPERS), "once, and not in every episode"
+        saves = [call for call in doubles.calls if "save" in call]
+        assert len(saves) == 2, "at the start, and once more with the helpers"
+
+
+def test_capabilities_and_app_names_get_to_the_driver(doubles, make):
+    with make(1) as fleet, AppiumDouble(installed={"org.example.notes"}) as double:
+        fleet.start()
+        device = helped_device(
+            fleet, doubles, double,
+            capabilities={"appium:adbExecTimeout": 60000}, apps={"my notes": "org.example.notes"},
+        )  # fmt: skip
+        device.reset(TASKS[0], seed=0)
+        (session,) = double.sessions.values()
+        assert session.capabilities["appium:adbExecTimeout"] == 60000
+        device.execute(Action(ActionType.OPEN_APP, text="My Notes"))
+        assert double.commands_of("mobile: activateApp") == [{"appId": "org.example.notes"}]
+
+
+def test_apps_that_no_emulator_has_are_known_before_the_run(doubles, make):
+    with make(2) as fleet:
+        fleet.start()
+        wanted = ["com.android.settings", "com.android.setings"]
+        assert fleet.missing(wanted) == ["com.android.setings"]
+        doubles.inject("offline", times=99)
+        with pytest.raises(AdbOffline):
+            fleet.missing(wanted)
+
+
+def test_a_member_that_was_given_up_is_tried_again(doubles, make):
+    clock = FakeClock()
+    with make(2, clock=clock) as fleet:
+        fleet.start()
+        fleet.quarantine(fleet.members[0], EmulatorDead("gone"))
+        fleet.supervise(retry_s=100.0)
+        assert len(fleet.healthy) == 1
+        clock.sleep(100)
+        fleet.supervise(retry_s=100.0)
+        assert len(fleet.healthy) == 2 and fleet.members[0].emulator.alive

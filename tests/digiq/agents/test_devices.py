@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import types
 from pathlib import Path
@@ -19,8 +21,10 @@ from android_env.actions import Action
 from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.evaluators import JUDGES
 from android_env.faults import FaultLog
-from android_env.tasks import TaskSet, load_tasks
+from android_env.tasks import Task, TaskSet, load_tasks
+from android_env.testing.android_world import AndroidWorldDouble
 from android_env.testing.appium import AppiumDouble
+from android_env.testing.droidbot import write_exploration
 from digiq.agents import collect
 from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, env_factory
 from digiq.agents.collect import CollectConfig
@@ -34,6 +38,13 @@ from digiq.evaluation.evaluate import EvaluateConfig
 ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
 TASKS = {name: load_tasks(f"{name}/train")[:3] for name in ("webshop", "miniwob")}
+EXPLORATION = write_exploration(Path(tempfile.mkdtemp()) / "org.example")
+atexit.register(shutil.rmtree, EXPLORATION.parent, ignore_errors=True)
+TASKS["replay"] = load_tasks(EXPLORATION)[:3]
+TASKS["android_world"] = tuple(
+    Task(f"android_world/{n}", n, "android_world", 1, "test_world", {"task_type": n, "task_idx": "0"}, 4)
+    for n in ("OpenSettings", "TypeName")
+)
 RULE = {"success_activity": "Browser/*"}
 
 
@@ -82,6 +93,12 @@ def doubled(request, monkeypatch):
     """Settings of a kind by name, everything that it needs from the machine doubled."""
 
     def double(name: str) -> dict:
+        if name == "replay":
+            return {"folder": str(EXPLORATION), "screen_hw": [64, 32]}
+        if name == "android_world":
+            world = AndroidWorldDouble()
+            request.addfinalizer(world.close)
+            return {"servers": [world.url], "screen_hw": [60, 40]}
         if name not in ("android", "chromium"):
             return {}
         pytest.importorskip("appium", reason="pip install 'digiq[appium]'")

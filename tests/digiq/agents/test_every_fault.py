@@ -37,8 +37,11 @@ LIFE_CYCLE = {
 }
 """Kinds of an emulator's life, and what its double calls them."""
 SERVER_SLOW_S = 2.0
+DERIVED = ("quarantined", "task_refused", "app_refused")
+"""What the ladder and the task bring about; `test_fleet_in_the_field` shows them."""
 RATES = {
     "settle_timeout": 0.5,
+    "screenshot_black": 0.6,
     **dict.fromkeys(("adb_offline", "emulator_dead", "browser_gone", "server_slow"), 0.02),
 }
 """Of every command; low for what ends an episode."""
@@ -127,8 +130,8 @@ def check(kind, log, caplog):
 
 
 def test_every_kind_has_its_test_here():
-    shown = {*INJECTABLE, *LIFE_CYCLE, "judge_error", "quarantined"}
-    assert shown == set(KINDS) and len(shown - {"quarantined"}) == 18
+    shown = {*INJECTABLE, *LIFE_CYCLE, "judge_error"}
+    assert shown | set(DERIVED) == set(KINDS) and len(shown) == 20
 
 
 @pytest.mark.parametrize("kind", INJECTABLE)
@@ -138,8 +141,13 @@ def test_faults_of_server_phone_and_session(kind, how, double, tmp_path, caplog)
     log = FaultLog(tmp_path / "faults.jsonl")
     env = AndroidEnv(device_for(kind, double, log), TASKS, judge=phone_verdict(double))
     if how == "script":
-        on, after = ("actions", 1) if kind == "command_failed" else ("screenshot", 5)
-        double.inject(kind, on=on, after=after, times=8 if kind == "settle_timeout" else 1)
+        on, after = {
+            "command_failed": ("actions", 1),
+            "screenshot_black": ("screenshot", 0),  # later it is what the agent has brought up
+        }.get(kind, ("screenshot", 5))
+        double.inject(
+            kind, on=on, after=after, times={"settle_timeout": 8, "screenshot_black": 3}.get(kind, 1)
+        )
     else:
         double.inject_at_rate(RATES.get(kind, 0.05), seed=1, kinds=[kind])
     runs = play([env], [double], 2 if how == "script" else 6)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from android_env.actions import Action, ParseError, parse_action
-from android_env.errors import DeviceFault
-from android_env.faults import JudgeError, Quarantined
+from android_env.errors import DeviceFault, TaskError
+from android_env.faults import AppRefused, BrowserGone, JudgeError, Quarantined, SessionLost
 from android_env.tasks import Task
 from digiq.agents.agent import Agent, Decision, EachTurn, ScriptedAgent
 from digiq.agents.oracle import ExactScorer
-from digiq.agents.rollout import plan_episodes, rollout
+from digiq.agents.rollout import Limits, plan_episodes, rollout
 from digiq.policies.base import Candidate
 
 GOOD, BAD = Action.tap(0.25, 0.25), Action.tap(0.75, 0.75)
@@ -304,3 +306,202 @@ def test_plan_spreads_over_splits_then_tasks_and_is_a_prefix_of_longer_plans():
     assert len({s.episode_id for s in plan}) == len({s.seed for s in plan}) == 12
     with pytest.raises(ValueError, match="empty"):
         plan_episodes([], 3, seed=0)
+
+
+class Late(ToyEnv):
+    """Answers after a while that nobody can foresee."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.late = np.random.default_rng(seed)
+
+    def reset(self, **options):
+        time.sleep(self.late.exponential(0.002))
+        return super().reset(**options)
+
+    def step(self, action):
+        time.sleep(self.late.exponential(0.002))
+        return super().step(action)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shuffled_latencies_give_identical_actions_and_outcomes(seed):
+    specs = plan_episodes([make_task(i) for i in range(5)], 15, seed=3)
+    reference = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv)]
+    seeds = iter(range(100 * seed, 100 * seed + 99))
+    options = {"batch_size": 4, "threads": True, "max_wait_s": 0.001}
+    runs = rollout(Agent(ToyPolicy()), specs, lambda: Late(next(seeds)), **options)
+    assert [summarise(r) for r in runs] == reference
+
+
+def test_no_device_waits_for_another():
+    """One device's reset lasts until the other has played everything else."""
+    specs = plan_episodes([make_task(i) for i in range(8)], 8, seed=3)
+    others, lock = threading.Event(), threading.Lock()
+    resets, first = [], [True]
+
+    class Hanging(ToyEnv):
+        def reset(self, **options):
+            with lock:
+                mine, first[0] = first[0], False
+            if mine:
+                assert others.wait(timeout=60)
+            observation = super().reset(**options)
+            with lock:
+                resets.append(options["options"]["task"])
+                if len(resets) == 7:
+                    others.set()
+            return observation
+
+    runs = list(rollout(Agent(ToyPolicy()), specs, Hanging, batch_size=2, threads=True))
+    assert len(runs) == 8 and len(resets) == 8 and resets[-1] is specs[0].task
+
+
+def test_scripts_are_asked_side_by_side():
+    both = threading.Barrier(2)
+
+    def choose(device, rng):
+        both.wait(timeout=60)
+        return GOOD, 0.0
+
+    specs = plan_episodes([make_task(0, max_steps=2), make_task(1, max_steps=2)], 2, seed=0)
+    runs = list(rollout(ScriptedAgent(choose, "s"), specs, ToyEnv, batch_size=2, threads=True))
+    assert [run.steps for run in runs] == [2, 2]
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_a_fault_that_a_script_meets_is_its_episodes(threads):
+    left = [2]
+
+    def choose(device, rng):
+        if left[0]:
+            left[0] -= 1
+            raise SessionLost("while it looked at the page")
+        return GOOD, 0.0
+
+    (run,) = rollout(ScriptedAgent(choose, "s"), plan_episodes([make_task(0)], 1, 0), ToyEnv, threads=threads)
+    assert run.outcome in ("success", "truncated") and run.tries == 3
+    assert [text.partition(":")[0] for text in run.faults] == ["SessionLost"] * 2
+
+
+class Refusing(ToyEnv):
+    """Begins no task of these names."""
+
+    asked: ClassVar[list] = []
+
+    def __init__(self, *refused, error=AppRefused):
+        super().__init__()
+        self.refused, self.error = refused, error
+
+    def reset(self, *, seed, options):
+        if options["task"].task_id in self.refused:
+            self.asked.append((id(self), options["task"].task_id))
+            raise self.error("cannot activate 'com.typo'")
+        return super().reset(seed=seed, options=options)
+
+
+@pytest.mark.parametrize("threads", [False, True])
+@pytest.mark.parametrize("devices", [1, 3])
+def test_a_task_that_devices_refuse_is_charged_after_the_second_one(devices, threads):
+    Refusing.asked.clear()
+    specs = plan_episodes([make_task(i) for i in range(6)], 6, seed=5)
+    clean = {r.spec.episode_id: summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv)}
+    bad = specs[1].task.task_id
+    options = {"batch_size": devices, "threads": threads}
+    runs = list(rollout(Agent(ToyPolicy()), specs, lambda: Refusing(bad), **options))
+    assert runs[1].outcome == "task_error" and "com.typo" in runs[1].error
+    assert len(Refusing.asked) == 2 and len(set(Refusing.asked)) == min(devices, 2)
+    assert [summarise(r) for r in runs if r is not runs[1]] == [
+        clean[r.spec.episode_id] for r in runs if r is not runs[1]
+    ]
+
+
+def test_a_task_that_is_none_is_charged_at_once():
+    Refusing.asked.clear()
+    specs = plan_episodes([make_task(0), make_task(1)], 2, seed=5)
+    bad = specs[0].task.task_id
+    runs = list(rollout(Agent(ToyPolicy()), specs, lambda: Refusing(bad, error=TaskError)))
+    assert [r.outcome == "task_error" for r in runs] == [True, False] and len(Refusing.asked) == 1
+
+
+def test_a_device_that_refuses_what_others_play_is_given_up():
+    specs = plan_episodes([make_task(i) for i in range(8)], 8, seed=5)
+    clean = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv)]
+    Refusing.asked.clear()
+    names = [spec.task.task_id for spec in specs]
+    envs = iter([Refusing(*names), ToyEnv()])
+    runs = list(rollout(Agent(ToyPolicy()), specs, lambda: next(envs), batch_size=2))
+    assert [summarise(r) for r in runs] == clean
+    assert len(Refusing.asked) == 3, "and after that it is asked for nothing"
+
+
+class Crashing(ToyEnv):
+    """Dies of a bad tap, at the second step of one task."""
+
+    def __init__(self, task_id):
+        super().__init__()
+        self.task_id = task_id
+
+    def step(self, action):
+        if self.steps == 1 and self.task.task_id == self.task_id:
+            raise BrowserGone("the page has crashed the browser")
+        return super().step(action)
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_a_fault_that_follows_the_agents_action_everywhere_is_its_failure(devices):
+    specs = plan_episodes([make_task(i) for i in range(3)], 3, seed=5)
+    bad = specs[0].task.task_id
+    runs = list(rollout(Agent(ToyPolicy()), specs, lambda: Crashing(bad), batch_size=devices))
+    assert runs[0].outcome == "failure" and runs[0].fault == "browser_gone" and runs[0].tries == 3
+    assert "its action at step 2" in runs[0].error and runs[0].steps == 1
+    # Once is no evidence.
+    (run,) = rollout(Agent(ToyPolicy()), specs[:1], lambda: Crashing(bad), infra_retries=0)
+    assert run.outcome == "infra_error"
+
+
+def test_a_device_that_comes_back_is_used_again():
+    specs = plan_episodes([make_task(i) for i in range(6)], 6, seed=5)
+    clean = [summarise(r) for r in rollout(Agent(ToyPolicy()), specs, ToyEnv)]
+
+    class Away(ToyEnv):
+        resets = 0
+
+        def reset(self, **options):
+            type(self).resets += 1
+            if self.resets == 2:
+                raise Quarantined("it is away")
+            return super().reset(**options)
+
+    options = {"batch_size": 1, "threads": True, "retry_lost_s": 0.01, "patience_s": 30.0}
+    runs = list(rollout(Agent(ToyPolicy()), specs, Away, **options))
+    assert [summarise(r) for r in runs] == clean and Away.resets == 7
+
+
+def test_what_one_episode_may_cost_is_capped():
+    specs = plan_episodes([make_task(i) for i in range(8)], 8, seed=5)
+    bad = specs[3].task.task_id
+
+    class Deadly(ToyEnv):
+        def reset(self, **options):
+            if options["options"]["task"].task_id == bad:
+                raise Quarantined("it has burnt")
+            return super().reset(**options)
+
+    runs = list(rollout(Agent(ToyPolicy()), specs, Deadly, batch_size=4))
+    assert [r.outcome == "infra_error" for r in runs] == [i == 3 for i in range(8)]
+    assert "2 devices were given up on it" in runs[3].error
+    faults = {bad: 99}
+    limits = Limits(infra_retries=50, seconds=0.0)
+    runs = list(rollout(Agent(ToyPolicy()), specs, lambda: ToyEnv(faults), limits=limits))
+    assert runs[3].outcome == "infra_error" and faults[bad] == 98
+
+
+def test_where_there_never_was_a_device_nobody_waits_for_one():
+    def nothing():
+        raise Quarantined("the fleet is empty")
+
+    specs = plan_episodes([make_task(i) for i in range(3)], 3, seed=5)
+    options = {"batch_size": 2, "threads": True, "patience_s": 600.0}
+    runs = list(rollout(Agent(ToyPolicy()), specs, nothing, **options))
+    assert [r.outcome for r in runs] == ["infra_error"] * 3 and "the fleet is empty" in runs[0].error

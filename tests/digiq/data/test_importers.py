@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from android_env.actions import ActionType
+from android_env.actions import Action, ActionType
+from android_env.recording import Recorder
+from android_env.tasks import Task
 from digiq.cli.stage import with_member
 from digiq.config import load, to_dict
 from digiq.data.import_episodes import ImportConfig, run
@@ -45,7 +47,23 @@ def make_taps(root: Path, names: tuple[str, ...], broken: str = "") -> dict:
     return {"source": str(root)}
 
 
-SOURCES = {"aitw": make_aitw, TOY: make_taps}
+def make_recordings(root: Path, names, broken: str) -> dict:
+    for name in names:
+        task = Task(f"t/{name}", "open it", "toy", 1, "train")
+        about = {"task": task, "seed": 0, "device": "toy", "policy": "p", "screen_hw": (8, 6)}
+        recorder = Recorder(root, episode_id=name, **about)
+        for t in range(3):
+            screen = np.random.default_rng([ord(name[0]), t]).integers(0, 255, (8, 6, 3), np.uint8)
+            recorder.seen({"screenshot": screen, "activity": "", "ui_elements": "[]"})
+            if t < 2:
+                recorder.acted(Action.tap(0.5, 0.5), executed=True, reward=float(t == 1))
+        recorder.end("success")
+        if name == broken:
+            (recorder.folder / "steps.jsonl").write_text("nonsense\n")
+    return {"folder": str(root)}
+
+
+SOURCES = {"aitw": make_aitw, "recordings": make_recordings, TOY: make_taps}
 """By format: writes episodes of these names into a folder, each a part of its own, one of them broken; its settings."""
 
 

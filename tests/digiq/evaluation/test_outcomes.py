@@ -17,13 +17,14 @@ def result(outcome: str, steps: int = 4) -> EpisodeResult:
 
 def test_strict_rate_counts_faults_and_the_other_leaves_them_out():
     rows = [result("success", 6), result("failure", 2), result("truncated", 10)]
-    rows += [result("infra_error", 99), result("judge_error", 99)]
+    rows += [result("infra_error", 99), result("judge_error", 99), result("task_error", 99)]
     found = tally(rows)
-    assert found.episodes == 5
+    assert found.episodes == 6
     assert found.counts == {
         "success": 1, "failure": 1, "truncated": 1, "infra_error": 1, "judge_error": 1,
+        "task_error": 1,
     }  # fmt: skip
-    assert found.strict.value == pytest.approx(1 / 5)
+    assert found.strict.value == pytest.approx(1 / 6)
     assert found.infra_excluded.value == pytest.approx(1 / 3)
     assert found.mean_steps == pytest.approx(6)
 

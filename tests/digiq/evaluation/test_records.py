@@ -82,6 +82,7 @@ def test_a_record_has_the_screens_the_outcome_and_how_each_action_went(tmp_path)
             "timed_out": True,
             "faults": 2,
             "act_s": 0.25,
+            "notes": [],
         },
         None,
     ]

@@ -43,6 +43,8 @@ def words_then(stage: str, config: Any, seed: int) -> dict[str, Any]:
     if stage == "fit-policy":
         assert about.pop("policy") == "grid"
         about |= {"policy": about.pop("grid"), "fit": fit_then(config.fit)}
+    elif stage == "evaluate":
+        assert about.pop("repeats") == 0 and about.pop("record_all") is False
     elif stage == "card":
         about["episodes"] = about.pop("valued")
     elif stage == "q-metrics":

@@ -1,0 +1,55 @@
+"""``digiq compare``: which of two evaluations is the better one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from digiq.errors import ConfigError
+from digiq.statistics import Estimate
+
+HELP = """usage: digiq compare A B
+
+Compares two finished evaluations, episode by episode, where both ran the same task under the same seed. Intervals come
+from resampling tasks. Faults of devices and judges count as no success; what the difference is without them, and what
+it could be at worst, stands below.
+
+  digiq compare runs/quickstart/evaluation/digiq runs/quickstart/evaluation/behavior"""
+
+
+def main(arguments: list[str]) -> None:
+    """Runs ``digiq compare A B``."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return
+    if len(arguments) != 2 or any(argument.startswith("-") for argument in arguments):
+        raise ConfigError("digiq compare: name two evaluations, for example 'digiq compare A B'.")
+    from digiq.evaluation.compare import compare, open_results
+
+    (name_a, a), (name_b, b) = (open_results(Path(argument)) for argument in arguments)
+    if name_a == name_b:
+        name_a, name_b = arguments
+    found = compare(a, b, (name_a, name_b))
+    print(f"{found.pairs} episodes of {found.tasks} tasks that both ran; {name_a} less {name_b}, points:")
+    rows = [
+        ("all episodes", found.strict.difference),
+        *([("faults left out", found.excluded.difference)] if found.excluded else []),
+        ("faults at worst", found.worst),
+        ("faults at best", found.best),
+    ]
+    for label, estimate in rows:
+        print(f"  {label:16} {_points(estimate)}")
+    strict = found.strict
+    print(
+        f"  {name_a} alone succeeds {strict.wins} times, {name_b} alone {strict.losses}, equal {strict.ties}"
+    )
+    for name, count, kinds in zip(found.names, found.faults, found.kinds, strict=True):
+        told = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
+        print(f"  faults of {name}: {count}{f' ({told})' if told else ''}")
+    for warning in found.warnings:
+        print(f"Warning: {warning}")
+    print(found.verdict)
+
+
+def _points(estimate: Estimate) -> str:
+    value, low, high = (100 * number for number in estimate)
+    return f"{value:+6.1f}  ({low:+.1f} to {high:+.1f})"

@@ -1,0 +1,58 @@
+"""``digiq rejudge``: judges recorded episodes again."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from digiq.agents.build import JudgeConfig
+from digiq.errors import ConfigError
+
+HELP = "Judges recorded episodes again, and says how the judge agrees with the outcomes that were recorded."
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Judges recorded episodes again, and says how the judge agrees with the outcomes that were recorded."""
+
+    folder: Path
+    """Recordings, as ``digiq evaluate --record-all`` writes them: ``EVALUATION/recordings``."""
+    judge: JudgeConfig = dataclasses.field(default_factory=lambda: JudgeConfig(name="rules"))
+    """Who judges; one that needs the device itself cannot."""
+    tasks: str = ""
+    """A task set or file whose parameters, for example rules, take the place of the recorded ones."""
+    out: Path | None = None
+    """File for a JSON line an episode; none unless it is named."""
+
+
+def main(arguments: list[str]) -> None:
+    """Runs ``digiq rejudge FOLDER``."""
+    from android_env.errors import TaskError
+    from digiq.agents.build import device_tasks
+    from digiq.cli.stage import parse
+    from digiq.evaluation.rejudge import agreement, rejudge_all, write_rows
+
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--folder", *arguments]
+    options = parse(Options, arguments, program="digiq rejudge")
+    judge = options.judge.chosen
+    if judge is None or options.judge.name in ("state", "page_reward"):
+        raise ConfigError("digiq rejudge: name a judge that sees recordings, for example --judge.name rules.")
+    tasks = {task.task_id: task for task in device_tasks(options.tasks)} if options.tasks else None
+    try:
+        rows = list(rejudge_all(options.folder, judge, tasks))
+    except TaskError as error:
+        raise ConfigError(f"digiq rejudge: {error}") from None
+    if not rows:
+        raise ConfigError(f"digiq rejudge: {options.folder} holds no finished recording.")
+    if options.out is not None:
+        write_rows(rows, options.out)
+    found = agreement(rows)
+    successes = sum(row.outcome == "success" for row in rows)
+    print(f"{len(rows)} episodes; {options.judge.name} calls {successes} of them successes.")
+    value, low, high = found.share
+    print(f"It agrees with what was recorded in {100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f}):")
+    print(f"  of {found.positives} recorded successes it sees {found.true_positives}")
+    print(f"  of {found.negatives} other episodes it denies {found.true_negatives}")
+    if found.errors:
+        print(f"  in {found.errors} it gave no answer")

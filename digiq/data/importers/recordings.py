@@ -1,0 +1,92 @@
+"""Episodes that an evaluation has recorded as it played them (:mod:`android_env.recording`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from android_env.errors import TaskError
+from android_env.recording import BEGIN, END, Recording, read_recording
+from digiq.config import configclass
+from digiq.data.importers.base import BadEpisode, Entry, Sources
+from digiq.data.schema import Episode, Step
+from digiq.errors import DigiQError
+
+
+@configclass
+class Recordings:
+    """Tries that were cut off, or that a fault has ended, are counted as missing."""
+
+    folder: str = ""
+    """Where they are, for example ``runs/night/recordings``."""
+
+    def find(self) -> Sources:
+        root = Path(self.folder)
+        found = sorted(begin.parent for begin in root.glob(f"*/{BEGIN}")) if self.folder else []
+        if not found:
+            raise DigiQError(
+                f"recordings.folder: {self.folder!r} holds no recording; name the folder above them."
+            )
+        ended = [folder for folder in found if (folder / END).is_file()]
+        return Sources(ended, [folder for folder in found if folder not in ended])
+
+    def read(self, part: Any) -> Iterator[Entry | BadEpisode]:
+        try:
+            recording = read_recording(part)
+        except TaskError as error:
+            yield BadEpisode(f"{error} Delete it, or set on_bad: skip.")
+            return
+        if recording.outcome not in ("success", "failure", "truncated") or not recording.moments:
+            yield BadEpisode(
+                f"{part}: it ended as {recording.outcome!r}, which says nothing of the agent; set on_bad: skip."
+            )
+            return
+        yield Entry(recording.episode_id, lambda: episode_of(recording))
+
+
+def episode_of(recording: Recording) -> Episode:
+    """The recording as an offline episode: an observation before each executed action, and the last one."""
+    acted = [m for m in recording.moments if m.action is not None and m.executed]
+    last = next((m for m in reversed(recording.moments) if not (m.action is not None and m.executed)), None)
+    if last is None:
+        raise BadEpisode(f"{recording.folder}: it has no observation after its last action.")
+    terminal = recording.outcome != "truncated"
+    steps = [
+        Step(
+            screenshot=moment.image.read_bytes(),
+            goal=recording.task.goal,
+            activity=moment.activity,
+            ui_elements=moment.ui_elements,
+            action=moment.action,
+            behavior_log_prob=moment.log_prob,
+            reward=moment.reward,
+            discount=0.0 if terminal and number + 1 == len(acted) else 1.0,
+            is_first=number == 0,
+        )
+        for number, moment in enumerate(acted)
+    ]
+    steps.append(
+        Step(
+            screenshot=last.image.read_bytes(),
+            goal=recording.task.goal,
+            activity=last.activity,
+            ui_elements=last.ui_elements,
+            reward=0.0,
+            discount=0.0,
+            is_first=not acted,
+            is_last=True,
+            is_terminal=terminal,
+        )
+    )
+    return Episode(
+        episode_id=recording.episode_id,
+        task_id=recording.task.task_id,
+        split=recording.task.split,
+        outcome=recording.outcome,
+        policy=recording.policy,
+        device=recording.device,
+        screen_hw=recording.screen_hw,
+        seed=recording.seed,
+        steps=tuple(steps),
+    )

@@ -1,0 +1,151 @@
+"""Judges recorded episodes again, and says how a judge agrees with what was known when they were played."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from android_env.devices import Observation, Verdict
+from android_env.evaluators import Moment
+from android_env.faults import JudgeError
+from android_env.recording import Recording, read_recordings
+from android_env.tasks import Task
+from digiq.statistics import Estimate, judge_corrected, wilson
+
+ENDED = ("success", "failure", "truncated")
+
+
+class Recorded:
+    """A device that can no longer be asked: judges that need its state refuse it."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.name, self.screen_hw = recording.device, recording.screen_hw
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejudged:
+    """One episode, judged again."""
+
+    episode_id: str
+    task_id: str
+    recorded: str
+    """Its outcome when it was played."""
+    outcome: str
+    """As the judge has it now: `success`, `failure`, `truncated` or `judge_error`."""
+    step: int
+    """After how many actions it was decided."""
+
+
+def rejudge(
+    recording: Recording,
+    judge: Callable[[Moment], Verdict | None],
+    tasks: Mapping[str, Task] | None = None,
+    *,
+    asks: int = 3,
+) -> Rejudged:
+    """Shows the judge every moment of a recording, in order, until it decides.
+
+    Args:
+      recording: the episode.
+      judge: who judges.
+      tasks: tasks by id whose parameters take the place of the recorded ones, for example with other rules.
+      asks: how often a judge that does not answer is asked.
+    """
+    task = (tasks or {}).get(recording.task.task_id, recording.task)
+    device, outcome, steps = Recorded(recording), "", 0
+    for moment, after in zip(recording.moments, recording.moments[1:], strict=False):
+        if moment.action is None or not moment.executed:
+            break
+        steps += 1
+        seen = Observation(_pixels(after.image), task.goal, after.activity, after.ui_elements)
+        verdict = _asked(judge, Moment(task, moment.action, seen, device), asks)  # type: ignore[arg-type]
+        if verdict is not None:
+            outcome = verdict
+            break
+    last = recording.moments[-1] if recording.moments else None
+    if not outcome:
+        refused = last is not None and bool(last.error)
+        outcome = "failure" if refused else "truncated"
+    return Rejudged(recording.episode_id, task.task_id, recording.outcome, outcome, steps)
+
+
+def _asked(judge: Callable[[Moment], Verdict | None], moment: Moment, asks: int) -> str | None:
+    for _ in range(asks):
+        try:
+            return judge(moment)
+        except JudgeError:
+            continue
+    return "judge_error"
+
+
+def rejudge_all(
+    folder: Path,
+    judge: Callable[[Moment], Verdict | None],
+    tasks: Mapping[str, Task] | None = None,
+) -> Iterator[Rejudged]:
+    """Every finished recording of a folder, once an episode."""
+    last: dict[str, Recording] = {}
+    for recording in read_recordings(folder):
+        if recording.outcome in ENDED:
+            last[recording.episode_id] = recording
+    for recording in last.values():
+        yield rejudge(recording, judge, tasks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """A judge against the outcomes that were recorded, which are taken for the truth."""
+
+    episodes: int
+    true_positives: int
+    positives: int
+    true_negatives: int
+    negatives: int
+    errors: int
+    """Episodes in which it gave no answer; in none of the counts before."""
+
+    @property
+    def share(self) -> Estimate:
+        """How often both say the same, Wilson 95 %."""
+        return wilson(self.true_positives + self.true_negatives, self.positives + self.negatives)
+
+    def corrected(self, successes: int, trials: int) -> Estimate:
+        """A rate that this judge gave elsewhere, with its errors carried into the interval."""
+        return judge_corrected(
+            successes,
+            trials,
+            true_positives=self.true_positives,
+            positives=self.positives,
+            true_negatives=self.true_negatives,
+            negatives=self.negatives,
+        )
+
+
+def agreement(rows: list[Rejudged]) -> Agreement:
+    """Counts of a judge's hits and misses."""
+    judged = [row for row in rows if row.outcome != "judge_error"]
+    positives = [row for row in judged if row.recorded == "success"]
+    negatives = [row for row in judged if row.recorded != "success"]
+    return Agreement(
+        len(rows),
+        sum(row.outcome == "success" for row in positives),
+        len(positives),
+        sum(row.outcome != "success" for row in negatives),
+        len(negatives),
+        len(rows) - len(judged),
+    )
+
+
+def write_rows(rows: list[Rejudged], path: Path) -> None:
+    """A JSON line an episode."""
+    path.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

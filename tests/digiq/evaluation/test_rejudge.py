@@ -1,0 +1,109 @@
+"""Recorded evaluations: judged again, imported as offline episodes, and counted where a replay knew nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from android_env.evaluators import Moment
+from android_env.faults import JudgeError
+from android_env.recording import read_recordings
+from android_env.tasks import load_tasks, save_tasks
+from android_env.testing.droidbot import write_exploration
+from digiq.agents.build import AgentConfig, DeviceConfig
+from digiq.cli import main
+from digiq.config import load
+from digiq.data.store import EpisodeStore
+from digiq.errors import ConfigError
+from digiq.evaluation import evaluate
+from digiq.evaluation.evaluate import EvaluateConfig, read_results
+from digiq.evaluation.rejudge import Rejudged, agreement, rejudge_all
+
+
+@pytest.fixture(scope="module")
+def exploration(tmp_path_factory):
+    return write_exploration(tmp_path_factory.mktemp("droidbot") / "org.example")
+
+
+@pytest.fixture(scope="module")
+def night(exploration, tmp_path_factory):
+    """Evaluations of the oracle and of chance, every episode recorded."""
+    root = tmp_path_factory.mktemp("night")
+    device = load(
+        DeviceConfig, {"name": "replay", "replay": {"folder": str(exploration), "screen_hw": [64, 32]}}
+    )
+    for arm in ("oracle", "random"):
+        config = EvaluateConfig(
+            arm=arm, agent=AgentConfig(kind=arm), device=device, tasks=str(exploration), episodes=4,
+            record_all=True, records=0,
+        )  # fmt: skip
+        evaluate.run(config, out=root / arm)
+    return root
+
+
+def test_every_try_is_recorded_and_imports_as_an_offline_episode(night, tmp_path):
+    recordings = list(read_recordings(night / "oracle" / "recordings"))
+    assert len(recordings) == 4 and {r.outcome for r in recordings} == {"success"}
+    main(
+        [
+            "import", "--format", "recordings", "--recordings.folder", str(night / "oracle" / "recordings"),
+            "--out", str(tmp_path / "episodes"),
+        ]
+    )  # fmt: skip
+    episodes = {e.episode_id: e for e in EpisodeStore(tmp_path / "episodes")}
+    assert len(episodes) == 4
+    for recording in recordings:
+        episode = episodes[recording.episode_id]
+        acted = [m.action for m in recording.moments[:-1]]
+        assert [s.action for s in episode.steps] == [*acted, None] and episode.num_actions in (2, 3)
+        assert episode.total_reward == 1.0 and episode.is_terminated and episode.goal == recording.task.goal
+        assert episode.steps[0].screenshot == recording.moments[0].image.read_bytes()
+
+
+def test_a_judge_is_held_against_what_was_recorded(night, exploration, tmp_path, capsys):
+    rules = {"sound": "Volume", "licence": "Free for all", "ringtone": "Bell"}
+    ruled = [
+        dataclasses.replace(t, params={**t.params, "success_text": rules[t.params["screen"]]})
+        for t in load_tasks(exploration)
+    ]
+    save_tasks(ruled, tmp_path / "ruled.json")
+    command = ["rejudge", str(night / "oracle" / "recordings"), "--tasks", str(tmp_path / "ruled.json")]
+    main([*command, "--out", str(tmp_path / "rows.jsonl")])
+    said = capsys.readouterr().out
+    assert "rules calls 4 of them successes" in said and "agrees with what was recorded in 100.0 %" in said
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows} == {2, 3}
+    with pytest.raises(ConfigError, match="judge that sees recordings"):
+        from digiq.cli import rejudge
+
+        rejudge.main([*command[1:], "--judge.name", "state"])
+
+
+def test_a_judge_that_errs_is_counted(night):
+    def never(moment: Moment):
+        return "failure" if moment.action.ends_episode else None
+
+    def silent(moment: Moment):
+        raise JudgeError("no answer")
+
+    found = agreement(list(rejudge_all(night / "oracle" / "recordings", never)))
+    assert (found.true_positives, found.positives, found.negatives, found.errors) == (0, 4, 0, 0)
+    found = agreement(list(rejudge_all(night / "oracle" / "recordings", silent)))
+    assert found.errors == 4 and found.positives == 0
+    rows = [Rejudged("e", "t", *pair, 1) for pair in (("success", "success"), ("failure", "success"))]
+    rows += [Rejudged("e", "t", "truncated", "truncated", 1), Rejudged("e", "t", "success", "failure", 1)]
+    found = agreement(rows)
+    assert (found.true_positives, found.positives, found.true_negatives, found.negatives) == (1, 2, 1, 2)
+    assert found.share.value == 0.5
+
+
+def test_where_nobody_recorded_what_was_done_no_success_is_claimed(night):
+    oracle, chance = (
+        json.loads((night / arm / "table.json").read_text())["pooled"] for arm in ("oracle", "random")
+    )
+    assert "notes" not in oracle and "no_claim" not in oracle and oracle["success"] == 1.0
+    assert chance["notes"]["unrecorded"]["share"] > 0.3 and "nothing of success" in chance["no_claim"]
+    results = read_results(night / "random" / "episodes.jsonl")
+    assert sum(r.notes.get("unrecorded", 0) for r in results) == chance["notes"]["unrecorded"]["steps"]
