@@ -128,7 +128,8 @@ def names() -> list[str]:
 def load_tasks(source: str | Path) -> TaskSet:
     """Opens a built-in task set by name, or a task file.
 
-    A task file is JSON: a list of objects with the fields of `Task`, as `save_tasks` writes it.
+    A built-in name may end in a level: `webshop/train/1` holds the tasks of `webshop/train` that have level 1. A task
+    file is JSON: a list of objects with the fields of `Task`, as `save_tasks` writes it.
 
     Raises:
         TaskError: there is no such set, the file cannot be read, lists no task, or its tasks leak.
@@ -136,6 +137,9 @@ def load_tasks(source: str | Path) -> TaskSet:
     path = Path(source)
     if path.suffix == ".json" or path.is_file():
         return _read(path)
+    asked, _, level = str(source).rpartition("/") if str(source)[-2:-1] == "/" else (str(source), "", "")
+    if level.isdecimal() and "/" in asked and asked in names():
+        return _of_level(load_tasks(asked), str(source), int(level))
     name, _, split = str(source).partition("/")
     if str(source) not in names():
         raise TaskError(
@@ -145,6 +149,14 @@ def load_tasks(source: str | Path) -> TaskSet:
         return family(name)
     kept = tuple(t for t in family(name) if t.split == split or (split == "test" and t.split not in SEEN))
     return TaskSet(str(source), kept)
+
+
+def _of_level(tasks: TaskSet, name: str, level: int) -> TaskSet:
+    kept = tuple(task for task in tasks if task.level == level)
+    if not kept:
+        levels = ", ".join(str(found) for found in sorted({task.level for task in tasks}))
+        raise TaskError(f"task set {name!r} is empty; levels of {tasks.name!r}: {levels}.")
+    return TaskSet(name, kept)
 
 
 def save_tasks(tasks: Iterable[Task], path: str | Path) -> None:
