@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from android_env.actions import Action
+from digiq.config import load
 from digiq.errors import DigiQError
+from digiq.extraction import distill
 from digiq.extraction.awr import AWR
 from digiq.extraction.base import States, Values
 from digiq.extraction.best_of_n import BestOfN
+from digiq.extraction.distill import DistillConfig
 from digiq.extraction.lower_bound import LowerBound
 from digiq.extraction.progress import Progress
 from digiq.policies.base import Candidate
@@ -177,3 +180,21 @@ def test_awr_over_candidates_weighs_the_best_of_them():
     for row, action in zip(targets.row, targets.action, strict=True):
         q = states.values.q[row]
         assert q[drawn[row] == ACTIONS.index(action)].max() == q.max()
+
+
+@pytest.mark.parametrize(("threshold", "gate"), [(-9.0, "none"), (0.2, "some")])
+def test_a_gate_that_keeps_nearly_all_is_reported_as_none(
+    threshold, gate, run, tmp_path, monkeypatch, recwarn
+):
+    monkeypatch.setattr(
+        "digiq.policies.grid.GridPolicy.fit", lambda policy, rows, *_, **__: (list(rows), policy)[1]
+    )
+    how = {"threshold_mode": "absolute", "threshold": threshold, "support": 0}
+    config = load(
+        DistillConfig,
+        {"best_of_n": how, "values": {"source": "digiq.laboratory.controls:RandomValues"}},
+    )
+    inputs = {key: run[key] for key in ("behavior", "episodes", "rewards", "proposals")}
+    made = distill.run(config, **inputs, out=tmp_path / "p").manifest
+    assert made.extra["gate"] == gate
+    assert any("so it is none" in str(w.message) for w in recwarn) == (gate == "none")
