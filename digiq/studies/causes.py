@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from digiq.artifacts import atomic_write_text
+from digiq import artifacts
+from digiq.errors import DigiQError
 from digiq.laboratory import causes
 from digiq.laboratory.causes import Cell, Protocol, StudentKind
 from digiq.studies.causes_page import make_page
@@ -34,22 +35,31 @@ RECORDS, COMMENT, PAGE = (
     RESULTS / "causes.md",
 )
 TASKS, EPISODES = "webshop/tune", 300
-BATCH, EPOCHS = 32, 4.5
-"""Of every cell's fit; 300 updates of the first studies were so many epochs of the half of their states."""
-ROWS, UPDATES = 1000, 300
+BATCH = 32
+EPOCHS = {"pixels": 4.5, "elements": 10.0}
+"""Of the protocol ``epochs``, by student; 300 updates of the first studies were 4.5 epochs of the half of their states."""
+ROWS, UPDATES = 1000, {"pixels": 300, "elements": 600}
 """Of the protocol ``rows``."""
 STEP = 50
 """Updates are a multiple of this, so that few programs are compiled."""
-CLONING = 2000
-"""Updates of the clone of the logged actions that students without pixels start from."""
+CLONED, CLONING = 512, 4000
+"""Demonstrations that students without pixels imitate before, and for how many updates."""
+RATE = 2e-3
+"""Learning rate of students without pixels."""
 
 
 def base_of(seed: int) -> Path:
     """The run of a seed, made where it is not there yet."""
+    run = RUNS / f"seed-{seed}"
+    try:
+        if artifacts.read_manifest(run / "critic", stage="train-q").state == "complete":
+            return run
+    except DigiQError:
+        pass  # not there yet
     command = [sys.executable, "-m", "digiq.cli", "run", str(RECIPE)]
     command += ["--seed", str(seed), "--name", f"seed-{seed}"]
     subprocess.run(command, check=True)
-    return RUNS / f"seed-{seed}"
+    return run
 
 
 @dataclasses.dataclass
@@ -157,13 +167,27 @@ class Bench:
 
     @functools.cached_property
     def clone(self) -> Any:
-        """A student that imitates the logged actions."""
-        from digiq.laboratory.student import Student
+        """A student that imitates the demonstrations, as the behaviour policy does."""
+        from digiq.data.store import EpisodeStore
+        from digiq.laboratory.student import Examples, Student, looks_of
+        from digiq.laboratory.truth import displays
 
-        examples, index = self.screens
-        rows = np.flatnonzero(self.trained & self.states.acted)
-        fresh = Student.fresh(examples.features.shape[-1], self.seed)
-        return fresh.fit(examples, rows, index[rows, 0], np.ones(len(rows)), updates=CLONING, seed=self.seed)
+        store = EpisodeStore(self.run / "demonstrations")
+        some = [store[number] for number in range(CLONED)]
+        logged = [[step.action] for episode in some for step in episode.steps if not step.is_terminal]
+        shown, index = looks_of(zip(displays(self.run / "demonstrations", some), logged, strict=True))
+        rows = np.flatnonzero(index[:, 0] >= 0)
+        examples = Examples.of(shown)
+        return Student.fresh(examples.features.shape[-1], self.seed).fit(
+            examples,
+            rows,
+            index[rows, 0],
+            np.ones(len(rows)),
+            updates=CLONING,
+            batch_size=BATCH,
+            learning_rate=RATE,
+            seed=self.seed,
+        )
 
     @functools.cached_property
     def arcade(self) -> Any:
@@ -293,9 +317,9 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
             "kept": round(len(np.unique(targets.row)) / max(int(considered.sum()), 1), 4),
             "rows": rows,
         }
-        updates = max(STEP, STEP * round(EPOCHS * rows / BATCH / STEP))
+        updates = max(STEP, STEP * round(EPOCHS[cell.student] * rows / BATCH / STEP))
         if cell.protocol == "rows":
-            targets, updates = causes.fewer(targets, ROWS, bench.seed), UPDATES
+            targets, updates = causes.fewer(targets, ROWS, bench.seed), UPDATES[cell.student]
 
         def is_best(row: int, action: Any) -> bool:
             here = zip(bench.actions[row], bench.best[row], strict=True)
@@ -317,7 +341,7 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
 
 
 def without_pixels(bench: Bench, targets: Any, updates: int) -> tuple[list[bool], dict[str, int]]:
-    """Distils into a student that reads elements, and lets it play; without targets, the clone of the logged actions."""
+    """Distils into a student that reads elements, and lets it play; without targets, the clone of the demonstrations."""
     student = bench.clone
     if targets is not None:
         examples, index = bench.screens
@@ -332,9 +356,11 @@ def without_pixels(bench: Bench, targets: Any, updates: int) -> tuple[list[bool]
             targets.weight,
             updates=updates,
             batch_size=BATCH,
+            learning_rate=RATE,
             seed=bench.seed,
         )
-    return bench.arcade.play(student)
+    # The clone acts as the behaviour policy does, surer than what it imitates.
+    return bench.arcade.play(student, 0.7 if targets is None else 1.0)
 
 
 def with_pixels(bench: Bench, targets: Any, updates: int) -> tuple[list[bool], dict[str, int]]:
@@ -374,15 +400,19 @@ def read_records(path: Path = RECORDS) -> list[dict[str, Any]]:
 
 def key_of(record: dict[str, Any]) -> tuple[int, Cell]:
     """Seed and cell of a record."""
-    student = record.setdefault("student", "pixels")
-    cell = Cell(record["values"], record["gate"], record["candidates"], record["protocol"], student)
-    return record["seed"], cell
+    names = ("values", "gate", "candidates", "protocol", "student")
+    return record["seed"], Cell(*(record[name] for name in names))
 
 
 def run_seeds(
-    seeds: list[int], protocols: tuple[Protocol, ...], students: tuple[StudentKind, ...], records: Path
+    seeds: list[int],
+    protocols: tuple[Protocol, ...],
+    students: tuple[StudentKind, ...],
+    records: Path,
+    values: tuple[str, ...] = (*causes.VALUES, "none"),
+    gates: tuple[str, ...] = (),
 ) -> None:
-    """Runs all cells without a record, a seed after the other."""
+    """Runs the cells without a record, a seed after the other; with ``gates`` none but theirs."""
     from digiq.studies.config import FIRST_TUNING_SEED
 
     low = [seed for seed in seeds if seed < FIRST_TUNING_SEED]
@@ -390,14 +420,16 @@ def run_seeds(
         raise SystemExit(f"causes: seed {low[0]} is no tuning seed; take {FIRST_TUNING_SEED} or above.")
     for seed in seeds:
         done = {key_of(record) for record in read_records(records)}
-        waiting = [cell for cell in plan(protocols, students) if (seed, cell) not in done]
+        waiting = [
+            cell
+            for cell in plan(protocols, students)
+            if (seed, cell) not in done and cell.values in values and (not gates or cell.gate in gates)
+        ]
         if not waiting:
             continue
         bench = Bench.open(seed)
         for number, cell in enumerate(waiting):
             record = run_cell(bench, cell)
-            if record is None:
-                continue
             with records.open("a") as file:
                 file.write(json.dumps(record) + "\n")
             rate = record["success"].count("1") / len(record["success"])
@@ -411,6 +443,8 @@ def main() -> None:
     runs.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102, 103, 104])
     runs.add_argument("--protocols", nargs="+", default=["epochs"], choices=["epochs", "rows"])
     runs.add_argument("--students", nargs="+", default=["elements"], choices=["elements", "pixels"])
+    runs.add_argument("--values", nargs="+", default=[*causes.VALUES, "none"])
+    runs.add_argument("--gates", nargs="+", default=[], help="only these; all by default")
     runs.add_argument("--records", type=Path, default=RECORDS)
     page = commands.add_parser("page", help="make the page of the records")
     page.add_argument("--records", type=Path, default=RECORDS)
@@ -418,10 +452,17 @@ def main() -> None:
     page.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
     if arguments.command == "run":
-        run_seeds(arguments.seeds, tuple(arguments.protocols), tuple(arguments.students), arguments.records)
+        run_seeds(
+            arguments.seeds,
+            tuple(arguments.protocols),
+            tuple(arguments.students),
+            arguments.records,
+            tuple(arguments.values),
+            tuple(arguments.gates),
+        )
     else:
         comment = arguments.comment.read_text().strip() if arguments.comment.is_file() else ""
-        atomic_write_text(arguments.out, make_page(read_records(arguments.records), TASKS, comment))
+        artifacts.atomic_write_text(arguments.out, make_page(read_records(arguments.records), TASKS, comment))
 
 
 if __name__ == "__main__":

@@ -268,7 +268,7 @@ def _baselines(records: list[Record], tasks: str) -> str:
             cell = of_cell(records, values=values, gate=gate, student=student)
             if cell:
                 right = "–" if "screens" not in cell[0] else _kept(cell).removeprefix("· ")
-                name = "clone of the logged actions" if (gate, student) == ("behavior", "elements") else title
+                name = "Clone of the demonstrations" if (gate, student) == ("behavior", "elements") else title
                 rows.append([who, name, rate(cell, tasks), by_level(cell, tasks), right])
     return table(("policy", "arm", "success, %", "levels 1/2/3", "kept, right, found, %"), rows)
 
