@@ -212,7 +212,16 @@ def make_page(records: list[Record], tasks: str, comment: str = "") -> str:
     parts += [first_sentence(found)] if found else []
     parts += [comment] if comment else []
     parts += ["## N = 8 against N = 1", _contrasts(records, tasks)]
-    parts += ["## Baselines", _baselines(records, tasks)]
+    parts += [
+        "## Against DigiRL's filter",
+        "Differences from the logged steps that DigiRL's filter keeps by the V of the same TD critic; paired, equal epochs.",
+        _against_digirl(records, tasks),
+    ]
+    parts += [
+        "## Baselines, and how well values order candidates",
+        _baselines(records, tasks),
+        _accuracies(records),
+    ]
     parts += [
         "## Every cell",
         "Success, its 95 % interval clustered by task; after the dot, in %: states *kept*, targets that are a best action by Q* "
@@ -261,6 +270,28 @@ def _contrasts(records: list[Record], tasks: str) -> str:
     return table(("N = 8 − N = 1, points", *heads), rows)
 
 
+def _against_digirl(records: list[Record], tasks: str) -> str:
+    rows = []
+    kinds = [student for student in STUDENTS if of_cell(records, student=student, gate="digirl", values="td")]
+    for values in ("td", "iql", "exact"):
+        for gate, title in GATES.items():
+            for n in CANDIDATES:
+                row = [f"{VALUES[values]}, {title}, N = {n}"]
+                for student in kinds:
+                    one = {
+                        "values": values,
+                        "gate": gate,
+                        "candidates": n,
+                        "protocol": "epochs",
+                        "student": student,
+                    }
+                    gap = contrast(records, tasks, one, {"values": "td", "gate": "digirl", "candidates": 1})
+                    row.append("–" if gap is None else points(gap[0]))
+                if set(row[1:]) != {"–"}:
+                    rows.append(row)
+    return table(("cell − DigiRL's filter, points", *(STUDENTS[student] for student in kinds)), rows)
+
+
 def _baselines(records: list[Record], tasks: str) -> str:
     rows = []
     for student, who in STUDENTS.items():
@@ -271,6 +302,15 @@ def _baselines(records: list[Record], tasks: str) -> str:
                 name = "Clone of the demonstrations" if (gate, student) == ("behavior", "elements") else title
                 rows.append([who, name, rate(cell, tasks), by_level(cell, tasks), right])
     return table(("policy", "arm", "success, %", "levels 1/2/3", "kept, right, found, %"), rows)
+
+
+def _accuracies(records: list[Record]) -> str:
+    rows = []
+    for name, title in VALUES.items():
+        found = {r["seed"]: r["pair_accuracy"] for r in records if r["values"] == name}
+        if found:
+            rows.append([title, ", ".join(f"{found[seed]:.3f}" for seed in sorted(found))])
+    return table(("values", "pairs of candidates in the order of Q*, by seed"), rows)
 
 
 def _where(records: list[Record], tasks: str) -> str:

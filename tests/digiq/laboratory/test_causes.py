@@ -84,7 +84,12 @@ def test_reported_seeds_are_refused(tmp_path):
 def record(cell: Cell, won: np.ndarray, seed: int = 100) -> dict:
     made = {"seed": seed, **dataclasses.asdict(cell), "success": "".join(map(str, won.astype(int)))}
     screens = {"home": [80, 40.0, 30.0, 20], "results": [20, 10.0, 0.0, 0]}
-    return made | {"kept": 0.5, "screens": screens, "visits": {"home": 30, "results": 10}}
+    return made | {
+        "kept": 0.5,
+        "pair_accuracy": 0.75,
+        "screens": screens,
+        "visits": {"home": 30, "results": 10},
+    }
 
 
 @pytest.fixture
@@ -110,6 +115,7 @@ def test_differences_are_paired_and_the_first_sentence_says_what_they_say(record
     page = causes_page.make_page(records, TASKS, "A comment.")
     said = page.split("\n\n")[1]
     assert said.startswith("**With the same learned critic and the same gate, N = 8 pays over N = 1**: +")
+    assert "| learned, TD | 0.750, 0.750 |" in page
     assert "4 pairs" in said and "A comment." in page and "Filtered BC" in page
     assert causes_page.make_page(records, TASKS, "A comment.") == page
     turned = [{**r, "candidates": {1: 8, 8: 1}[r["candidates"]]} for r in records if r["values"] != "none"]
