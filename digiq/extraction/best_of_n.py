@@ -4,6 +4,11 @@ Digi-Q (Bai et al., ICLR 2025), equation 4: maximise E_s[1{A(s, a*) > t} log pi(
 highest Q and A(s, a) = Q(s, a) - V(s). Upstream clamps A to [0, 1], which a threshold in [0, 1) does not notice, gives
 invalid candidates A = 0, which no threshold of at least 0 lets through, and averages the loss over rejected rows too,
 which only scales the gradient, to which Adam is indifferent.
+
+Sound with policy evaluation (``td``, ``mc``, ``nstep``) over their own V, where A > 0 means better than the behaviour, and with
+``iql``, whose V stands higher. A ``quantile`` keeps its share whatever the states hold, so mistakes too where most of them are
+mistakes. Values of the *best* policy (exact ones, ``backup: max``) have no behaviour to beat, and over the candidates' mean a
+no-op passes wherever its siblings are mistakes: take ``progress``.
 """
 
 from typing import Annotated, Literal
