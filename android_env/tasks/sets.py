@@ -130,8 +130,9 @@ def names() -> list[str]:
 def load_tasks(source: str | Path) -> TaskSet:
     """Opens a built-in task set by name, a task file, or the tasks of a recording or of a server.
 
-    A recording is a folder (`devices.replay`), its splits `FOLDER#train` and `FOLDER#test`. A server is
-    AndroidWorld's, by its address. A task file is JSON: a list of objects with the fields of `Task`, as `save_tasks` writes it.
+    A built-in name may end in a level: `webshop/train/1` holds the tasks of `webshop/train` that have level 1. A
+    recording is a folder (`devices.replay`), its splits `FOLDER#train` and `FOLDER#test`. A server is AndroidWorld's, by
+    its address. A task file is JSON: a list of objects with the fields of `Task`, as `save_tasks` writes it.
 
     Raises:
         DeviceFault: a server cannot be asked.
@@ -147,6 +148,9 @@ def load_tasks(source: str | Path) -> TaskSet:
     path = Path(source)
     if path.suffix == ".json" or path.is_file():
         return _read(path)
+    asked, _, level = str(source).rpartition("/") if str(source)[-2:-1] == "/" else (str(source), "", "")
+    if level.isdecimal() and "/" in asked and asked in names():
+        return _of_level(load_tasks(asked), str(source), int(level))
     name, _, split = str(source).partition("/")
     if str(source) not in names():
         raise TaskError(
@@ -165,6 +169,14 @@ def _recorded(folder: Path, part: str) -> TaskSet:
         raise TaskError(f"{folder}: a recording has the splits 'train' and 'test', not {part!r}.")
     kept = tuple(t for t in replay.tasks(folder) if not part or (t.split == "train") == (part == "train"))
     return TaskSet(f"{folder.name}{f'#{part}' if part else ''}", kept)
+
+
+def _of_level(tasks: TaskSet, name: str, level: int) -> TaskSet:
+    kept = tuple(task for task in tasks if task.level == level)
+    if not kept:
+        levels = ", ".join(str(found) for found in sorted({task.level for task in tasks}))
+        raise TaskError(f"task set {name!r} is empty; levels of {tasks.name!r}: {levels}.")
+    return TaskSet(name, kept)
 
 
 def save_tasks(tasks: Iterable[Task], path: str | Path) -> None:

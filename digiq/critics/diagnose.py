@@ -178,6 +178,8 @@ def in_words(d: Diagnostics) -> str:
         f"errors       TD {d.td_error:.3f}, Bellman residual {d.bellman_residual:.3f}; Q changes by {d.q_trend:+.2g} an "
         f"epoch, {d.initial_value:.3f} at first states",
         f"verdict      {d.verdict.kind}: {d.verdict.reason}; advice: {d.verdict.advice}",
+        f"rests on     {d.evidence.successes} successes and {d.evidence.failures} failures"
+        f"{', held out' if d.evidence.held_out else ', which it was trained on'}; {d.evidence.pairs} pairs",
         f"calibration  ECE {d.calibration.ece:.3f}, bias {d.calibration.bias:+.3f}",
         f"ranking      AUC success/failure {d.success_auc:.3f}; logged action of successes above "
         f"{100 * d.logged_ranking.accuracy:.0f} % of its candidates, first in {100 * d.logged_ranking.rank_at_1:.0f} % "

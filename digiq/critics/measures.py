@@ -19,6 +19,10 @@ from digiq.statistics import auc
 
 _CHUNK = 2048
 _SAMPLE = 4096  # rows that directions are fitted to
+LEAST_EPISODES = 4
+"""Held-out episodes that succeed, and that fail, below which a critic is not called sound."""
+LEAST_PAIRS = 30
+"""Likewise, pairs of a logged action that led to success and another candidate."""
 _BLOCKS = 200  # episodes are pooled into at most this many resampling units, which bounds memory
 
 
@@ -97,6 +101,38 @@ class Verdict:
 
 
 @dataclasses.dataclass(frozen=True)
+class Evidence:
+    """On how much the diagnostics of a critic rest."""
+
+    held_out: bool
+    """Whether the judged episodes were kept out of training."""
+    successes: int
+    """Judged episodes with a return above 0."""
+    failures: int
+    """The others."""
+    pairs: int
+    """Pairs of the logged action of a success and another candidate of its state."""
+
+    def lacks(self) -> str:
+        """Why nothing can be said, in words; empty where something can."""
+        if not self.held_out:
+            return "no episode was held out, so what was learned by heart looks like knowledge"
+        counts = ((self.successes, "success", "successes"), (self.failures, "failure", "failures"))
+        few = [
+            f"{count or 'no'} {one if count == 1 else more}"
+            for count, one, more in counts
+            if count < LEAST_EPISODES
+        ]
+        if few:
+            return (
+                f"the held-out episodes have {' and '.join(few)}, and {LEAST_EPISODES} of each are the least"
+            )
+        if self.pairs < LEAST_PAIRS:
+            return f"the held-out episodes have {self.pairs or 'no'} pairs to order, and {LEAST_PAIRS} are the least"
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Diagnostics:
     """Everything :func:`diagnose` reports; JSON-able by ``dataclasses.asdict``."""
 
@@ -127,6 +163,8 @@ class Diagnostics:
     behavior_value: Interval
     """The same estimator for the logged actions: the yardstick of ``policy_value``."""
     verdict: Verdict
+    evidence: Evidence
+    """What all of this rests on; where it is too little the verdict is not ``sound``."""
     truth: Ranking | None = None
     """Against ground truth, where it was given."""
 
@@ -171,6 +209,14 @@ def diagnose(
     residual = logged - data.table.reward[rows] - data.table.discount[rows] * v[data.table.next_obs[rows]]
     gap = np.nanmax(q[obs], axis=1) - baseline[obs]
     first = obs[data.table.first[rows]]
+    ends, at = np.unique(np.asarray(data.table.end)[rows], return_index=True)
+    won = int(success[at].sum())
+    evidence = Evidence(
+        held_out=bool(np.isin(rows, data.heldout_rows).all()),
+        successes=won,
+        failures=len(ends) - won,
+        pairs=int(np.maximum((~np.isnan(q[obs][success])).sum(1) - 1, 0).sum()),
+    )
     return Diagnostics(
         td_error=float(history[-1].get("heldout_td_error", math.nan)) if history else math.nan,
         bellman_residual=float(np.sqrt(np.mean(np.square(residual)))),
@@ -185,7 +231,8 @@ def diagnose(
         initial_value=float(np.nanmean(np.nanmax(q[first], axis=1))) if len(first) else math.nan,
         policy_value=reference.fqe.value(chosen),
         behavior_value=reference.behavior_value,
-        verdict=verdict(history),
+        verdict=verdict(history, evidence),
+        evidence=evidence,
         truth=None if truth is None else ranking(q[obs], truth[obs]),
     )
 
@@ -403,8 +450,10 @@ def gaps(gap: Float[np.ndarray, "S"], threshold: float) -> Gaps:
     )
 
 
-def verdict(history: Sequence[dict[str, float]]) -> Verdict:
+def verdict(history: Sequence[dict[str, float]], evidence: Evidence | None = None) -> Verdict:
     """Reads learning curves as Kumar et al. 2021 ("A Workflow for Offline Model-Free Robotic RL") do.
+
+    Flat curves are ``sound`` only where ``evidence`` is enough to tell; without it, that is not asked.
 
     Overfitting: the held-out error has risen clearly from its least, or Q of the data has fallen from a peak.
     Underfitting: the training error is still a large part of the spread of the values, or still falling fast.
@@ -446,6 +495,9 @@ def verdict(history: Sequence[dict[str, float]]) -> Verdict:
             f"the training error stays at {train[-1]:.3g}, as high as on held-out episodes",
             "larger heads, more layers of features, less regularisation",
         )
+    lack = "" if evidence is None else evidence.lacks()
+    if lack:
+        return Verdict("unknown", lack, "collect more episodes, of tasks that succeed now and then")
     return Verdict("sound", "training and held-out curves are flat", "nothing to mend here")
 
 

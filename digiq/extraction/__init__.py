@@ -12,6 +12,9 @@ EXTRACTIONS = Table(
     best_of_n="BestOfN",
     filtered_bc="FilteredBC",
     digirl="DigiRL",
+    progress="Progress",
+    lower_bound="LowerBound",
+    awr="AWR",
 )
 """Name of an objective, which is its file's, and the class in there."""
 

@@ -31,6 +31,8 @@ class Values:
     """γ."""
     bootstraps: bool
     """Whether an episode that ran out of steps goes on, worth V of where it stopped, or is worth 0 from there."""
+    deviation: npt.NDArray[np.float32] | None = None
+    """[S, N], of the ensemble's Q - V over its members; None unless ``members`` was asked for."""
 
     def to_beat(self, baseline: Baseline | None = None) -> npt.NDArray[np.float32]:
         """[S], the value that a candidate must exceed; NaN where there is none."""
@@ -82,7 +84,8 @@ class States:
             changes["proposals"] = self.proposals.at(rows)
         if self.values is not None:
             q = None if self.values.q is None else self.values.q[rows]
-            changes["values"] = dataclasses.replace(self.values, q=q, v=self.values.v[rows])
+            spread = None if self.values.deviation is None else self.values.deviation[rows]
+            changes["values"] = dataclasses.replace(self.values, q=q, v=self.values.v[rows], deviation=spread)
         return dataclasses.replace(self, **changes)
 
 
@@ -107,7 +110,8 @@ class Extraction(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Of ``proposals``, ``q`` and ``v``; nothing else is read. ``q`` comes with ``v`` and with ``proposals``."""
+        """Of ``proposals``, ``q``, ``v`` and ``members``; nothing else is read. ``q`` comes with ``v`` and with
+        ``proposals``, ``members`` (an ensemble's :attr:`Values.deviation`) with ``q``."""
         ...
 
     def select(self, states: States, rng: np.random.Generator) -> Targets:

@@ -4,6 +4,11 @@ Digi-Q (Bai et al., ICLR 2025), equation 4: maximise E_s[1{A(s, a*) > t} log pi(
 highest Q and A(s, a) = Q(s, a) - V(s). Upstream clamps A to [0, 1], which a threshold in [0, 1) does not notice, gives
 invalid candidates A = 0, which no threshold of at least 0 lets through, and averages the loss over rejected rows too,
 which only scales the gradient, to which Adam is indifferent.
+
+Sound with policy evaluation (``td``, ``mc``, ``nstep``) over their own V, where A > 0 means better than the behaviour, and with
+``iql``, whose V stands higher. A ``quantile`` keeps its share whatever the states hold, so mistakes too where most of them are
+mistakes. Values of the *best* policy (exact ones, ``backup: max``) have no behaviour to beat, and over the candidates' mean a
+no-op passes wherever its siblings are mistakes: take ``progress``.
 """
 
 from typing import Annotated, Literal
@@ -59,21 +64,7 @@ class BestOfN:
 
     def select(self, states: States, rng: np.random.Generator) -> Targets:
         """Nothing is drawn."""
-        chosen = self.choose(states)
-        assert states.proposals is not None
-        rows = np.flatnonzero(chosen.keep)
-        kept = chosen.advantage[rows]
-        return Targets(
-            row=rows,
-            action=[states.proposals.action(int(row), int(chosen.choice[row])) for row in rows],
-            weight=np.ones(len(rows)),
-            considered=int(np.isfinite(chosen.advantage).sum()),
-            report={
-                "threshold": chosen.threshold,
-                "mean_advantage_kept": float(kept.mean()) if len(kept) else None,
-                "logged_share": float((chosen.choice[rows] == 0).mean()) if len(kept) else None,
-            },
-        )
+        return of_choice(states, self.choose(states))
 
 
 def best_of_n(
@@ -95,24 +86,61 @@ def best_of_n(
     Raises:
       ValueError: the shapes disagree, or ``log_prob`` is missing.
     """
+    choice, advantage = highest(
+        q, baseline, valid, candidates=config.candidates, support=config.support, log_prob=log_prob
+    )
+    threshold = _threshold(advantage[choice >= 0], config)
+    return Choice(choice=choice, advantage=advantage, keep=advantage > threshold, threshold=threshold)
+
+
+def highest(
+    q: npt.NDArray[np.float32],
+    baseline: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    *,
+    candidates: int | None = None,
+    support: float = 0.0,
+    log_prob: npt.NDArray[np.float32] | None = None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The candidate of highest Q at each state, and by how much it exceeds the baseline; see :func:`best_of_n`.
+
+    Returns:
+      int64[S], -1 where there is no candidate or no baseline, and float64[S], -inf there.
+    """
     if q.shape != valid.shape or baseline.shape != q.shape[:1]:
         raise ValueError(
             f"q {q.shape}, valid {valid.shape} and baseline {baseline.shape} are not [S, N], [S, N], [S]."
         )
-    if config.candidates is not None:
-        valid = valid & (np.arange(valid.shape[1]) < config.candidates)
+    if candidates is not None:
+        valid = valid & (np.arange(valid.shape[1]) < candidates)
     usable = valid & np.isfinite(q)
-    if config.support > 0:
+    if support > 0:
         if log_prob is None:
             raise ValueError("best_of_n.support needs the candidates' log-probabilities.")
-        usable &= supported(log_prob, valid, config.support)
+        usable &= supported(log_prob, valid, support)
     values = np.where(usable, q.astype(np.float64), -np.inf)
     possible = usable.any(axis=1) & np.isfinite(baseline)
     choice = np.where(possible, values.argmax(axis=1), -1)
     best = values.max(axis=1, initial=-np.inf)
-    advantage = np.where(possible, best - np.where(possible, baseline, 0.0), -np.inf)
-    threshold = _threshold(advantage[possible], config)
-    return Choice(choice=choice, advantage=advantage, keep=advantage > threshold, threshold=threshold)
+    return choice, np.where(possible, best - np.where(possible, baseline, 0.0), -np.inf)
+
+
+def of_choice(states: States, chosen: Choice) -> Targets:
+    """What is imitated where one candidate a state is kept or left, all of them weighing the same."""
+    assert states.proposals is not None
+    rows = np.flatnonzero(chosen.keep)
+    kept = chosen.advantage[rows]
+    return Targets(
+        row=rows,
+        action=[states.proposals.action(int(row), int(chosen.choice[row])) for row in rows],
+        weight=np.ones(len(rows)),
+        considered=int(np.isfinite(chosen.advantage).sum()),
+        report={
+            "threshold": chosen.threshold,
+            "mean_advantage_kept": float(kept.mean()) if len(kept) else None,
+            "logged_share": float((chosen.choice[rows] == 0).mean()) if len(kept) else None,
+        },
+    )
 
 
 def _threshold(advantages: npt.NDArray[np.float64], config: BestOfN) -> float:

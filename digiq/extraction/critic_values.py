@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from digiq.config import configclass
-from digiq.critics.critic import candidate_values, load_critic, state_values
+from digiq.critics.critic import candidate_values, load_critic, member_values, state_values
 from digiq.extraction.base import States, Values, check_sizes
 from digiq.features.extract import open_features
 
@@ -22,7 +22,12 @@ class CriticValues:
         features = open_features(paths["features"])
         check_sizes({paths["features"]: len(features.candidate_row)}, len(states))
         critic = load_critic(paths["critic"])
-        if "q" in needs:
+        deviation = None
+        if "members" in needs:
+            qs, vs = member_values(critic, features)
+            q, v = critic.aggregate(qs), critic.aggregate(vs)
+            deviation = (qs - vs[:, None]).std(axis=-1)
+        elif "q" in needs:
             q, v = candidate_values(critic, features, baseline="v")
         else:
             q, v = None, state_values(critic, features)
@@ -33,4 +38,5 @@ class CriticValues:
             baseline=config.baseline,
             discount=config.gamma,
             bootstraps=config.timeout == "bootstrap",
+            deviation=deviation,
         )

@@ -21,7 +21,7 @@ from digiq.data.rewards import LabelledEpisodes
 from digiq.data.schema import decode_png
 from digiq.errors import DigiQError
 from digiq.extraction import EXTRACTIONS, VALUES
-from digiq.extraction.base import States, Targets, ValueSource, check_sizes, read_states
+from digiq.extraction.base import Ranks, States, Targets, ValueSource, check_sizes, read_states
 from digiq.policies import REFITTINGS
 from digiq.policies.base import PolicyInput, Row, load_policy
 from digiq.policies.fit import FITTING, metrics_writer
@@ -32,6 +32,8 @@ from digiq.tables import chosen_from
 STAGE, VERSION = "distill", 1
 LEAST_SHARE = 0.05
 """Below this share of kept states a warning is given: so few rows seldom carry a policy."""
+MOST_SHARE = 0.95
+"""A gate that keeps more than this is reported as none: what it imitates is the best candidate, good or bad."""
 _SELECTING = 8  # with the seed, of the objective's draws
 
 
@@ -133,6 +135,13 @@ def run(
                 "fitted to so few seldom improves: lower the threshold or collect more.",
                 stacklevel=2,
             )
+        gates = isinstance(objective, Ranks) and share <= MOST_SHARE
+        if isinstance(objective, Ranks) and not gates:
+            warnings.warn(
+                f"distill: the gate of '{config.choice}' keeps {share:.1%} of {targets.considered} states, so it is none; "
+                "with these values another one is needed (see its docstring).",
+                stacklevel=2,
+            )
         start = load_policy(behavior)
         if config.init == "scratch":
             start = start.config.create(config.seed)
@@ -148,6 +157,7 @@ def run(
             "arm": config.choice,
             "needs": sorted(objective.needs),
             "share_kept": share,
+            **({"gate": "some" if gates else "none"} if isinstance(objective, Ranks) else {}),
             **targets.report,
         }
         artifacts.atomic_write_json(writer.path / "selection.json", report)

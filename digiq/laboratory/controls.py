@@ -183,12 +183,14 @@ class ExactValues:
             where=str(paths["exact"]),
             recorded=True,
         )
+        q = exact["best_q"].astype(np.float32)
         return Values(
-            q=exact["best_q"].astype(np.float32),
+            q=q,
             v=exact["best_v"].astype(np.float32),
             baseline="candidate_mean",
             discount=config.discount,
             bootstraps=False,
+            deviation=np.zeros_like(q) if "members" in needs else None,  # it has no doubt
         )
 
 
@@ -206,6 +208,6 @@ class RandomValues:
         if "q" in needs:
             assert states.proposals is not None
             q = np.random.default_rng([seed, 7]).random(states.proposals.valid.shape, np.float32)
-        return Values(
-            q=q, v=np.full(len(states), 0.5, np.float32), baseline="v", discount=1.0, bootstraps=False
-        )
+        v = np.full(len(states), 0.5, np.float32)
+        surely = np.zeros_like(q) if q is not None and "members" in needs else None
+        return Values(q=q, v=v, baseline="v", discount=1.0, bootstraps=False, deviation=surely)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,20 @@ def pair_features(
     source: Source, goal: str, action: Action, activity: str, ui_elements: str
 ) -> npt.NDArray[np.float32]:
     """float32[D] of an action on a screen; arguments as for :func:`observation_features`."""
+    if source == "text":
+        return action_features(goal, action)
+    shown = observation_features(source, goal, activity, ui_elements)
+    return action_features(goal, action, shown, json.loads(ui_elements))
+
+
+def action_features(
+    goal: str,
+    action: Action,
+    shown: npt.NDArray[np.float32] | None = None,
+    elements: Sequence[Mapping[str, Any]] = (),
+) -> npt.NDArray[np.float32]:
+    """:func:`pair_features` where the screen has been read: its :func:`observation_features`, which stand in the middle, and
+    its elements. Without ``shown`` it is the source ``text``."""
     kind = [float(action.type is t) for t in _TYPES]
     y, x = action.touch_yx if action.type is ActionType.DUAL_POINT else (0.0, 0.0)
     cell = np.zeros(_GRID[0] * _GRID[1], np.float32)
@@ -68,11 +82,8 @@ def pair_features(
         cell,
         _typed(action.text, goal),
     ]
-    if source == "elements":
-        parts += [
-            observation_features(source, goal, activity, ui_elements),
-            _touched(goal, y, x, ui_elements, is_tap),
-        ]
+    if shown is not None:
+        parts += [shown, _touched(goal, y, x, elements, is_tap)]
     return np.concatenate([np.asarray(part, np.float32) for part in parts])
 
 
@@ -82,16 +93,16 @@ def _typed(text: str, goal: str) -> list[float]:
     return [len(words) / 4, position, float("." in text), float(bool(text) and goal.endswith(text))]
 
 
-def _touched(goal: str, y: float, x: float, ui_elements: str, is_tap: bool) -> npt.NDArray[np.float32]:
+def _touched(
+    goal: str, y: float, x: float, elements: Sequence[Mapping[str, Any]], is_tap: bool
+) -> npt.NDArray[np.float32]:
     """What stands under a tap: the smallest element that holds the point."""
-    under = [e for e in json.loads(ui_elements) if is_tap and _holds(e["bounds"], y, x)]
+    under = [e for e in elements if is_tap and _holds(e["bounds"], y, x)]
     element = min(
         under, key=lambda e: e["bounds"][2] * e["bounds"][3], default={"text": "", "role": "nothing"}
     )
     same = [
-        e
-        for e in json.loads(ui_elements)
-        if e["role"] == element["role"] and e["bounds"][0] < element.get("bounds", [0])[0]
+        e for e in elements if e["role"] == element["role"] and e["bounds"][0] < element.get("bounds", [0])[0]
     ]
     return np.concatenate(
         [

@@ -228,7 +228,7 @@ def count_visits(config: QMetricsConfig, policy: Path) -> dict[str, int]:
     if not config.device.chosen.exact:
         raise ConfigError(f"device.name: '{config.device.name}' has no kinds of screens; take 'simulated'.")
     tasks = device_tasks(config.tasks)
-    agent = _Counting(build_agent(config.agent, device=config.device, policy=policy))
+    agent = CountingActor(build_agent(config.agent, device=config.device, policy=policy))
     specs = plan_episodes(tasks, config.rollouts, config.seed)
     with progress("q-metrics", len(specs), unit="episodes") as bar:
         for _ in rollout(agent, specs, env_factory(config.device, tasks), record=lambda spec: False):
@@ -237,7 +237,7 @@ def count_visits(config: QMetricsConfig, policy: Path) -> dict[str, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Counting:
+class CountingActor:
     """Counts where the agent it wraps is asked to act."""
 
     reads_device: ClassVar[bool] = True

@@ -8,7 +8,7 @@ the critic, at random, or by Q* itself; the mean Q* of the picks, state by state
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ def replay(
     *,
     discount: float,
     policy: Policy | None = None,
+    acting: Any = None,
     support: int = SUPPORT,
     max_episodes: int | None = None,
     on_episode: Callable[[], None] = lambda: None,
@@ -92,6 +93,7 @@ def replay(
       discount: γ.
       policy: whose values; None for the best policy there is (milliseconds an episode; a learned policy is asked in
         every state it can reach, which takes seconds).
+      acting: likewise, a script's: an :data:`android_env.devices.simulated.exact.StatePolicy`.
       support: likeliest actions of the policy that are followed from each state; the rest is scaled away.
       max_episodes: only the first so many.
       on_episode: called after each episode.
@@ -108,7 +110,7 @@ def replay(
     by_episode: dict[int, list[int]] = {}
     for row, (episode, _) in enumerate(index):
         by_episode.setdefault(int(episode), []).append(row)
-    asked = None if policy is None else seeing(policy_fn(policy, support))
+    asked = acting if policy is None else seeing(policy_fn(policy, support))
     rows, screens, q, v = [], [], [], []
     outlines = outlines_of(episodes)
     played = [n for n in by_episode if not outlines[n].copy_of]
@@ -142,6 +144,29 @@ def replay(
                 phone.execute(recorded.action)
         on_episode()
     return Truth(np.array(rows), tuple(screens), np.array(q, np.float64), np.array(v, np.float64))
+
+
+def displays(episodes_path: Path, episodes: Sequence[Episode]) -> Iterator[Any]:
+    """The simulator's display of every logged state, in the order of ``observation_index``; copies are passed over.
+
+    Raises:
+      ArtifactError: see :func:`replay`, though screens are not compared.
+    """
+    config = artifacts.read_manifest(episodes_path, stage="collect").config
+    device = load(DeviceConfig, config["device"], where=str(episodes_path), recorded=True).chosen
+    tasks = {task.task_id: task for task in device_tasks(config["tasks"])}
+    phone = device.phone(render=False)
+    for number, outline in enumerate(outlines_of(episodes)):
+        if outline.copy_of:
+            continue
+        episode = episodes[number]
+        phone.reset(tasks[episode.task_id], seed=episode.seed)
+        for step in episode.steps:
+            if step.is_terminal:
+                continue
+            yield phone.display
+            if step.action is not None:
+                phone.execute(step.action)
 
 
 def picks(truth: Truth, critic_q: np.ndarray, distinct: np.ndarray, where: np.ndarray) -> Picks:

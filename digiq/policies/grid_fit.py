@@ -212,7 +212,11 @@ def fit_grid(
         for metrics in fit.metrics:
             on_metrics(metrics)
     else:
-        metrics: dict[str, float] = {"update": 0, "train_rows": len(train), "unreachable_texts": encoded.unreachable}
+        metrics: dict[str, float] = {
+            "update": 0,
+            "train_rows": len(train),
+            "unreachable_texts": encoded.unreachable,
+        }
         if len(heldout):
             found = evaluate_loss(grid, params, data, heldout, config.batch_size)
             fit.best_loss = found["loss"]

@@ -12,6 +12,7 @@ import pytest
 
 from digiq.critics import CriticConfig, candidate_values, fit_critic
 from digiq.critics.measures import (
+    Evidence,
     LinearFQE,
     Monitor,
     Reference,
@@ -105,6 +106,39 @@ def test_verdicts():
     assert verdict(curve([0.4] * 10, [0.4] * 10, flat)).kind == "underfitting"
     assert verdict(curve([1, 0.5, 0.1, *[0.05] * 7], [0.2] * 10, up)).kind == "sound"
     assert verdict(curve(flat[:2], flat[:2], flat[:2])).kind == "unknown"
+
+
+def test_flat_curves_say_nothing_where_there_is_too_little_to_tell_from():
+    flat, up = [0.05] * 10, list(np.linspace(0, 0.5, 10))
+    curves = curve([1, 0.5, 0.1, *flat[3:]], [0.2] * 10, up)
+    enough = Evidence(held_out=True, successes=4, failures=4, pairs=30)
+    assert verdict(curves, enough).kind == "sound"
+    for change, said in {
+        "successes": "no successes, and 4 of each",
+        "failures": "no failures",
+        "pairs": "no pairs to order, and 30 are the least",
+        "held_out": "no episode was held out",
+    }.items():
+        found = verdict(curves, dataclasses.replace(enough, **{change: 0}))
+        assert found.kind == "unknown" and said in found.reason
+    assert "1 success and 3 failures" in verdict(curves, Evidence(True, 1, 3, 30)).reason
+    rising = curve(flat, [*np.linspace(0.5, 0.2, 5), *np.linspace(0.2, 0.5, 5)], up)
+    assert verdict(rising, Evidence(True, 0, 0, 0)).kind == "overfitting"  # curves are evidence of their own
+
+
+def test_evidence_is_counted_in_held_out_episodes():
+    visits, _ = tabular_data()
+    arrays = _tabular.as_arrays(visits)
+    data = prepare(*arrays, gamma=_tabular.GAMMA, standardize=False, heldout_fraction=0.25)
+    critic = fit_critic(*arrays, CriticConfig(epochs=4, steps_per_epoch=2), heldout_fraction=0.25)
+    found = diagnose(critic, data).evidence
+    assert found.held_out and found.successes + found.failures == 100
+    rows = np.asarray(data.heldout_rows)
+    table = data.table
+    won = {int(end) for end, total in zip(table.end[rows], table.returns[rows], strict=True) if total > 0}
+    assert found.successes == len(won)
+    everything = diagnose(critic, data, rows=np.arange(len(table.obs))).evidence
+    assert not everything.held_out and everything.successes + everything.failures == 400
 
 
 def tabular_data():

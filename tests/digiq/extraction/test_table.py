@@ -65,8 +65,9 @@ def all_states(seed: int = 0) -> States:
     q[~proposals.valid] = np.nan
     q[::4, 1] = np.nan  # as what features leave out
     values = Values(
-        q=q, v=rng.normal(size=len(q)).astype(np.float32), baseline="v", discount=0.9, bootstraps=True
-    )
+        q=q, v=rng.normal(size=len(q)).astype(np.float32), baseline="v", discount=0.9, bootstraps=True,
+        deviation=rng.random(q.shape, np.float32),
+    )  # fmt: skip
     arrays = {name: np.array(column) for name, column in columns.items()}
     return States(**arrays, logged=tuple(logged), proposals=proposals, values=values)
 
@@ -76,6 +77,8 @@ def with_needs_only(states: States, needs: frozenset[str]) -> States:
     values = states.values if needs & {"q", "v"} else None
     if values is not None and "q" not in needs:
         values = dataclasses.replace(values, q=None)
+    if values is not None and "members" not in needs:
+        values = dataclasses.replace(values, deviation=None)
     proposals = states.proposals if needs & {"proposals", "q"} else None
     return dataclasses.replace(states, proposals=proposals, values=values)
 
@@ -90,7 +93,7 @@ def imitated(states: States, targets: Targets) -> list:
 
 
 def test_it_reads_what_it_needs_and_nothing_else(objective):
-    assert objective.needs <= {"proposals", "q", "v"}
+    assert objective.needs <= {"proposals", "q", "v", "members"}
     targets = select(objective, all_states())
     assert len(targets.row) == len(targets.action) == len(targets.weight) > 0
     assert json.loads(json.dumps(targets.report)) == targets.report
@@ -130,7 +133,10 @@ def test_the_order_of_episodes_does_not_matter(objective):
         "episode": len(LENGTHS) - 1 - states.episode[order],
         "logged": tuple(states.logged[row] for row in order),
         "proposals": states.proposals.at(order),
-        "values": dataclasses.replace(states.values, q=states.values.q[order], v=states.values.v[order]),
+        "values": dataclasses.replace(
+            states.values,
+            **{name: getattr(states.values, name)[order] for name in ("q", "v", "deviation")},
+        ),
     }
     turned = dataclasses.replace(turned, **changes)
     targets = select(objective, turned)

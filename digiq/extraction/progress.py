@@ -1,0 +1,60 @@
+"""Imitate the candidate of highest Q wherever it makes progress: where it is worth more than to wait a step.
+
+An action that leaves everything as it is costs one step, so it is worth γ V(s) wherever V is the value of acting as V
+supposes. Kept is what is worth more:
+
+    Q(s, a*) > γ V(s) + margin |V(s)|
+
+A gate by advantage over the mean of the candidates lets a no-op pass wherever the other candidates are mistakes; this
+one does not.
+
+Sound with critics whose V is the value of the best in-sample actions and generalises: IQL at a high expectile, and exact
+values, under which little but optimal actions pass. With V the *maximum over the same candidates* it keeps every state of
+positive V, because the best candidate is worth V itself, and the report says that it gates nothing. Under policy
+evaluation (``td``, ``mc``) V is lower than Q of most good actions, so it keeps more than A > 0 does, a no-op followed
+by the behaviour policy too where the two heads disagree by 1 - γ; take ``lower_bound`` there.
+"""
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from digiq.config import configclass
+from digiq.extraction.base import Choice, States, Targets
+from digiq.extraction.best_of_n import highest, of_choice
+
+
+@configclass
+class Progress:
+    """Imitates the best candidate where it is worth more than to wait."""
+
+    margin: Annotated[float, Field(ge=0)] = 0.01
+    """By how much of V(s) it must be worth more: a no-op must not pass by the critic's rounding. Waiting costs 1 - γ of V."""
+    candidates: Annotated[int, Field(ge=1)] | None = None
+    """As in ``best_of_n``: 1 filters the logged actions."""
+    support: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """As in ``best_of_n``."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"proposals", "q", "v"})
+
+    def choose(self, states: States) -> Choice:
+        """See :class:`digiq.extraction.base.Ranks`."""
+        proposals, values = states.proposals, states.values
+        assert proposals is not None and values is not None and values.q is not None
+        waiting = values.discount * values.v + self.margin * np.abs(values.v)
+        choice, advantage = highest(
+            values.q,
+            waiting.astype(np.float32),
+            proposals.valid,
+            candidates=self.candidates,
+            support=self.support,
+            log_prob=proposals.log_prob,
+        )
+        return Choice(choice=choice, advantage=advantage, keep=advantage > 0, threshold=0.0)
+
+    def select(self, states: States, rng: np.random.Generator) -> Targets:
+        """Nothing is drawn."""
+        return of_choice(states, self.choose(states))
