@@ -296,10 +296,8 @@ def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequ
     for row, tokens in enumerate(tokenised(backbone, texts)):
         # The image's placeholder grows in the processor; what follows it stays the same, so places count from the end.
         shift = lengths[row] - len(tokens.ids)
-        for name in spans:
-            first, last = (starts[row] + edge for edge in prompts[row].spans[name])
-            here = (tokens.offsets[:, 0] < last) & (tokens.offsets[:, 1] > first)
-            spans[name][row, shift : lengths[row]] = torch.from_numpy(here)[max(0, -shift) :]
+        for name, here in tokens.spans(prompts[row], starts[row]).items():
+            spans[name][row, max(0, shift) : lengths[row]] = torch.from_numpy(here)[max(0, -shift) :]
     positions = torch.arange(real.shape[1])
     last_position = (positions * real).amax(dim=1, keepdim=True)
     spans["answer"] = positions == last_position
@@ -317,6 +315,11 @@ class Tokens:
 
     ids: np.ndarray
     offsets: np.ndarray
+
+    def spans(self, prompt: Prompt, start: int) -> dict[str, np.ndarray]:
+        """By name, bool[T]: the tokens of each span of a prompt that begins at the character ``start``."""
+        first, last = self.offsets.T
+        return {n: (first < start + b) & (last > start + a) for n, (a, b) in prompt.spans.items()}
 
 
 def tokenised(backbone: Backbone, texts: Sequence[str]) -> list[Tokens]:

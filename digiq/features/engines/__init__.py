@@ -10,6 +10,7 @@ ENGINES = Table(
     "engine",
     __name__,
     plain="Plain",
+    shared="Shared",
 )
 """Name of an engine, which is its file's, and the class in there."""
 

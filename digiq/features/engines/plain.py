@@ -59,6 +59,10 @@ class PlainEngine:
     def dim(self, kind: Kind) -> int:
         return len(self.reading.spans(kind)) * self.backbone.hidden_size
 
+    @property
+    def pooling(self) -> Pooling:
+        return "mean" if self.reading.pooling == "mean" else "last"  # of a reading that is resolved
+
     def identity(self, kind: Kind) -> dict[str, Any]:
         return {
             "model": self._model,
@@ -79,7 +83,7 @@ class PlainEngine:
             requests,
             layers=self.numbers,
             spans=self.reading.spans(kind),
-            pooling=self.reading.pooling,
+            pooling=self.pooling,
             batch_size=self.reading.batch_size,
         )
 
