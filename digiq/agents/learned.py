@@ -15,7 +15,7 @@ from digiq import artifacts
 from digiq.agents.agent import Turn
 from digiq.config import load
 from digiq.critics.critic import Critic, candidate_values, load_critic
-from digiq.errors import ArtifactError
+from digiq.errors import ArtifactError, DigiQError
 from digiq.features.engines import Engine, Request
 from digiq.features.extract import FeaturizeConfig
 from digiq.policies.base import PolicyInput
@@ -58,6 +58,11 @@ class LearnedScorer:
             )
         if (vlm / artifacts.MANIFEST).is_file():
             artifacts.open(vlm)
+        if config.history:
+            raise DigiQError(
+                f"{features}: its prompts hold the last {config.history} actions, which agents do not pass on yet; train the critic "
+                "on features without history."
+            )
         config = config.resolved(vlm)
         return cls(load_critic(critic), config.chosen.open(config, vlm), config.grounding, config.template)
 

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import os
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -29,6 +31,7 @@ STAGE, VERSION = "featurize", 1
 INDEX = "index.npz"
 ROWS = "feature_rows"
 """Directory of the rows, beside the artefact, unless another is given."""
+_LARGE = 10**9  # bytes from which on the size is said beforehand
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -46,8 +49,9 @@ class FeaturizeConfig(chosen_from(ENGINES, default="plain")):
     """Spans of the pair prompt; each is pooled, and they are concatenated. None: those that the prompt's file names."""
     observation_spans: tuple[str, ...] = ()
     """Spans of the observation prompt."""
-    pooling: Literal["auto", "last", "mean"] = "auto"
-    """The last token of a span, or the mean of its tokens; auto: as the prompt's file says."""
+    pooling: Literal["auto", "last", "mean", "both"] = "auto"
+    """The last token of a span, or the mean of its tokens; both: one and the other, as layers of their own; auto: as the
+    prompt's file says."""
     history: Annotated[int, Field(ge=0)] = 0
     """So many previous actions of the episode stand in the prompt, in words; the prompt's file must have a place for them."""
     grounding: Literal["cursor", "text"] = "cursor"
@@ -278,6 +282,7 @@ def _fill(store: RowStore, requests: dict[bytes, Request], kind: Kind, engine: E
     """Computes the rows that ``store`` lacks, shard by shard."""
     with store.lock():
         missing = [key for key in requests if key not in store]
+        _check_space(store, len(missing), kind)
         together = isinstance(engine, ByState)
         # Similar lengths share a shard, so that the batches inside it carry little padding; candidates of a state do,
         # where an engine reads the state once for all of them.
@@ -302,6 +307,23 @@ def _fill(store: RowStore, requests: dict[bytes, Request], kind: Kind, engine: E
                     features[positions] = block
                     bar.advance(len(positions))
                 store.append(shard, features)
+
+
+def _check_space(store: RowStore, rows: int, kind: Kind) -> None:
+    """Says how much will be written, and refuses it before work starts where the disk cannot hold it."""
+    size = rows * len(store.layers) * store.dim * 2
+    if size < _LARGE:
+        return
+    words = f"{rows:,} {kind} rows of {len(store.layers)} x {store.dim} numbers are {size / 1e9:.1f} GB"
+    if "://" not in store.path:
+        free = shutil.disk_usage(store.path).free
+        if size > free:
+            raise DigiQError(
+                f"featurize: {words}, and {store.path} has {free / 1e9:.1f} GB free; keep fewer layers, spans or candidates, or "
+                "name another --rows."
+            )
+        words += f" of {free / 1e9:.1f} GB free"
+    print(f"featurize: {words}", file=sys.stderr)
 
 
 def _whole_states(shard: list[bytes], requests: dict[bytes, Request], following: bytes) -> list[bytes]:

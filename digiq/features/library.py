@@ -32,7 +32,7 @@ def extract_features(
     batch_size: int = 32,
     dtype: str = "bfloat16",
     device: str = "cpu",
-) -> dict[int, npt.NDArray[np.float32]]:
+) -> dict[int | str, npt.NDArray[np.float32]]:
     """Features of screens, goals and actions.
 
     Args:
@@ -43,7 +43,7 @@ def extract_features(
       model: a Hugging Face image-text-to-text directory.
       layers: as ``featurize.layers``.
       spans: of the prompt, or ``answer``, the last token; none: those that the prompt's file names.
-      pooling: over each span: last, mean, or auto, as the prompt's file says.
+      pooling: over each span: last, mean, both, or auto, as the prompt's file says.
       prompt: general, paper, readout, the path of a file, or auto.
       grounding: how a tap's place is shown.
       engine: one of :data:`digiq.features.engines.ENGINES`.
@@ -52,7 +52,8 @@ def extract_features(
       device: where torch runs.
 
     Returns:
-      By resolved layer number, float32 [R, len(spans)·H]: a row for every action, in order of items and candidates.
+      By resolved layer number, float32 [R, len(spans)·H]: a row for every action, in order of items and candidates. Where
+      ``pooling`` is both, by names such as ``layer_03_mean``.
 
     Raises:
       DigiQError: no items, one of them is not as above, or a model, layer or span that is not there.
@@ -85,7 +86,8 @@ def extract_features(
             out = np.empty((len(requests), *features.shape[1:]), np.float32)
         out[positions] = features
     assert out is not None
-    return {int(layer.removeprefix("layer_")): out[:, i] for i, layer in enumerate(opened.layers)}
+    number = {name: name.removeprefix("layer_") for name in opened.layers}
+    return {int(n) if n.isdigit() else name: out[:, i] for i, (name, n) in enumerate(number.items())}
 
 
 def _requests(item: Any, where: str, config: FeaturizeConfig) -> list[Request]:

@@ -28,7 +28,8 @@ from android_env.actions import Action, ActionType
 from digiq.errors import ConfigError
 
 Grounding = Literal["cursor", "text"]
-Pooling = Literal["last", "mean"]
+Pooling = Literal["last", "mean", "both"]
+"""Of a span's hidden states: the last, the mean, or one after the other as two layers."""
 
 TEMPLATES: dict[str, Path] = {
     "general": Path(__file__).parent / "templates" / "general.txt",
@@ -162,8 +163,8 @@ def parse_template(text: str, name: str) -> Template:
     if not any(span == "action" for line in lines["pair"] for span, _ in line):
         raise ConfigError(f"prompt {name}: [pair] has no {{action}}, so all actions would be alike.")
     pooling = said.get("pooling", "mean")
-    if pooling not in ("last", "mean"):
-        raise ConfigError(f"prompt {name}: pooling is '{pooling}'; it is last or mean.")
+    if pooling not in ("last", "mean", "both"):
+        raise ConfigError(f"prompt {name}: pooling is '{pooling}'; it is last, mean or both.")
     spans = {kind: tuple(said.get(kind, "answer").split()) for kind in _SECTIONS}
     return Template(name, text, spans["pair"], spans["observation"], pooling, lines)
 

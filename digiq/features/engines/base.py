@@ -147,6 +147,6 @@ class Opens(Protocol):
         ...
 
 
-def layer_name(layer: int) -> str:
-    """Name of a layer's arrays."""
-    return f"layer_{layer:02d}"
+def layer_name(layer: int, pooling: str = "") -> str:
+    """Name of a layer's arrays; with ``pooling``, of one of several poolings of it."""
+    return f"layer_{layer:02d}{pooling and '_'}{pooling}"

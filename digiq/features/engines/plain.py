@@ -54,6 +54,8 @@ class PlainEngine:
 
     @property
     def layers(self) -> tuple[str, ...]:
+        if self.pooling == "both":
+            return tuple(layer_name(n, how) for n in self.numbers for how in poolings("both"))
         return tuple(map(layer_name, self.numbers))
 
     def dim(self, kind: Kind) -> int:
@@ -61,7 +63,8 @@ class PlainEngine:
 
     @property
     def pooling(self) -> Pooling:
-        return "mean" if self.reading.pooling == "mean" else "last"  # of a reading that is resolved
+        assert self.reading.pooling != "auto"  # it is resolved
+        return self.reading.pooling
 
     def identity(self, kind: Kind) -> dict[str, Any]:
         return {
@@ -165,7 +168,7 @@ def extract(
       requests: all with the same span names.
       layers: L layers, from 1. The model's last layer is read after its final norm, as Hugging Face gives it.
       spans: P spans of the prompts; each is pooled and they are concatenated.
-      pooling: the last token of a span, or the mean of its tokens.
+      pooling: the last token of a span, or the mean of its tokens; ``both`` gives 2·L, those of a layer side by side.
       batch_size: requests a forward pass.
 
     Raises:
@@ -191,8 +194,9 @@ def extract(
             output = backbone.model.base_model(**batch.inputs, output_hidden_states=True, use_cache=False)
             states = output.hidden_states
             pooled = [
-                torch.cat([pool_span(states[layer], batch.spans[span], pooling) for span in spans], dim=-1)
+                torch.cat([pool_span(states[layer], batch.spans[span], how) for span in spans], dim=-1)
                 for layer in layers
+                for how in poolings(pooling)
             ]
             return torch.stack(pooled, dim=1).float().cpu().numpy()
 
@@ -269,6 +273,11 @@ def naming(requests: Sequence[Request]) -> Iterator[None]:
         raise DigiQError(
             f"featurize: {where + ': ' if where else ''}{error.message}. Finished shards are kept."
         ) from error
+
+
+def poolings(pooling: Pooling) -> tuple[Pooling, ...]:
+    """One by one."""
+    return ("last", "mean") if pooling == "both" else (pooling,)
 
 
 def pool_span(states: Any, mask: Any, pooling: Pooling) -> Any:

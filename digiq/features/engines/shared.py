@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from digiq.features.engines.plain import (
     naming,
     open_plain,
     pool_span,
+    poolings,
     screens,
 )
 from digiq.vlm.prompts import Pooling
@@ -49,6 +50,8 @@ class Shared:
 
     Under ``grounding: cursor`` a tap has a screenshot, and so a prefix, of its own; use ``text`` to share them all.
     """
+
+    packages: ClassVar = ("torch", "transformers")
 
     attention: Literal["two_part", "cache"] = "two_part"
     """two_part: the prefix once for all candidates; cache: its keys and values copied to each, which is slower, for models
@@ -284,14 +287,15 @@ def _compute(
 ) -> npt.NDArray[np.float32]:
     import torch
 
-    out = np.empty((loaded.count, len(layers), len(spans) * backbone.hidden_size), np.float32)
+    ways: list[tuple[int, Pooling]] = [(layer, how) for layer in layers for how in poolings(pooling)]
+    out = np.empty((loaded.count, len(ways), len(spans) * backbone.hidden_size), np.float32)
     base = backbone.model.base_model
     with torch.inference_mode():
         if loaded.alone_batch is not None:
             batch = loaded.alone_batch
             states = base(**batch.inputs, output_hidden_states=True, use_cache=False).hidden_states
             out[loaded.alone] = _stack(
-                [[pool_span(states[layer], batch.spans[span], pooling) for span in spans] for layer in layers]
+                [[pool_span(states[layer], batch.spans[span], how) for span in spans] for layer, how in ways]
             )
         if loaded.rows:
             before, after = _states(backbone, loaded, attention)
@@ -299,17 +303,17 @@ def _compute(
                 [b for b, group in enumerate(loaded.rows) for _ in group], device=backbone.device
             )
             found = []
-            for layer in layers:
+            for layer, how in ways:
                 pooled = []
                 for span in spans:
                     inside = loaded.in_suffix[span]
                     if span in loaded.in_prefix:
                         states = torch.cat([before[layer][owner], after[layer]], dim=1)
                         pooled.append(
-                            pool_span(states, torch.cat([loaded.in_prefix[span], inside], dim=1), pooling)
+                            pool_span(states, torch.cat([loaded.in_prefix[span], inside], dim=1), how)
                         )
                     else:
-                        pooled.append(pool_span(after[layer], inside, pooling))
+                        pooled.append(pool_span(after[layer], inside, how))
                 found.append(pooled)
             out[[i for group in loaded.rows for i in group]] = _stack(found)
     return out

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,16 @@ def test_items_in_every_form_are_the_same_rows(vlm, tmp_path):
     assert np.abs(with_history - plain_rows).max() > 1e-3
 
 
+def test_the_documents_example_works_as_it_stands(vlm, tmp_path, monkeypatch, capsys):
+    page = Path("docs/features.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0].replace("/path/to/model", str(vlm))
+    for name in ("screen.png", "next.png"):
+        Image.fromarray(RGB).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out.splitlines() == ["2 (4, 256)", "3 (4, 256)"]
+
+
 @pytest.mark.parametrize(
     ("items", "said"),
     [
@@ -141,6 +152,24 @@ def test_odd_texts_are_only_texts(vlm, text):
 def test_layers_by_number_share_and_word(vlm, layers, expected):
     assert plain.wanted_layers(layers, 3) == expected
     assert tuple(extract_features([(RGB, "go", None)], model=vlm, layers=layers)) == expected
+
+
+@pytest.mark.parametrize("engine", ["plain", "shared"])
+def test_layers_and_poolings_come_from_one_pass(vlm, engine):
+    items = [(RGB, "go", [Action.back(), Action.tap(0.2, 0.3)])]
+    options = {
+        "model": vlm,
+        "layers": ("all",),
+        "dtype": "float32",
+        "spans": ("goal", "changes"),
+        "engine": engine,
+    }
+    both = extract_features(items, pooling="both", **options)
+    assert list(both) == [f"layer_0{n}_{how}" for n in (1, 2, 3) for how in ("last", "mean")]
+    for how in ("last", "mean"):
+        for layer, rows in extract_features(items, pooling=how, **options).items():
+            np.testing.assert_allclose(both[f"layer_0{layer}_{how}"], rows, atol=1e-5)
+    assert np.abs(both["layer_02_last"] - both["layer_02_mean"]).max() > 1e-3
 
 
 def test_layers_that_make_no_sense_are_refused(vlm):
@@ -226,6 +255,57 @@ def test_a_broken_screenshot_names_episode_and_step_and_finished_shards_stay(vlm
     ):
         stage.run(CONFIG, **inputs, vlm=vlm, out=tmp_path / "features")
     assert list((tmp_path / "feature_rows").glob("observation-*/key/c/*"))
+
+
+def test_a_disk_that_cannot_hold_the_rows_is_refused_before_work_starts(vlm, tmp_path, monkeypatch, capsys):
+    inputs, asked = inputs_with(tmp_path), []
+    monkeypatch.setattr(stage, "_LARGE", 1)
+    monkeypatch.setattr(plain.PlainEngine, "rows", lambda self, requests: asked.append(requests))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(
+        DigiQError, match=r"2 observation rows of 2 x \d+ numbers are 0.0 GB, and .* has 0.0 GB free"
+    ):
+        stage.run(CONFIG, **inputs, vlm=vlm, out=tmp_path / "features")
+    assert not asked
+    monkeypatch.undo()
+    monkeypatch.setattr(stage, "_LARGE", 1)
+    stage.run(CONFIG, **inputs, vlm=vlm, out=tmp_path / "features")
+    assert "4 pair rows" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_in_a_sentence_and_the_same_command_goes_on(vlm, tmp_path, monkeypatch):
+    from digiq.cli.boundary import explain
+
+    inputs, append = inputs_with(tmp_path), stage.RowStore.append
+    full = [True]
+
+    def fail(self, keys, features):
+        if self.path.rpartition("/")[2].startswith("pair") and full:
+            raise ValueError("RESOURCE_EXHAUSTED: writing: No space left on device")
+        append(self, keys, features)
+
+    monkeypatch.setattr(stage.RowStore, "append", fail)
+    with pytest.raises(ValueError) as caught:
+        stage.run(CONFIG, **inputs, vlm=vlm, out=tmp_path / "features")
+    assert "No space left on device; free some and run the same command again" in explain(caught.value)
+    kept = sorted((tmp_path / "feature_rows").glob("observation-*/**/c/*/0"))
+    full.clear()
+    stage.run(CONFIG, **inputs, vlm=vlm, out=tmp_path / "features")
+    assert kept and sorted((tmp_path / "feature_rows").glob("observation-*/**/c/*/0")) == kept
+
+
+def test_previous_actions_are_part_of_the_prompt_and_of_the_row(vlm, tmp_path):
+    inputs = inputs_with(tmp_path, lambda i, png: encode_png(screen(0)))
+    config = dataclasses.replace(CONFIG, prompt="general", pair_spans=(), observation_spans=(), layers=(1,))
+    for history in (0, 1):
+        chosen = dataclasses.replace(config, history=history)
+        stage.run(chosen, **inputs, vlm=vlm, out=tmp_path / f"features-{history}")
+    without, with_one = (load_features(tmp_path / f"features-{h}").observation["layer_01"] for h in (0, 1))
+    np.testing.assert_array_equal(without[0], without[1])  # the same screen and goal
+    assert (np.asarray(with_one[0], np.float32) != np.asarray(with_one[1], np.float32)).any()
+    np.testing.assert_array_equal(with_one[0], without[0])  # nothing came before
+    with pytest.raises(ConfigError, match=r"no line with \{history\}"):
+        dataclasses.replace(CONFIG, history=1).resolved(vlm)
 
 
 def test_nan_features_name_episode_step_and_layer(vlm, tmp_path, monkeypatch):
