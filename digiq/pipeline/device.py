@@ -43,9 +43,7 @@ def place(recipe: Recipe, device: str, said: tuple[str, ...] = ()) -> tuple[Reci
     if number:
         environment["CUDA_VISIBLE_DEVICES"] = number
     if kind == "cuda" and not any(map(importlib.util.find_spec, _JAX_CUDA)):
-        raise ConfigError(
-            f"--device {device}: JAX has no CUDA wheel here; install one (docs/install.md)."
-        )
+        raise ConfigError(f"--device {device}: JAX has no CUDA wheel here; install one (docs/install.md).")
     if kind == "tpu" and importlib.util.find_spec("libtpu") is None:
         raise ConfigError("--device tpu: JAX has no TPU wheel here; install one (docs/install.md).")
     changes = {}
