@@ -11,6 +11,7 @@ EXTRAS = {
     "accelerate": "vlm",
     "appium": "appium",
     "miniwob": "miniwob",
+    "num2words": "vlm",
     "peft": "vlm",
     "safetensors": "vlm",
     "selenium": "appium",

@@ -15,11 +15,11 @@ from digiq import artifacts
 from digiq.agents.agent import Turn
 from digiq.config import load
 from digiq.critics.critic import Critic, candidate_values, load_critic
-from digiq.errors import ArtifactError
+from digiq.errors import ArtifactError, DigiQError
 from digiq.features.engines import Engine, Request
 from digiq.features.extract import FeaturizeConfig
 from digiq.policies.base import PolicyInput
-from digiq.vlm.prompts import Grounding
+from digiq.vlm.prompts import Grounding, Template
 
 _WIDTH = 8  # candidates are padded to a multiple of this, so that few shapes are compiled
 
@@ -32,6 +32,8 @@ class LearnedScorer:
     engine: Engine
     """As it made the features that the critic was trained on."""
     grounding: Grounding
+    """Likewise."""
+    template: Template | None = None
     """Likewise."""
 
     @classmethod
@@ -56,7 +58,13 @@ class LearnedScorer:
             )
         if (vlm / artifacts.MANIFEST).is_file():
             artifacts.open(vlm)
-        return cls(load_critic(critic), config.chosen.open(config, vlm), config.grounding)
+        if config.history:
+            raise DigiQError(
+                f"{features}: its prompts hold the last {config.history} actions, which agents do not pass on yet; train the critic "
+                "on features without history."
+            )
+        config = config.resolved(vlm)
+        return cls(load_critic(critic), config.chosen.open(config, vlm), config.grounding, config.template)
 
     def score(self, observation: PolicyInput, candidates: Sequence[Action]) -> tuple[np.ndarray, float]:
         """Q of each candidate, float32[N], and the baseline of the observation."""
@@ -87,7 +95,9 @@ class LearnedScorer:
         return [(q[s, : len(actions)], float(v[s])) for s, actions in enumerate(candidates)]
 
     def _request(self, observation: PolicyInput, action: Action | None) -> Request:
-        return Request.build(observation.screenshot, observation.goal, action, self.grounding)
+        return Request.build(
+            observation.screenshot, observation.goal, action, self.grounding, template=self.template
+        )
 
     def _features(self, requests: Sequence[Request]) -> dict[str, Any]:
         """By layer name, [len(requests), D], rounded as the feature store rounds."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from digiq.errors import ConfigError
 
-HELP = """usage: digiq run RECIPE [--overwrite] [--FIELD VALUE ...]
+HELP = """usage: digiq run RECIPE [--overwrite] [--device cpu|cuda|cuda:1|tpu] [--FIELD VALUE ...]
 
 Runs every stage of a recipe that is not complete yet, each in a process of its own, and ends with a table and a
 report. Kill it whenever you like; the same command goes on. A recipe is a YAML file, or the name of one that comes with
@@ -14,6 +15,7 @@ DigiQ ('digiq recipes' lists them).
 
   digiq run quickstart
   digiq run quickstart --seed 7 --name other
+  digiq run quickstart --vlm DIR --device cuda   every stage there; --featurize.device overrides one
   digiq run mine.yaml
   digiq run quickstart --help       what people change, with this recipe's values
   digiq run quickstart --help-all   every field, by stage"""
@@ -58,13 +60,19 @@ def main(arguments: list[str]) -> None:
     from digiq.cli.stage import parse
     from digiq.config import load_yaml
     from digiq.pipeline import run
+    from digiq.pipeline.device import place, take_option
     from digiq.pipeline.recipe import Recipe
 
     recipe = load_yaml(Recipe, found(arguments[0]))
     if "--help" in arguments or "-h" in arguments:
         print(common_help(recipe, arguments[0]))
         return
-    rest = ["--help" if a == "--help-all" else a for a in arguments[1:] if a != "--overwrite"]
+    device, rest = take_option(arguments[1:])
+    if device is not None:
+        said = tuple(a[2:].partition("=")[0].replace("-", "_") for a in rest if a.startswith("--"))
+        recipe, environment = place(recipe, device, said)
+        os.environ.update(environment)
+    rest = ["--help" if a == "--help-all" else a for a in rest if a != "--overwrite"]
     recipe = parse(Recipe, rest, default=recipe, program=f"digiq run {arguments[0]}", switches=True)
     run.run(recipe, overwrite="--overwrite" in arguments)
 

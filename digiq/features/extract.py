@@ -3,6 +3,9 @@
 import dataclasses
 import hashlib
 import os
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -15,19 +18,20 @@ from digiq import artifacts
 from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.data.rewards import LabelledEpisodes
-from digiq.errors import ArtifactError
-from digiq.features.engines import ENGINES, Deals, Engine, Request
-from digiq.features.engines.base import Kind
+from digiq.errors import ArtifactError, ConfigError, DigiQError
+from digiq.features.engines import ENGINES, ByState, Deals, Engine, Request
+from digiq.features.engines.base import Kind, Layer
 from digiq.features.store import KEY_BYTES, RowStore, StoredLayer, row_key
 from digiq.progress import progress
 from digiq.proposals.propose import Proposals, load_proposals, supported
 from digiq.tables import chosen_from
-from digiq.vlm.prompts import build_prompt
+from digiq.vlm.prompts import Template, default_prompt, describe_history, load_template, prompt_file
 
 STAGE, VERSION = "featurize", 1
 INDEX = "index.npz"
 ROWS = "feature_rows"
 """Directory of the rows, beside the artefact, unless another is given."""
+_LARGE = 10**9  # bytes from which on the size is said beforehand
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -35,20 +39,21 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 class FeaturizeConfig(chosen_from(ENGINES, default="plain")):
     """What computes features, which hidden states of the VLM it keeps, and how."""
 
-    layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
-    """Language-model layers, from 1, or from the end with negative numbers; all come from one pass."""
-    pair_spans: Annotated[tuple[str, ...], Field(min_length=1)] = ("kind", "part", "fits", "changes")
-    """Spans of the pair prompt; each is pooled, and they are concatenated."""
-    observation_spans: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "screen",
-        "overlay",
-        "field",
-        "query",
-        "address",
-    )
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1)] = (-1,)
+    """Language-model layers: from 1, or from the end with negative numbers; a share of the depth (0.5), ``middle`` or
+    ``all``. All come from one pass."""
+    prompt: str = "auto"
+    """What the VLM is asked: general, paper or readout, or the path of a file like theirs (digiq/vlm/templates). auto:
+    readout for the embedded model, general for others."""
+    pair_spans: tuple[str, ...] = ()
+    """Spans of the pair prompt; each is pooled, and they are concatenated. None: those that the prompt's file names."""
+    observation_spans: tuple[str, ...] = ()
     """Spans of the observation prompt."""
-    pooling: Literal["last", "mean"] = "last"
-    """The last token of a span, or the mean of its tokens."""
+    pooling: Literal["auto", "last", "mean", "both"] = "auto"
+    """The last token of a span, or the mean of its tokens; both: one and the other, as layers of their own; auto: as the
+    prompt's file says."""
+    history: Annotated[int, Field(ge=0)] = 0
+    """So many previous actions of the episode stand in the prompt, in words; the prompt's file must have a place for them."""
     grounding: Literal["cursor", "text"] = "cursor"
     """How the VLM sees where a tap lands: drawn on the screenshot, or as coordinates."""
     batch_size: Annotated[int, Field(ge=1)] = 32
@@ -63,8 +68,33 @@ class FeaturizeConfig(chosen_from(ENGINES, default="plain")):
     out none; what is left out has no Q."""
 
     def spans(self, kind: Kind) -> tuple[str, ...]:
-        """What is pooled of the prompts of a kind."""
+        """What is pooled of the prompts of a kind; of a config that is :meth:`resolved`."""
         return self.observation_spans if kind == "observation" else self.pair_spans
+
+    @property
+    def template(self) -> Template:
+        """The prompt's file; of a config that is :meth:`resolved`."""
+        return load_template(self.prompt)
+
+    def resolved(self, vlm: Path) -> "FeaturizeConfig":
+        """With a prompt, spans and pooling said outright, for a VLM.
+
+        Raises:
+          ConfigError: no such prompt, or it has no place for the history that is wanted.
+        """
+        prompt = default_prompt(vlm) if self.prompt == "auto" else self.prompt
+        template = load_template(prompt)
+        if self.history and not template.has_history:
+            raise ConfigError(
+                f"featurize.history is {self.history}, but the prompt '{prompt}' has no line with {{history}}; choose another."
+            )
+        return dataclasses.replace(
+            self,
+            prompt=prompt,
+            pair_spans=self.pair_spans or template.pair,
+            observation_spans=self.observation_spans or template.observation,
+            pooling=template.pooling if self.pooling == "auto" else self.pooling,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,11 +150,13 @@ def run(
       DigiQError: a model without a processor, a layer or span that is not there, proposals of other episodes.
     """
     inputs = {"episodes": episodes, "rewards": rewards, "proposals": proposals, "vlm": vlm}
+    inputs["prompt"] = prompt_file(config.prompt)
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as w:
         if w.done:
             return w.artifact
+        config = config.resolved(vlm)
         plan = _plan(LabelledEpisodes(episodes, rewards), load_proposals(proposals), config)
         engine: Engine = config.chosen.open(config, vlm)
         root = out.parent / ROWS if rows is None else rows
@@ -200,8 +232,10 @@ def _plan(episodes: LabelledEpisodes, proposals: Proposals, config: FeaturizeCon
     """Lists the rows. Screens and pairs that occur again, in whatever episode, are one row."""
     png: dict[bytes, bytes] = {}
     observations: list[Request] = []
+    template = config.template
     for episode in episodes:
-        for step in episode.steps:
+        done: list[Action] = []
+        for t, step in enumerate(episode.steps):
             if not step.is_terminal:
                 digest = hashlib.sha256(step.screenshot).digest()
                 request = Request.build(
@@ -209,11 +243,16 @@ def _plan(episodes: LabelledEpisodes, proposals: Proposals, config: FeaturizeCon
                     step.goal,
                     None,
                     config.grounding,
+                    template=template,
+                    history=describe_history(done, config.history),
                     digest=digest,
+                    where=f"episode {episode.episode_id}, step {t}",
                     activity=step.activity,
                     ui_elements=step.ui_elements,
                 )
                 observations.append(request)
+            if step.action is not None:
+                done.append(step.action)
     if len(observations) != len(proposals):
         raise ArtifactError(
             f"proposals: made for {len(proposals)} observations, but the episodes have {len(observations)}; "
@@ -224,14 +263,17 @@ def _plan(episodes: LabelledEpisodes, proposals: Proposals, config: FeaturizeCon
         read[:, 1:] &= supported(proposals.log_prob, proposals.valid, config.support, any_n=True)[:, 1:]
     candidate_row = np.full(read.shape, -1, np.int32)
     pairs: list[Request] = []
-    known: dict[tuple[bytes, str, Action], int] = {}
+    if not read.any(axis=1).all() and len(read):
+        raise ArtifactError(
+            f"proposals: {observations[int(np.argmin(read.any(axis=1)))].where} has no candidate at all; run 'propose' again."
+        )
+    known: dict[tuple[bytes, str, str, Action], int] = {}
     for n in range(read.shape[1]):
         for s in np.flatnonzero(read[:, n]):
             action, seen = proposals.action(int(s), n), observations[s]
-            row = known.setdefault((seen.digest, seen.goal, action), len(pairs))
+            row = known.setdefault((seen.digest, seen.goal, seen.history, action), len(pairs))
             if row == len(pairs):
-                prompt = build_prompt(seen.goal, action, grounding=config.grounding)
-                pairs.append(dataclasses.replace(seen, action=action, prompt=prompt))
+                pairs.append(seen.of(action, template))
             candidate_row[s, n] = row
     return _Plan(observations, pairs, candidate_row)
 
@@ -240,17 +282,65 @@ def _fill(store: RowStore, requests: dict[bytes, Request], kind: Kind, engine: E
     """Computes the rows that ``store`` lacks, shard by shard."""
     with store.lock():
         missing = [key for key in requests if key not in store]
-        # Similar lengths share a shard, so that the batches inside it carry little padding.
-        missing.sort(key=lambda key: (len(requests[key].prompt.text), requests[key].digest))
+        _check_space(store, len(missing), kind)
+        together = isinstance(engine, ByState)
+        # Similar lengths share a shard, so that the batches inside it carry little padding; candidates of a state do,
+        # where an engine reads the state once for all of them.
+        missing.sort(
+            key=lambda key: (
+                (requests[key].state, len(requests[key].prompt.text))
+                if together
+                else (len(requests[key].prompt.text), requests[key].digest)
+            )
+        )
         stored = len(requests) - len(missing)
         with progress(f"featurize {kind}s", len(requests), unit="rows", done=stored) as bar:
-            for start in range(0, len(missing), store.rows_per_shard):
+            start = 0
+            while start < len(missing):
                 shard = missing[start : start + store.rows_per_shard]
+                if together and start + len(shard) < len(missing):
+                    shard = _whole_states(shard, requests, missing[start + len(shard)])
+                start += len(shard)
                 features = np.empty((len(shard), len(engine.layers), store.dim), np.float32)
                 for positions, block in engine.rows([requests[key] for key in shard]):
+                    _check_finite(block, [requests[shard[p]] for p in positions], engine.layers)
                     features[positions] = block
                     bar.advance(len(positions))
                 store.append(shard, features)
+
+
+def _check_space(store: RowStore, rows: int, kind: Kind) -> None:
+    """Says how much will be written, and refuses it before work starts where the disk cannot hold it."""
+    size = rows * len(store.layers) * store.dim * 2
+    if size < _LARGE:
+        return
+    words = f"{rows:,} {kind} rows of {len(store.layers)} x {store.dim} numbers are {size / 1e9:.1f} GB"
+    if "://" not in store.path:
+        free = shutil.disk_usage(store.path).free
+        if size > free:
+            raise DigiQError(
+                f"featurize: {words}, and {store.path} has {free / 1e9:.1f} GB free; keep fewer layers, spans or candidates, or "
+                "name another --rows."
+            )
+        words += f" of {free / 1e9:.1f} GB free"
+    print(f"featurize: {words}", file=sys.stderr)
+
+
+def _whole_states(shard: list[bytes], requests: dict[bytes, Request], following: bytes) -> list[bytes]:
+    """A shard without the state that goes on after it, unless it is all of one state."""
+    state = requests[following].state
+    kept = [key for key in shard if requests[key].state != state]
+    return kept or shard
+
+
+def _check_finite(block: npt.NDArray[np.float32], requests: Sequence[Request], layers: Sequence[str]) -> None:
+    if np.isfinite(block).all():
+        return
+    row, layer = np.argwhere(~np.isfinite(block).all(axis=-1))[0]
+    raise DigiQError(
+        f"featurize: {requests[row].where or 'a request'}: {layers[layer]} of the model holds NaN or Inf there; try "
+        "featurize.dtype float32. Finished shards are kept."
+    )
 
 
 def _absolute(rows: str | Path) -> str:

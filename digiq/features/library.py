@@ -1,62 +1,120 @@
-"""Features of plain arrays, without artefacts."""
+"""Features of plain screens, goals and actions, without artefacts."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from android_env.actions import Action
+from digiq.config import load
 from digiq.errors import DigiQError
-from digiq.features.engines.base import Request
-from digiq.features.engines.plain import Pooling, extract, open_truncated, wanted_layers
-from digiq.vlm.prompts import Grounding
+from digiq.features.engines.base import Layer, Request
+from digiq.features.extract import FeaturizeConfig
+from digiq.features.screens import to_screenshot
+from digiq.vlm.prompts import Grounding, describe_history
 
 
 def extract_features(
-    items: Iterable[tuple[npt.NDArray[np.uint8], str, Action | None]],
+    items: Iterable[tuple[Any, ...]],
     *,
     model: str | Path,
-    layers: Sequence[int] = (-1,),
-    spans: Sequence[str] = ("answer",),
-    pooling: Pooling = "last",
+    layers: Sequence[Layer] = (-1,),
+    spans: Sequence[str] = (),
+    pooling: str = "auto",
+    prompt: str = "auto",
     grounding: Grounding = "cursor",
+    engine: str = "plain",
     batch_size: int = 32,
     dtype: str = "bfloat16",
     device: str = "cpu",
-) -> dict[int, npt.NDArray[np.float32]]:
-    """Features of plain (screenshot, goal, action) triples; ``action`` None gives the observation's.
-
-    Either all actions are None or none is, because the two kinds of prompt have different spans.
+) -> dict[int | str, npt.NDArray[np.float32]]:
+    """Features of screens, goals and actions.
 
     Args:
-      items: screenshots are uint8 [H, W, 3].
+      items: (image, goal, action), (image, goal, candidates) or (image, goal, candidates, history). An image is what
+        :func:`digiq.features.screens.to_screenshot` takes; action None gives the features of the observation; candidates
+        are a sequence of actions, history one of earlier actions. Either all actions are None or none is, because the two
+        kinds of prompt have different spans.
       model: a Hugging Face image-text-to-text directory.
-      layers: from 1, or from the end with negative numbers.
-      spans: of :mod:`digiq.vlm.prompts`, or ``answer``, the last token.
-      pooling: over each span.
+      layers: as ``featurize.layers``.
+      spans: of the prompt, or ``answer``, the last token; none: those that the prompt's file names.
+      pooling: over each span: last, mean, both, or auto, as the prompt's file says.
+      prompt: general, paper, readout, the path of a file, or auto.
       grounding: how a tap's place is shown.
-      batch_size: items a forward pass.
+      engine: one of :data:`digiq.features.engines.ENGINES`.
+      batch_size: prompts a forward pass.
       dtype: torch's name of the model's type.
       device: where torch runs.
 
     Returns:
-      By resolved layer number, float32 [len(items), len(spans)·H].
-    """
-    from digiq.vlm.backbone import load_backbone
+      By resolved layer number, float32 [R, len(spans)·H]: a row for every action, in order of items and candidates. Where
+      ``pooling`` is both, by names such as ``layer_03_mean``.
 
-    requests = [Request.build(screenshot, goal, action, grounding) for screenshot, goal, action in items]
-    backbone, full = open_truncated(load_backbone(model, dtype=dtype, device=device), layers)
-    numbers = wanted_layers(layers, full)
+    Raises:
+      DigiQError: no items, one of them is not as above, or a model, layer or span that is not there.
+    """
+    told = {
+        "layers": list(layers),
+        "pooling": pooling,
+        "prompt": prompt,
+        "grounding": grounding,
+        "engine": engine,
+    }
+    told |= {"batch_size": batch_size, "dtype": dtype, "device": device}
+    config = load(FeaturizeConfig, told, where="extract_features").resolved(Path(model))
+    requests: list[Request] = []
+    for number, item in enumerate(items):
+        requests += _requests(item, f"item {number}", config)
+    if not requests:
+        raise DigiQError("extract_features: no items were given.")
+    if len({request.action is None for request in requests}) > 1:
+        raise DigiQError(
+            "extract_features: some items have an action and some have None; ask for them apart."
+        )
+    if spans:
+        field = "observation_spans" if requests[0].action is None else "pair_spans"
+        config = dataclasses.replace(config, **{field: tuple(spans)})
+    opened = config.chosen.open(config, Path(model))
     out: npt.NDArray[np.float32] | None = None
-    for positions, features in extract(
-        backbone, requests, layers=numbers, spans=spans, pooling=pooling, batch_size=batch_size
-    ):
+    for positions, features in opened.rows(requests):
         if out is None:
             out = np.empty((len(requests), *features.shape[1:]), np.float32)
         out[positions] = features
-    if out is None:
-        raise DigiQError("extract_features: no items were given.")
-    return {layer: out[:, i] for i, layer in enumerate(numbers)}
+    assert out is not None
+    number = {name: name.removeprefix("layer_") for name in opened.layers}
+    return {int(n) if n.isdigit() else name: out[:, i] for i, (name, n) in enumerate(number.items())}
+
+
+def _requests(item: Any, where: str, config: FeaturizeConfig) -> list[Request]:
+    if not isinstance(item, Sequence) or isinstance(item, str | bytes) or not 3 <= len(item) <= 4:
+        raise DigiQError(
+            f"extract_features: {where} is no (image, goal, candidates) or (image, goal, candidates, history)."
+        )
+    image, goal, asked, *more = item
+    if not isinstance(goal, str):
+        raise DigiQError(
+            f"extract_features: {where} has a goal of type {type(goal).__name__}; give a string."
+        )
+    actions = [asked] if asked is None or isinstance(asked, Action) else list(asked)
+    history = list(more[0]) if more and more[0] is not None else []
+    wrong = [a for a in (*actions, *history) if not (isinstance(a, Action) or (a is None and a is asked))]
+    if wrong or not actions:
+        said = f"a {type(wrong[0]).__name__} among its actions" if wrong else "no candidates"
+        raise DigiQError(f"extract_features: {where} has {said}; give Action objects, or None alone.")
+    screenshot = to_screenshot(image, f"extract_features: {where}")
+    template = config.template
+    first = Request.build(
+        screenshot,
+        goal,
+        actions[0],
+        config.grounding,
+        template=template,
+        history=describe_history(history, len(history)),
+        where=where,
+    )
+    return [first, *(first.of(action, template) for action in actions[1:])]

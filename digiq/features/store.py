@@ -42,7 +42,7 @@ def row_key(*parts: str | bytes) -> bytes:
     """Digest of the parts, 16 bytes; parts are kept apart by their lengths."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.digest()[:KEY_BYTES]
 

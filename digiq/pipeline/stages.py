@@ -216,6 +216,11 @@ STAGES: Mapping[str, Stage] = {
         reads=(*_LABELLED, "proposals", "features", "critic", "vlm", "behavior"),
         section="rank",
     ),
+    "probe": Stage(
+        module="digiq.report.probe",
+        about="which layers and poolings hold actionability and return",
+        reads=(*_LABELLED, "features"),
+    ),
     "make-tiny-vlm": Stage(
         module="digiq.vlm.tiny.make", about="pre-train the embedded tiny LLaVA", packages=lambda config: _VLM
     ),

@@ -267,7 +267,7 @@ def actionability(vlm: Path, episodes: Sequence[Episode], config: RankingConfig)
         blocks = []
         for start in range(0, len(examples), _PAIRS_AT_ONCE):
             block = examples[start : start + _PAIRS_AT_ONCE]
-            blocks.append(change_scores(backbone, block, grounding=tuned.grounding))
+            blocks.append(change_scores(backbone, block, grounding=tuned.grounding, prompt=tuned.prompt))
             bar.advance(len(block))
     scores = np.concatenate(blocks) if blocks else np.zeros(0)
     changed = np.array([example.changed for example in examples], bool)

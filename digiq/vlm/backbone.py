@@ -1,7 +1,7 @@
 """Loads a Hugging Face image-text-to-text model and feeds it screenshots and prompts.
 
-Any directory that ``AutoModelForImageTextToText`` and ``AutoProcessor`` open will do (LLaVA, Qwen-VL, SmolVLM, ...); what a
-family of models needs beyond that is :mod:`digiq.vlm.families`'s.
+A directory of a family that :mod:`digiq.vlm.families` lists opens (LLaVA, Qwen-VL, SmolVLM, ...); others are refused by
+name, because spans and layers would be guesses.
 Only the layers up to the highest wanted one are kept: the rest is cut off the language model's layer list and the
 final norm becomes the identity, so the last hidden state is that layer's.
 """
@@ -9,8 +9,12 @@ final norm becomes the identity, so the last hidden state is that layer's.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib.util
 import json
 import os
+import re
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +27,11 @@ from torch import nn
 
 from digiq.switches import TRUST_REMOTE_CODE
 from digiq.vlm.families import BackboneError, Family, family_of
+from digiq.vlm.processors import open_processor
 from digiq.vlm.prompts import Prompt
 
+_LFS = b"version https://git-lfs"
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -50,6 +57,27 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt, where the model says so."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @functools.cached_property
+    def special(self) -> re.Pattern[str] | None:
+        """What the tokeniser takes for something else than text, wherever it stands."""
+        tokens = {str(t) for t in self.processor.tokenizer.added_tokens_decoder.values() if t.special}
+        tokens |= {t for t in (getattr(self.processor, "image_token", None),) if isinstance(t, str)}
+        found = [re.escape(t) for t in sorted(tokens, key=len, reverse=True) if len(t.strip()) > 1]
+        return re.compile("|".join(found)) if found else None
+
+
+class InputError(BackboneError):
+    """A request that the model cannot be fed; ``row`` is its place in the batch."""
+
+    def __init__(self, row: int, message: str):
+        super().__init__(message)
+        self.row, self.message = row, message
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -73,14 +101,13 @@ def load_backbone(
     Raises:
       BackboneError: no such directory, no processor, not an image-text-to-text model, or fewer layers than asked.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     path = Path(path)
     check_model_directory(path)
     trusted = os.environ.get(TRUST_REMOTE_CODE) == "1"
     try:
-        # Said either way, as asked for nothing it asks on the terminal.
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=trusted)
+        processor = open_processor(path, trusted=trusted)
         opened: Any = AutoModelForImageTextToText.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
@@ -102,9 +129,15 @@ def load_backbone(
         raise BackboneError(f"{path}: the tensor '{broken}' holds NaN or Inf; copy or train it again.")
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise BackboneError(f"{path}: its processor is {type(processor).__name__}, which takes no images.")
-    # Convolutions are faster so, on CPUs and GPUs; nothing else has four dimensions.
-    model.to(device, memory_format=torch.channels_last).eval()
+    if processor.tokenizer.pad_token is None:
+        if processor.tokenizer.eos_token is None:
+            raise BackboneError(f"{path}: its tokeniser has no pad token; name one in tokenizer_config.json.")
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token  # padding is masked
     family = family_of(model.config)
+    model.to(device).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):  # faster so, on CPUs and GPUs
+            module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
     language_model = family.decoder(model)
     if num_layers is not None:
         _truncate(language_model, num_layers, path)
@@ -132,11 +165,33 @@ def check_model_directory(path: Path) -> None:
         raise BackboneError(f"{path}/config.json: not readable ({error}); copy it again.") from None
     if not isinstance(config, dict):
         raise BackboneError(f"{path}/config.json: a {type(config).__name__} where an object is needed.")
+    if "auto_map" not in config and isinstance(config.get("model_type"), str):
+        family = family_of(types.SimpleNamespace(**config))
+        lacking = [package for package in family.needs if importlib.util.find_spec(package) is None]
+        if lacking:
+            raise BackboneError(
+                f"{path}: its processor needs the package '{lacking[0]}', which 'pip install digiq[vlm]' brings."
+            )
     if not any((path / name).is_file() for name in _PROCESSOR_FILES):
         raise BackboneError(
             f"{path}: has a model but no processor (preprocessor_config.json or processor_config.json); "
             "save one beside it with processor.save_pretrained."
         )
+    for file in (*path.glob("*.safetensors"), path / "tokenizer.json"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                if opened.read(len(_LFS)) == _LFS:
+                    raise BackboneError(f"{file}: a Git LFS pointer, not the file; run 'git lfs pull' there.")
+    for index in path.glob("*.safetensors.index.json"):
+        try:
+            listed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BackboneError(f"{index}: not readable; copy it again.") from None
+        missing = sorted(name for name in listed if not (path / str(name)).is_file())
+        if missing:
+            raise BackboneError(
+                f"{path}: {len(missing)} files of its weights are missing ({missing[0]}, ...); copy it again."
+            )
     if not any(path.glob("*.safetensors")):
         pickles = sorted(file.name for file in path.glob("*.bin"))
         found = f"only {pickles[0]}, which can run code when it is read" if pickles else "no weights"
@@ -177,11 +232,39 @@ def render_prompt(backbone: Backbone, prompt: Prompt) -> tuple[str, int]:
     return whole, start
 
 
+def escaped(backbone: Backbone, prompt: Prompt) -> Prompt:
+    """The prompt as the tokeniser reads it as text throughout.
+
+    A goal or a typed text may hold what the model takes for an image or for the end of a turn: a space after the first
+    character makes text of it. Half a surrogate pair, which is no character, becomes U+FFFD.
+    """
+    text = _SURROGATES.sub("\ufffd", prompt.text)
+    if backbone.special is None or not backbone.special.search(text):
+        return prompt if text == prompt.text else dataclasses.replace(prompt, text=text)
+    places: list[int] = []  # spaces stand before these characters
+    start = 0
+    while found := backbone.special.search(text, start):
+        start = found.start() + 1
+        places.append(start)
+    edges = np.array(places)
+    whole = "".join(
+        text[a:b] + " " for a, b in zip([0, *places], [*places, len(text)], strict=True)
+    ).removesuffix(" ")
+    spans = {
+        name: (first + int((edges <= first).sum()), last + int((edges < last).sum()))
+        for name, (first, last) in prompt.spans.items()
+    }
+    return Prompt(whole, spans)
+
+
 def count_tokens(backbone: Backbone, prompts: Sequence[Prompt]) -> list[int]:
     """Tokens of each prompt's own text, without image and template."""
     if not prompts:
         return []
-    return [len(ids) for ids in backbone.processor.tokenizer([p.text for p in prompts])["input_ids"]]
+    return [
+        len(ids)
+        for ids in backbone.processor.tokenizer([escaped(backbone, p).text for p in prompts])["input_ids"]
+    ]
 
 
 def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> Batch:
@@ -190,28 +273,31 @@ def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequ
     Args:
       screenshots: uint8 [H, W, 3] each, cursors already drawn.
       prompts: as many; each with the same span names. Adds the span ``answer``, the last position.
+
+    Raises:
+      InputError: a prompt that is longer than the model takes, or that the processor refuses.
     """
+    prompts = [escaped(backbone, prompt) for prompt in prompts]
     texts, starts = zip(*(render_prompt(backbone, prompt) for prompt in prompts), strict=True)
-    inputs = backbone.processor(
-        images=[Image.fromarray(s) for s in screenshots],
-        text=list(texts),
-        padding=True,
-        padding_side="right",  # so that a position does not depend on what else is in the batch
-        return_tensors="pt",
-        return_offsets_mapping=True,
-    )
-    offsets = inputs.pop("offset_mapping")
+    images = backbone.family.arrange([Image.fromarray(s) for s in screenshots])
+    try:
+        inputs = _process(backbone, images, list(texts))
+    except Exception as error:  # whatever the library makes of a screen or a text
+        raise _blame(backbone, images, texts, error) from error
+    inputs.pop("labels", None)
     real = inputs["attention_mask"].bool()
-    # The image placeholder grows in the processor, so distances are taken from the text's end, which stays put.
-    ends = (offsets[..., 1] * real).amax(dim=1)
-    spans = {}
-    for name in prompts[0].spans:
-        rows = []
-        for row, prompt in enumerate(prompts):
-            shift = int(ends[row]) - len(texts[row]) + starts[row]
-            first, last = (shift + edge for edge in prompt.spans[name])
-            rows.append((offsets[row, :, 0] < last) & (offsets[row, :, 1] > first) & real[row])
-        spans[name] = torch.stack(rows)
+    lengths = real.sum(dim=1).tolist()
+    if backbone.context is not None and max(lengths) > backbone.context:
+        raise InputError(
+            int(np.argmax(lengths)),
+            f"a prompt of {max(lengths)} tokens is longer than the {backbone.context} that the model takes",
+        )
+    spans = {name: torch.zeros_like(real) for name in prompts[0].spans}
+    for row, tokens in enumerate(tokenised(backbone, texts)):
+        # The image's placeholder grows in the processor; what follows it stays the same, so places count from the end.
+        shift = lengths[row] - len(tokens.ids)
+        for name, here in tokens.spans(prompts[row], starts[row]).items():
+            spans[name][row, max(0, shift) : lengths[row]] = torch.from_numpy(here)[max(0, -shift) :]
     positions = torch.arange(real.shape[1])
     last_position = (positions * real).amax(dim=1, keepdim=True)
     spans["answer"] = positions == last_position
@@ -221,3 +307,78 @@ def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequ
             layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
             moved[name] = value.to(backbone.dtype, memory_format=layout)
     return Batch(moved, {name: mask.to(backbone.device) for name, mask in spans.items()})
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text with the image's placeholder in it, as tokens: ids int[T], offsets int[T, 2] of characters."""
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    def spans(self, prompt: Prompt, start: int) -> dict[str, np.ndarray]:
+        """By name, bool[T]: the tokens of each span of a prompt that begins at the character ``start``."""
+        first, last = self.offsets.T
+        return {n: (first < start + b) & (last > start + a) for n, (a, b) in prompt.spans.items()}
+
+
+def tokenised(backbone: Backbone, texts: Sequence[str]) -> list[Tokens]:
+    """Texts as the processor would give them to the tokeniser, but for the image, whose placeholder has not grown."""
+    tail = backbone.family.tail(backbone.processor)
+    found = backbone.processor.tokenizer([text + tail for text in texts], return_offsets_mapping=True)
+    return [
+        Tokens(np.array(ids), np.array(offsets).reshape(-1, 2))
+        for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True)
+    ]
+
+
+def _process(backbone: Backbone, images: Sequence[Any], texts: list[str]) -> Any:
+    return backbone.processor(
+        images=images,
+        text=texts,
+        padding=True,
+        padding_side="right",  # so that a position does not depend on what else is in the batch
+        return_tensors="pt",
+    )
+
+
+def _blame(backbone: Backbone, images: Sequence[Any], texts: Sequence[str], error: Exception) -> InputError:
+    """Which row of a batch the processor refuses; the first where none is refused alone."""
+    row, reason = 0, error
+    for i, text in enumerate(texts):
+        try:
+            _process(backbone, [images[i]], [text])
+        except Exception as alone:
+            row, reason = i, alone
+            break
+    said = " ".join(str(reason).split())[:200]
+    return InputError(row, f"the model's processor refuses it: {type(reason).__name__}: {said}")
+
+
+def check_backbone(backbone: Backbone) -> None:
+    """Tries one prompt on a blank screen: the model must take it, and its spans be where its words are.
+
+    Raises:
+      BackboneError: processor or model refuse it, or the tokens of a span say something else.
+    """
+    text = "Goal: buy tea\nAction: press back\nDoes the screen change?"
+    spans = {"goal": (6, 13), "action": (22, 32), "asked": (33, len(text))}
+    try:
+        batch = prepare(backbone, [np.full((96, 64, 3), 200, np.uint8)], [Prompt(text, spans)])
+        with torch.inference_mode():
+            backbone.model.base_model(**batch.inputs, use_cache=False)
+    except (InputError, ValueError, RuntimeError, IndexError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise BackboneError(f"{backbone.path}: {said}; are processor and model of one kind?") from None
+    tokenizer = backbone.processor.tokenizer
+    for name, (first, last) in spans.items():
+        said = tokenizer.decode(batch.inputs["input_ids"][0][batch.spans[name][0]])
+        if _letters(said) != _letters(text[first:last]):
+            raise BackboneError(
+                f"{backbone.path}: '{text[first:last]}' stands at the tokens '{said.strip()}', so spans would be wrong; "
+                "its processor adds text that its family does not know of."
+            )
+
+
+def _letters(text: str) -> str:
+    return "".join(text.split()).lower()

@@ -1,9 +1,11 @@
-"""What the VLM is asked: one prompt for an (observation, action) pair, one for an observation, both with read-outs.
+"""What the VLM is asked: one prompt for an (observation, action) pair, one for an observation, from a template file.
 
-A critic does not read the VLM's answer; it reads hidden states. So a prompt ends in a row of short questions, and
-the hidden state at the end of each question is where a model that was trained on them (the embedded tiny LLaVA) holds
-the answer. The last question, whether the action changes the screen, is also the one that actionability tuning trains,
-with a generated Yes or No, as the paper does. The questions are plain English so that any VLM can be given the prompt.
+A critic does not read the VLM's answer; it reads hidden states over named spans of the prompt. A template is a text file
+with the prompts and their spans, chosen by name or by path:
+
+- ``general``: any app; what is under the action, does it serve the goal, does the screen change.
+- ``paper``: whether the action changes the screen, without goal or history, as the paper asks.
+- ``readout``: the embedded model's, a row of short questions, at the end of each of which it holds the answer.
 
 Where a tap lands is shown in one of two ways: ``cursor``, drawn on the screenshot (upstream's click icon), or
 ``text``, coordinates in the prompt.
@@ -11,33 +13,33 @@ Where a tap lands is shown in one of two ways: ``cursor``, drawn on the screensh
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from android_env.actions import Action, ActionType
+from digiq.errors import ConfigError
 
 Grounding = Literal["cursor", "text"]
+Pooling = Literal["last", "mean", "both"]
+"""Of a span's hidden states: the last, the mean, or one after the other as two layers."""
 
-PAIR_QUESTIONS: dict[str, str] = {
-    "kind": "What kind of element?",
-    "part": "Which part of the goal?",
-    "fits": "Does it fit the goal?",
-    "changes": "Does the screen change?",
+TEMPLATES: dict[str, Path] = {
+    "general": Path(__file__).parent / "templates" / "general.txt",
+    "paper": Path(__file__).parent / "templates" / "paper.txt",
+    "readout": Path(__file__).parent / "tiny" / "readout.txt",
 }
-"""Read-outs of the pair prompt, in order; the last one is answered with Yes or No."""
-
-OBSERVATION_QUESTIONS: dict[str, str] = {
-    "screen": "Which screen is it?",
-    "overlay": "What lies over it?",
-    "field": "Is the field right?",
-    "query": "Is the query right?",
-    "address": "Is the address right?",
-}
-"""Read-outs of the observation prompt, in order."""
+"""By name, the file. The embedded model's stands beside it."""
+_DATA = ("goal", "history", "action")
+_PIECE = re.compile(r"\{(\w+)(?:: ([^{}]*))?\}|([^{}]+)|([{}])")
+_SECTIONS = ("observation", "pair")
 
 CURSOR_RADIUS = 8
 """Radius of the tap mark, in pixels."""
@@ -49,33 +51,169 @@ _CYAN = (0, 200, 255)
 class Prompt:
     """A prompt without image placeholder or chat template; a backbone adds both.
 
-    ``spans`` maps a name to (start, end) character offsets in ``text``: ``goal``, ``action`` (pair prompts only), one
-    for each question, ``questions`` (all of them), and ``all``. The span ``answer`` is not listed: it is always the last
-    token of what the model is fed, template included, where the answer would begin.
+    ``spans`` maps a name to (start, end) character offsets in ``text``: ``goal`` and ``action`` and ``history`` where they
+    stand in the prompt, one for each question, ``questions`` (from the first to the last of them), and ``all``. The span
+    ``answer`` is not listed: it is always the last token of what the model is fed, template included, where the answer
+    would begin.
     """
 
     text: str
     spans: dict[str, tuple[int, int]]
 
 
-def build_prompt(goal: str, action: Action | None, *, grounding: Grounding = "cursor") -> Prompt:
-    """The pair prompt of ``action``, or the observation prompt when ``action`` is None."""
-    pieces = [("", "Goal: "), ("goal", goal), ("", "\n")]
-    if action is None:
-        questions = OBSERVATION_QUESTIONS
-    else:
-        questions = PAIR_QUESTIONS
-        pieces += [("", "Action: "), ("action", describe_action(action, grounding=grounding)), ("", "\n")]
-    for index, (name, question) in enumerate(questions.items()):
-        pieces += [("", " "), (name, question)] if index else [(name, question)]
-    text, spans = "", {}
-    for name, piece in pieces:
-        if name:
-            spans[name] = (len(text), len(text) + len(piece))
-        text += piece
-    spans["questions"] = (spans[next(iter(questions))][0], len(text))
-    spans["all"] = (0, len(text))
-    return Prompt(text, spans)
+@dataclass(frozen=True)
+class Template:
+    """A prompt file, read.
+
+    The file has comment lines (``#``), of which ``# pair:``, ``# observation:`` and ``# pooling:`` say which spans are
+    pooled where nobody says otherwise, and how; then ``[observation]`` and ``[pair]``, each followed by a text.
+    ``{goal}``, ``{action}`` and ``{history}`` stand for data, ``{name: words}`` for words that are a span called
+    ``name``. A line with ``{history}`` is left out where there is none.
+    """
+
+    name: str
+    text: str
+    pair: tuple[str, ...]
+    """Spans of the pair prompt."""
+    observation: tuple[str, ...]
+    """Spans of the observation prompt."""
+    pooling: Pooling
+    lines: dict[str, tuple[tuple[tuple[str, str], ...], ...]] = dataclasses.field(repr=False, hash=False)
+    """By section, its lines as (span, words); a span of data has no words, words without a span have no name."""
+
+    @property
+    def has_history(self) -> bool:
+        """Whether previous actions have a place in both prompts."""
+        return all(any(n == "history" for line in lines for n, _ in line) for lines in self.lines.values())
+
+    def questions(self, section: str) -> dict[str, str]:
+        """Words of a section's named questions, in order."""
+        return {name: words for line in self.lines[section] for name, words in line if name and words}
+
+    def prompt(self, goal: str, action: Action | None, *, grounding: Grounding, history: str = "") -> Prompt:
+        """The pair prompt of ``action``, or the observation prompt when ``action`` is None."""
+        data = {"goal": goal, "history": history}
+        if action is not None:
+            data["action"] = describe_action(action, grounding=grounding)
+        section = "observation" if action is None else "pair"
+        text, spans, asked = "", {}, []
+        for line in self.lines[section]:
+            if not history and any(name == "history" for name, _ in line):
+                continue
+            text += "\n" if text else ""
+            for name, words in line:
+                piece = words or data[name]
+                if name:
+                    spans[name] = (len(text), len(text) + len(piece))
+                if name and words:
+                    asked.append(spans[name])
+                text += piece
+        if asked:
+            spans["questions"] = (asked[0][0], asked[-1][1])
+        return Prompt(text, {**spans, "all": (0, len(text))})
+
+
+def load_template(prompt: str | Path) -> Template:
+    """A template by its name, or by the path of a file.
+
+    Raises:
+      ConfigError: there is none, or it does not say what it must.
+    """
+    path = TEMPLATES.get(str(prompt), Path(prompt))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        raise ConfigError(
+            f"prompt '{prompt}': neither one of {', '.join(TEMPLATES)} nor a file that can be read."
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8; save the prompt so.") from None
+    return parse_template(text, str(prompt))
+
+
+@functools.lru_cache(maxsize=16)
+def parse_template(text: str, name: str) -> Template:
+    """A template from its text; see :class:`Template`. ``name`` is for errors."""
+    said: dict[str, str] = {}
+    raw: dict[str, list[str]] = {}
+    section = None
+    for line in text.splitlines():
+        if line.startswith("#"):
+            key, _, value = line[1:].partition(":")
+            said[key.strip()] = value.strip()
+        elif line.strip() in {f"[{known}]" for known in _SECTIONS}:
+            section = line.strip()[1:-1]
+            raw[section] = []
+        elif section is not None:
+            raw[section].append(line.rstrip())
+        elif line.strip():
+            raise ConfigError(f"prompt {name}: '{line.strip()[:40]}' stands before [observation] or [pair].")
+    lines = {}
+    for section in _SECTIONS:
+        kept = raw.get(section, [])
+        while kept and not kept[-1]:
+            kept.pop()
+        if not any(kept):
+            raise ConfigError(f"prompt {name}: no text under [{section}].")
+        lines[section] = tuple(_pieces(line, section, name) for line in kept)
+        names = [n for line in lines[section] for n, _ in line if n]
+        twice = next((n for n in names if names.count(n) > 1 or n in ("questions", "all", "answer")), None)
+        if twice:
+            raise ConfigError(f"prompt {name}: [{section}] has two spans '{twice}', or that name is taken.")
+    if not any(span == "action" for line in lines["pair"] for span, _ in line):
+        raise ConfigError(f"prompt {name}: [pair] has no {{action}}, so all actions would be alike.")
+    pooling = said.get("pooling", "mean")
+    if pooling not in ("last", "mean", "both"):
+        raise ConfigError(f"prompt {name}: pooling is '{pooling}'; it is last, mean or both.")
+    spans = {kind: tuple(said.get(kind, "answer").split()) for kind in _SECTIONS}
+    return Template(name, text, spans["pair"], spans["observation"], pooling, lines)
+
+
+def _pieces(line: str, section: str, name: str) -> tuple[tuple[str, str], ...]:
+    pieces = []
+    for span, words, plain, brace in _PIECE.findall(line):
+        if brace or (span and not words and span not in _DATA) or (words and span in _DATA):
+            raise ConfigError(
+                f"prompt {name}: '{brace or span}' in '{line[:60]}'; write {{goal}}, {{history}}, {{action}} or {{name: words}}."
+            )
+        if span == "action" and section == "observation":
+            raise ConfigError(f"prompt {name}: [observation] has no action to name.")
+        pieces.append((span, words) if span else ("", plain))
+    return tuple(pieces)
+
+
+def default_prompt(vlm: str | Path) -> str:
+    """Name of the template for a model directory: ``readout`` where its tokeniser has the embedded model's questions as
+    tokens, which is how that model was trained to read them, else ``general``."""
+    file = Path(vlm) / "tokenizer.json"
+    first = next(iter(load_template("readout").questions("pair").values())).lower()
+    try:
+        return "readout" if f'\\n{first}"' in file.read_text(encoding="utf-8") else "general"
+    except (OSError, UnicodeDecodeError):
+        return "general"
+
+
+def prompt_file(prompt: str) -> Path | None:
+    """The file of one's own that a config names, whose content then belongs to what was made with it."""
+    return None if prompt == "auto" or prompt in TEMPLATES else Path(prompt)
+
+
+def build_prompt(
+    goal: str,
+    action: Action | None,
+    *,
+    grounding: Grounding = "cursor",
+    template: Template | None = None,
+    history: str = "",
+) -> Prompt:
+    """The pair prompt of ``action``, or the observation prompt when ``action`` is None; ``readout``'s unless told."""
+    chosen = load_template("readout") if template is None else template
+    return chosen.prompt(goal, action, grounding=grounding, history=history)
+
+
+def describe_history(actions: Sequence[Action], k: int) -> str:
+    """The last ``k`` actions in words, oldest first; places as coordinates, as no screen shows them. Empty without any."""
+    return "; ".join(describe_action(a, grounding="text") for a in list(actions)[-k:]) if k else ""
 
 
 def describe_action(action: Action, *, grounding: Grounding) -> str:

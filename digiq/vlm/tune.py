@@ -9,7 +9,7 @@ Source: Digi-Q, section 4.1; upstream ``data_preprocess`` and its fine-tuning re
 
 import dataclasses
 import json
-import re
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +28,15 @@ from digiq.data.store import EpisodeStore
 from digiq.errors import DigiQError
 from digiq.progress import progress
 from digiq.statistics import auc
-from digiq.vlm.prompts import Grounding, build_prompt, draw_cursor
+from digiq.vlm.prompts import (
+    Grounding,
+    Template,
+    build_prompt,
+    default_prompt,
+    draw_cursor,
+    load_template,
+    prompt_file,
+)
 
 STAGE, VERSION = "tune-vlm", 1
 CHANGE_THRESHOLD = 30.0
@@ -36,7 +44,7 @@ CHANGE_THRESHOLD = 30.0
 _SCALE = 0.25
 _YES, _NO = "Yes", "No"
 _IGNORE = -100
-_LANGUAGE_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @configclass
@@ -47,6 +55,9 @@ class TuneVlmConfig:
     """Only episodes of this split are tuned on."""
     grounding: Grounding = "cursor"
     """How the VLM sees where a tap lands; the same as ``featurize`` uses."""
+    prompt: str = "auto"
+    """A prompt by name or the path of its file; the same as ``featurize`` uses. auto: ``readout`` for the embedded model,
+    ``general`` for others."""
     max_examples: Annotated[int, Field(ge=2)] = 1600
     """Examples trained on, half of them changes; rarer answers repeat to balance."""
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -124,7 +135,7 @@ def run(config: TuneVlmConfig, *, episodes: Path, vlm: Path, out: Path, overwrit
     """
     from digiq.vlm.backbone import load_backbone
 
-    inputs = {"episodes": episodes, "vlm": vlm}
+    inputs = {"episodes": episodes, "vlm": vlm, "prompt": prompt_file(config.prompt)}
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as w:
@@ -141,6 +152,7 @@ def run(config: TuneVlmConfig, *, episodes: Path, vlm: Path, out: Path, overwrit
         with artifacts.atomic_path(w.path / "model") as temporary:
             backbone.model.save_pretrained(temporary)
             backbone.processor.save_pretrained(temporary)
+            _keep_video(vlm, temporary)
         _flatten(w.path)
         counts = {"examples": len(sample), "train_transitions": len(train), "heldout": len(heldout)}
         extra = {
@@ -152,7 +164,12 @@ def run(config: TuneVlmConfig, *, episodes: Path, vlm: Path, out: Path, overwrit
 
 
 def change_scores(
-    backbone: Any, examples: Sequence[Example], *, grounding: Grounding = "cursor", batch_size: int = 32
+    backbone: Any,
+    examples: Sequence[Example],
+    *,
+    grounding: Grounding = "cursor",
+    batch_size: int = 32,
+    prompt: str = "auto",
 ) -> npt.NDArray[np.float64]:
     """log P(Yes) - log P(No) of each example, float64 [len(examples)]."""
     import torch
@@ -160,11 +177,14 @@ def change_scores(
     from digiq.vlm.backbone import prepare
 
     yes, no = answer_ids(backbone)
+    template = _template(backbone, prompt)
     scores = []
     for start in range(0, len(examples), batch_size):
         chosen = examples[start : start + batch_size]
         batch = prepare(
-            backbone, [_shown(e, grounding) for e in chosen], [_prompt(e, grounding) for e in chosen]
+            backbone,
+            [_shown(e, grounding) for e in chosen],
+            [_prompt(e, grounding, template) for e in chosen],
         )
         with torch.inference_mode():
             logits = backbone.model(**batch.inputs, use_cache=False).logits
@@ -185,8 +205,12 @@ def answer_ids(backbone: Any) -> tuple[int, int]:
     return yes, no
 
 
-def _prompt(example: Example, grounding: Grounding) -> Any:
-    return build_prompt(example.goal, example.action, grounding=grounding)
+def _template(backbone: Any, prompt: str) -> Template:
+    return load_template(default_prompt(backbone.path) if prompt == "auto" else prompt)
+
+
+def _prompt(example: Example, grounding: Grounding, template: Template) -> Any:
+    return build_prompt(example.goal, example.action, grounding=grounding, template=template)
 
 
 def _shown(example: Example, grounding: Grounding) -> npt.NDArray[np.uint8]:
@@ -222,7 +246,7 @@ def _balanced(examples: Sequence[Example], config: TuneVlmConfig) -> list[Exampl
 
 
 def _auc(backbone: Any, examples: Sequence[Example], config: TuneVlmConfig) -> float:
-    scores = change_scores(backbone, examples, grounding=config.grounding)
+    scores = change_scores(backbone, examples, grounding=config.grounding, prompt=config.prompt)
     return auc(scores, [example.changed for example in examples])
 
 
@@ -237,19 +261,20 @@ def _fit(backbone: Any, sample: Sequence[Example], config: TuneVlmConfig, log: P
     from digiq.vlm.backbone import prepare
 
     yes, no = answer_ids(backbone)
+    template = _template(backbone, config.prompt)
 
     def collate(examples: list[Example]) -> dict[str, Any]:
         """The prompt with its answer as one more token, the only one that counts in the loss."""
         batch = prepare(
             backbone,
             [_shown(e, config.grounding) for e in examples],
-            [_prompt(e, config.grounding) for e in examples],
+            [_prompt(e, config.grounding, template) for e in examples],
         )
         answers = torch.tensor([yes if e.changed else no for e in examples], device=backbone.device)
-        return _with_answers(batch.inputs, answers)
+        return _with_answers(batch.inputs, answers, backbone.family.answer_type)
 
     adapters = LoraConfig(
-        r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=_language_linears(backbone.model)
+        r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=_language_linears(backbone)
     )
     torch.manual_seed(config.seed)
     model = get_peft_model(backbone.model, adapters)
@@ -311,16 +336,20 @@ def _printer() -> Any:
     return PrinterCallback
 
 
-def _language_linears(model: Any) -> list[str]:
-    names = [name for name, _ in model.named_modules() if re.fullmatch(_LANGUAGE_LINEARS, name)]
+def _language_linears(backbone: Any) -> list[str]:
+    """Full names of the linear layers of the language model's blocks."""
+    decoder = backbone.family.decoder(backbone.model)
+    here = next(name for name, module in backbone.model.named_modules() if module is decoder)
+    names = [f"{here}.{name}" for name, _ in decoder.named_modules() if name.rpartition(".")[2] in _LINEARS]
     if not names:
         raise DigiQError(
-            f"{type(model).__name__}: no linear layers under 'language_model'; tune_vlm cannot adapt it."
+            f"{type(backbone.model).__name__}: no linear layers called {', '.join(_LINEARS)} in its language model; "
+            "tune_vlm cannot adapt it."
         )
     return names
 
 
-def _with_answers(inputs: dict[str, Any], answers: Any) -> dict[str, Any]:
+def _with_answers(inputs: dict[str, Any], answers: Any, answer_type: int) -> dict[str, Any]:
     """Appends one token to each row of right- or left-padded inputs, with labels for it alone."""
     import torch
 
@@ -333,9 +362,19 @@ def _with_answers(inputs: dict[str, Any], answers: Any) -> dict[str, Any]:
             out[name] = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
     out["input_ids"][rows, place] = answers
     out["attention_mask"][rows, place] = 1
+    if "token_type_ids" in out:
+        out["token_type_ids"][rows, place] = answer_type
     labels = torch.full_like(out["input_ids"], _IGNORE)
     labels[rows, place] = answers
     return {**out, "labels": labels}
+
+
+def _keep_video(source: Path, target: Path) -> None:
+    """Opened without what it does with videos (:mod:`digiq.vlm.processors`), a processor is saved with it all the same."""
+    for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
+        file = source / name
+        if file.is_file() and ("video" in name or "video_processor" in json.loads(file.read_text("utf-8"))):
+            shutil.copy(file, target / name)
 
 
 def _flatten(path: Path) -> None:

@@ -3,14 +3,15 @@
 To add one: write its file, and add its line to :data:`ENGINES`.
 """
 
-from digiq.features.engines.base import Deals, Engine, Opens, Request
+from digiq.features.engines.base import ByState, Deals, Engine, Opens, Request
 from digiq.tables import Table
 
 ENGINES = Table(
     "engine",
     __name__,
     plain="Plain",
+    shared="Shared",
 )
 """Name of an engine, which is its file's, and the class in there."""
 
-__all__ = ["ENGINES", "Deals", "Engine", "Opens", "Request"]
+__all__ = ["ENGINES", "ByState", "Deals", "Engine", "Opens", "Request"]

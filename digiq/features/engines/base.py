@@ -6,19 +6,22 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from android_env.actions import Action, ActionType, format_action
 from digiq.data.schema import decode_png
-from digiq.vlm.prompts import Grounding, Prompt, build_prompt, draw_cursor
+from digiq.vlm.prompts import Grounding, Prompt, Template, build_prompt, draw_cursor
 
 if TYPE_CHECKING:
     from digiq.features.extract import FeaturizeConfig
 
 Kind = Literal["observation", "pair"]
+Layer = int | Annotated[float, Field(gt=0, lt=1)] | Literal["middle", "all"]
+"""A layer from 1 or from the end, a share of the depth, or a word."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,10 @@ class Request:
     activity: str | None = None
     """Of the device itself, with ``ui_elements``; None at test time. For engines that are oracles."""
     ui_elements: str | None = None
+    history: str = ""
+    """Previous actions in words, as they stand in the prompt."""
+    where: str = ""
+    """Episode and step, for errors."""
 
     @classmethod
     def build(
@@ -44,10 +51,28 @@ class Request:
         goal: str,
         action: Action | None,
         grounding: Grounding,
+        *,
+        template: Template | None = None,
+        history: str = "",
         **known: Any,
     ) -> Request:
-        """The request with its prompt: of a pair, or of an observation where ``action`` is None."""
-        return cls(image, goal, action, build_prompt(goal, action, grounding=grounding), grounding, **known)
+        """The request with its prompt: of a pair, or of an observation where ``action`` is None.
+
+        ``template`` is ``readout``'s unless told.
+        """
+        prompt = build_prompt(goal, action, grounding=grounding, template=template, history=history)
+        return cls(image, goal, action, prompt, grounding, history=history, **known)
+
+    def of(self, action: Action | None, template: Template) -> Request:
+        """The same screen, goal and history with an action."""
+        prompt = template.prompt(self.goal, action, grounding=self.grounding, history=self.history)
+        return dataclasses.replace(self, action=action, prompt=prompt)
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """What the candidates of a state have in common: they differ in their action alone."""
+        seen = self.digest or (self.image if isinstance(self.image, bytes) else str(id(self.image)).encode())
+        return seen, self.drawn, self.goal, self.history
 
     @property
     def screenshot(self) -> npt.NDArray[np.uint8]:
@@ -99,6 +124,13 @@ class Deals(Protocol):
         ...
 
 
+@runtime_checkable
+class ByState(Protocol):
+    """An engine that is cheaper on the candidates of a state together."""
+
+    by_state: Literal[True]
+
+
 class Opens(Protocol):
     """A member of :data:`digiq.features.engines.ENGINES`: a config class with the settings that are its engine's own."""
 
@@ -115,6 +147,6 @@ class Opens(Protocol):
         ...
 
 
-def layer_name(layer: int) -> str:
-    """Name of a layer's arrays."""
-    return f"layer_{layer:02d}"
+def layer_name(layer: int, pooling: str = "") -> str:
+    """Name of a layer's arrays; with ``pooling``, of one of several poolings of it."""
+    return f"layer_{layer:02d}{pooling and '_'}{pooling}"

@@ -6,12 +6,13 @@ prompts of similar length, because padding is work too.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +21,13 @@ from android_env.actions import Action
 from digiq import artifacts
 from digiq.config import configclass
 from digiq.errors import DigiQError
-from digiq.features.engines.base import Kind, Request, layer_name
-from digiq.vlm.prompts import Prompt, build_prompt
+from digiq.features.engines.base import Kind, Layer, Request, layer_name
+from digiq.vlm.prompts import Pooling, Prompt
 
 if TYPE_CHECKING:
     from digiq.features.extract import FeaturizeConfig
     from digiq.vlm.backbone import Backbone
 
-Pooling = Literal["last", "mean"]
 _VERSION = 1  # raised when the same settings would give other rows
 _EXAMPLES: dict[Kind, Action | None] = {"observation": None, "pair": Action.back()}
 
@@ -54,10 +54,17 @@ class PlainEngine:
 
     @property
     def layers(self) -> tuple[str, ...]:
+        if self.pooling == "both":
+            return tuple(layer_name(n, how) for n in self.numbers for how in poolings("both"))
         return tuple(map(layer_name, self.numbers))
 
     def dim(self, kind: Kind) -> int:
         return len(self.reading.spans(kind)) * self.backbone.hidden_size
+
+    @property
+    def pooling(self) -> Pooling:
+        assert self.reading.pooling != "auto"  # it is resolved
+        return self.reading.pooling
 
     def identity(self, kind: Kind) -> dict[str, Any]:
         return {
@@ -79,7 +86,7 @@ class PlainEngine:
             requests,
             layers=self.numbers,
             spans=self.reading.spans(kind),
-            pooling=self.reading.pooling,
+            pooling=self.pooling,
             batch_size=self.reading.batch_size,
         )
 
@@ -92,29 +99,46 @@ def open_plain(
     reading: FeaturizeConfig, vlm: Path, change: Callable[[Any], None] = lambda model: None
 ) -> PlainEngine:
     """The engine over the model of a directory, which ``change`` may change in place before it is cut off."""
-    from digiq.vlm.backbone import load_backbone
+    from digiq.vlm.backbone import check_backbone, load_backbone
 
+    reading = reading.resolved(vlm)
     for kind, action in _EXAMPLES.items():
-        prompt = build_prompt("", action, grounding=reading.grounding)
+        prompt = reading.template.prompt("", action, grounding=reading.grounding)
         check_spans(reading.spans(kind), prompt, f"{kind}_spans")
     backbone = load_backbone(vlm, device=reading.device, dtype=reading.dtype)
+    check_backbone(backbone)
     change(backbone.model)
     backbone, full = open_truncated(backbone, reading.layers)
     return PlainEngine(backbone, wanted_layers(reading.layers, full), reading, vlm)
 
 
-def wanted_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """Layers counted from 1, from negative numbers too (-1 is the last).
+def wanted_layers(layers: Sequence[Layer], num_layers: int) -> tuple[int, ...]:
+    """Layers counted from 1, each once.
+
+    Args:
+      layers: numbers from 1 or, negative, from the end (-1 is the last); shares of the depth between 0 and 1, rounded
+        to a layer; ``middle`` for 0.5; ``all``.
+      num_layers: of the whole model.
 
     Raises:
       DigiQError: a layer that the model does not have.
     """
-    resolved = [layer if layer > 0 else num_layers + 1 + layer for layer in layers]
-    for layer, given in zip(resolved, layers, strict=True):
-        if not 1 <= layer <= num_layers:
+    resolved: list[int] = []
+    for given in layers:
+        share = 0.5 if given == "middle" else given
+        if share == "all":
+            resolved += range(1, num_layers + 1)
+            continue
+        if isinstance(share, float) and 0 < share < 1:
+            layer = min(num_layers, max(1, round(share * num_layers)))
+        else:
+            layer = share if not isinstance(share, int) or share > 0 else num_layers + 1 + share
+        if not isinstance(layer, int) or isinstance(layer, bool) or not 1 <= layer <= num_layers:
             raise DigiQError(
-                f"featurize.layers: {given} is no layer of a model with layers 1 to {num_layers}."
+                f"featurize.layers: {given} is no layer of a model with layers 1 to {num_layers}; give numbers, negative ones "
+                "from the end, shares such as 0.5, 'middle' or 'all'."
             )
+        resolved.append(layer)
     return tuple(dict.fromkeys(resolved))
 
 
@@ -144,7 +168,7 @@ def extract(
       requests: all with the same span names.
       layers: L layers, from 1. The model's last layer is read after its final norm, as Hugging Face gives it.
       spans: P spans of the prompts; each is pooled and they are concatenated.
-      pooling: the last token of a span, or the mean of its tokens.
+      pooling: the last token of a span, or the mean of its tokens; ``both`` gives 2·L, those of a layer side by side.
       batch_size: requests a forward pass.
 
     Raises:
@@ -162,25 +186,98 @@ def extract(
 
     def load(positions: npt.NDArray[np.int64]) -> Any:
         chosen = [requests[i] for i in positions]
-        return prepare(backbone, [r.screenshot for r in chosen], [r.prompt for r in chosen])
+        with naming(chosen):
+            return prepare(backbone, screens(chosen), [r.prompt for r in chosen])
 
-    # The next batch is resized and tokenised while the model runs on this one.
+    def compute(batch: Any) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            output = backbone.model.base_model(**batch.inputs, output_hidden_states=True, use_cache=False)
+            states = output.hidden_states
+            pooled = [
+                torch.cat([pool_span(states[layer], batch.spans[span], how) for span in spans], dim=-1)
+                for layer in layers
+                for how in poolings(pooling)
+            ]
+            return torch.stack(pooled, dim=1).float().cpu().numpy()
+
+    yield from ahead(batches, load, compute)
+
+
+def ahead(
+    batches: Sequence[npt.NDArray[np.int64]],
+    load: Callable[[npt.NDArray[np.int64]], Any],
+    compute: Callable[[Any], npt.NDArray[np.float32]],
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+    """Batches through ``compute``, in halves where memory does not do; the next one is loaded meanwhile.
+
+    Raises:
+      DigiQError: not even a single request fits into memory.
+    """
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(load, batches[0]) if batches else None
         for number, positions in enumerate(batches):
             assert following is not None
-            batch = following.result()
+            loaded = following.result()
             following = pool.submit(load, batches[number + 1]) if number + 1 < len(batches) else None
-            with torch.inference_mode():
-                output = backbone.model.base_model(**batch.inputs, output_hidden_states=True, use_cache=False)
-                states = output.hidden_states
-                pooled = [
-                    torch.cat(
-                        [pool_span(states[layer], batch.spans[span], pooling) for span in spans], dim=-1
-                    )
-                    for layer in layers
-                ]
-                yield positions, torch.stack(pooled, dim=1).float().cpu().numpy()
+            waiting = [(positions, loaded)]
+            while waiting:
+                part, inputs = waiting.pop()
+                try:
+                    block = compute(load(part) if inputs is None else inputs)
+                except (MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    if len(part) == 1:
+                        raise DigiQError(
+                            "featurize: memory does not suffice for a single prompt; take a smaller model or dtype, or smaller "
+                            "screens."
+                        ) from error
+                    half = len(part) // 2
+                    waiting += [(part[half:], None), (part[:half], None)]
+                    continue
+                yield part, block
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch, on whatever device, ran out of memory."""
+    import torch
+
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        w in str(error).lower() for w in words
+    )
+
+
+def screens(requests: Sequence[Request]) -> list[npt.NDArray[np.uint8]]:
+    """The screenshots as they are shown; raises DigiQError, saying where, for one that cannot be read."""
+    shown = []
+    for request in requests:
+        try:
+            shown.append(request.screenshot)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DigiQError(
+                f"featurize: {request.where or 'a request'}: its screenshot cannot be read ({error}). Finished shards are kept."
+            ) from error
+    return shown
+
+
+@contextlib.contextmanager
+def naming(requests: Sequence[Request]) -> Iterator[None]:
+    """Says of which episode and step the request is that a backbone cannot be fed."""
+    from digiq.vlm.backbone import InputError
+
+    try:
+        yield
+    except InputError as error:
+        where = requests[error.row].where
+        raise DigiQError(
+            f"featurize: {where + ': ' if where else ''}{error.message}. Finished shards are kept."
+        ) from error
+
+
+def poolings(pooling: Pooling) -> tuple[Pooling, ...]:
+    """One by one."""
+    return ("last", "mean") if pooling == "both" else (pooling,)
 
 
 def pool_span(states: Any, mask: Any, pooling: Pooling) -> Any:
@@ -203,7 +300,7 @@ def pool_span(states: Any, mask: Any, pooling: Pooling) -> Any:
     return torch.einsum("bt,bth->bh", weights, states.float())
 
 
-def open_truncated(backbone: Backbone, layers: Sequence[int]) -> tuple[Backbone, int]:
+def open_truncated(backbone: Backbone, layers: Sequence[Layer]) -> tuple[Backbone, int]:
     """Cuts an opened backbone above the highest wanted layer; returns it with its full number of layers."""
     from digiq.vlm.backbone import truncate
 

@@ -11,16 +11,32 @@ from digiq.vlm.families.base import BackboneError, Family
 FAMILIES = Table(
     "family",
     __name__,
-    generic="Generic",
     llava="Llava",
+    qwen_vl="QwenVl",
+    idefics3="Idefics3",
+    paligemma="PaliGemma",
+    gemma3="Gemma3",
+    llava_onevision="LlavaOnevision",
+    internvl="InternVl",
 )
 """Name of a family, which is its file's, and the class in there."""
 
 
 def family_of(config: Any) -> Family:
-    """The family of a model, from its Hugging Face config."""
+    """The family of a model, from its Hugging Face config.
+
+    Raises:
+      BackboneError: it is of none, so nothing is known of how its prompts and layers are laid out.
+    """
     families = [FAMILIES[name]() for name in FAMILIES]
-    return [family for family in families if family.matches(config)][-1]
+    found = [family for family in families if family.matches(config)]
+    if not found:
+        covered = ", ".join(model for family in families for model in family.models)
+        raise BackboneError(
+            f"models of type '{config.model_type}' are not covered (covered: {covered}); give it a family of its own, a file "
+            "and a line (CONTRIBUTING.md, 'Adding a backbone family')."
+        )
+    return found[-1]
 
 
 __all__ = ["FAMILIES", "BackboneError", "Family", "family_of"]

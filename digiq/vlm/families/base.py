@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
 
 from digiq.errors import DigiQError
 
@@ -12,10 +13,23 @@ class BackboneError(DigiQError):
 
 
 class Family(Protocol):
-    """What must be known of a model that ``AutoModelForImageTextToText`` and ``AutoProcessor`` opened."""
+    """What must be known of a model that ``AutoModelForImageTextToText`` and ``AutoProcessor`` opened.
+
+    :class:`digiq.vlm.families.generic.Generic` has what most have; a family says what is different.
+    """
+
+    models: ClassVar[Sequence[str]]
+    """Hugging Face's ``model_type`` of those that the conformance suite opens."""
+    needs: ClassVar[Sequence[str]]
+    """Packages beyond Transformers that its processor imports."""
+    unshared: ClassVar[str]
+    """Why prefixes cannot be shared among prompts; empty where they can."""
+
+    answer_type: ClassVar[int]
+    """``token_type_ids`` of an answer that is learned, where the model has them."""
 
     def matches(self, config: Any) -> bool:
-        """Whether a model with this Hugging Face config is of the family."""
+        """Whether a model with this Hugging Face config is of the family; ``model_type`` is all that is sure to be there."""
         ...
 
     def decoder(self, model: Any) -> Any:
@@ -28,4 +42,12 @@ class Family(Protocol):
 
     def render(self, processor: Any, text: str) -> str:
         """All that the processor is given: the image's placeholder, and the prompt as it stands, once."""
+        ...
+
+    def arrange(self, images: Sequence[Any]) -> Sequence[Any]:
+        """One image a prompt, as the processor wants them."""
+        ...
+
+    def tail(self, processor: Any) -> str:
+        """What the processor puts after a text by itself."""
         ...

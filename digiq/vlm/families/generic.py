@@ -1,6 +1,7 @@
-"""Any model: the decoder is looked for, and the processor's chat template renders the prompt where there is one."""
+"""What most models have in common: the decoder is looked for, and the processor's chat template renders the prompt."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from digiq.config import configclass
 from digiq.vlm.families.base import BackboneError
@@ -8,10 +9,15 @@ from digiq.vlm.families.base import BackboneError
 
 @configclass
 class Generic:
-    """What is tried on a model of no family of its own."""
+    """What a family inherits; of no model by itself."""
+
+    models: ClassVar[Sequence[str]] = ()
+    needs: ClassVar[Sequence[str]] = ()
+    unshared: ClassVar[str] = ""
+    answer_type: ClassVar[int] = 0
 
     def matches(self, config: Any) -> bool:
-        return True
+        return config.model_type in self.models
 
     def decoder(self, model: Any) -> Any:
         """The first module outside the vision tower with ``layers`` and ``norm``."""
@@ -28,3 +34,9 @@ class Generic:
         return processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
+
+    def arrange(self, images: Sequence[Any]) -> Sequence[Any]:
+        return list(images)
+
+    def tail(self, processor: Any) -> str:
+        return ""

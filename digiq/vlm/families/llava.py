@@ -1,20 +1,17 @@
 """LLaVA, and the embedded tiny one: its decoder has a fixed place."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from digiq.config import configclass
 from digiq.vlm.families.generic import Generic
 
 
 @configclass
-class Llava:
+class Llava(Generic):
     """LLaVA 1.5 and what shares its architecture."""
 
-    def matches(self, config: Any) -> bool:
-        return config.model_type == "llava"
+    models: ClassVar[Sequence[str]] = ("llava",)
 
     def decoder(self, model: Any) -> Any:
         return model.model.language_model
-
-    def render(self, processor: Any, text: str) -> str:
-        return Generic().render(processor, text)

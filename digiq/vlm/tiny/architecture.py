@@ -12,7 +12,11 @@ import string
 from pathlib import Path
 from typing import Any
 
-from digiq.vlm.prompts import OBSERVATION_QUESTIONS, PAIR_QUESTIONS
+from digiq.vlm.prompts import load_template
+
+READOUT = load_template("readout")
+"""What the model is trained to answer."""
+PAIR_QUESTIONS, OBSERVATION_QUESTIONS = READOUT.questions("pair"), READOUT.questions("observation")
 
 IMAGE_SIZE = 192
 PATCH_SIZE = 16

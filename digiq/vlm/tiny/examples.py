@@ -23,8 +23,16 @@ from android_env.devices.simulated.renderer import render
 from android_env.devices.simulated.screen import PANEL_ROLES, ROLES, SCREEN_HW, Box, Element
 from android_env.devices.simulated.themes import PRETRAIN_THEMES
 from android_env.devices.simulated.widgets import Canvas, TextRun, record_text
-from digiq.vlm.prompts import OBSERVATION_QUESTIONS, PAIR_QUESTIONS, build_prompt, draw_cursor
-from digiq.vlm.tiny.architecture import CHARACTERS, GRID, IMAGE_SIZE, KINDS, answer_token
+from digiq.vlm.prompts import build_prompt, draw_cursor
+from digiq.vlm.tiny.architecture import (
+    CHARACTERS,
+    GRID,
+    IMAGE_SIZE,
+    KINDS,
+    OBSERVATION_QUESTIONS,
+    PAIR_QUESTIONS,
+    answer_token,
+)
 from digiq.vlm.tiny.questions import observation_answers, pair_answers
 from digiq.vlm.tiny.screens import Goal, Scene, make_scene, rename
 from digiq.vlm.tiny.words import Words

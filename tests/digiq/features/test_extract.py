@@ -213,7 +213,7 @@ def test_killed_anywhere_it_goes_on(tmp_path, inputs, finished, monkeypatch, ali
 
 def test_another_config_is_refused(finished, inputs):
     other = dataclasses.replace(CONFIG, pooling="mean")
-    with pytest.raises(ArtifactMismatch, match="config pooling is 'last' there and 'mean' here"):
+    with pytest.raises(ArtifactMismatch, match="config pooling is 'auto' there and 'mean' here"):
         stage.run(other, **inputs, out=finished)
 
 
@@ -291,7 +291,9 @@ def test_a_vlm_without_a_processor_is_refused(tmp_path, inputs, vlm):
         stage.run(CONFIG, **{**inputs, "vlm": bare}, out=tmp_path / "features")
 
 
-@pytest.mark.parametrize("bad", [{"layers": ()}, {"pair_spans": ()}, {"batch_size": 0}, {"pooling": "max"}])
+@pytest.mark.parametrize(
+    "bad", [{"layers": ()}, {"layers": (1.5,)}, {"history": -1}, {"batch_size": 0}, {"pooling": "max"}]
+)
 def test_configs_out_of_range_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         load(FeaturizeConfig, bad)

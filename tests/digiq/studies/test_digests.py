@@ -15,6 +15,7 @@ from digiq.critics.objectives import OBJECTIVES
 from digiq.studies import run as studies
 from digiq.studies.config import StudyConfig, kernel_digest
 from digiq.studies.records import read_records, read_renamed
+from digiq.vlm.prompts import load_template
 
 FOLDER = Path("docs/results/core")
 CONTROL = "digiq.laboratory.controls:"
@@ -57,6 +58,15 @@ def words_then(stage: str, config: Any, seed: int) -> dict[str, Any]:
         assert shuffle or about["source"] == "outcome"
         about = {"negatives": "none", "copies": 1, "shuffle": shuffle, "seed": _seed(seed, "rewards")}
     elif stage == "featurize":
+        # The embedded model's own prompt, which had not been given a name, and its spans and pooling.
+        assert (about.pop("prompt"), about.pop("history"), about["pooling"]) == ("auto", 0, "auto")
+        assert about["pair_spans"] == about["observation_spans"] == []
+        readout = load_template("readout")
+        about |= {
+            "pair_spans": [*readout.pair],
+            "observation_spans": [*readout.observation],
+            "pooling": "last",
+        }
         engine, own = about.pop("engine"), about.pop("own", {})
         about.pop("plain", None)
         kind = engine.removeprefix(CONTROL)
@@ -64,6 +74,8 @@ def words_then(stage: str, config: Any, seed: int) -> dict[str, Any]:
         about |= {"source": sources.get(kind, "vlm"), "permute": kind == "PermutedFeatures"}
         about["seed"] = _seed(seed, "features")
         assert own in ({}, {"seed": about["seed"]})
+    elif stage == "tune-vlm":
+        assert about.pop("prompt") == "auto"
     elif stage == "train-q":
         critic = about["critic"]
         critic.pop(critic["objective"])

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 
 from android_env.actions import Action
-from digiq.vlm import prompts
-from digiq.vlm.prompts import build_prompt, draw_cursor
+from digiq.errors import ConfigError
+from digiq.vlm import TINY_VLM_PATH, prompts
+from digiq.vlm.prompts import TEMPLATES, build_prompt, draw_cursor, load_template, parse_template
 
 GOAL = 'Go to fernhub.com, search for "amber kettle"'
+ASKED = load_template("readout").questions("pair")
 
 
 def test_spans_of_a_pair_prompt_cover_what_they_are_named_after():
@@ -13,15 +15,20 @@ def test_spans_of_a_pair_prompt_cover_what_they_are_named_after():
     cut = {name: prompt.text[start:end] for name, (start, end) in prompt.spans.items()}
     assert cut["goal"] == GOAL
     assert cut["action"] == 'type "amber kettle"'
-    assert {name: cut[name] for name in prompts.PAIR_QUESTIONS} == prompts.PAIR_QUESTIONS
-    assert cut["questions"] == " ".join(prompts.PAIR_QUESTIONS.values())
+    assert {name: cut[name] for name in ASKED} == ASKED
+    assert cut["questions"] == " ".join(ASKED.values())
     assert cut["all"] == prompt.text
     assert prompt.text.endswith(cut["changes"])
 
 
 def test_an_observation_prompt_asks_its_own_questions_and_names_no_action():
     prompt = build_prompt(GOAL, None)
-    assert set(prompt.spans) == {"goal", *prompts.OBSERVATION_QUESTIONS, "questions", "all"}
+    assert set(prompt.spans) == {
+        "goal",
+        *load_template("readout").questions("observation"),
+        "questions",
+        "all",
+    }
 
 
 @pytest.mark.parametrize(
@@ -63,3 +70,79 @@ def test_opposite_swipes_look_different_and_other_actions_leave_no_mark():
     assert (up != down).any()
     for action in (None, Action.back(), Action.type_text("fern")):
         assert draw_cursor(screenshot, action) is screenshot
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_spans_of_every_prompt_say_what_they_are_named_after(name):
+    template, action = load_template(name), Action.tap(0.25, 0.5)
+    for act, spans in ((action, template.pair), (None, template.observation)):
+        prompt = template.prompt(GOAL, act, grounding="text", history="press back; swipe up")
+        cut = {span: prompt.text[start:end] for span, (start, end) in prompt.spans.items()}
+        assert set(spans) <= {*cut, "answer"} and cut["all"] == prompt.text
+        assert (
+            cut.get("goal", GOAL) == GOAL
+            and cut.get("history", "press back; swipe up") == "press back; swipe up"
+        )
+        section = "observation" if act is None else "pair"
+        asked = template.questions(section)
+        assert asked and {q: cut[q] for q in asked} == asked
+        if act is not None:
+            assert cut["action"] == "tap at (25, 50)"
+        assert "{" not in prompt.text
+
+
+def test_only_the_papers_prompt_hides_the_goal_and_only_the_general_one_has_room_for_history():
+    shown = {n: load_template(n).prompt(GOAL, Action.back(), grounding="text").spans for n in TEMPLATES}
+    assert {n for n, spans in shown.items() if "goal" not in spans} == {"paper"}
+    assert {n for n in TEMPLATES if load_template(n).has_history} == {"general"}
+    general = load_template("general")
+    without = general.prompt(GOAL, Action.back(), grounding="text").text
+    assert (
+        "Previous" not in without
+        and "Previous actions: x" in general.prompt(GOAL, None, grounding="text", history="x").text
+    )
+
+
+def test_no_prompt_but_the_embedded_models_knows_a_web_shop():
+    words = ("address", "query", "shop", "product", "entry", "field")
+    for name in ("general", "paper"):
+        assert not any(word in TEMPLATES[name].read_text().lower() for word in words)
+
+
+def test_data_that_looks_like_a_template_stays_as_it_is():
+    prompt = load_template("general").prompt("{action} {x: y}", Action.type_text("{goal}"), grounding="text")
+    assert prompt.text.startswith('Goal: {action} {x: y}\nAction: type "{goal}"\n')
+
+
+def test_a_prompt_of_ones_own_is_a_file(tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text("# pair: ask answer\n[observation]\n{goal}\n[pair]\nNow {action}. {ask: Good?}\n")
+    template = load_template(file)
+    assert (template.pair, template.observation, template.pooling) == (("ask", "answer"), ("answer",), "mean")
+    assert template.prompt("g", Action.back(), grounding="text").text == "Now press back. Good?"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[pair]\n{action}", "no text under .observation"),
+        ("[observation]\nx\n[pair]\nx", r"no \{action\}"),
+        ("[observation]\n{action}\n[pair]\n{action}", "no action to name"),
+        ("[observation]\n{where}\n[pair]\n{action}", "'where' in"),
+        ("[observation]\n{a: b\n[pair]\n{action}", "'{' in"),
+        ("[observation]\n{a: b} {a: c}\n[pair]\n{action}", "two spans 'a'"),
+        ("hello\n[pair]\n{action}", "stands before"),
+        ("# pooling: max\n[observation]\nx\n[pair]\n{action}", "pooling is 'max'"),
+    ],
+)
+def test_a_prompt_that_does_not_say_what_it_must_is_refused(text, said):
+    with pytest.raises(ConfigError, match=said):
+        parse_template(text, "mine")
+    with pytest.raises(ConfigError, match="neither one of general, paper, readout nor a file"):
+        load_template("nowhere")
+
+
+def test_only_the_embedded_model_is_asked_what_it_was_trained_on(tmp_path):
+    assert prompts.default_prompt(TINY_VLM_PATH) == "readout"
+    (tmp_path / "tokenizer.json").write_text('{"model": {"vocab": {"what kind of element?": 1}}}')
+    assert prompts.default_prompt(tmp_path) == prompts.default_prompt(tmp_path / "none") == "general"

@@ -12,9 +12,15 @@ from safetensors.torch import load_file
 from android_env.devices.simulated.themes import PRETRAIN_THEMES, THEMES
 from digiq.vlm import TINY_VLM_PATH
 from digiq.vlm.backbone import load_backbone
-from digiq.vlm.prompts import OBSERVATION_QUESTIONS, PAIR_QUESTIONS
 from digiq.vlm.tiny import make
-from digiq.vlm.tiny.architecture import GRID, answer_token, build_model, build_processor
+from digiq.vlm.tiny.architecture import (
+    GRID,
+    OBSERVATION_QUESTIONS,
+    PAIR_QUESTIONS,
+    answer_token,
+    build_model,
+    build_processor,
+)
 from digiq.vlm.tiny.examples import (
     IGNORE,
     LETTERS_PER_PATCH,

@@ -1,0 +1,25 @@
+"""PaliGemma: no dialogue, and every token of a prompt sees every other."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from digiq.config import configclass
+from digiq.vlm.families.generic import Generic
+
+
+@configclass
+class PaliGemma(Generic):
+    """PaliGemma and PaliGemma 2."""
+
+    models: ClassVar[Sequence[str]] = ("paligemma",)
+    unshared: ClassVar[str] = (
+        "every token of its prompt sees every other, so an action changes what stands before it"
+    )
+
+    answer_type: ClassVar[int] = 1  # or what is asked would see it
+
+    def decoder(self, model: Any) -> Any:
+        return model.model.language_model
+
+    def tail(self, processor: Any) -> str:
+        return "\n"
