@@ -10,6 +10,11 @@ IMPORTERS = Table(
     "format",
     __name__,
     aitw="AitW",
+    jsonl="Jsonl",
+    android_control="AndroidControl",
+    aitz="AitZ",
+    digirl="DigiRL",
+    rlds="Rlds",
 )
 """Name of a format, which is its file's, and the class in there."""
 
