@@ -171,7 +171,9 @@ class RawEpisode:
 def read_episodes(path: Path) -> Iterator[RawEpisode | BadEpisode]:
     """The episodes of one TFRecord file; a damaged file ends the reading, after the episodes before the damage."""
     if other := other_format(path, "aitw"):
-        yield BadEpisode(f"{path}: it is no file of Android in the Wild, so on_bad: skip leaves it out{other}.")
+        yield BadEpisode(
+            f"{path}: it is no file of Android in the Wild, so on_bad: skip leaves it out{other}."
+        )
         return
     steps: list[RawStep] = []
     skipping: str | None = None
