@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -14,6 +15,20 @@ from digiq.policies.base import Candidate, Policy, PolicyInput
 
 if TYPE_CHECKING:
     from digiq.critics.scorer import Scorer
+
+
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """An action that was executed, and the screen it answered."""
+
+    screen: bytes
+    """Digest of the screenshot (:func:`screen_digest`)."""
+    action: Action
+
+
+def screen_digest(screenshot: np.ndarray) -> bytes:
+    """Equal for equal screenshots."""
+    return hashlib.blake2b(np.ascontiguousarray(screenshot).tobytes(), digest_size=8).digest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +44,8 @@ class Turn:
     """Actions executed so far."""
     max_steps: int = 0
     """Budget of actions of the episode."""
+    past: tuple[Past, ...] = ()
+    """What was done before in this episode, oldest first; kept for actors that say ``reads_past`` alone."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from android_env.devices import StepReport
 from android_env.errors import DeviceFault
 from android_env.faults import JudgeError, Quarantined
 from android_env.tasks import Task
-from digiq.agents.agent import Actor, Decision, Turn, turns_for
+from digiq.agents.agent import Actor, Decision, Past, Turn, screen_digest, turns_for
 from digiq.data.schema import Episode, Step, encode_png
 from digiq.policies.base import PolicyInput
 
@@ -128,7 +128,8 @@ def rollout(
                     devices, reason = len(running), str(error)
                     break
                 position, spec, retries = waiting.popleft()
-                running.append(_Running(env, position, spec, record(spec), retries))
+                remembers = getattr(agent, "reads_past", False)
+                running.append(_Running(env, position, spec, record(spec), retries, remembers))
             list(each(_Running.start_if_needed, running))
             active = [episode for episode in running if episode.result is None and not episode.lost]
             if active:
@@ -167,8 +168,16 @@ def rollout(
 class _Running:
     """One episode on one env."""
 
-    def __init__(self, env: Any, position: int, spec: EpisodeSpec, recorded: bool, retries: int):
-        self.env, self.position, self.spec = env, position, spec
+    def __init__(
+        self,
+        env: Any,
+        position: int,
+        spec: EpisodeSpec,
+        recorded: bool,
+        retries: int,
+        remembers: bool = False,
+    ):
+        self.env, self.position, self.spec, self._remembers = env, position, spec, remembers
         self.result: EpisodeRun | None = None
         self.lost = ""
         """Why the device is given up; the episode is then for another."""
@@ -182,6 +191,7 @@ class _Running:
             )
             self._decisions: list[Decision] = []
             self._steps: list[Step] = []
+            self._past: tuple[Past, ...] = ()
             self._reports: list[StepReport | None] = []
             self._executed = 0
             try:
@@ -193,7 +203,8 @@ class _Running:
         assert self._observation is not None
         policy_input = PolicyInput(self._observation["screenshot"], self._observation["goal"])
         device = self.env.unwrapped.device
-        return Turn(policy_input, self._rng, device, self._executed, self.spec.task.max_steps)
+        limit = self.spec.task.max_steps
+        return Turn(policy_input, self._rng, device, self._executed, limit, self._past)
 
     def advance(self, decision: Decision, policy_name: str) -> None:
         self._decisions.append(decision)
@@ -213,6 +224,10 @@ class _Running:
         self._executed += 1
         self._reports.append(info.get("report"))
         self._keep(decision, float(reward), 0.0 if terminated else 1.0)
+        if self._remembers:
+            assert self._observation is not None
+            done = Past(screen_digest(self._observation["screenshot"]), decision.action)
+            self._past = (*self._past, done)
         self._observation = observation
         if terminated or truncated:
             outcome = "truncated" if not terminated else str(info["outcome"])
