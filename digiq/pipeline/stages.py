@@ -178,6 +178,13 @@ STAGES: Mapping[str, Stage] = {
         reads=(*_LABELLED, "behavior"),
         seconds=lambda load: 5 + 0.055 * load.config.fit.updates,
     ),
+    "export": Stage(
+        module="digiq.extraction.export",
+        about="what a critic prefers, as training data for TRL and LLaMA-Factory",
+        writes="export",
+        reads=(*_LABELLED, "proposals", "features", "critic"),
+        section="export",
+    ),
     "evaluate": Stage(
         module="digiq.evaluation.evaluate",
         about="success of a policy on a device",
