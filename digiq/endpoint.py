@@ -68,6 +68,9 @@ class EndpointConfig:
     """Of an answer."""
     log_probs: bool = False
     """Asks for log-probabilities, which not every server has; an answer's is the sum of its tokens'."""
+    several: bool = False
+    """Asks for all candidates of a screen in one call (``n``), which servers that can do so answer from one reading of the
+    prompt; otherwise each is a call of its own."""
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """Of a call, in seconds, from its start to its answer's last byte."""
     retries: Annotated[int, Field(ge=0)] = 4
@@ -122,15 +125,19 @@ class Endpoint:
           BudgetError: calls or tokens are used up.
           EndpointError: it refused, or did not answer.
         """
-        path, payload = self._request(messages, seed)
+        return self.ask_several(messages, 1, seed=seed)[0]
+
+    def ask_several(self, messages: Sequence[Message], n: int, *, seed: int = 0) -> list[Answer]:
+        """``n`` answers of one call; raises as :meth:`ask`."""
+        path, payload = self._request(messages, seed, n)
         file = self._file(path, payload)
         if file is not None and (found := _read(file)) is not None:
             self._count(cached=1)
-            return dataclasses.replace(found, cached=True)
-        answer = self._ask(path, payload)
+            return [dataclasses.replace(answer, cached=True) for answer in found]
+        answers = self._ask(path, payload)
         if file is not None:
-            _write(file, answer)
-        return answer
+            _write(file, answers)
+        return answers
 
     def ask_all(self, questions: Sequence[tuple[Sequence[Message], int]]) -> list[Answer | EndpointError]:
         """:meth:`ask` of many (messages, seed) at once, in order; a question that fails has its error as a value.
@@ -138,10 +145,18 @@ class Endpoint:
         Raises:
           BudgetError: calls or tokens are used up; answers until then are in the cache.
         """
+        rows = self.ask_all_several([(messages, 1, seed) for messages, seed in questions])
+        return [row if isinstance(row, EndpointError) else row[0] for row in rows]
 
-        def one(question: tuple[Sequence[Message], int]) -> Answer | EndpointError:
+    def ask_all_several(
+        self, questions: Sequence[tuple[Sequence[Message], int, int]]
+    ) -> list[list[Answer] | EndpointError]:
+        """:meth:`ask_several` of many (messages, n, seed) at once, as :meth:`ask_all`."""
+
+        def one(question: tuple[Sequence[Message], int, int]) -> list[Answer] | EndpointError:
+            messages, n, seed = question
             try:
-                return self.ask(question[0], seed=question[1])
+                return self.ask_several(messages, n, seed=seed)
             except BudgetError:
                 raise
             except EndpointError as error:
@@ -150,7 +165,7 @@ class Endpoint:
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             return list(pool.map(one, questions))
 
-    def _ask(self, path: str, payload: dict[str, Any]) -> Answer:
+    def _ask(self, path: str, payload: dict[str, Any]) -> list[Answer]:
         problem = ""
         for attempt in range(self.config.retries + 1):
             if attempt:
@@ -235,7 +250,7 @@ class Endpoint:
         with self._lock:
             self.used.update(more)
 
-    def _request(self, messages: Sequence[Message], seed: int) -> tuple[str, dict[str, Any]]:
+    def _request(self, messages: Sequence[Message], seed: int, n: int) -> tuple[str, dict[str, Any]]:
         config = self.config
         if config.api == "gemini":
             contents = [
@@ -251,6 +266,8 @@ class Endpoint:
                     "seed": seed,
                 },
             }
+            if n > 1:
+                payload["generationConfig"]["candidateCount"] = n
             if told := [_gemini(p) for m in messages if m.role == "system" for p in m.parts]:
                 payload["systemInstruction"] = {"parts": told}
             return f"/models/{urllib.parse.quote(config.model, safe='')}:generateContent", payload
@@ -266,25 +283,29 @@ class Endpoint:
             "max_tokens": config.max_tokens,
             "seed": seed,
         }
+        payload |= {"n": n} if n > 1 else {}
         return "/chat/completions", payload | ({"logprobs": True} if config.log_probs else {})
 
-    def _answer(self, data: bytes) -> Answer:
+    def _answer(self, data: bytes) -> list[Answer]:
         try:
             found = json.loads(data)
             if self.config.api == "gemini":
-                candidate, usage = found["candidates"][0], found.get("usageMetadata", {})
-                text = "".join(part.get("text", "") for part in candidate["content"]["parts"])
+                said, usage = found["candidates"], found.get("usageMetadata", {})
+                answers = [
+                    Answer("".join(part.get("text", "") for part in one["content"]["parts"])) for one in said
+                ]
                 counts = usage.get("promptTokenCount", 0), usage.get("candidatesTokenCount", 0)
-                answer = Answer(text)
             else:
-                choice, usage = found["choices"][0], found.get("usage") or {}
-                answer = Answer(_text(choice["message"]), _log_prob(choice.get("logprobs")))
+                said, usage = found["choices"], found.get("usage") or {}
+                answers = [Answer(_text(one["message"]), _log_prob(one.get("logprobs"))) for one in said]
                 counts = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-            prompt, said = int(counts[0] or 0), int(counts[1] or 0)
+            prompt, told = int(counts[0] or 0), int(counts[1] or 0)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise _Junk(f"the answer is none: {data[:60]!r}") from error
-        self._count(prompt_tokens=prompt, answer_tokens=said)
-        return answer
+        if not answers:
+            raise _Junk("the answer has no choice")
+        self._count(prompt_tokens=prompt, answer_tokens=told)
+        return answers
 
     def _file(self, path: str, payload: dict[str, Any]) -> Path | None:
         if self.config.cache is None:
@@ -339,20 +360,19 @@ def _log_prob(told: Any) -> float:
     return float(sum(token["logprob"] for token in tokens)) if tokens else math.nan
 
 
-def _read(file: Path) -> Answer | None:
+def _read(file: Path) -> list[Answer] | None:
     try:
-        found = json.loads(file.read_text())
-        log_prob = found["log_prob"]
-        return Answer(str(found["text"]), math.nan if log_prob is None else float(log_prob))
+        found = json.loads(file.read_text())["answers"]
+        return [Answer(str(text), math.nan if p is None else float(p)) for text, p in found] or None
     except (OSError, ValueError, LookupError, TypeError):
         return None  # absent or damaged: asked again
 
 
-def _write(file: Path, answer: Answer) -> None:
+def _write(file: Path, answers: Sequence[Answer]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(f".{os.getpid()}.{threading.get_ident()}.tmp")
-    log_prob = None if math.isnan(answer.log_prob) else answer.log_prob
-    temporary.write_text(json.dumps({"text": answer.text, "log_prob": log_prob}))
+    rows = [(a.text, None if math.isnan(a.log_prob) else a.log_prob) for a in answers]
+    temporary.write_text(json.dumps({"answers": rows}))
     temporary.replace(file)
 
 

@@ -15,8 +15,8 @@ from digiq import artifacts
 from digiq.agents.agent import Turn
 from digiq.config import load
 from digiq.critics.critic import Critic, candidate_values, load_critic
-from digiq.errors import ArtifactError
 from digiq.critics.training_data import concatenate_layers
+from digiq.errors import ArtifactError
 from digiq.features.engines import Engine, Request
 from digiq.features.extract import FeaturizeConfig
 from digiq.policies.base import PolicyInput

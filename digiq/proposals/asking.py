@@ -65,12 +65,28 @@ class Asking:
         Raises:
           EndpointError: a question had no answer; those that had are in the cache.
         """
+        if self.endpoint.config.several:
+            return self._in_one_call(questions)
         asked = [(self.question(seen, past), seed) for seen, past, seeds in questions for seed in seeds]
         answers = iter(self.endpoint.ask_all(asked))
         return [
             [self._read(next(answers), seen.screenshot.shape[:2]) for _ in seeds]  # type: ignore[arg-type]
             for seen, _, seeds in questions
         ]
+
+    def _in_one_call(
+        self, questions: Sequence[tuple[PolicyInput, Sequence[Action], Sequence[int]]]
+    ) -> list[list[Candidate | ParseError]]:
+        asked = [(self.question(q[0], q[1]), len(q[2]), q[2][0]) for q in questions if q[2]]
+        answers = iter(self.endpoint.ask_all_several(asked))
+        rows: list[list[Candidate | ParseError]] = []
+        for seen, _, seeds in questions:
+            found = next(answers) if seeds else []
+            if isinstance(found, EndpointError):
+                raise found
+            height, width = seen.screenshot.shape[:2]
+            rows.append([self._read(answer, (height, width)) for answer in found])
+        return rows
 
     def _read(self, answer: Answer | EndpointError, screen: tuple[int, int]) -> Candidate | ParseError:
         if isinstance(answer, EndpointError):

@@ -186,6 +186,19 @@ def test_calls_begin_at_the_rate_that_is_set(monkeypatch):
     assert [round(s) for s in slept if s] == [0, 1, 2] or [round(s) for s in slept if s > 0.5] == [1, 2]
 
 
+def test_several_answers_are_one_call_and_one_file(tmp_path):
+    def answer(payload):
+        choices = [{"message": {"content": f"{payload['seed']}/{k}"}} for k in range(payload["n"])]
+        return 200, json.dumps({"choices": choices}).encode()
+
+    with Served(answer).running() as served:
+        endpoint = Endpoint(config(served, cache=tmp_path))
+        assert [a.text for a in endpoint.ask_several(HELLO, 3, seed=7)] == ["7/0", "7/1", "7/2"]
+        assert all(a.cached for a in endpoint.ask_several(HELLO, 3, seed=7)) and len(served.asked) == 1
+        (found,) = endpoint.ask_all_several([(HELLO, 2, 8)])
+        assert [a.text for a in found] == ["8/0", "8/1"]
+
+
 def test_tool_calls_are_texts():
     call = {"function": {"name": "mobile_use", "arguments": '{"action": "wait"}'}}
     body = json.dumps({"choices": [{"message": {"content": None, "tool_calls": [call]}}]}).encode()

@@ -237,6 +237,20 @@ def test_what_does_not_parse_is_counted_and_is_no_candidate(made, served, tmp_pa
     assert kinds == {"DUAL_POINT", "PRESS_BACK"}
 
 
+def test_all_candidates_of_a_screen_can_be_one_call(made):
+    def several(payload):
+        texts = [SAYS[(payload["seed"] + k) % 3] for k in range(payload["n"])]
+        texts = [text % (k, k) if "%" in text else text for k, text in enumerate(texts)]
+        return 200, json.dumps({"choices": [{"message": {"content": text}} for text in texts]}).encode()
+
+    with Served(several).running() as double:
+        settings = {"model": {"url": double.url, "cache": None, "several": True}}
+        source = load(propose.ProposeConfig, {"source": "endpoint", "endpoint": settings}).chosen.open({})
+        rows = source.propose(inputs(), LOGGED, 7, rngs())
+        assert len(double.asked) == len(LOGGED) and all(len(row) == 5 for row in rows)
+        assert all(len(row) == 1 for row in source.propose(inputs(), LOGGED, 1, rngs()))
+
+
 def test_a_source_that_breaks_off_keeps_what_was_said(made, tmp_path, served):
     settings = {
         "model": {"url": served.url, "cache": str(tmp_path / "cache"), "most_calls": 5, "concurrency": 1}
