@@ -55,9 +55,10 @@ class Character:
     """Share of its answers that are no action at all."""
 
 
-WEAK = Character("weak", UiTars(), confused=0.4, stubborn=0.45, right=0.42, sure=0.88)
+# On the screens that they get wrong the favourite mistake is likelier than the right action, so that neither greed nor voting helps.
+WEAK = Character("weak", UiTars(), confused=0.4, stubborn=0.5, right=0.4, sure=0.92)
 STRONG = Character(
-    "strong", MobileUse(coordinates="pixels"), confused=0.3, stubborn=0.4, right=0.52, sure=0.96
+    "strong", MobileUse(coordinates="pixels"), confused=0.25, stubborn=0.5, right=0.42, sure=0.97
 )
 CHARACTERS = {"weak": WEAK, "strong": STRONG}
 
