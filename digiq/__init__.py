@@ -17,3 +17,11 @@ if not hasattr(android_env, "DIGIQ"):
     )
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name == "Agent":
+        from digiq.agents.reranked import Agent
+
+        return Agent
+    raise AttributeError(f"module 'digiq' has no attribute '{name}'")

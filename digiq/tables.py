@@ -179,14 +179,14 @@ def chosen_from(table: Table, default: str | None, field: str = "") -> Any:
     return configclass(type(f"{table.what.title()}Choice", (_Choice,), body))
 
 
-_JSON = tyro.constructors.PrimitiveConstructorSpec(
+json_argument = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="JSON",
     instance_from_str=lambda text: json.loads(text[0]),
     is_instance=lambda value: isinstance(value, dict),
     str_from_instance=lambda value: [json.dumps(value)],
 )
-_Own = Annotated[dict[str, Any], _JSON, Doc("Settings of a member of your own.")]
+_Own = Annotated[dict[str, Any], json_argument, Doc("Settings of a member of your own.")]
 
 
 class _Choice:

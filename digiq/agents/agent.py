@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -15,6 +16,20 @@ from digiq.policies.base import Candidate, Policy, PolicyInput
 
 if TYPE_CHECKING:
     from digiq.critics.scorer import Scorer
+
+
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """An action that was executed, and the screen it answered."""
+
+    screen: bytes
+    """Digest of the screenshot (:func:`screen_digest`)."""
+    action: Action
+
+
+def screen_digest(screenshot: np.ndarray) -> bytes:
+    """Equal for equal screenshots."""
+    return hashlib.blake2b(np.ascontiguousarray(screenshot).tobytes(), digest_size=8).digest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +49,8 @@ class Turn:
     """What the device can do; a policy's other candidates are left out where any remain."""
     elements: str | None = None
     """The screen's accessibility tree (``Observation.ui_elements``), for actors that declare ``reads_elements = True``."""
+    past: tuple[Past, ...] = ()
+    """What was done before in this episode, oldest first; kept for actors that say ``reads_past`` alone."""
 
 
 @dataclasses.dataclass(frozen=True)

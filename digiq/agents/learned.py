@@ -15,6 +15,7 @@ from digiq import artifacts
 from digiq.agents.agent import Turn
 from digiq.config import load
 from digiq.critics.critic import Critic, candidate_values, load_critic
+from digiq.critics.training_data import concatenate_layers
 from digiq.errors import ArtifactError, DigiQError
 from digiq.features.engines import Engine, Request
 from digiq.features.extract import FeaturizeConfig
@@ -76,9 +77,40 @@ class LearnedScorer:
         """:meth:`score` of many turns, whose pairs share VLM batches."""
         return self._score([turn.observation for turn in turns], candidates)
 
+    def score_with_distance(
+        self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
+    ) -> list[tuple[np.ndarray, float, np.ndarray]]:
+        """:meth:`score_turns`, and how unlike what the critic was trained on each pair is, float32[N].
+
+        The distance is the root mean square of the pair's standardised features: about 1 for pairs like those of training,
+        and 0, which says nothing, for a critic that was trained on features as they are.
+        """
+        observations = [turn.observation for turn in turns]
+        features = self._arrays(observations, candidates)
+        scores = self._values(features, candidates)
+        s = self.critic.standardizer
+        pairs = concatenate_layers(features["pair"], self.critic.pair_layers).astype(np.float32)
+        plain = not np.any(s.pair_mean) and np.all(np.asarray(s.pair_inverse_scale) == 1)
+        far = (
+            np.zeros(len(pairs)) if plain else np.sqrt(np.mean(np.square(np.asarray(s.pair(pairs))), axis=1))
+        )
+        ends = np.cumsum([len(actions) for actions in candidates])[:-1]
+        return [(q, v, d) for (q, v), d in zip(scores, np.split(far, ends), strict=True)]
+
     def _score(
         self, observations: Sequence[PolicyInput], candidates: Sequence[Sequence[Action]]
     ) -> list[tuple[np.ndarray, float]]:
+        return self._values(self._arrays(observations, candidates), candidates)
+
+    def _values(
+        self, features: dict[str, Any], candidates: Sequence[Sequence[Action]]
+    ) -> list[tuple[np.ndarray, float]]:
+        q, v = candidate_values(self.critic, features)
+        return [(q[s, : len(actions)], float(v[s])) for s, actions in enumerate(candidates)]
+
+    def _arrays(
+        self, observations: Sequence[PolicyInput], candidates: Sequence[Sequence[Action]]
+    ) -> dict[str, Any]:
         pairs = [(s, action) for s, actions in enumerate(candidates) for action in actions]
         width = -(-max(map(len, candidates)) // _WIDTH) * _WIDTH
         rows = np.full((len(observations), width), -1, np.int32)
@@ -86,13 +118,11 @@ class LearnedScorer:
         for s, actions in enumerate(candidates):
             rows[s, : len(actions)] = np.arange(start, start + len(actions))
             start += len(actions)
-        features = {
+        return {
             "observation": self._features([self._request(o, None) for o in observations]),
             "pair": self._features([self._request(observations[s], action) for s, action in pairs]),
             "candidate_row": rows,
         }
-        q, v = candidate_values(self.critic, features)
-        return [(q[s, : len(actions)], float(v[s])) for s, actions in enumerate(candidates)]
 
     def _request(self, observation: PolicyInput, action: Action | None) -> Request:
         return Request.build(

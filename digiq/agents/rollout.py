@@ -26,7 +26,7 @@ from android_env.errors import DeviceFault, TaskError
 from android_env.faults import JudgeError, Quarantined, kind_of
 from android_env.recording import Recorder
 from android_env.tasks import Task
-from digiq.agents.agent import Actor, Decision, Turn, turns_for
+from digiq.agents.agent import Actor, Decision, Past, Turn, screen_digest, turns_for
 from digiq.data.schema import Episode, Step, encode_png
 from digiq.policies.base import PolicyInput
 
@@ -292,7 +292,13 @@ class _Scheduler:
                 continue  # others decide first whether it is the device or the tasks
             if (episode := self._next_for(place)) is not None:
                 place.busy, place.back_at = True, math.inf
-                running = _Running(place, episode, self.record(episode.spec), self.recordings)
+                running = _Running(
+                    place,
+                    episode,
+                    self.record(episode.spec),
+                    self.recordings,
+                    getattr(self.agent, "reads_past", False),
+                )
                 self._move(running, None)
         if any(p.busy for p in self.places) or not self.waiting:
             self.alone_since = None
@@ -483,7 +489,16 @@ class _Scheduler:
 class _Running:
     """One try of an episode on one device."""
 
-    def __init__(self, place: _Place, episode: _Waiting, recorded: bool, recordings: Path | None):
+    def __init__(
+        self,
+        place: _Place,
+        episode: _Waiting,
+        recorded: bool,
+        recordings: Path | None,
+        remembers: bool = False,
+    ):
+        self._remembers = remembers
+        self._past: tuple[Past, ...] = ()
         self.place, self.episode, self.spec = place, episode, episode.spec
         self.result: EpisodeRun | None = None
         self.fault: DeviceFault | TaskError | None = None
@@ -537,6 +552,7 @@ class _Running:
             self.spec.task.max_steps,
             actions_of(device),
             self._observation["ui_elements"],
+            self._past,
         )
 
     def _begin_recording(self, policy_name: str) -> None:
@@ -574,6 +590,10 @@ class _Running:
         self.executed += 1
         self._reports.append(info.get("report"))
         self._keep(decision, float(reward), 0.0 if terminated else 1.0)
+        if self._remembers:
+            assert self._observation is not None
+            done = Past(screen_digest(self._observation["screenshot"]), decision.action)
+            self._past = (*self._past, done)
         self._observation = observation
         if self._recorder is not None:
             self._recorder.acted(

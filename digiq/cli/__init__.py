@@ -117,9 +117,12 @@ def _dispatch(arguments: list[str]) -> None:
 
         devices(rest)
     elif command in STAGES:
-        from digiq.cli.stage import main as stage
+        from digiq.cli import stage as stages
 
-        stage(command, STAGES[command], rest)
+        if "--schema" in rest:
+            print(stages.schema(STAGES[command], rest))
+        else:
+            stages.main(command, STAGES[command], rest)
     elif command in ALIASES:
         from digiq.cli import stage as stages
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import json
 import re
 import sys
 import typing
@@ -19,6 +20,7 @@ import tyro
 from typing_extensions import Doc
 
 from digiq.config import load_yaml
+from digiq.errors import DigiQError
 from digiq.pipeline.stages import Stage
 
 T = TypeVar("T")
@@ -42,6 +44,23 @@ def main(command: str, stage: Stage, arguments: list[str]) -> None:
     artifact = module.run(config, **values)
     counts = ", ".join(f"{key} {value}" for key, value in artifact.manifest.counts.items())
     print(f"{artifact.path}: complete. {counts}", file=sys.stderr)
+
+
+def schema(stage: Stage, arguments: list[str]) -> str:
+    """The JSON Schema of what a chosen member reads, for ``--schema``; the other arguments may be missing.
+
+    Raises:
+      DigiQError: this stage's members, or the chosen one, have none.
+    """
+    choice = f"--{getattr(stage.config, 'choice_field', '')}"
+    name = next((b for a, b in itertools.pairwise(arguments) if a == choice), "")
+    name = next((a.partition("=")[2] for a in arguments if a.startswith(f"{choice}=")), name)
+    members = getattr(stage.config, "table", {})
+    able = [member for member in members if hasattr(members[member], "schema")]
+    if name not in able:
+        ways = " or ".join(f"{choice} {member} --schema" for member in able)
+        raise DigiQError(f"--schema: {f'take {ways}' if able else 'this command has none'}.")
+    return json.dumps(members[name].schema(), indent=2)
 
 
 def with_member(stage: Stage, member: str, arguments: list[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """The ``import`` stage: recorded episodes of any known format into the store."""
 
+import sys
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +14,7 @@ from digiq.errors import DigiQError
 from digiq.progress import progress
 from digiq.tables import chosen_from
 
-STAGE, VERSION = "import", 1
+STAGE, VERSION = "import", 2
 
 
 @configclass
@@ -27,8 +29,9 @@ def run(config: ImportConfig, *, out: Path, overwrite: bool = False) -> Artifact
     """Imports everything that the chosen importer finds; an interrupted import goes on.
 
     Counts in the manifest: ``episodes``, ``steps`` (executed actions), ``bad`` (episodes and files left out),
-    ``missing`` (files that should be there), ``truncated`` (episodes without a declared end), ``test_episodes``; the
-    first hundred problems stand under ``extra``.
+    ``missing`` (files that should be there), ``truncated`` (episodes without a declared end), ``test_episodes``, and, where
+    there are any, ``ignored`` (files that are none of the format's) and what the importer mended (``clamped``
+    coordinates, for example); the first hundred problems stand under ``extra``.
 
     Raises:
       DigiQError: there is nothing to import; with ``on_bad: error``, the first missing file, bad file or bad episode.
@@ -45,8 +48,11 @@ def run(config: ImportConfig, *, out: Path, overwrite: bool = False) -> Artifact
             return w.artifact
         counts = {"episodes": 0, "steps": 0, "bad": 0, "missing": len(found.missing)}
         counts |= {"truncated": 0, "test_episodes": 0}
+        if found.ignored:
+            counts["ignored"] = found.ignored
         problems = [f"{part}: the file is missing." for part in found.missing]
         origin: dict[str, str] = {}
+        started = time.monotonic()
 
         def leave_out(error: BadEpisode) -> None:
             if config.on_bad == "error":
@@ -54,7 +60,10 @@ def run(config: ImportConfig, *, out: Path, overwrite: bool = False) -> Artifact
             counts["bad"] += 1
             problems.append(str(error))
 
-        with EpisodeWriter(w.path) as writer, progress("import", len(found.parts), unit="files") as bar:
+        with (
+            EpisodeWriter(w.path, extras=True) as writer,
+            progress("import", len(found.parts), unit="files") as bar,
+        ):
             for part in found.parts:
                 for entry in importer.read(part):
                     if isinstance(entry, BadEpisode):
@@ -78,6 +87,10 @@ def run(config: ImportConfig, *, out: Path, overwrite: bool = False) -> Artifact
                     counts["steps"] += outline.num_actions
                     counts["truncated"] += not outline.is_terminated
                     counts["test_episodes"] += outline.split == "test"
+                    for what, number in entry.counts.items():
+                        counts[what] = counts.get(what, 0) + number
                     bar.advance(0, episodes=counts["episodes"], bad=counts["bad"])
                 bar.advance(1, episodes=counts["episodes"], bad=counts["bad"])
+        speed = counts["steps"] / max(time.monotonic() - started, 1e-9)
+        print(f"import: {counts['steps']} steps, {speed:.0f} a second", file=sys.stderr)
         return w.complete(counts=counts, extra={"problems": problems[:100]})

@@ -1,13 +1,16 @@
 """The ``label`` stage: which reward every executed action gets."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from digiq import artifacts
 from digiq.artifacts import Artifact
 from digiq.config import configclass
-from digiq.data.labels import LABELS
-from digiq.data.rewards import write_labels
+from digiq.data.labels import LABELS, Spent, Unlabelled
+from digiq.data.rewards import Label, write_labels
 from digiq.data.store import EpisodeStore
+from digiq.errors import DigiQError
 from digiq.tables import chosen_from
 
 STAGE, VERSION = "label", 1
@@ -23,6 +26,9 @@ def run(config: LabelConfig, *, episodes: Path, out: Path, overwrite: bool = Fal
 
     Raises:
       DigiQError: the source cannot label them.
+
+    An episode about which the source has no answer gets no label: it is counted as ``judge_error``, and later stages do
+    not see it.
     """
     inputs = {"episodes": episodes}
     with artifacts.write(
@@ -31,9 +37,48 @@ def run(config: LabelConfig, *, episodes: Path, out: Path, overwrite: bool = Fal
         if w.done:
             return w.artifact
         store = EpisodeStore(episodes)
-        labels = list(config.chosen.rewards(store))
+        found = list(config.chosen.rewards(store))
+        labels = [item for item in found if isinstance(item, Label)]
+        failed = [item for item in found if isinstance(item, Unlabelled)]
+        if not labels:
+            why = failed[0].reason if failed else "it has no episode"
+            raise DigiQError(f"{episodes}: no episode could be labelled: {why}.")
         write_labels(w.path, labels)
         recorded = [label for label in labels if not label.is_copy]
         successes = sum(sum(label.rewards) > 0 for label in recorded)
         counts = {"episodes": len(labels), "recorded": len(store), "successes": successes}
-        return w.complete(counts=counts)
+        extra: dict[str, Any] = {}
+        if failed:
+            counts["judge_error"] = len(failed)
+            extra["judge_errors"] = [f"{item.episode_id}: {item.reason}" for item in failed[:100]]
+        for item in found:
+            if isinstance(item, Spent):
+                counts |= item.counts
+        if told := agreement(recorded, {o.episode_id: o.outcome for o in store.outlines}):
+            extra["agreement"] = told
+        return w.complete(counts=counts, extra=extra)
+
+
+def agreement(labels: Sequence[Label], outcomes: Mapping[str, str]) -> dict[str, float]:
+    """How labels that are not the recording's own agree with the outcomes that were recorded, where there are such.
+
+    Args:
+      labels: of recorded episodes.
+      outcomes: ``success``, ``failure`` or anything else by episode; only the first two are held against.
+
+    Returns:
+      ``episodes`` compared, ``agree`` (share), ``precision`` and ``recall`` of success; empty where there is nothing to
+      compare.
+    """
+    pairs = [
+        (sum(label.rewards) > 0, outcomes[label.source_id] == "success")
+        for label in labels
+        if label.provenance.split()[0] in ("file", "rule", "judge")
+        and outcomes[label.source_id] in ("success", "failure")
+    ]
+    if not pairs:
+        return {}
+    both = sum(said and was for said, was in pairs)
+    said, was = sum(said for said, _ in pairs), sum(was for _, was in pairs)
+    told = {"episodes": len(pairs), "agree": sum(a == b for a, b in pairs) / len(pairs)}
+    return told | {"precision": both / max(said, 1), "recall": both / max(was, 1)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ class Label:
     rewards: tuple[float, ...]
     """One an executed action."""
     provenance: str
-    """What said so: ``recorded``, ``other_goals``, ``shuffled``."""
+    """What said so: ``recorded``, ``other_goals``, ``shuffled``, ``file``, ``rule``, ``judge ...``."""
+    length: int | None = None
+    """So many actions count, as many as there are rewards, and the episode ends after them: at its first error, or where it
+    was solved. None: all of them."""
 
     @property
     def is_copy(self) -> bool:
@@ -38,7 +42,11 @@ class Label:
 
 def write_labels(path: Path, labels: Sequence[Label]) -> None:
     """Writes one JSON line a label, atomically."""
-    lines = [json.dumps(dataclasses.asdict(label), ensure_ascii=False) for label in labels]
+    rows = [dataclasses.asdict(label) for label in labels]
+    for row in rows:
+        if row["length"] is None:  # where nothing is cut, the file is what it was before there were cuts
+            del row["length"]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     artifacts.atomic_write_text(path / REWARDS, "\n".join(lines) + "\n")
 
 
@@ -99,15 +107,39 @@ def relabel(episode: Episode, label: Label) -> Episode:
     outline = _relabel_outline(episode.outline, label)
     rewards = (*outline.rewards, 0.0)
     goal = {} if label.goal is None else {"goal": label.goal}
+    recorded = episode.steps if label.length is None else _cut(episode.steps, label.length)
     steps: tuple[Step, ...] = tuple(
-        dataclasses.replace(step, reward=r, **goal) for step, r in zip(episode.steps, rewards, strict=True)
+        dataclasses.replace(step, reward=r, **goal) for step, r in zip(recorded, rewards, strict=True)
     )
     return dataclasses.replace(
         episode, episode_id=outline.episode_id, copy_of=outline.copy_of, steps=steps, outcome=outline.outcome
     )
 
 
+def _cut(steps: tuple[Step, ...], length: int) -> tuple[Step, ...]:
+    """The first ``length`` actions, and the screen after them as the terminal one."""
+    last = dataclasses.replace(steps[length - 1], discount=0.0)
+    end = dataclasses.replace(
+        steps[length],
+        action=None,
+        behavior_log_prob=math.nan,
+        discount=0.0,
+        is_last=True,
+        is_terminal=True,
+    )
+    return (*steps[: length - 1], last, end)
+
+
 def _relabel_outline(episode: Outline, label: Label) -> Outline:
+    if label.length is not None:
+        if not 1 <= label.length <= episode.num_actions:
+            raise ArtifactError(
+                f"label {label.episode_id}: ends after {label.length} of {episode.num_actions} actions; run 'label' again."
+            )
+        discounts = (*episode.discounts[: label.length - 1], 0.0)
+        episode = dataclasses.replace(
+            episode, rewards=episode.rewards[: label.length], discounts=discounts, is_terminated=True
+        )
     if len(label.rewards) != episode.num_actions:
         raise ArtifactError(
             f"label {label.episode_id}: {len(label.rewards)} rewards for {episode.num_actions} actions; run 'label' again."

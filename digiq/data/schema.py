@@ -21,7 +21,7 @@ class Step:
     """
 
     screenshot: bytes
-    """PNG."""
+    """PNG; imported ones may be JPEG or WebP."""
     goal: str
     activity: str = ""
     """Foreground activity or page; for people, never for learned agents."""
@@ -36,6 +36,8 @@ class Step:
     is_first: bool = False
     is_last: bool = False
     is_terminal: bool = False
+    extras: str = "{}"
+    """JSON object: what else an import found, such as ``candidates`` of the agent and fields of the source's own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,8 @@ class Episode:
     copy_of: str = ""
     """Id of the recorded episode that this one is a copy of, under another goal; empty for a recorded one. Labels make
     copies, the store holds none."""
+    extras: str = "{}"
+    """JSON object: what else an import found of the whole episode, such as its ``app``."""
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
@@ -162,7 +166,35 @@ def encode_png(screenshot: npt.NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
+def stored_image(data: bytes, max_side: int) -> tuple[bytes, tuple[int, int]]:
+    """An image file's bytes as episodes hold them, with height and width.
+
+    PNG, JPEG and WebP bytes stay as they are where no side is longer than ``max_side`` pixels; anything else becomes PNG.
+
+    Raises:
+      ValueError: the bytes are no image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if max(image.size) <= max_side and image.format in ("PNG", "JPEG", "WEBP"):
+                image.load()
+                return data, (image.height, image.width)
+            small = shrunk(image.convert("RGB"), max_side)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"no image that can be read ({error})") from None
+    return encode_png(np.asarray(small)), (small.height, small.width)
+
+
+def shrunk(image: Image.Image, max_side: int) -> Image.Image:
+    """The image with its longest side at most ``max_side`` pixels."""
+    scale = max_side / max(image.size)
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.BICUBIC)
+
+
 def decode_png(data: bytes) -> npt.NDArray[np.uint8]:
-    """The uint8 [H, W, 3] array of PNG bytes."""
+    """The uint8 [H, W, 3] array of PNG bytes; of JPEG and WebP bytes, too."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))

@@ -27,8 +27,11 @@ _FINISHED = re.compile(rf"{NAME}-{SPLIT}\.array_record-(\d+)-of-(\d+)")
 _NO_ACTION = -1
 
 
-def _features() -> Any:
-    """The TFDS features; ``Text`` holds raw PNG bytes because ``Image`` needs TensorFlow inside a ``Dataset``."""
+def _features(extras: bool = False) -> Any:
+    """The TFDS features; ``Text`` holds raw PNG bytes because ``Image`` needs TensorFlow inside a ``Dataset``.
+
+    Those of imports have ``extras``; what a device of ours recorded has none.
+    """
     from tensorflow_datasets import features as f
 
     def pair(dtype: Any) -> Any:
@@ -54,9 +57,10 @@ def _features() -> Any:
         "is_last": np.bool_,
         "is_terminal": np.bool_,
     }
+    more: dict[str, Any] = {"extras": f.Text()} if extras else {}
     return f.FeaturesDict(
         {
-            "steps": f.Dataset(step),
+            "steps": f.Dataset(step | more),
             "episode_id": f.Text(),
             "task_id": f.Text(),
             "split": f.Text(),
@@ -65,6 +69,7 @@ def _features() -> Any:
             "device": f.Text(),
             "screen_hw": pair(np.int32),
             "seed": np.int64,
+            **more,
         }
     )
 
@@ -91,12 +96,13 @@ class EpisodeWriter:
     hold their artefact's lock.
     """
 
-    def __init__(self, path: str | Path, *, episodes_per_shard: int = 32):
+    def __init__(self, path: str | Path, *, episodes_per_shard: int = 32, extras: bool = False):
         """Opens ``path``, made when absent.
 
         Args:
           path: the dataset's directory.
           episodes_per_shard: a kill loses fewer than this many episodes; episodes are held in memory until then.
+          extras: whether ``Step.extras`` and ``Episode.extras`` are written; one dataset has them or has them not.
 
         Raises:
           ArtifactError: a shard of the interrupted writer cannot be read.
@@ -104,7 +110,7 @@ class EpisodeWriter:
         self._path = Path(path)
         self._path.mkdir(parents=True, exist_ok=True)
         self._per_shard = episodes_per_shard
-        self._features = _features()
+        self._features, self._extras = _features(extras), extras
         self._pending: list[bytes] = []
         self._reopen()
         self._shards = sorted(self._path.glob("episodes-*.unfinished"))
@@ -131,7 +137,7 @@ class EpisodeWriter:
         """
         if episode.episode_id in self.written:
             raise ValueError(f"{self._path}: episode {episode.episode_id} is already there.")
-        example = self._features.encode_example(_to_example(episode))
+        example = self._features.encode_example(_to_example(episode, self._extras))
         self._pending.append(_canonical(self._features.serialize_example(example)))
         self.written[episode.episode_id] = episode.outline
         if len(self._pending) >= self._per_shard:
@@ -211,7 +217,7 @@ class EpisodeStore(Sequence[Episode]):
             raise ArtifactError(
                 f"{self.path}: shard {missing[0]} of {expected} is missing; run the stage with --overwrite."
             )
-        self._features = _features()
+        self._features = _features(extras='"extras"' in (self.path / "features.json").read_text())
         try:
             self._source = ArrayRecordDataSource([str(shard) for shard in self._shards])
         except RuntimeError as error:
@@ -264,9 +270,12 @@ def _outlines(path: Path, shards: tuple[tuple[int, int, int], ...]) -> tuple[Out
     )
 
 
-def _to_example(episode: Episode) -> dict[str, Any]:
+def _to_example(episode: Episode, extras: bool) -> dict[str, Any]:
     return {
-        "steps": [_step_example(step) for step in episode.steps],
+        **({"extras": episode.extras} if extras else {}),
+        "steps": [
+            _step_example(step) | ({"extras": step.extras} if extras else {}) for step in episode.steps
+        ],
         "episode_id": episode.episode_id,
         "task_id": episode.task_id,
         "split": episode.split,
@@ -313,6 +322,7 @@ def _from_example(example: dict[str, Any]) -> Episode:
         device=_text(example["device"]),
         screen_hw=(int(example["screen_hw"][0]), int(example["screen_hw"][1])),
         seed=int(example["seed"]),
+        extras=_text(example.get("extras", "{}")),
         steps=tuple(_from_step(step) for step in example["steps"]),
     )
 
@@ -355,6 +365,7 @@ def _from_step(step: dict[str, Any]) -> Step:
         is_first=bool(step["is_first"]),
         is_last=bool(step["is_last"]),
         is_terminal=bool(step["is_terminal"]),
+        extras=_text(step.get("extras", "{}")),
     )
 
 

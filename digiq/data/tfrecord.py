@@ -66,14 +66,14 @@ def parse_example(payload: bytes) -> dict[str, Feature]:
       ValueError: the bytes are no Example.
     """
     features: dict[str, Feature] = {}
-    for field, block in _fields(memoryview(payload)):
+    for field, block in wire_fields(memoryview(payload)):
         if field != 1:  # Example.features
             continue
-        for entry_field, entry in _fields(_bytes(block)):
+        for entry_field, entry in wire_fields(_bytes(block)):
             if entry_field != 1:  # Features.feature, a map entry
                 continue
             name, value = "", memoryview(b"")
-            for part, content in _fields(_bytes(entry)):
+            for part, content in wire_fields(_bytes(entry)):
                 if part == 1:
                     name = bytes(_bytes(content)).decode()
                 elif part == 2:
@@ -83,8 +83,8 @@ def parse_example(payload: bytes) -> dict[str, Feature]:
 
 
 def _feature(block: memoryview) -> Feature:
-    for kind, content in _fields(block):
-        values = list(_fields(_bytes(content)))
+    for kind, content in wire_fields(block):
+        values = list(wire_fields(_bytes(content)))
         if kind == 1:  # BytesList
             return [bytes(_bytes(value)) for _, value in values]
         if kind == 2:  # FloatList, packed or not
@@ -100,7 +100,7 @@ def _feature(block: memoryview) -> Feature:
     return []
 
 
-def _fields(block: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+def wire_fields(block: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     """Protobuf wire format: (field number, bytes or varint); fixed-width values come as bytes."""
     position = 0
     while position < len(block):

@@ -113,7 +113,7 @@ _LABELLED = ("episodes", "rewards")
 STAGES: Mapping[str, Stage] = {
     "import": Stage(
         module="digiq.data.import_episodes",
-        about="recorded episodes of a known format (Android in the Wild) to episodes",
+        about="recorded episodes of a known format, or of any agent's own (JSON lines), to episodes",
         writes="episodes",
     ),
     "collect": Stage(
@@ -177,6 +177,13 @@ STAGES: Mapping[str, Stage] = {
         writes="policy",
         reads=(*_LABELLED, "behavior"),
         seconds=lambda load: 5 + 0.055 * load.config.fit.updates,
+    ),
+    "export": Stage(
+        module="digiq.extraction.export",
+        about="what a critic prefers, as training data for TRL and LLaMA-Factory",
+        writes="export",
+        reads=(*_LABELLED, "proposals", "features", "critic"),
+        section="export",
     ),
     "evaluate": Stage(
         module="digiq.evaluation.evaluate",

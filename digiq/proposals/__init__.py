@@ -10,6 +10,11 @@ CANDIDATES = Table(
     __name__,
     policy="PolicySamples",
     logged="Logged",
+    recorded="Recorded",
+    elements="Elements",
+    perturbed="Perturbed",
+    endpoint="EndpointSamples",
+    mix="Mix",
 )
 """Name of a source, which is its file's, and the class in there (:class:`digiq.proposals.base.Source`)."""
 

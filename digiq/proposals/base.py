@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,8 +13,31 @@ from android_env.actions import Action
 from digiq.policies.base import Candidate, PolicyInput
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class StepInput(PolicyInput):
+    """An observation with what else is known of it: for sources that say ``reads_steps``, and for no learned policy."""
+
+    ui_elements: str = "[]"
+    """As :attr:`digiq.data.schema.Step.ui_elements`."""
+    extras: str = "{}"
+    """As :attr:`digiq.data.schema.Step.extras`."""
+    past: tuple[Action, ...] = ()
+    """Actions executed before, the latest last."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sourced(Candidate):
+    """A candidate that says where it comes from, where sources are mixed."""
+
+    source: str = ""
+
+
 class Candidates(Protocol):
-    """An opened source."""
+    """An opened source.
+
+    One whose ``reads_steps`` is true is given :class:`StepInput`. One that has a method ``report`` is asked, when it has
+    proposed, for counts of what went wrong, by name; they come into the manifest.
+    """
 
     def propose(
         self,

@@ -23,6 +23,7 @@ from digiq.errors import ArtifactError, DigiQError
 from digiq.policies.base import Candidate, PolicyInput
 from digiq.progress import progress
 from digiq.proposals import CANDIDATES
+from digiq.proposals.base import Sourced, StepInput
 from digiq.tables import chosen_from
 
 STAGE, VERSION = "propose", 1
@@ -62,13 +63,17 @@ class Proposals:
     valid: npt.NDArray[np.bool_]
     """[S, N]; column 0 is not valid where no action was logged (the end of a truncated episode), nor are columns beyond the
     candidates that the source had."""
+    source_id: npt.NDArray[np.int32] | None = None
+    """[S, N], index into ``sources``, where sources were mixed."""
+    sources: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.valid)
 
     def at(self, rows: npt.NDArray[np.intp]) -> "Proposals":
         """Those of some of the observations."""
-        arrays = {f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self) if f.name != "texts"}
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        arrays = {name: value[rows] for name, value in found.items() if isinstance(value, np.ndarray)}
         return dataclasses.replace(self, **arrays)
 
     def action(self, s: int, n: int) -> Action:
@@ -112,10 +117,12 @@ def first_of_action(candidates: Sequence[Sequence[Action | None]]) -> np.ndarray
 def to_arrays(rows: Sequence[Sequence[Candidate | None]]) -> Proposals:
     """Packs what :meth:`digiq.proposals.base.Candidates.propose` returns; N is the longest row's."""
     texts: dict[str, int] = {"": 0}
+    sources: dict[str, int] = {"": 0}
     shape = (len(rows), max(map(len, rows), default=0))
     action_type, text_id = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
     touch, lift = (np.full((*shape, 2), NO_POINT, np.float32) for _ in range(2))
     log_prob, valid = np.full(shape, -np.inf, np.float32), np.zeros(shape, bool)
+    source_id = np.zeros(shape, np.int32)
     for s, row in enumerate(rows):
         for n, item in enumerate(row):
             if item is None:
@@ -124,6 +131,9 @@ def to_arrays(rows: Sequence[Sequence[Candidate | None]]) -> Proposals:
             action_type[s, n], valid[s, n] = action.type, True
             touch[s, n], lift[s, n] = action.touch_yx, action.lift_yx
             text_id[s, n] = texts.setdefault(action.text, len(texts))
+            if isinstance(item, Sourced):
+                source_id[s, n] = sources.setdefault(item.source, len(sources))
+    mixed = len(sources) > 1
     return Proposals(
         action_type=action_type,
         touch_yx=touch,
@@ -132,14 +142,19 @@ def to_arrays(rows: Sequence[Sequence[Candidate | None]]) -> Proposals:
         texts=tuple(texts),
         log_prob=log_prob,
         valid=valid,
+        source_id=source_id if mixed else None,
+        sources=tuple(sources) if mixed else (),
     )
 
 
 def save_proposals(proposals: Proposals, path: Path) -> None:
     """Writes ``proposals.npz`` into the directory ``path``."""
     arrays = {f.name: getattr(proposals, f.name) for f in dataclasses.fields(proposals)}
-    # As JSON bytes: numpy's own string arrays drop trailing NULs.
-    arrays["texts"] = np.frombuffer(json.dumps(proposals.texts).encode(), np.uint8)
+    if proposals.source_id is None:
+        del arrays["source_id"], arrays["sources"]
+    for name in {"texts", "sources"} & set(arrays):
+        # As JSON bytes: numpy's own string arrays drop trailing NULs.
+        arrays[name] = np.frombuffer(json.dumps(arrays[name]).encode(), np.uint8)
     with artifacts.atomic_path(path / _FILE) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
@@ -154,7 +169,8 @@ def load_proposals(path: str | Path) -> Proposals:
     try:
         with np.load(artifact.path / _FILE) as file:
             arrays = {name: file[name] for name in file.files}
-        arrays["texts"] = tuple(json.loads(arrays["texts"].tobytes()))
+        for name in {"texts", "sources"} & set(arrays):
+            arrays[name] = tuple(json.loads(arrays[name].tobytes()))
         return Proposals(**arrays)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
@@ -195,7 +211,7 @@ def run(
         candidates = config.chosen.open(read)
         rows: list[list[Candidate | None]] = []
         with progress("propose", total, unit="states") as bar:
-            for batch in _batches(_observations(store)):
+            for batch in _batches(_observations(store, getattr(candidates, "reads_steps", False))):
                 observations, logged = zip(*batch, strict=True)
                 # Of the row's own, so that draws do not depend on how rows are batched.
                 rngs = [np.random.default_rng([config.seed, len(rows) + b]) for b in range(len(batch))]
@@ -205,16 +221,26 @@ def run(
         save_proposals(proposals, writer.path)
         distinct = np.mean([len({item.action for item in row if item is not None}) for row in rows])
         counts = {"observations": total, "candidates": int(proposals.valid.sum())}
+        if report := getattr(candidates, "report", None):
+            counts |= report()
         return writer.complete(counts=counts, extra={"distinct_actions_per_observation": float(distinct)})
 
 
-def _observations(episodes: Sequence) -> Iterator[tuple[PolicyInput, Action | None]]:
+def _observations(episodes: Sequence, all_of_it: bool) -> Iterator[tuple[PolicyInput, Action | None]]:
     """Every row of ``observation_index``, in its order. Screens seen again are decoded once in a while only."""
     decode = functools.lru_cache(maxsize=64)(decode_png)
     for episode in episodes:
+        past: tuple[Action, ...] = ()
         for step in episode.steps:
-            if not step.is_terminal:
-                yield PolicyInput(decode(step.screenshot), step.goal), step.action
+            if step.is_terminal:
+                continue
+            screen = decode(step.screenshot)
+            if all_of_it:
+                yield StepInput(screen, step.goal, step.ui_elements, step.extras, past), step.action
+            else:
+                yield PolicyInput(screen, step.goal), step.action
+            if step.action is not None:
+                past = (*past, step.action)
 
 
 def _batches(items: Iterator[tuple[PolicyInput, Action | None]]) -> Iterator[list]:

@@ -70,7 +70,9 @@ def test_a_name_may_end_in_a_level():
     easy = load_tasks("webshop/train/1")
     assert list(easy) == list(load_tasks("webshop/train").where(level=1)) and easy.name == "webshop/train/1"
     assert {t.split for t in load_tasks("webshop/test/1")} == {"test_site"}
-    with pytest.raises(TaskError, match="'webshop/test_query/1' is empty; levels of 'webshop/test_query': 2, 3"):
+    with pytest.raises(
+        TaskError, match="'webshop/test_query/1' is empty; levels of 'webshop/test_query': 2, 3"
+    ):
         load_tasks("webshop/test_query/1")
     for name in ("webshop/1", "webshop/train/x", "nowhere/train/1"):
         with pytest.raises(TaskError, match="no task set is called"):

@@ -11,6 +11,11 @@ IMPORTERS = Table(
     __name__,
     aitw="AitW",
     recordings="Recordings",
+    jsonl="Jsonl",
+    android_control="AndroidControl",
+    aitz="AitZ",
+    digirl="DigiRL",
+    rlds="Rlds",
 )
 """Name of a format, which is its file's, and the class in there."""
 

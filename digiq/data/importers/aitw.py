@@ -22,11 +22,14 @@ from pydantic import Field
 from android_env.actions import Action, ActionType
 from digiq.config import configclass
 from digiq.data.importers.base import BadEpisode, Entry, Sources
-from digiq.data.schema import Episode, Step, encode_png
+from digiq.data.importers.files import files_under, other_format, read_splits
+from digiq.data.schema import Episode, Step, encode_png, shrunk
 from digiq.data.tfrecord import Feature, TFRecordError, parse_example, read_records
+from digiq.dialects.base import SLIGHT
 from digiq.errors import DigiQError
 
 _MEND = "mend the file, or set on_bad: skip to leave the episode out."
+_SHARD = re.compile(r"([^._].*)-\d+-of-(\d+)")
 _TERMINAL = {ActionType.STATUS_TASK_COMPLETE: 1.0, ActionType.STATUS_TASK_IMPOSSIBLE: 0.0}
 
 
@@ -42,24 +45,34 @@ class AitW:
     """Longest side of the stored screenshots, in pixels."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Import at most so many good episodes a file; none: all."""
+    split_file: Path | None = None
+    """A JSON file of the dataset's own splits: by split, the ids of its episodes. Others are left out, and no app is held
+    out."""
 
     def find(self) -> Sources:
         """The shards under ``source``, sorted by path, and those that the others' names promise."""
-        shards = find_shards(self.source)
-        held_out = _held_out(shards, self.held_out_apps)
+        shards, ignored = find_shards(self.source)
+        held_out = set() if self.split_file else _held_out(shards, self.held_out_apps)
+        if self.split_file:
+            read_splits(self.split_file)
         parts = [Shard(shard, "test" if shard in held_out else "train") for shard in shards]
-        return Sources(parts, _missing_shards(shards) if self.source.is_dir() else ())
+        return Sources(parts, _missing_shards(shards) if self.source.is_dir() else (), ignored)
 
     def read(self, part: Shard) -> Iterator[Entry | BadEpisode]:
         good = 0
+        splits = read_splits(self.split_file) if self.split_file else None
         for raw in read_episodes(part.path):
             if isinstance(raw, BadEpisode):
                 yield raw
                 continue
+            split = part.split if splits is None else splits.get(raw.episode_id)
+            if split is None:
+                continue
             make = functools.partial(
-                to_episode, raw, split=part.split, task_id=part.path.name, max_side=self.max_side
+                to_episode, raw, split=split, task_id=part.path.name, max_side=self.max_side
             )
-            yield Entry(raw.episode_id, make)
+            clamped = sum(step.clamped for step in raw.steps)
+            yield Entry(raw.episode_id, make, {"clamped": clamped} if clamped else {})
             good += 1
             if good == self.limit:
                 return
@@ -76,25 +89,30 @@ class Shard:
         return str(self.path)
 
 
-def find_shards(source: Path) -> list[Path]:
-    """The TFRecord files under ``source``, sorted by path.
+def find_shards(source: Path) -> tuple[list[Path], int]:
+    """The TFRecord files under ``source``, sorted by path, and how many files beside them are none.
 
     Raises:
       DigiQError: the directory is missing or holds none.
     """
     if not source.exists():
         raise DigiQError(f"{source}: no such directory; set aitw.source to the folder of AitW TFRecords.")
-    shards = [source] if source.is_file() else sorted(source.rglob("*-of-*"))
+    if source.is_file():
+        return [source], 0
+    files = files_under(source)
+    shards = [file for file in files if _SHARD.fullmatch(file.name)]
     if not shards:
-        raise DigiQError(f"{source}: holds no TFRecord shards (files named like general-00000-of-00321).")
-    return shards
+        raise DigiQError(
+            f"{source}: holds no TFRecord shards (files named like general-00000-of-00321){other_format(source, 'aitw')}."
+        )
+    return shards, sum("-of-" in file.name for file in files) - len(shards)
 
 
 def _missing_shards(shards: list[Path]) -> list[Path]:
     """The shards that the names of the others (``<name>-<number>-of-<total>``) promise and that are not there."""
     promised: set[Path] = set()
     for shard in shards:
-        if match := re.fullmatch(r"(.+)-\d+-of-(\d+)", shard.name):
+        if match := _SHARD.fullmatch(shard.name):
             name, total = match[1], match[2]
             width = len(total)
             promised |= {shard.with_name(f"{name}-{i:0{width}d}-of-{total}") for i in range(int(total))}
@@ -103,12 +121,12 @@ def _missing_shards(shards: list[Path]) -> list[Path]:
 
 def _held_out(shards: list[Path], count: int) -> set[Path]:
     general = [shard for shard in shards if shard.name.startswith("general-")]
-    if count and len(general) <= count:
+    if count and general and len(shards) <= count:
         raise DigiQError(
             f"holding out {count} of {len(general)} general shards leaves none to train on; "
             "set held_out_apps lower."
         )
-    return set(general[len(general) - count :]) if count else set()
+    return set(general[max(len(general) - count, 0) :]) if count else set()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +143,8 @@ class RawStep:
     """[H, W, 3]."""
     action: Action
     ui_elements: list[dict[str, Any]]
+    clamped: int = 0
+    """Coordinates that lay slightly off the screen."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,6 +170,11 @@ class RawEpisode:
 
 def read_episodes(path: Path) -> Iterator[RawEpisode | BadEpisode]:
     """The episodes of one TFRecord file; a damaged file ends the reading, after the episodes before the damage."""
+    if other := other_format(path, "aitw"):
+        yield BadEpisode(
+            f"{path}: it is no file of Android in the Wild, so on_bad: skip leaves it out{other}."
+        )
+        return
     steps: list[RawStep] = []
     skipping: str | None = None
 
@@ -208,6 +233,7 @@ def parse_step(features: dict[str, Feature]) -> RawStep:
         )
     if channels != 3:
         raise ValueError(f"image/channels is {channels}; only 3 (RGB) is known.")
+    action, clamped = _action(features)
     return RawStep(
         episode_id=_text(_one(features, "episode_id", bytes)),
         step_id=int(_one(features, "step_id", int)),
@@ -216,28 +242,33 @@ def parse_step(features: dict[str, Feature]) -> RawStep:
         activity=_text(_one(features, "current_activity", bytes)),
         device=_text(_one(features, "device_type", bytes)),
         screenshot=np.frombuffer(data, np.uint8).reshape(height, width, channels),
-        action=_action(features),
+        action=action,
         ui_elements=_ui_elements(features),
+        clamped=clamped,
     )
 
 
-def _action(features: dict[str, Feature]) -> Action:
+def _action(features: dict[str, Feature]) -> tuple[Action, int]:
+    """The action, and how many of its coordinates had to be moved onto the screen's edge."""
     number = int(_one(features, "results/action_type", int))
     try:
         kind = ActionType(number)
     except ValueError:
         raise ValueError(f"results/action_type {number} is no action of AitW.") from None
     if kind is ActionType.TYPE:
-        return Action.type_text(_text(_one(features, "results/type_action", bytes)))
+        return Action.type_text(_text(_one(features, "results/type_action", bytes))), 0
     if kind is not ActionType.DUAL_POINT:
-        return Action(kind)
-    points = []
+        return Action(kind), 0
+    points, clamped = [], 0
     for name in ("results/yx_touch", "results/yx_lift"):
         values = features.get(name, [])
         if len(values) != 2:
             raise ValueError(f"{name} has {len(values)} values; a DUAL_POINT needs 2.")
-        points.append((float(values[0]), float(values[1])))
-    return Action(kind, points[0], points[1])
+        given = (float(values[0]), float(values[1]))
+        held = tuple(min(max(v, 0.0), 1.0) if -SLIGHT <= v <= 1 + SLIGHT else v for v in given)
+        clamped += sum(a != b for a, b in zip(given, held, strict=True))
+        points.append(held)
+    return Action(kind, points[0], points[1]), clamped
 
 
 def _ui_elements(features: dict[str, Feature]) -> list[dict[str, Any]]:
@@ -333,12 +364,7 @@ def _png(screenshot: npt.NDArray[np.uint8], max_side: int) -> bytes:
 
 
 def _resized(screenshot: npt.NDArray[np.uint8], max_side: int) -> Image.Image:
-    image = Image.fromarray(screenshot)
-    scale = max_side / max(image.size)
-    if scale >= 1:
-        return image
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.BICUBIC)
+    return shrunk(Image.fromarray(screenshot), max_side)
 
 
 def _one(features: dict[str, Feature], name: str, kind: type) -> Any:

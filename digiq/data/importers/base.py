@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from digiq.data.schema import Episode
@@ -21,6 +21,8 @@ class Entry:
     episode_id: str
     make: Callable[[], Episode]
     """Of this id, with split and outcome; may raise :class:`BadEpisode`."""
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
+    """What was mended or left out on the way, such as ``clamped`` coordinates; the stage adds it up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Sources:
     """Usually files, in the order they are read; ``str(part)`` says in errors where an episode is."""
     missing: Sequence[Any] = ()
     """Parts that should be there and are not."""
+    ignored: int = 0
+    """Files beside them that are none of the format's, such as what an interrupted download left."""
 
 
 class Importer(Protocol):

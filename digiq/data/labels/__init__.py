@@ -3,7 +3,7 @@
 To add one: write its file, and add its line to :data:`LABELS`.
 """
 
-from digiq.data.labels.base import Labels
+from digiq.data.labels.base import Labels, Spent, Unlabelled
 from digiq.tables import Table
 
 LABELS = Table(
@@ -11,7 +11,10 @@ LABELS = Table(
     __name__,
     outcome="Outcome",
     other_goals="OtherGoals",
+    file="File",
+    rule="Rule",
+    judge="Judge",
 )
 """Name of a source of rewards, which is its file's, and the class in there."""
 
-__all__ = ["LABELS", "Labels"]
+__all__ = ["LABELS", "Labels", "Spent", "Unlabelled"]

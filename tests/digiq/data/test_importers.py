@@ -16,11 +16,12 @@ from digiq.cli.stage import with_member
 from digiq.config import load, to_dict
 from digiq.data.import_episodes import ImportConfig, run
 from digiq.data.importers import IMPORTERS, Entry
-from digiq.data.schema import decode_png, encode_png
+from digiq.data.schema import decode_png
 from digiq.data.store import EpisodeStore
 from digiq.errors import DigiQError
 from digiq.pipeline.stages import STAGES
 from tests.digiq import guides
+from tests.digiq.data import formats
 from tests.digiq.data import test_aitw as aitw
 
 guides.import_example("guides_importer", "class Taps")
@@ -40,8 +41,7 @@ def make_taps(root: Path, names: tuple[str, ...], broken: str = "") -> dict:
         folder = root / name
         folder.mkdir(parents=True)
         for t in range(3):
-            screen = np.random.default_rng([ord(name[0]), t]).integers(0, 255, (8, 6, 3), np.uint8)
-            (folder / f"{t}.png").write_bytes(encode_png(screen))
+            (folder / f"{t}.png").write_bytes(formats.png(name, t))
         about = {"goal": "open it", "taps": [[0.5, 0.5], [2.0 if name == broken else 0.1, 0.2]], "won": True}
         (folder / "taps.json").write_text(json.dumps(about))
     return {"source": str(root)}
@@ -63,7 +63,7 @@ def make_recordings(root: Path, names, broken: str) -> dict:
     return {"folder": str(root)}
 
 
-SOURCES = {"aitw": make_aitw, "recordings": make_recordings, TOY: make_taps}
+SOURCES = {"aitw": make_aitw, "recordings": make_recordings, TOY: make_taps, **formats.MAKERS}
 """By format: writes episodes of these names into a folder, each a part of its own, one of them broken; its settings."""
 
 

@@ -12,19 +12,29 @@ from digiq.config import load, to_dict
 from digiq.data import label as stage
 from digiq.data.label import LabelConfig
 from digiq.data.labels import LABELS
-from digiq.data.rewards import LabelledEpisodes, read_labels
+from digiq.data.rewards import Label, LabelledEpisodes, read_labels
 from digiq.data.store import EpisodeStore, EpisodeWriter
 from digiq.errors import DigiQError
 from tests.digiq import guides
 from tests.digiq.data.test_store import ACTIONS, make_episode
+from tests.digiq.served import Served
 
 guides.import_example("guides_labels", "class Shorter")
 TOY, SHUFFLED = "guides_labels:Shorter", "digiq.laboratory.controls:ShuffledOutcomes"
 every = pytest.mark.parametrize("name", [*LABELS, SHUFFLED, TOY])
+SETTINGS: dict[str, dict] = {}
+"""What a source of rewards must be told, by name; made with the episodes."""
 
 
 def config(name: str, **settings) -> LabelConfig:
-    return load(LabelConfig, {"source": name, name if name in LABELS else "own": settings})
+    own = SETTINGS.get(name, {}) | settings
+    return load(LabelConfig, {"source": name, name if name in LABELS else "own": own})
+
+
+def verdict(payload) -> str:
+    return json.dumps(
+        {"why": "because", "verdict": "success" if "goal 1" in json.dumps(payload) else "failure"}
+    )
 
 
 def write(path, outcomes, splits):
@@ -38,8 +48,25 @@ def write(path, outcomes, splits):
 
 @pytest.fixture(scope="module")
 def episodes(tmp_path_factory):
-    path = tmp_path_factory.mktemp("labels") / "episodes"
-    return write(path, [1.0] * 10 + [0.0] * 30 + [1.0] * 5 + [0.0], ["train"] * 40 + ["test"] * 6)
+    root = tmp_path_factory.mktemp("labels")
+    path = write(
+        root / "episodes", [1.0] * 10 + [0.0] * 30 + [1.0] * 5 + [0.0], ["train"] * 40 + ["test"] * 6
+    )
+    lines = [
+        {"episode_id": o.episode_id, "step_scores": [0.5] * o.num_actions, "source": "prm"}
+        if n % 2
+        else {"episode_id": o.episode_id, "first_error": 0}
+        for n, o in enumerate(EpisodeStore(path).outlines)
+    ]
+    (root / "labels.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (root / "rules.json").write_text(
+        '{"goal 1": {"success_activity": "shop/*"}, "*": {"success_text": "done"}}'
+    )
+    with Served(verdict).running() as served:
+        SETTINGS["file"] = {"path": str(root / "labels.jsonl")}
+        SETTINGS["rule"] = {"path": str(root / "rules.json")}
+        SETTINGS["judge"] = {"model": {"url": served.url, "temperature": 0.0, "cache": None}}
+        yield path
 
 
 @every
@@ -66,7 +93,10 @@ def test_every_recorded_episode_is_labelled_once_and_copies_come_after(name, epi
 def test_the_same_seed_pays_the_same(name, episodes):
     store = EpisodeStore(episodes)
     once, again = (list(config(name).chosen.rewards(store)) for _ in range(2))
-    assert once == again == list(config(name).chosen.rewards(list(store)))
+    # Calls are counted beside, and take turns.
+    once, again = ([item for item in found if isinstance(item, Label)] for found in (once, again))
+    listed = list(config(name).chosen.rewards(list(store)))
+    assert once == again == [item for item in listed if isinstance(item, Label)]
     if any(field.name == "seed" for field in dataclasses.fields(config(name).chosen)):
         assert once != list(config(name, seed=4).chosen.rewards(store))
 
@@ -99,6 +129,185 @@ def test_shuffled_outcomes_are_dealt_out_within_each_split(episodes):
     assert sum(won[:40]) == 10 and sum(won[40:]) == 5
     assert won[:10] != [1.0] * 10
     assert all(set(label.rewards[:-1]) <= {0.0} and label.provenance == "shuffled" for label in after)
+
+
+# --- a file, rules, a judge
+
+
+def labelled(episodes, out, name, **settings):
+    manifest = stage.run(config(name, **settings), episodes=episodes, out=out).manifest
+    return list(LabelledEpisodes(episodes, out)), manifest
+
+
+def test_an_episode_ends_after_its_first_error(episodes, tmp_path):
+    store = EpisodeStore(episodes)
+    long = next(e for e in store if e.num_actions == 4 and e.is_terminated)
+    lines = [{"episode_id": long.episode_id, "first_error": 1, "source": "someone"}]
+    (tmp_path / "first.jsonl").write_text(json.dumps(lines[0]))
+    found, _ = labelled(
+        episodes, tmp_path / "r", "file", path=str(tmp_path / "first.jsonl"), missing="outcome"
+    )
+    cut = next(e for e in found if e.episode_id == long.episode_id)
+    assert (cut.num_actions, cut.outcome, cut.is_terminated, cut.total_reward) == (2, "failure", True, 0.0)
+    assert [s.action for s in cut.steps] == [*(s.action for s in long.steps[:2]), None]
+    outline = next(
+        o for o in LabelledEpisodes(episodes, tmp_path / "r").outlines if o.episode_id == long.episode_id
+    )
+    assert outline == cut.outline and outline.discounts == (1.0, 0.0)
+    labels = {label.episode_id: label for label in read_labels(tmp_path / "r")}
+    assert labels[long.episode_id].provenance == "file someone"
+    # Others are as recorded, and their lines say nothing of a cut.
+    others = [e for e in found if e.episode_id != long.episode_id]
+    assert [e.total_reward for e in others] == [
+        e.total_reward for e in store if e.episode_id != long.episode_id
+    ]
+    assert (tmp_path / "r/rewards.jsonl").read_text().count("length") == 1
+
+
+def test_step_scores_pay_each_action(episodes, tmp_path):
+    found, manifest = labelled(episodes, tmp_path / "r", "file", scale=0.2)
+    assert [s.reward for s in found[3].steps[:-1]] == pytest.approx([0.1] * found[3].num_actions)
+    assert {label.provenance for label in read_labels(tmp_path / "r")} == {"file", "file prm"}
+    assert manifest.extra["agreement"]["episodes"] == len(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "line 1: the line: Invalid JSON"),
+        ('{"episode_id": "x"}', "give one of outcome, rewards, step_scores and first_error"),
+        ('{"episode_id": "x", "outcome": "won"}', "line 1: outcome"),
+        ('{"episode_id": "x", "rewards": [NaN]}', "line 1: rewards.0"),
+        (
+            '{"episode_id": "x", "first_error": 0}\n{"episode_id": "x", "first_error": 0}',
+            "line 2: episode x comes twice",
+        ),
+        ('{"episode_id": "x", "first_error": 0}', "has no line about episode"),
+        ('{"episode_id": "shop~general/0", "first_error": 9}', "first_error is 9, and it has 1 actions"),
+        ('{"episode_id": "shop~general/0", "rewards": [1, 2]}', "2 numbers for 1 actions"),
+    ],
+)
+def test_a_bad_file_of_labels_is_named(episodes, tmp_path, text, message):
+    (tmp_path / "l.jsonl").write_text(text)
+    with pytest.raises(DigiQError) as error:
+        list(config("file", path=str(tmp_path / "l.jsonl")).chosen.rewards(EpisodeStore(episodes)))
+    assert message in str(error.value) and "l.jsonl" in str(error.value)
+
+
+def test_what_a_file_lacks_can_be_left_out_and_is_counted(episodes, tmp_path):
+    first = EpisodeStore(episodes).episode_ids[0]
+    (tmp_path / "l.jsonl").write_text(json.dumps({"episode_id": first, "outcome": "success"}))
+    found, manifest = labelled(
+        episodes, tmp_path / "r", "file", path=str(tmp_path / "l.jsonl"), missing="leave_out"
+    )
+    assert [e.episode_id for e in found] == [first] and manifest.counts["judge_error"] == 45
+
+
+def test_rules_pay_the_action_that_solved_it(episodes, tmp_path):
+    found, manifest = labelled(episodes, tmp_path / "r", "rule")
+    for episode in found:
+        # Every screen but the last is in the shop, so a goal of two actions or more is reached by its first.
+        whole = next(e for e in EpisodeStore(episodes) if e.episode_id == episode.episode_id)
+        solved = episode.goal == "goal 1" and whole.num_actions > 1
+        assert (episode.total_reward, episode.outcome) == (
+            float(solved),
+            "success" if solved else episode.outcome,
+        )
+        assert not solved or (episode.num_actions == 1 and episode.is_terminated)
+    assert manifest.counts["successes"] == sum(e.total_reward for e in found) > 0
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"*": {}}', '{"*": {"done": "x"}}', "{", '{"*": {"success_text": "("}}']
+)
+def test_bad_rules_are_named(episodes, tmp_path, text):
+    (tmp_path / "rules.json").write_text(text)
+    with pytest.raises(DigiQError, match=r"rules\.json"):
+        list(config("rule", path=str(tmp_path / "rules.json")).chosen.rewards(EpisodeStore(episodes)))
+
+
+def test_a_judge_is_asked_about_screens_and_agrees_or_not(episodes, tmp_path):
+    with Served(verdict).running() as served:
+        model = {"url": served.url, "temperature": 0.0, "model": "m", "cache": str(tmp_path / "cache")}
+        found, manifest = labelled(episodes, tmp_path / "r", "judge", model=model, screens=1)
+        asked = len(served.asked)
+        labelled(episodes, tmp_path / "again", "judge", model=model, screens=1)
+        assert len(served.asked) == asked
+    assert all(e.total_reward == float(e.goal == "goal 1") for e in found)
+    assert {label.provenance for label in read_labels(tmp_path / "r")} == {"judge m v1 outcome"}
+    counts, told = manifest.counts, manifest.extra["agreement"]
+    assert counts["calls"] == asked and counts["prompt_tokens"] == 100 * asked and "judge_error" not in counts
+    recorded = {o.episode_id: o.outcome for o in EpisodeStore(episodes).outlines}
+    agree = [(e.total_reward > 0) == (recorded[e.episode_id] == "success") for e in found]
+    assert told["agree"] == pytest.approx(np.mean(agree)) and 0 < told["agree"] < 1
+    images = [
+        part
+        for m in served.asked[0][2]["messages"]
+        if isinstance(m["content"], list)
+        for part in m["content"]
+        if part["type"] == "image_url"
+    ]
+    assert len(images) == 1
+
+
+@pytest.mark.parametrize("said", ["I cannot see.", '{"verdict": "maybe"}', (503, b"busy"), (400, b"no")])
+def test_what_a_judge_does_not_answer_is_an_error_and_no_failure(episodes, tmp_path, said):
+    def answer(payload):
+        return said if "goal 2" in json.dumps(payload) else verdict(payload)
+
+    with Served(answer).running() as served:
+        model = {"url": served.url, "cache": None, "retries": 0}
+        found, manifest = labelled(episodes, tmp_path / "r", "judge", model=model)
+    store = EpisodeStore(episodes)
+    assert {e.goal for e in found} == {"goal 0", "goal 1"}
+    assert manifest.counts["judge_error"] == sum(o.goal == "goal 2" for o in store.outlines)
+    assert len(manifest.extra["judge_errors"]) == manifest.counts["judge_error"]
+    with (
+        Served(lambda payload: said).running() as served,
+        pytest.raises(DigiQError, match="no episode could be labelled"),
+    ):
+        labelled(episodes, tmp_path / "none", "judge", model={"url": served.url, "cache": None, "retries": 0})
+
+
+def test_a_judge_of_steps_scores_each_action(episodes, tmp_path):
+    def scores(payload):
+        return '{"why": "", "score": 0.5}' if "PRESS_BACK" in json.dumps(payload) else '{"score": 0}'
+
+    with Served(scores).running() as served:
+        found, _ = labelled(
+            episodes, tmp_path / "r", "judge", of="step", scale=2.0, model={"url": served.url, "cache": None}
+        )
+    assert {s.reward for e in found for s in e.steps[:-1]} == {0.0, 1.0}
+    with (
+        Served(lambda payload: '{"score": 7}').running() as served,
+        pytest.raises(DigiQError, match="no score from 0 to 1"),
+    ):
+        labelled(episodes, tmp_path / "no", "judge", of="step", model={"url": served.url, "cache": None})
+
+
+def test_examples_are_shown_before_the_question(episodes, tmp_path):
+    (tmp_path / "a.png").write_bytes(EpisodeStore(episodes)[0].steps[0].screenshot)
+    shot = {"goal": "an example", "screens": ["a.png"], "verdict": "success", "why": "it is there"}
+    (tmp_path / "shots.json").write_text(json.dumps([shot]))
+    with Served(verdict).running() as served:
+        labelled(
+            episodes,
+            tmp_path / "r",
+            "judge",
+            shots=str(tmp_path / "shots.json"),
+            model={"url": served.url, "cache": None},
+        )
+    roles = [message["role"] for message in served.asked[0][2]["messages"]]
+    assert roles == ["system", "user", "assistant", "user"]
+    (tmp_path / "bad.json").write_text(json.dumps([shot | {"screens": ["none.png"]}]))
+    with pytest.raises(DigiQError, match=r"bad\.json"):
+        labelled(
+            episodes,
+            tmp_path / "no",
+            "judge",
+            shots=str(tmp_path / "bad.json"),
+            model={"url": "http://127.0.0.1:9"},
+        )
 
 
 FOLLOWED = """

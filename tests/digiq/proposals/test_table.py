@@ -16,11 +16,12 @@ from digiq.data.rewards import LabelledEpisodes
 from digiq.errors import DigiQError
 from digiq.extraction.best_of_n import BestOfN, best_of_n
 from digiq.laboratory.q_metrics import support_of
-from digiq.policies.base import PolicyInput
 from digiq.policies.grid import Grid
 from digiq.proposals import CANDIDATES, propose
+from digiq.proposals.base import StepInput
 from digiq.proposals.propose import load_proposals, supported, to_arrays
 from tests.digiq.guides import follow, identity, import_example
+from tests.digiq.served import Served
 
 import_example("guides_proposals", "class Anywhere")
 TOY = "guides_proposals:Anywhere"
@@ -39,18 +40,53 @@ def made(tmp_path_factory):
     return root
 
 
+SAYS = ['{"action_type": "click", "x": %d, "y": %d}', '{"action_type": "navigate_back"}', "I am not sure."]
+
+
+def answer(payload):
+    seed = payload["seed"]
+    text = SAYS[seed % 3]
+    return text % (seed % 30, seed % 60) if "%" in text else text
+
+
+@pytest.fixture(scope="module")
+def served():
+    with Served(answer).running() as double:
+        yield double
+
+
 @pytest.fixture(params=[*CANDIDATES, TOY])
-def source(request):
-    return propose.ProposeConfig(source=request.param).chosen
+def source(request, served):
+    return stage_config(request.param, served).chosen
+
+
+def stage_config(name, served, **fields):
+    settings = {
+        "endpoint": {"model": {"url": served.url, "cache": None}},
+        "mix": {"parts": {"elements": {}, "policy": {}}},
+    }
+    chosen = {name: settings[name]} if name in settings else {}
+    return load(propose.ProposeConfig, {"source": name, **chosen, **fields})
 
 
 def opened(source, made):
     return source.open({name: made / name for name in source.reads})
 
 
-def inputs() -> list[PolicyInput]:
+def inputs() -> list[StepInput]:
     rng = np.random.default_rng(0)
-    return [PolicyInput(rng.integers(0, 256, (64, 32, 3), np.uint8), "find a lamp") for _ in LOGGED]
+    elements = [{"yxhw": [0.1 * k, 0.2, 0.1, 0.1]} for k in range(5)]
+    offered = [{"action": str(Action.tap(0.1, 0.2 * k)), "log_prob": -1.0 - k} for k in range(4)]
+    return [
+        StepInput(
+            rng.integers(0, 256, (64, 32, 3), np.uint8),
+            "find a lamp",
+            json.dumps(elements),
+            json.dumps({"candidates": offered}),
+            (Action.home(),),
+        )
+        for _ in LOGGED
+    ]
 
 
 def rngs(*rows: int):
@@ -95,15 +131,16 @@ def test_the_arrays_hold_what_was_proposed(source, made):
     assert some.action(1, 0) == arrays.action(1, 0) and some.action(0, 0) == arrays.action(4, 0)
 
 
-def test_the_stage_proposes_for_every_observation_and_asks_for_what_is_read(source, made, tmp_path):
-    config = propose.ProposeConfig(source=CANDIDATES.name_of(type(source)), num_candidates=3)
+def test_the_stage_proposes_for_every_observation_and_asks_for_what_is_read(source, made, tmp_path, served):
+    config = stage_config(CANDIDATES.name_of(type(source)), served, num_candidates=3)
     read = {name: made / name for name in config.reads}
     manifest = propose.run(config, episodes=made / "episodes", **read, out=tmp_path / "p").manifest
     assert set(manifest.inputs) - {f"code {TOY}"} == {"episodes", *source.reads}
     stored = load_proposals(tmp_path / "p")
     episodes = LabelledEpisodes(made / "episodes")
     steps = [step for episode in episodes for step in episode.steps if not step.is_terminal]
-    assert manifest.counts == {"observations": len(steps), "candidates": int(stored.valid.sum())}
+    assert manifest.counts["observations"] == len(steps)
+    assert manifest.counts["candidates"] == int(stored.valid.sum())
     for s, step in enumerate(steps):
         assert stored.valid[s, 0] == (step.action is not None)
         if step.action is not None:
@@ -113,8 +150,8 @@ def test_the_stage_proposes_for_every_observation_and_asks_for_what_is_read(sour
             propose.run(config, episodes=made / "episodes", out=tmp_path / "q")
 
 
-def test_draws_do_not_depend_on_how_rows_are_batched(source, made, tmp_path, monkeypatch):
-    config = propose.ProposeConfig(source=CANDIDATES.name_of(type(source)), num_candidates=3)
+def test_draws_do_not_depend_on_how_rows_are_batched(source, made, tmp_path, monkeypatch, served):
+    config = stage_config(CANDIDATES.name_of(type(source)), served, num_candidates=3)
     read = {name: made / name for name in config.reads}
     found = []
     for size in (256, 7):
@@ -150,6 +187,116 @@ def test_recipes_choose_the_source_and_it_says_what_is_read():
 
     assert read() == {"episodes", "rewards", "policy"}
     assert read(source="logged") == read(source=TOY, own={"cells": 3}) == {"episodes", "rewards"}
+
+
+def test_what_an_agent_considered_comes_with_its_probability(made):
+    rows = opened(CANDIDATES["recorded"](), made).propose(
+        inputs(), [Action.tap(0.1, 0.2), None, *LOGGED[2:]], 3, rngs()
+    )
+    assert [(c.action, c.log_prob) for c in rows[0]] == [
+        (Action.tap(0.1, 0.2 * k), -1.0 - k) for k in (1, 0, 2)
+    ]
+    assert rows[1][0] is None and [c.log_prob for c in rows[1][1:]] == [-1.0, -2.0]
+
+
+def test_elements_are_tapped_in_the_middle_and_only_where_they_can_be(made):
+    boxes = [
+        {"yxhw": [0.1, 0.2, 0.2, 0.4], "clickable": True},
+        {"yxhw": [0.5, 0.5, 0.1, 0.1], "clickable": False},
+        {},
+    ]
+    seen = [StepInput(inputs()[0].screenshot, "x", json.dumps(boxes))]
+    (row,) = CANDIDATES["elements"]().propose(seen, [Action.home()], 5, rngs(0))
+    assert [c.action for c in row] == [Action.home(), Action.tap(0.2, 0.4)]
+    (all_of_them,) = CANDIDATES["elements"](clickable_only=False).propose(seen, [None], 5, rngs(0))
+    assert {c.action for c in all_of_them[1:]} == {Action.tap(0.2, 0.4), Action.tap(0.55, 0.55)}
+
+
+def test_moved_taps_stay_near_and_on_the_screen():
+    rows = CANDIDATES["perturbed"](spread=0.3).propose(inputs(), LOGGED, 200, rngs())
+    moved = np.array([c.action.touch_yx for c in rows[0][1:]])
+    assert len(moved) == 199 and moved.min() >= 0 and moved.max() <= 1
+    assert abs(np.median(moved[:, 0]) - 0.3) < 0.1 and len(rows[1]) == 1
+
+
+def test_what_does_not_parse_is_counted_and_is_no_candidate(made, served, tmp_path):
+    config = stage_config("endpoint", served, num_candidates=7)
+    manifest = propose.run(config, episodes=made / "episodes", out=tmp_path / "p").manifest
+    stored = load_proposals(tmp_path / "p")
+    counts, s = manifest.counts, len(stored)
+    assert (
+        counts["unparsable"] > 0
+        and counts["calls"] == 6 * s == counts["unparsable"] + stored.valid[:, 1:].sum()
+    )
+    kinds = {
+        stored.action(i, n).type.name
+        for i in range(s)
+        for n in range(1, 7)
+        if n < stored.valid.shape[1] and stored.valid[i, n]
+    }
+    assert kinds == {"DUAL_POINT", "PRESS_BACK"}
+
+
+def test_all_candidates_of_a_screen_can_be_one_call(made):
+    def several(payload):
+        texts = [SAYS[(payload["seed"] + k) % 3] for k in range(payload["n"])]
+        texts = [text % (k, k) if "%" in text else text for k, text in enumerate(texts)]
+        return 200, json.dumps({"choices": [{"message": {"content": text}} for text in texts]}).encode()
+
+    with Served(several).running() as double:
+        settings = {"model": {"url": double.url, "cache": None, "several": True}}
+        source = load(propose.ProposeConfig, {"source": "endpoint", "endpoint": settings}).chosen.open({})
+        rows = source.propose(inputs(), LOGGED, 7, rngs())
+        assert len(double.asked) == len(LOGGED) and all(len(row) == 5 for row in rows)
+        assert all(len(row) == 1 for row in source.propose(inputs(), LOGGED, 1, rngs()))
+
+
+def test_a_source_that_breaks_off_keeps_what_was_said(made, tmp_path, served):
+    settings = {
+        "model": {"url": served.url, "cache": str(tmp_path / "cache"), "most_calls": 5, "concurrency": 1}
+    }
+    config = load(propose.ProposeConfig, {"source": "endpoint", "endpoint": settings, "num_candidates": 3})
+    with pytest.raises(DigiQError, match="budget of 5 calls"):
+        propose.run(config, episodes=made / "episodes", out=tmp_path / "p")
+    assert len(list((tmp_path / "cache").rglob("*.json"))) == 5
+
+
+def test_mixed_sources_take_turns_and_say_whose_a_candidate_is(made, tmp_path):
+    config = load(
+        propose.ProposeConfig,
+        {
+            "source": "mix",
+            "mix": {"parts": {"policy": {"temperature": 2.0}, "elements": {}}},
+            "num_candidates": 5,
+        },
+    )
+    assert config.reads == ("policy",)
+    rows = opened(config.chosen, made).propose(inputs(), LOGGED, 5, rngs())
+    assert [c.source for c in rows[0]] == ["logged", "policy", "elements", "policy", "elements"]
+    assert len({c.action for c in rows[0]}) == 5 and not math.isnan(rows[0][0].log_prob)
+    assert math.isnan(rows[0][2].log_prob) and rows[2][0] is None
+    propose.run(config, episodes=made / "episodes", policy=made / "policy", out=tmp_path / "p")
+    stored = load_proposals(tmp_path / "p")
+    assert (
+        set(stored.sources) <= {"", "logged", "policy", "elements"}
+        and stored.source_id.shape == stored.valid.shape
+    )
+    assert stored.sources[stored.source_id[0, 0]] == "logged"
+    assert stored.at(np.array([1])).source_id.shape == (1, stored.valid.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({}, "no source"),
+        ({"mix": {}}, "to mix"),
+        ({"polcy": {}}, "to mix"),
+        ({"policy": {"heat": 1}}, "mix.parts.policy"),
+    ],
+)
+def test_a_mix_of_what_there_is_not_is_refused(parts, message):
+    with pytest.raises(DigiQError, match=message):
+        load(propose.ProposeConfig, {"source": "mix", "mix": {"parts": parts}}).chosen.open({})
 
 
 FOLLOWED = """

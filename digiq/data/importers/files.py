@@ -1,0 +1,111 @@
+"""Files of recordings: where they are, which format they are of, and what their splits are."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from digiq.data.tfrecord import parse_example, read_records
+from digiq.errors import DigiQError
+
+_LOOKED_AT = 200
+"""So many files say of which format a folder is."""
+
+
+def files_under(source: Path) -> list[Path]:
+    """All files under a folder, sorted by path; folders that are links are followed, once each, hidden ones are not."""
+    return sorted(_walk(source, set()))
+
+
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in seen:  # a link that leads back up
+        return
+    seen.add(real)
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(folder / entry.name, seen)
+            elif entry.is_file():
+                yield folder / entry.name
+
+
+def other_format(path: Path, mine: str) -> str:
+    """`` ; it is FORMAT, so take --format FORMAT`` where a file or folder is of another known format, else nothing."""
+    found = format_of(path)
+    if found is None or found == mine:
+        return ""
+    folder = path.parent if path.is_file() and found != "aitw" else path
+    return f"; it holds recordings of the format {found}: take --format {found} --{found}.source {folder}"
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file, or the first telling file of a folder, is of; None where none is known."""
+    files = [path] if path.is_file() else files_under(path) if path.is_dir() else []
+    names = {file.name for file in files}
+    if {"features.json", "dataset_info.json"} <= names:
+        return "rlds"
+    for file in itertools.islice(files, _LOOKED_AT):
+        if (found := _format_of_file(file)) is not None:
+            return found
+    return None
+
+
+def _format_of_file(file: Path) -> str | None:
+    if file.suffix in (".pt", ".pth"):
+        return "digirl"
+    if file.suffix == ".jsonl":
+        return "jsonl"
+    try:
+        if file.suffix == ".json":
+            first = json.loads(file.read_text())[0]
+            return "aitz" if "result_action_type" in first else None
+        if "-of-" in file.name:
+            keys = parse_example(next(read_records(file))).keys()
+            if {"screenshots", "actions"} <= keys:
+                return "android_control"
+            if "results/action_type" in keys:
+                return "aitw"
+            return "rlds" if any(key.startswith("steps/") for key in keys) else None
+    except (OSError, ValueError, LookupError, TypeError, StopIteration):
+        return None
+    return None
+
+
+@functools.lru_cache(maxsize=8)
+def read_splits(file: Path) -> Mapping[str, str]:
+    """Of a JSON file with, by split, ids of episodes: the split of each id.
+
+    Raises:
+      DigiQError: it is absent or something else, or an id is in two of its splits.
+    """
+    try:
+        found: Any = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise DigiQError(f"{file}: no JSON file of splits ({error}); set split_file.") from None
+    if not isinstance(found, dict) or not all(isinstance(ids, list) for ids in found.values()):
+        raise DigiQError(f"{file}: a split file is an object with a list of episode ids a split.")
+    splits: dict[str, str] = {}
+    for split, ids in found.items():
+        for name in map(str, ids):
+            if splits.setdefault(name, split) != split:
+                raise DigiQError(f"{file}: episode {name} is in '{splits[name]}' and in '{split}'.")
+    return splits
+
+
+def source_folder(source: Path, name: str, field: str = "") -> Path:
+    """``source``, which must be there.
+
+    Raises:
+      DigiQError: it is not.
+    """
+    if not source.exists():
+        raise DigiQError(f"{source}: no such file or folder; set {field or name + '.source'}.")
+    return source
