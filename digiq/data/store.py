@@ -378,7 +378,8 @@ def _canonical(record: bytes) -> bytes:
     equal episodes would be other files."""
     from tensorflow_datasets.proto import tf_example_pb2
 
-    return tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
+    example: Any = tf_example_pb2  # protobuf makes its classes as it is imported
+    return example.Example.FromString(record).SerializeToString(deterministic=True)
 
 
 def _write_records(path: Path, records: Sequence[bytes]) -> None:

@@ -135,8 +135,8 @@ def run(
                 "fitted to so few seldom improves: lower the threshold or collect more.",
                 stacklevel=2,
             )
-        gates = isinstance(objective, Ranks) and share <= MOST_SHARE
-        if isinstance(objective, Ranks) and not gates:
+        ranks = isinstance(objective, Ranks)
+        if ranks and share > MOST_SHARE:
             warnings.warn(
                 f"distill: the gate of '{config.choice}' keeps {share:.1%} of {targets.considered} states, so it is none; "
                 "with these values another one is needed (see its docstring).",
@@ -157,7 +157,7 @@ def run(
             "arm": config.choice,
             "needs": sorted(objective.needs),
             "share_kept": share,
-            **({"gate": "some" if gates else "none"} if isinstance(objective, Ranks) else {}),
+            **({"gate": "none" if share > MOST_SHARE else "some"} if ranks else {}),
             **targets.report,
         }
         artifacts.atomic_write_json(writer.path / "selection.json", report)

@@ -226,3 +226,37 @@ def test_a_swipe_on_the_diagonal_is_vertical():
     assert slanted.swipe_direction == "down"
     assert Action(ActionType.DUAL_POINT, (0.75, 0.25), (0.25, 0.75)).swipe_direction == "up"
     assert actions_match(slanted, Action.swipe("up")) and not actions_match(slanted, Action.swipe("left"))
+
+
+def test_types_have_the_numbers_of_aitw():
+    numbers = {t.name: t.value for t in ActionType if t < 100}
+    assert numbers == {
+        "TYPE": 3,
+        "DUAL_POINT": 4,
+        "PRESS_BACK": 5,
+        "PRESS_HOME": 6,
+        "PRESS_ENTER": 7,
+        "STATUS_TASK_COMPLETE": 10,
+        "STATUS_TASK_IMPOSSIBLE": 11,
+    }
+
+
+@pytest.mark.parametrize("point", [(-0.5, 0.5), (0.5, -0.5), (1.5, 0.5), (0.5, 1.5)])
+def test_each_coordinate_has_both_bounds(point):
+    with pytest.raises(ActionError, match="both in"):
+        Action.tap(*point)
+    assert Action.tap(-0.0, -0.0).touch_yx == (0.0, 0.0)
+    assert str(Action.tap(-0.0, -0.0).touch_yx) == "(0.0, 0.0)"
+
+
+def test_one_brace_is_no_pair():
+    plain = format_action(Action.back())
+    assert parse_action("{" + plain + "}") == Action.back()
+    assert isinstance(parse_action("{" + plain), ParseError)
+    assert isinstance(parse_action(plain + "}"), ParseError)
+
+
+def test_a_reason_shows_where_it_stumbled_and_no_more():
+    found = parse_action('"action_type": "TYPE", nonsense that goes on and on and on')
+    assert isinstance(found, ParseError) and "nonsense that goes" in found.reason
+    assert "on and on" not in found.reason and '"action_type"' not in found.reason

@@ -78,3 +78,30 @@ def test_a_quantile_is_a_value_that_occurs_and_is_left_out_itself():
             q, np.zeros(4, np.float32), np.ones((4, 1), bool), BestOfN(threshold=share, support=0)
         )
         assert chosen.keep.sum() == kept and chosen.threshold in q
+
+
+def test_standard_deviations_above_the_mean():
+    q = np.array([[0.0], [1.0], [2.0], [5.0]], np.float32)
+    config = BestOfN(threshold_mode="z", threshold=0.5, support=0)
+    found = best_of_n(q, np.zeros(4, np.float32), np.ones((4, 1), bool), config)
+    assert found.threshold == pytest.approx(2.0 + 0.5 * np.std([0, 1, 2, 5]))
+    assert found.keep.tolist() == [False, False, False, True]
+
+
+def test_quantiles_are_shares_and_other_modes_take_any_number():
+    for share in (-0.5, 1.0, np.nan):
+        with pytest.raises(ConfigError, match="a quantile is in"):
+            BestOfN(threshold_mode="quantile", threshold=share)
+    assert BestOfN(threshold_mode="absolute", threshold=-0.5).threshold == -0.5
+    assert BestOfN(threshold_mode="z", threshold=2.0).threshold == 2.0
+
+
+@pytest.mark.parametrize(
+    ("q", "baseline", "valid"),
+    [((2, 3), 2, (3, 3)), ((3, 3), 3, (2, 3)), ((2, 3), 3, (2, 3)), ((2, 2), 2, (2, 3))],
+)
+def test_shapes_that_disagree_are_refused(q, baseline, valid):
+    with pytest.raises(ValueError, match="are not"):
+        best_of_n(
+            np.zeros(q, np.float32), np.zeros(baseline, np.float32), np.ones(valid, bool), absolute(0.0)
+        )
