@@ -15,6 +15,7 @@ EXTRAS = {
     "peft": "vlm",
     "safetensors": "vlm",
     "selenium": "appium",
+    "tokenizers": "vlm",
     "torch": "vlm",
     "transformers": "vlm",
 }
