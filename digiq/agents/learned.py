@@ -20,7 +20,7 @@ from digiq.errors import ArtifactError, DigiQError
 from digiq.features.engines import Engine, Request
 from digiq.features.extract import FeaturizeConfig
 from digiq.policies.base import PolicyInput
-from digiq.vlm.prompts import Grounding, Template
+from digiq.vlm.prompts import Grounding, Template, prompt_file
 
 _WIDTH = 8  # candidates are padded to a multiple of this, so that few shapes are compiled
 
@@ -59,6 +59,11 @@ class LearnedScorer:
             )
         if (vlm / artifacts.MANIFEST).is_file():
             artifacts.open(vlm)
+        own = prompt_file(config.prompt)
+        if own is not None and artifacts.content_digest(own) != manifest.inputs["prompt"]:
+            raise ArtifactError(
+                f"{own}: not the prompt that {features} were made with; its content has changed."
+            )
         if config.history:
             raise DigiQError(
                 f"{features}: its prompts hold the last {config.history} actions, which agents do not pass on yet; train the critic "

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from android_env.actions import Action
+from digiq.agents.learned import LearnedScorer
 from digiq.data.schema import encode_png
-from digiq.errors import ConfigError, DigiQError
+from digiq.errors import ArtifactError, ArtifactMismatch, ConfigError, DigiQError
 from digiq.features import extract as stage
 from digiq.features import extract_features, load_features
 from digiq.features.engines import plain
@@ -306,6 +307,24 @@ def test_previous_actions_are_part_of_the_prompt_and_of_the_row(vlm, tmp_path):
     np.testing.assert_array_equal(with_one[0], without[0])  # nothing came before
     with pytest.raises(ConfigError, match=r"no line with \{history\}"):
         dataclasses.replace(CONFIG, history=1).resolved(vlm)
+
+
+def test_a_prompt_of_ones_own_belongs_to_the_features(vlm, tmp_path, monkeypatch):
+    monkeypatch.setattr("digiq.agents.learned.load_critic", lambda path: None)
+    mine = tmp_path / "mine.txt"
+    mine.write_text("# pair: asked\n[observation]\n{goal}\n[pair]\nNow {action}. {asked: Good?}\n")
+    inputs, out = inputs_with(tmp_path), tmp_path / "features"
+    config = dataclasses.replace(
+        CONFIG, prompt=str(mine), pair_spans=(), observation_spans=(), pooling="auto"
+    )
+    stage.run(config, **inputs, vlm=vlm, out=out)
+    scorer = LearnedScorer.open(critic=out, features=out, vlm=vlm)
+    assert scorer.template is not None and scorer.template.pair == ("asked",)
+    mine.write_text(mine.read_text().replace("Good?", "Bad?"))
+    with pytest.raises(ArtifactMismatch, match="prompt"):
+        stage.run(config, **inputs, vlm=vlm, out=out)
+    with pytest.raises(ArtifactError, match=r"mine\.txt: not the prompt that"):
+        LearnedScorer.open(critic=out, features=out, vlm=vlm)
 
 
 def test_nan_features_name_episode_step_and_layer(vlm, tmp_path, monkeypatch):
