@@ -12,11 +12,12 @@ APPIUM := 3.8.0
 CHROMIUM_DRIVER := 3.1.1
 APPIUM_STAMP := .appium/.installed-$(APPIUM)-$(CHROMIUM_DRIVER)
 
-.PHONY: install quickstart study-slice aitw appium test test-appium test-slow soak wheel lock lint types imports notebooks help
+.PHONY: install quickstart bring-your-own study-slice aitw appium test test-appium test-slow soak wheel lock lint types imports notebooks help
 
 help:
 	@echo "make quickstart  the whole method on the embedded phone, with a table and a report at the end"
 	@echo "make study-slice a few minutes of a study: arms, a control, a sweep, records and the page made from them"
+	@echo "make bring-your-own  a learned Q on top of two simulated foreign agents, from their logs alone"
 	@echo "make test        the tests"
 	@echo "make appium      Appium 3 with its Chromium driver, and Debian's chromium (npm and apt-get)"
 	@echo "make test-appium the tests that drive a real browser through it"
@@ -39,6 +40,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 quickstart: install
 	$(BIN)/digiq run configs/quickstart.yaml
+
+bring-your-own: install
+	$(BIN)/python -m digiq.laboratory.bring_your_own
 
 study-slice: install
 	$(BIN)/digiq study configs/study/slice.yaml
