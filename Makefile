@@ -22,7 +22,7 @@ help:
 	@echo "make appium      Appium 3 with its Chromium driver, and Debian's chromium (npm and apt-get)"
 	@echo "make test-appium the tests that drive a real browser through it"
 	@echo "make lint types imports notebooks wheel   what CI checks besides"
-	@echo "make test-slow   ten minutes of 'make soak', beside all else that is too slow for CI"
+	@echo "make test-slow   ten minutes of 'make soak' and 20,000 damaged recordings, beside all else that is too slow for CI"
 	@echo "make soak        an hour of kills, damage, full disks and junk, with a table at the end"
 	@echo "make lock        pins every package anew, with hashes"
 
@@ -77,6 +77,7 @@ $(APPIUM_STAMP):
 # Kills, damage, full disks and junk, each for a while; prints a table of what was tried and what survived.
 test-slow: install
 	$(BIN)/python -m tests.soak --minutes 10
+	DIGIQ_FUZZ=3000 $(BIN)/python -m pytest -q --timeout 3000 tests/digiq/data/test_fuzz.py
 
 soak: install
 	$(BIN)/python -m tests.soak --minutes 60 --out docs/results/soak.md

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import os
 import random
-from pathlib import Path
 
 import pytest
 
@@ -54,8 +53,8 @@ def inside(data: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("name", IMPORTERS)
 def test_damage_is_a_sentence_and_nothing_else(name, tmp_path):
-    settings = SOURCES[name](tmp_path / "source", ("a",))
-    files = [f for f in Path(settings["source"]).rglob("*") if f.is_file()]
+    settings = SOURCES[name](tmp_path / "source", ("a",), "")
+    files = [f for f in (tmp_path / "source").rglob("*") if f.is_file()]
     whole = {file: file.read_bytes() for file in files}
     importer = load(ImportConfig, {"format": name, name: settings}).chosen
     good = 0
