@@ -12,16 +12,17 @@ APPIUM := 3.8.0
 CHROMIUM_DRIVER := 3.1.1
 APPIUM_STAMP := .appium/.installed-$(APPIUM)-$(CHROMIUM_DRIVER)
 
-.PHONY: install quickstart study-slice aitw appium test test-appium test-slow soak wheel lock lint types imports notebooks help
+.PHONY: install quickstart bring-your-own study-slice aitw appium test test-appium test-slow soak wheel lock lint types imports notebooks help
 
 help:
 	@echo "make quickstart  the whole method on the embedded phone, with a table and a report at the end"
 	@echo "make study-slice a few minutes of a study: arms, a control, a sweep, records and the page made from them"
+	@echo "make bring-your-own  a learned Q on top of two simulated foreign agents, from their logs alone"
 	@echo "make test        the tests"
 	@echo "make appium      Appium 3 with its Chromium driver, and Debian's chromium (npm and apt-get)"
 	@echo "make test-appium the tests that drive a real browser through it"
 	@echo "make lint types imports notebooks wheel   what CI checks besides"
-	@echo "make test-slow   ten minutes of 'make soak', beside all else that is too slow for CI"
+	@echo "make test-slow   ten minutes of 'make soak' and 20,000 damaged recordings, beside all else that is too slow for CI"
 	@echo "make soak        an hour of kills, damage, full disks and junk, with a table at the end"
 	@echo "make lock        pins every package anew, with hashes"
 
@@ -39,6 +40,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 quickstart: install
 	$(BIN)/digiq run configs/quickstart.yaml
+
+bring-your-own: install
+	$(BIN)/python -m digiq.laboratory.bring_your_own
 
 study-slice: install
 	$(BIN)/digiq study configs/study/slice.yaml
@@ -73,6 +77,7 @@ $(APPIUM_STAMP):
 # Kills, damage, full disks and junk, each for a while; prints a table of what was tried and what survived.
 test-slow: install
 	$(BIN)/python -m tests.soak --minutes 10
+	DIGIQ_FUZZ=3000 $(BIN)/python -m pytest -q --timeout 3000 tests/digiq/data/test_fuzz.py
 
 soak: install
 	$(BIN)/python -m tests.soak --minutes 60 --out docs/results/soak.md

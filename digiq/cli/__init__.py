@@ -80,6 +80,8 @@ def _dispatch(arguments: list[str]) -> None:
         print(usage())
         return
     command, rest = arguments[0], arguments[1:]
+    if command == "evaluate" and "--offline" in rest:
+        command, rest = "offline", [argument for argument in rest if argument != "--offline"]
     if command == "--version":
         from digiq import __version__
 

@@ -193,6 +193,13 @@ STAGES: Mapping[str, Stage] = {
         packages=_acting,
         seconds=_evaluating,
     ),
+    "offline": Stage(
+        module="digiq.evaluation.offline",
+        about="how often a policy does what was logged (matching, not success)",
+        writes="offline",
+        reads=("episodes", "policy"),
+        section="offline",
+    ),
     "card": Stage(
         module="digiq.laboratory.card",
         about="what the offline data of the simulated phone is like",
