@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,6 +36,8 @@ SWIPE_MS = 160
 REST_MS = 100
 """How long a swipe rests before it lifts, so that nothing runs on (a fling)."""
 SWIPE_MOVES = 8
+WINDOWS_AT_ONCE = 3
+"""Windows that may close themselves, one after the other, while one reading is taken."""
 DOUBLE_TAP_MS = 80
 """Between the two taps."""
 PAGE_CAP_MS = 20_000
@@ -253,7 +255,8 @@ class Chromium:
         self._same_browser(driver)
         try:
             self._follow(driver)
-            self._seen = shown = decode_screenshot(command(driver, "screenshot"))
+            taken = self._in_window(driver, lambda: command(driver, "screenshot"))
+            self._seen = shown = decode_screenshot(taken)
             self._dialog, self._slow = None, 0
             return shown
         except Exception as error:
@@ -316,12 +319,23 @@ class Chromium:
         """What a script says. While a page is on its way none runs: one that does not come is given up, as by a user."""
         self._same_browser(driver)
         try:
-            return script(driver, source, *arguments)
+            return self._in_window(driver, lambda: script(driver, source, *arguments))
         except Exception as error:
             if type(error).__name__ != "TimeoutException":
                 raise
         command(driver, "executeCdpCommand", {"cmd": "Page.stopLoading", "params": {}})
         return script(driver, source, *arguments)
+
+    def _in_window(self, driver: Any, call: Callable[[], Any]) -> Any:
+        """Makes a call that reads; where the window closes itself meanwhile, again in the one below."""
+        for _ in range(WINDOWS_AT_ONCE):
+            try:
+                return call()
+            except Exception as error:
+                if type(error).__name__ != "NoSuchWindowException":
+                    raise
+            self._follow(driver)
+        return call()
 
     def _follow(self, driver: Any) -> None:
         """Switches to a window that has come, or back from one that has gone."""

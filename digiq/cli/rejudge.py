@@ -7,6 +7,7 @@ from pathlib import Path
 
 from digiq.agents.build import JudgeConfig
 from digiq.errors import ConfigError
+from digiq.evaluation.rejudge import Agreement
 
 HELP = "Judges recorded episodes again, and says how the judge agrees with the outcomes that were recorded."
 
@@ -21,6 +22,8 @@ class Options:
     """Who judges; one that needs the device itself cannot."""
     tasks: str = ""
     """A task set or file whose parameters, for example rules, take the place of the recorded ones."""
+    rate: Path | None = None
+    """An evaluation whose outcomes this judge gave: its rate is corrected for the errors that it makes here."""
     out: Path | None = None
     """File for a JSON line an episode; none unless it is named."""
 
@@ -56,3 +59,24 @@ def main(arguments: list[str]) -> None:
     print(f"  of {found.negatives} other episodes it denies {found.true_negatives}")
     if found.errors:
         print(f"  in {found.errors} it gave no answer")
+    if options.rate is not None:
+        _correct(options.rate, found)
+
+
+def _correct(path: Path, found: Agreement) -> None:
+    from digiq.evaluation.compare import open_results
+
+    if not (found.positives and found.negatives):
+        raise ConfigError(
+            "digiq rejudge --rate: a judge's errors need recorded successes and recorded failures; record more episodes."
+        )
+    name, results = open_results(path)
+    sound = [result for result in results if not result.outcome.is_fault]
+    if not sound:
+        raise ConfigError(f"digiq rejudge --rate: {path} has no episode without a fault.")
+    won = sum(result.outcome == "success" for result in sound)
+    value, low, high = found.corrected(won, len(sound))
+    print(
+        f"{name}: {100 * won / len(sound):.1f} % as judged; with the judge's errors {100 * value:.1f} % "
+        f"({100 * low:.1f} to {100 * high:.1f}), faults left out."
+    )

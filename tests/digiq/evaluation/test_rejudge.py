@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -107,3 +108,25 @@ def test_where_nobody_recorded_what_was_done_no_success_is_claimed(night):
     assert chance["notes"]["unrecorded"]["share"] > 0.3 and "nothing of success" in chance["no_claim"]
     results = read_results(night / "random" / "episodes.jsonl")
     assert sum(r.notes.get("unrecorded", 0) for r in results) == chance["notes"]["unrecorded"]["steps"]
+
+
+def test_an_evaluation_is_corrected_for_its_judges_errors(night, exploration, tmp_path, capsys):
+    """Chance never succeeds, so its recordings and the oracle's together are what the judge's errors are known by."""
+    both = tmp_path / "both"
+    for arm in ("oracle", "random"):
+        for folder in (night / arm / "recordings").iterdir():
+            shutil.copytree(folder, both / f"{arm}-{folder.name}")
+            begin = both / f"{arm}-{folder.name}" / "begin.json"
+            about = json.loads(begin.read_text())
+            begin.write_text(json.dumps({**about, "episode_id": f"{arm}/{about['episode_id']}"}))
+    outcomes = {r.outcome for r in read_recordings(both)}
+    assert "success" in outcomes and len(outcomes) > 1
+    ruled = [
+        dataclasses.replace(t, params={**t.params, "success_text": "Volume|Free for all|Bell"})
+        for t in load_tasks(exploration)
+    ]
+    save_tasks(ruled, tmp_path / "ruled.json")
+    command = ["rejudge", str(both), "--tasks", str(tmp_path / "ruled.json")]
+    main([*command, "--rate", str(night / "oracle")])
+    said = capsys.readouterr().out
+    assert "oracle: 100.0 % as judged; with the judge's errors" in said and "faults left out" in said
