@@ -86,10 +86,10 @@ soak: install
 wheel: install
 	$(BIN)/python tools/check_wheel.py
 
+# What .venv holds, held against hashes from now on; torch alone has a line of its own.
 lock: install
-	$(BIN)/uv pip compile pyproject.toml --all-extras --python $(BIN)/python --generate-hashes --no-annotate --quiet \
-		--custom-compile-command "make lock" $(foreach package,$(TORCH),--no-emit-package $(firstword $(subst ==, ,$(package)))) \
-		--output-file requirements.lock
+	$(BIN)/pip freeze --exclude-editable --exclude torch | $(BIN)/uv pip compile - --no-deps --generate-hashes --no-annotate \
+		--quiet --custom-compile-command "make lock" --output-file requirements.lock
 
 lint: install
 	$(BIN)/ruff check .
