@@ -90,13 +90,17 @@ def verdict_of(found: Estimate) -> str:
     return "pays" if found.low > 0 else "costs success" if found.high < 0 else "does not pay"
 
 
+def _pairs(count: int) -> str:
+    return f"{count} pair{'s' if count > 1 else ''}"
+
+
 def first_sentence(found: Sequence[tuple[str, Estimate, int]]) -> str:
     """The answer to whether eight candidates pay; the first of them decides.
 
     Args:
       found: by who imitates, N = 8 minus N = 1 with learned critics, and over how many pairs of cells.
     """
-    numbers = "; ".join(f"{points(e)} points {who}, {count} pairs" for who, e, count in found)
+    numbers = "; ".join(f"{points(e)} points {who}, {_pairs(count)}" for who, e, count in found)
     return (
         f"**With the same learned critic and the same gate, N = 8 {verdict_of(found[0][1])} over N = 1**: {numbers} (mean over "
         "pairs of cells that differ in N alone, 95 % interval clustered by task)."
@@ -264,7 +268,7 @@ def _contrasts(records: list[Record], tasks: str) -> str:
         for student, protocol in kinds:
             where = {**one, "candidates": 8, "protocol": protocol, "student": student}
             gap = contrast(records, tasks, where, {"candidates": 1})
-            row.append("–" if gap is None else f"{points(gap[0])}, {gap[1]} pairs")
+            row.append("–" if gap is None else f"{points(gap[0])}, {_pairs(gap[1])}")
         rows.append(row)
     heads = [f"{STUDENTS[student]}, {PROTOCOLS[protocol]}" for student, protocol in kinds]
     return table(("N = 8 − N = 1, points", *heads), rows)
