@@ -356,7 +356,7 @@ class FaultLog:
         self.done[event.done] += 1
         logger.warning("%s", event)
         if self.path is not None:
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event.__dict__, ensure_ascii=False) + "\n")
 
 

@@ -188,7 +188,7 @@ def read_recording(folder: str | Path) -> Recording:
     try:
         about = json.loads((folder / BEGIN).read_text(encoding="utf-8"))
         rows = _rows(folder / STEPS)
-        ended = json.loads((folder / END).read_text()) if (folder / END).is_file() else {}
+        ended = json.loads((folder / END).read_text(encoding="utf-8")) if (folder / END).is_file() else {}
         moments: list[Moment] = []
         for row in rows:
             if "image" in row:

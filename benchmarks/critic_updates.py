@@ -611,7 +611,7 @@ class Process:
             environment |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED)}
         self._log = COMPILED.with_name(f"{framework}.log")
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("w") as log:
+        with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 [str(python), __file__, "--serve"],
                 stdin=subprocess.PIPE,
@@ -721,14 +721,14 @@ def d3rlpy_python() -> Path:
     """An environment with d3rlpy's pins; everything that they do not name comes from this one."""
     python, stamp = D3RLPY / "bin" / "python", D3RLPY / "packages.txt"
     wanted = "\n".join(_D3RLPY_PACKAGES)
-    if not (stamp.exists() and stamp.read_text() == wanted):
+    if not (stamp.exists() and stamp.read_text(encoding="utf-8") == wanted):
         venv.create(D3RLPY, with_pip=False, symlinks=True, clear=True)
         site = next((D3RLPY / "lib").glob("python3*")) / "site-packages"
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site)]
         subprocess.run([*pip, *_D3RLPY_PACKAGES], check=True)
         own = next(p for p in sys.path if p.endswith("site-packages"))
-        (site / "zz_shared.pth").write_text(own + "\n")
-        stamp.write_text(wanted)
+        (site / "zz_shared.pth").write_text(own + "\n", encoding="utf-8")
+        stamp.write_text(wanted, encoding="utf-8")
     return python
 
 

@@ -205,7 +205,11 @@ def main() -> None:
     from digiq.pipeline.recipe import Recipe
     from digiq.pipeline.run import RECIPE
 
-    recipe = load(Recipe, json.loads((arguments.run / RECIPE).read_text()), where=str(arguments.run / RECIPE))
+    recipe = load(
+        Recipe,
+        json.loads((arguments.run / RECIPE).read_text(encoding="utf-8")),
+        where=str(arguments.run / RECIPE),
+    )
     recipe = dataclasses.replace(recipe, output=arguments.run.parent, name=arguments.run.name)
     objectives, seeds = arguments.objectives.split(","), arguments.seeds
     if arguments.quick:

@@ -362,7 +362,7 @@ def _log_prob(told: Any) -> float:
 
 def _read(file: Path) -> list[Answer] | None:
     try:
-        found = json.loads(file.read_text())["answers"]
+        found = json.loads(file.read_text(encoding="utf-8"))["answers"]
         return [Answer(str(text), math.nan if p is None else float(p)) for text, p in found] or None
     except (OSError, ValueError, LookupError, TypeError):
         return None  # absent or damaged: asked again
@@ -372,7 +372,7 @@ def _write(file: Path, answers: Sequence[Answer]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(f".{os.getpid()}.{threading.get_ident()}.tmp")
     rows = [(a.text, None if math.isnan(a.log_prob) else a.log_prob) for a in answers]
-    temporary.write_text(json.dumps({"answers": rows}))
+    temporary.write_text(json.dumps({"answers": rows}), encoding="utf-8")
     temporary.replace(file)
 
 

@@ -234,5 +234,5 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").split("\n") if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")

@@ -112,18 +112,21 @@ def clone(sdk: Sdk, template: str, name: str) -> Path:
         remove_clone(sdk, name)
     target = sdk.avd_home / f"{name}.avd"
     _copy(source, target)
-    (target / MARKER).write_text(f"{template}\n")
+    (target / MARKER).write_text(f"{template}\n", encoding="utf-8")
     for image in target.glob("*.qcow2"):
         retarget_backing_file(image, source, target)
     config = target / "config.ini"
     if config.is_file():
         renamed = {"AvdId": name, "avd.ini.displayname": name}
-        lines = (line.partition("=") for line in config.read_text().splitlines())
+        lines = (line.partition("=") for line in config.read_text(encoding="utf-8").splitlines())
         config.write_text(
-            "".join(f"{k}={renamed.get(k.strip(), v)}\n" if s else f"{k}\n" for k, s, v in lines)
+            "".join(f"{k}={renamed.get(k.strip(), v)}\n" if s else f"{k}\n" for k, s, v in lines),
+            encoding="utf-8",
         )
     ini = {**_ini(sdk.avd_home / f"{template}.ini"), "path": str(target), "path.rel": f"avd/{name}.avd"}
-    (sdk.avd_home / f"{name}.ini").write_text("".join(f"{key}={value}\n" for key, value in ini.items()))
+    (sdk.avd_home / f"{name}.ini").write_text(
+        "".join(f"{key}={value}\n" for key, value in ini.items()), encoding="utf-8"
+    )
     return target
 
 
@@ -234,7 +237,7 @@ def process_runs(pid: int) -> bool:
     except PermissionError:
         return True
     with contextlib.suppress(OSError, IndexError):  # ended, not yet waited for
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     return True
 
 
@@ -251,5 +254,5 @@ def _copy_file(source: str, target: str) -> str:
 
 
 def _ini(path: Path) -> dict[str, str]:
-    pairs = (line.partition("=") for line in path.read_text().splitlines())
+    pairs = (line.partition("=") for line in path.read_text(encoding="utf-8").splitlines())
     return {key.strip(): value.strip() for key, separator, value in pairs if separator}

@@ -179,7 +179,9 @@ def _disk(home: Path, count: int, free_bytes: Callable[[Path], int]) -> Finding:
 
 def _memory(meminfo: Path, count: int) -> Finding:
     try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        lines = dict(
+            line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines() if ":" in line
+        )
         free = float(lines["MemAvailable"].split()[0]) / 1e6
     except (OSError, KeyError, ValueError):
         return Finding("memory", True, "unknown on this system")

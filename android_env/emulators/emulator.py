@@ -286,7 +286,7 @@ class Emulator:
         """
         seen = self.fingerprint()
         self._snapshot("save")
-        self._fingerprint_file.write_text(json.dumps(asdict(seen)))
+        self._fingerprint_file.write_text(json.dumps(asdict(seen)), encoding="utf-8")
         return seen
 
     def load_snapshot(self) -> None:
@@ -300,7 +300,7 @@ class Emulator:
         if self._process is not None and not self.alive:
             raise EmulatorDead(f"{self.serial} does not run{self._last_words()}")
         try:
-            fields = json.loads(self._fingerprint_file.read_text())
+            fields = json.loads(self._fingerprint_file.read_text(encoding="utf-8"))
             saved = Fingerprint(fields["package"], tuple(fields["screen_hw"]), fields["clock_s"])
         except (OSError, ValueError, KeyError, TypeError):
             raise SnapshotMissing(f"{self._fingerprint_file}: no snapshot was saved") from None

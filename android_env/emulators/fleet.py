@@ -104,7 +104,7 @@ class Fleet:
             SetupError: the file is not there or damaged.
         """
         try:
-            rows = json.loads(fleet_json.read_text())
+            rows = json.loads(fleet_json.read_text(encoding="utf-8"))
             found = [(int(row["index"]), str(row["avd"]), row["fault"]) for row in rows]
         except (OSError, ValueError, KeyError, TypeError):
             raise SetupError(f"{fleet_json}: no fleet; start one with 'digiq devices start'.") from None
@@ -336,7 +336,7 @@ class Fleet:
 
     def _record(self, member: Member) -> dict[str, Any]:
         """What the fleet's keeper has written of a member."""
-        rows = json.loads((self.run_dir / "fleet.json").read_text())
+        rows = json.loads((self.run_dir / "fleet.json").read_text(encoding="utf-8"))
         return next(row for row in rows if row["index"] == member.index)
 
     def _write(self) -> None:
@@ -353,13 +353,13 @@ class Fleet:
         if self._ours:
             with self._lock:
                 new = self.run_dir / "fleet.json.new"
-                new.write_text(json.dumps(rows, indent=1) + "\n")
+                new.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
                 new.replace(self.run_dir / "fleet.json")  # readers see the old one or the new one, whole
 
 
 def _leased(path: Path) -> TextIO | None:
     """The file, locked for as long as it is open; None where another process holds it."""
-    lease = path.open("a")
+    lease = path.open("a", encoding="utf-8")
     try:
         fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

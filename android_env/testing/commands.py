@@ -166,13 +166,13 @@ class CommandDoubles:
         phone["packages"] = ["android", "com.android.settings"]
         state = {"emulators": {}, "faults": {}, "shown": {}, "boot_polls": boot_polls, "phone": phone}
         state["rate"] = {"rate": 0.0, "kinds": [], "seed": 0, "draws": 0}
-        (self._state / "state.json").write_text(json.dumps(state))
+        (self._state / "state.json").write_text(json.dumps(state), encoding="utf-8")
         for folder, name, body in (("platform-tools", "adb", _ADB), ("emulator", "emulator", _EMULATOR)):
             program = root / "sdk" / folder / name
             program.parent.mkdir(parents=True)
             # -I -S: the doubles need nothing but the standard library, and start faster without the rest.
             head = f"#!{sys.executable} -IS\n"
-            program.write_text(head + _COMMON.format(state=str(self._state)) + body)
+            program.write_text(head + _COMMON.format(state=str(self._state)) + body, encoding="utf-8")
             program.chmod(0o755)
         self.make_avd("template")
 
@@ -194,7 +194,10 @@ class CommandDoubles:
     def calls(self) -> list[list[str]]:
         """Every command line that was run, in order; the first word is the program's name."""
         with contextlib.suppress(FileNotFoundError):
-            return [json.loads(line) for line in (self._state / "calls.jsonl").read_text().splitlines()]
+            return [
+                json.loads(line)
+                for line in (self._state / "calls.jsonl").read_text(encoding="utf-8").splitlines()
+            ]
         return []
 
     @property
@@ -214,7 +217,7 @@ class CommandDoubles:
         directory = self.avd_home / f"{name}.avd"
         (directory / "snapshots" / "default_boot").mkdir(parents=True)
         (directory / "config.ini").write_text(
-            f"AvdId={name}\navd.ini.displayname={name}\nhw.lcd.width=1080\n"
+            f"AvdId={name}\navd.ini.displayname={name}\nhw.lcd.width=1080\n", encoding="utf-8"
         )
         base = directory / "userdata-qemu.img"
         base.write_bytes(b"data" * 100)
@@ -224,7 +227,7 @@ class CommandDoubles:
         overlay = overlay.ljust(112, b"\0") + named
         (directory / "userdata-qemu.img.qcow2").write_bytes(overlay.ljust(1 << 16, b"\0") + b"user data")
         ini = f"avd.ini.encoding=UTF-8\npath={directory}\npath.rel=avd/{name}.avd\ntarget=android-34\n"
-        (self.avd_home / f"{name}.ini").write_text(ini)
+        (self.avd_home / f"{name}.ini").write_text(ini, encoding="utf-8")
         return directory
 
     def inject(self, kind: str, times: int = 1) -> None:
@@ -279,10 +282,10 @@ class CommandDoubles:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[dict[str, Any]]:
         path = self._state / "state.json"
-        with (self._state / "lock").open("a") as lock:
+        with (self._state / "lock").open("a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            state = json.loads(path.read_text())
+            state = json.loads(path.read_text(encoding="utf-8"))
             yield state
             new = path.with_suffix(".json.new")
-            new.write_text(json.dumps(state))
+            new.write_text(json.dumps(state), encoding="utf-8")
             new.replace(path)

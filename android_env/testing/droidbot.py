@@ -62,15 +62,15 @@ def write_exploration(folder: Path) -> Path:
             for text, bounds in texts
         ]
         (folder / "states" / f"state_{number}.json").write_text(
-            json.dumps({"state_str": name, "views": views})
+            json.dumps({"state_str": name, "views": views}), encoding="utf-8"
         )
         package, activity = "org.example", f".{title}"
         nodes.append(
             {"id": name, "image": f"states/screen_{number}.png", "package": package, "activity": activity}
         )
     graph = {"nodes": nodes, "edges": [], "app_package": "org.example"}
-    (folder / "utg.js").write_text(f"var utg = \n{json.dumps(graph)};\n")
+    (folder / "utg.js").write_text(f"var utg = \n{json.dumps(graph)};\n", encoding="utf-8")
     for number, (start, end, event) in enumerate(_MOVES):
         row = {"event": event, "start_state": start, "stop_state": end}
-        (folder / "events" / f"event_{number:02d}.json").write_text(json.dumps(row))
+        (folder / "events" / f"event_{number:02d}.json").write_text(json.dumps(row), encoding="utf-8")
     return folder

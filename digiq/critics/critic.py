@@ -229,7 +229,7 @@ def load_critic(path: str | Path, epoch: int | None = None) -> Critic:
     if not (path / _DESCRIPTION).is_file():
         raise ArtifactError(f"{path}: no {_DESCRIPTION}, so it is not a critic; run 'digiq train-q'.")
     artifacts.check_directory(path, ("train-q",))
-    description = json.loads((path / _DESCRIPTION).read_text())
+    description = json.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
     config = load(CriticConfig, description["critic"], where=str(path / _DESCRIPTION), recorded=True)
     with np.load(path / _STANDARDIZER, allow_pickle=False) as stored:
         standardizer = Standardizer(**{name: stored[name] for name in Standardizer._fields})

@@ -78,7 +78,7 @@ def run(
             raise DigiQError(
                 f"{truth}: shape {known.shape}, but the candidates have {data.candidate_row.shape}."
             )
-        chosen = json.loads((critic / "critic.json").read_text())["epoch"]
+        chosen = json.loads((critic / "critic.json").read_text(encoding="utf-8"))["epoch"]
         epochs = checkpoint_epochs(critic) if config.every_checkpoint else [chosen]
         reference = Reference.of(data, seed=config.seed)
         found = {
@@ -169,7 +169,7 @@ def judge_checkpoint(
 
 def metrics_of(critic: Path) -> list[dict[str, float]]:
     """The rows of ``metrics.jsonl``."""
-    return [json.loads(line) for line in (critic / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (critic / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def in_words(d: Diagnostics) -> str:

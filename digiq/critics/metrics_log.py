@@ -36,7 +36,7 @@ class MetricsLog:
 
     def rewind(self, epoch: int) -> None:
         """Keeps the rows of the first ``epoch`` epochs that an earlier run wrote, and drops later ones."""
-        lines = self._file.read_text().splitlines() if self._file.is_file() else []
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.is_file() else []
         self.rows.clear()
         kept: list[str] = []
         for line in lines:
@@ -59,7 +59,7 @@ class MetricsLog:
         row: dict[str, Any] = dict(self.rows[-1])
         if found is not None:
             row["verdict"] = f"{found.verdict.kind}: {found.verdict.reason}; advice: {found.verdict.advice}"
-        with self._file.open("a") as file:
+        with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self._events is None:
             return

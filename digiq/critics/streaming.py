@@ -136,15 +136,15 @@ def fits_in_memory(arrays: Sequence[Any], share: float = 0.5, devices: int = 1) 
 def _host_memory() -> int:
     """Bytes that this process may still use: what the system has available, within its control group's limit."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         # Unlike free pages this counts the page cache, which a store that was just written fills.
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):  # no control group, or no limit ("max")
         group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
+        limit = int((group / "memory.max").read_text(encoding="utf-8"))
+        free = min(free, limit - int((group / "memory.current").read_text(encoding="utf-8")))
     return free
 
 

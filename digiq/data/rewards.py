@@ -57,7 +57,9 @@ def read_labels(path: str | Path) -> list[Label]:
       ArtifactError: it is not finished or not a ``label`` artefact.
     """
     path = artifacts.open(path, stage="label").path
-    rows: list[dict[str, Any]] = [json.loads(line) for line in (path / REWARDS).read_text().splitlines()]
+    rows: list[dict[str, Any]] = [
+        json.loads(line) for line in (path / REWARDS).read_text(encoding="utf-8").splitlines()
+    ]
     return [Label(**{**row, "rewards": tuple(row["rewards"])}) for row in rows]
 
 

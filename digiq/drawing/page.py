@@ -96,4 +96,4 @@ def render(page: Page) -> str:
 
 
 def _template(name: str) -> str:
-    return (resources.files("digiq.drawing") / "templates" / name).read_text()
+    return (resources.files("digiq.drawing") / "templates" / name).read_text(encoding="utf-8")

@@ -146,7 +146,7 @@ def run(
                 recordings=w.path / RECORDINGS if config.record_all else None,
             )
             with (
-                log.open("a") as file,
+                log.open("a", encoding="utf-8") as file,
                 progress(f"evaluate {config.arm}", len(specs), unit="episodes", done=len(done)) as bar,
             ):
                 for episode in runs:
@@ -200,7 +200,7 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
     """Reads JSON lines, and cuts off a last one that a kill left unfinished, so that more can be appended."""
     if not path.is_file():
         return []
-    whole, newline, rest = path.read_text().rpartition("\n")
+    whole, newline, rest = path.read_text(encoding="utf-8").rpartition("\n")
     if rest:
         artifacts.atomic_write_text(path, whole + newline)
     return [json.loads(line) for line in whole.splitlines()]
@@ -278,7 +278,7 @@ def _exact_rates(
             acting = seeing(policy_fn(load_policy(policy)))
         device = config.device.chosen
         with (
-            log.open("a") as file,
+            log.open("a", encoding="utf-8") as file,
             progress(f"exact success {config.arm}", len(specs), unit="episodes", done=len(rates)) as bar,
         ):
             for spec in missing:

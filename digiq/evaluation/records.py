@@ -51,7 +51,9 @@ def write_record(folder: Path, run: EpisodeRun) -> None:
                 for decision, step, report in zip(run.decisions, episode.steps, reports, strict=False)
             ],
         }
-        (path / "record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        (path / "record.json").write_text(
+            json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def record_name(episode_id: str) -> str:
@@ -70,7 +72,7 @@ def recorded_strips(evaluation: Path) -> list[Strip]:
     """The episodes that an evaluation recorded, as strips."""
     strips = []
     for file in sorted((evaluation / RECORDS).glob("*/record.json")):
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
         # An unparsable answer ends an episode without an action.
         actions = [parse_action(step["action"]) for step in record["steps"]]
         strips.append(

@@ -143,7 +143,7 @@ def agreement(rows: list[Rejudged]) -> Agreement:
 
 def write_rows(rows: list[Rejudged], path: Path) -> None:
     """A JSON line an episode."""
-    path.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows), encoding="utf-8")
 
 
 def _pixels(path: Path) -> np.ndarray:

@@ -70,7 +70,9 @@ def write_summary(evaluations: Mapping[str, Path], seconds: Mapping[str, float],
     """
     arms = {}
     for arm, path in evaluations.items():
-        table = json.loads((artifacts.open(path, stage="evaluate").path / "table.json").read_text())
+        table = json.loads(
+            (artifacts.open(path, stage="evaluate").path / "table.json").read_text(encoding="utf-8")
+        )
         arms[arm] = {**table["pooled"], "splits": table["splits"]}
     summary = {"arms": arms, "seconds": {stage: round(s, 1) for stage, s in seconds.items()}}
     artifacts.atomic_write_json(out, summary)

@@ -211,7 +211,7 @@ def load_export(path: str | Path) -> list[dict[str, Any]]:
     """
     folder = artifacts.open(path, stage=STAGE).path
     rows = []
-    for line in (folder / DATA).read_text().splitlines():
+    for line in (folder / DATA).read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         row["images"] = [_opened(folder, image) for image in row["images"]]
         rows.append(row)

@@ -156,7 +156,7 @@ class RowStore:
             yield
             return
         self._lock_file.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock_file.open("a") as file:
+        with self._lock_file.open("a", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

@@ -168,7 +168,7 @@ def write_logs(runs: Sequence[EpisodeRun], character: Character, folder: Path) -
             outcome = run.outcome if run.outcome in ("success", "truncated") else "failure"
             about = {"episode_id": str(number), "goal": run.spec.task.goal, "policy": character.name}
             lines.append(json.dumps(about | {"outcome": outcome, "steps": steps}))
-    (folder / "episodes.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "episodes.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def learn(
@@ -308,7 +308,7 @@ def table(options: Options) -> str:
     lines: list[str] = []
     for name in options.agents:
         files = [options.out / f"{name}-{seed}" / "results.json" for seed in options.seeds]
-        found = [json.loads(file.read_text()) for file in files if file.is_file()]
+        found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
         if not found:
             continue
         clusters = [f"{r['seed']}/{task}" for r in found for task in r["tasks"]]

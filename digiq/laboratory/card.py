@@ -207,4 +207,4 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
       ArtifactError: not finished, or made by another stage.
     """
-    return json.loads((artifacts.open(path, stage=STAGE).path / CARD).read_text())
+    return json.loads((artifacts.open(path, stage=STAGE).path / CARD).read_text(encoding="utf-8"))

@@ -60,7 +60,7 @@ def write_node(node: Node, file: Path) -> None:
 
 def read_node(file: Path) -> Node:
     """The node that a file describes; imports its stage and no other."""
-    about = json.loads(file.read_text())
+    about = json.loads(file.read_text(encoding="utf-8"))
     trust(about["code"])
     run = importlib.import_module(about["module"]).run
     config = load(typing.get_type_hints(run)["config"], about["config"], where=str(file))

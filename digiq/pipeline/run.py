@@ -90,7 +90,7 @@ def _conclude(recipe: Recipe, nodes: list[Node], seconds: Mapping[str, float], *
                 further=(truth_section,),
             )
             write_summary(evaluations, {**seconds, "report": time.time() - started}, summary_file)
-        print_summary(json.loads(summary_file.read_text()), report)
+        print_summary(json.loads(summary_file.read_text(encoding="utf-8")), report)
         print(f"Look closer: open {report}", file=sys.stderr)
     if recipe.rank is not None:
         from digiq.report.ranking import print_ranking

@@ -121,7 +121,7 @@ def _start(
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     if sys.platform != "linux":
         command = [*program, "run-node", *arguments]
-        with log.open("a") as stream:
+        with log.open("a", encoding="utf-8") as stream:
             process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
         return process, str(log)
     if core not in servers or not servers[core].is_alive:

@@ -38,12 +38,12 @@ def serve(work: Callable[[str], None], starter: int) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.close(reading)
             work(line.rstrip("\n"))
-            with open(writing, "w") as report:
+            with open(writing, "w", encoding="utf-8") as report:
                 report.write("\n".join(name for name in sys.modules if name not in known))
             return
         os.close(writing)
         try:
-            with open(reading) as report:
+            with open(reading, encoding="utf-8") as report:
                 # Its end is the child's, however that comes.
                 while not select.select([report], [], [], _LOOK_EVERY)[0]:
                     if os.getppid() != starter:

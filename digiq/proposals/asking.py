@@ -112,7 +112,7 @@ def read_template(file: Path) -> str:
       DigiQError: it is not there, or names something else than manual, goal and past.
     """
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         text.format(manual="", goal="", past="")
     except (OSError, KeyError, ValueError, IndexError) as error:
         raise DigiQError(

@@ -101,7 +101,9 @@ def run(
             key=lambda r: -(_score(r["actionability_auc"], 0.5) + _score(r["return_correlation"], 0))
         )
         with artifacts.atomic_path(w.path / RESULT) as temporary:
-            temporary.write_text(json.dumps({"rows": len(rows), "layers": results}, indent=1))
+            temporary.write_text(
+                json.dumps({"rows": len(rows), "layers": results}, indent=1), encoding="utf-8"
+            )
         with artifacts.atomic_path(w.path / PLOT) as temporary:
             _plot(results, temporary)
         _print(results, len(rows))

@@ -302,7 +302,7 @@ def _screen_key(values: LoggedValues, row: int) -> str:
 def print_ranking(path: Path, console: Console | None = None) -> None:
     """Prints the table of a finished ranking, and where its report is."""
     console = console or Console()
-    ranking = json.loads((artifacts.open(path, stage=STAGE).path / RANKING).read_text())
+    ranking = json.loads((artifacts.open(path, stage=STAGE).path / RANKING).read_text(encoding="utf-8"))
     found = _table(ranking)
     table = Table(
         title=f"Held-out app: {ranking['states']} states, {ranking['screens']} distinct screens "

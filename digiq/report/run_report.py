@@ -354,7 +354,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -504,7 +504,7 @@ def gate_of(policies: Mapping[str, Path]) -> Gate | None:
 
 def _tables(evaluations: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     return {
-        arm: json.loads((artifacts.open(path, stage="evaluate").path / TABLE).read_text())
+        arm: json.loads((artifacts.open(path, stage="evaluate").path / TABLE).read_text(encoding="utf-8"))
         for arm, path in evaluations.items()
     }
 

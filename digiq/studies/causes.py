@@ -392,7 +392,7 @@ def read_records(path: Path = RECORDS) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         found[key_of(record)] = record
     return list(found.values())
@@ -430,7 +430,7 @@ def run_seeds(
         bench = Bench.open(seed)
         for number, cell in enumerate(waiting):
             record = run_cell(bench, cell)
-            with records.open("a") as file:
+            with records.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             rate = record["success"].count("1") / len(record["success"])
             print(f"{number + 1}/{len(waiting)} {cell} {rate:.3f} {record['seconds']}", flush=True)
@@ -461,7 +461,7 @@ def main() -> None:
             tuple(arguments.gates),
         )
     else:
-        comment = arguments.comment.read_text().strip() if arguments.comment.is_file() else ""
+        comment = arguments.comment.read_text(encoding="utf-8").strip() if arguments.comment.is_file() else ""
         artifacts.atomic_write_text(arguments.out, make_page(read_records(arguments.records), TASKS, comment))
 
 

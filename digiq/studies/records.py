@@ -178,9 +178,11 @@ def record_cell(
       seconds: by stage.
     """
     opened = artifacts.open(evaluation, stage="evaluate")
-    rows = [json.loads(line) for line in (opened.path / "episodes.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (opened.path / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     exact_file = opened.path / "exact.jsonl"
-    lines = exact_file.read_text().splitlines() if exact_file.is_file() else []
+    lines = exact_file.read_text(encoding="utf-8").splitlines() if exact_file.is_file() else []
     exact = {row["episode_id"]: round(row["exact"], 6) for row in map(json.loads, lines)}
     episodes = tuple(
         EpisodeRecord(
@@ -207,7 +209,7 @@ def record_cell(
 
 
 def _read(path: Path, stage: str, name: str) -> dict[str, Any]:
-    return json.loads((artifacts.open(path, stage=stage).path / name).read_text())
+    return json.loads((artifacts.open(path, stage=stage).path / name).read_text(encoding="utf-8"))
 
 
 def _rounded(value: dict[str, Any]) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def register(path: Path) -> None:
     Raises:
       ConfigError: the file has no section ``registration`` with the keys ``kernel`` and ``grid``.
     """
-    config, text = load_yaml(StudyConfig, path), path.read_text()
+    config, text = load_yaml(StudyConfig, path), path.read_text(encoding="utf-8")
     for key, value in (("kernel", kernel_digest()), ("grid", grid_digest(config))):
         text, count = re.subn(rf"(?m)^(\s+{key}:)[ \t]*\S*$", rf'\g<1> "{value}"', text)
         if count != 1:

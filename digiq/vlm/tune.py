@@ -288,7 +288,7 @@ def _fit(backbone: Any, sample: Sequence[Example], config: TuneVlmConfig, log: P
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "loss" in logs:
                 bar.advance(0, loss=float(logs["loss"]))
-                with log.open("a") as file:
+                with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"step": state.global_step, "loss": logs["loss"]}) + "\n")
 
     with tempfile.TemporaryDirectory() as scratch, progress("tune-vlm", updates, unit="updates") as bar:

@@ -21,7 +21,7 @@ def oracle(device: AppiumDevice, rng: np.random.Generator | None = None) -> Acti
     Raises:
         DeviceFault: the page cannot be asked, or is none of the task set's.
     """
-    source = (files("android_env.devices.miniwob") / "oracles.js").read_text()
+    source = (files("android_env.devices.miniwob") / "oracles.js").read_text(encoding="utf-8")
     found = device.ask(lambda driver: script(driver, source))
     match found:
         case {"tap": [y, x]}:

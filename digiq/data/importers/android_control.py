@@ -222,7 +222,7 @@ def _loaded(value: Any) -> dict[str, Any]:
 @functools.lru_cache(maxsize=4)
 def _packages(file: Path) -> Mapping[str, str]:
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DigiQError(f"{file}: no JSON file ({error}); set android_control.packages.") from None
     if not isinstance(found, dict):

@@ -65,7 +65,7 @@ def _format_of_file(file: Path) -> str | None:
         return "jsonl"
     try:
         if file.suffix == ".json":
-            first = json.loads(file.read_text())[0]
+            first = json.loads(file.read_text(encoding="utf-8"))[0]
             return "aitz" if "result_action_type" in first else None
         if "-of-" in file.name:
             keys = parse_example(next(read_records(file))).keys()
@@ -87,7 +87,7 @@ def read_splits(file: Path) -> Mapping[str, str]:
       DigiQError: it is absent or something else, or an id is in two of its splits.
     """
     try:
-        found: Any = json.loads(file.read_text())
+        found: Any = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DigiQError(f"{file}: no JSON file of splits ({error}); set split_file.") from None
     if not isinstance(found, dict) or not all(isinstance(ids, list) for ids in found.values()):

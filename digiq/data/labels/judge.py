@@ -139,7 +139,7 @@ def _read(text: str, of: str) -> float:
 @functools.lru_cache(maxsize=4)
 def _read_shots(file: Path) -> tuple[Message, ...]:
     try:
-        shots: Any = json.loads(file.read_text())
+        shots: Any = json.loads(file.read_text(encoding="utf-8"))
         told: list[Message] = []
         for shot in shots:
             images = [(file.parent / name).read_bytes() for name in shot["screens"]]

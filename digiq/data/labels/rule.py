@@ -75,7 +75,7 @@ class Rule:
 
     def _rules(self) -> dict[str, dict[str, str]]:
         try:
-            found: Any = json.loads(self.path.read_text())
+            found: Any = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DigiQError(f"{self.path}: no JSON file of rules ({error}); set rule.path.") from None
         try:

@@ -109,7 +109,7 @@ def run(
                         **metrics,
                         **(trainer.evaluate(min(300, config.evaluation_examples)) if looked else {}),
                     }
-                    with log.open("a") as file:
+                    with log.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(row) + "\n")
         trainer.round()
         accuracies = trainer.evaluate(config.evaluation_examples)
