@@ -339,3 +339,13 @@ def test_another_goal_is_never_an_episodes_own(episodes):
         labels = config("other_goals", copies=2, seed=seed).chosen.rewards(EpisodeStore(episodes))
         copies = [label for label in labels if label.is_copy]
         assert len(copies) == 92 and all(label.goal != own[label.source_id] for label in copies)
+
+
+def test_copies_are_numbered_from_one_and_one_is_the_least(episodes):
+    labels = list(config("other_goals").chosen.rewards(EpisodeStore(episodes)))
+    copies = [label for label in labels if label.is_copy]
+    assert len(copies) == 46 and all(c.episode_id == f"{c.source_id}~g1" for c in copies)
+    two = config("other_goals", copies=2).chosen.rewards(EpisodeStore(episodes))
+    assert {c.episode_id[-3:] for c in two if c.is_copy} == {"~g1", "~g2"}
+    with pytest.raises(DigiQError, match="copies"):
+        config("other_goals", copies=0)
