@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -28,6 +29,9 @@ def one_sentence(*, inner: bool = False) -> Generator[None, None, None]:
     Args:
       inner: of a process that another of this program started, which says itself that it was stopped.
     """
+    if os.environ.get(DEBUG) != "1":
+        # Orbax logs, with its traceback, what it raises in a thread of its own and then raises here as well.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         with exit_on_sigterm():
             yield

@@ -84,7 +84,7 @@ def command(node: Node, out: Path, scratch: Path) -> list[str]:
     """The command that runs a stage into ``out``, its settings in a file."""
     module: Any = importlib.import_module(node.module)
     settings = json.loads((node.out / "manifest.json").read_text(encoding="utf-8"))["config"]
-    file = scratch / f"{out.name}.yaml"
+    file = scratch / f"{node.name.replace('/', '-')}.yaml"
     file.write_text(yaml.safe_dump(settings), encoding="utf-8")
     name = next(name for name, stage in STAGES.items() if stage.module == node.module)
     assert module.STAGE
