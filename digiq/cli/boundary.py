@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Generator
 
@@ -31,7 +32,8 @@ def one_sentence(*, inner: bool = False) -> Generator[None, None, None]:
     """
     if os.environ.get(DEBUG) != "1":
         # Orbax logs, with its traceback, what it raises in a thread of its own and then raises here as well.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with exit_on_sigterm():
             yield
@@ -49,6 +51,9 @@ def one_sentence(*, inner: bool = False) -> Generator[None, None, None]:
     except Exception as error:
         if os.environ.get(DEBUG) == "1":
             traceback.print_exc()
+        else:
+            # What libraries leave unfinished complains once more while the interpreter takes it down.
+            sys.unraisablehook = threading.excepthook = lambda _: None
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 

@@ -122,7 +122,7 @@ def test_the_stage_writes_numbers_and_a_report(small_run, tmp_path, monkeypatch)
     monkeypatch.setattr("digiq.vlm.backbone.load_backbone", lambda *a, **k: None)
     monkeypatch.setattr(
         "digiq.vlm.tune.change_scores",
-        lambda backbone, examples, grounding: np.array([e.changed for e in examples]),
+        lambda backbone, examples, grounding, prompt: np.array([e.changed for e in examples]),
     )
     vlm = tmp_path / "vlm"
     vlm.mkdir()
