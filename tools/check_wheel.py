@@ -53,7 +53,7 @@ NEEDS = {
 """Commands that the core alone cannot do, and the extra that they must name."""
 
 SHORT = """
---name short --demonstrations.num-episodes 12 --collect.num-episodes 8 --fit-policy.fit.updates 4
+--name short --demonstrations.num-episodes 12 --collect.agent.kind collector --collect.num-episodes 24 --fit-policy.fit.updates 4
 --propose.num-candidates 2 --tune-vlm.max-examples 32 --tune-vlm.max-heldout 8 --train-q.critic.epochs 2
 --evaluate.episodes 2
 """.split()
