@@ -80,7 +80,7 @@ class RowStore:
         self.path = f"{Path(root).resolve() / group}" if local else f"{str(root).rstrip('/')}/{group}"
         self._about = dict(about or {})
         self.layers, self.dim, self.rows_per_shard = tuple(layers), dim, rows_per_shard
-        self._lock_file = Path(self.path) / ".lock" if local else None
+        self._lock_file = Path(self.path) / "rows.lock" if local else None
         spec = {"driver": "file", "path": f"{self.path}/"} if local else f"{self.path}/"
         self._kv = ts.KvStore.open(spec).result()
         self._rows: dict[bytes, int] = {}

@@ -3,10 +3,12 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
 from digiq import artifacts, cli
 from digiq.errors import ArtifactError
+from digiq.features.store import RowStore, row_key
 
 
 def verify(root, capsys) -> tuple[int, str]:
@@ -71,6 +73,14 @@ def test_a_manifest_that_is_gone_is_named(run, capsys):
     (run / "b" / "manifest.json").unlink()
     code, out = verify(run, capsys)
     assert code == 1 and f"{run / 'b' / 'manifest.json'}: missing" in out and "1 of 2 to rebuild" in out
+
+
+def test_rows_of_features_beside_the_artefacts_are_none_of_them(run, capsys):
+    store = RowStore(run / "feature_rows", "group", ("layer_01",), 4)
+    with store.lock():
+        store.append([row_key("a")], np.ones((1, 1, 4), np.float32))
+    code, out = verify(run, capsys)
+    assert code == 0 and out.count("ok ") == 2
 
 
 def test_every_word_of_a_manifest_counts(run):
