@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,11 @@ class StepInput(PolicyInput):
     """As :attr:`digiq.data.schema.Step.extras`."""
     past: tuple[Action, ...] = ()
     """Actions executed before, the latest last."""
+
+
+def logged_candidate(action: Action | None) -> Candidate | None:
+    """Candidate 0 where nobody knows its probability."""
+    return None if action is None else Candidate(action, math.nan)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from android_env.actions import Action
 from digiq.config import configclass
 from digiq.policies.base import Candidate, PolicyInput
-from digiq.proposals.base import StepInput
+from digiq.proposals.base import StepInput, logged_candidate
 
 
 @configclass
@@ -42,7 +42,7 @@ class Elements:
         for seen, action, rng in zip(inputs, logged, rngs, strict=True):
             taps = [tap for tap in self._taps(seen) if tap != action]
             drawn = [Candidate(taps[i], math.nan) for i in rng.permutation(len(taps))[: n - 1]]
-            rows.append([None if action is None else Candidate(action, math.nan), *drawn])
+            rows.append([logged_candidate(action), *drawn])
         return rows
 
     def _taps(self, seen: PolicyInput) -> list[Action]:

@@ -1,7 +1,6 @@
 """What an agent behind an OpenAI-compatible endpoint says, asked as often as there are to be candidates."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ from digiq.dialects.choice import DialectConfig
 from digiq.endpoint import Endpoint, EndpointConfig
 from digiq.policies.base import Candidate, PolicyInput
 from digiq.proposals.asking import TEMPLATE, Asking, read_template
-from digiq.proposals.base import StepInput
+from digiq.proposals.base import StepInput, logged_candidate
 
 
 @configclass
@@ -67,7 +66,7 @@ class Sampler:
         ]
         rows: list[list[Candidate | None]] = []
         for action, said in zip(logged, self.asking.candidates(questions), strict=True):
-            first = None if action is None else Candidate(action, math.nan)
+            first = logged_candidate(action)
             rows.append([first, *(c for c in said if isinstance(c, Candidate))])
         return rows
 

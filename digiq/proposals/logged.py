@@ -1,6 +1,5 @@
 """The logged actions alone: what a critic can be trained on without any policy, and filtered by Q."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 from android_env.actions import Action
 from digiq.config import configclass
 from digiq.policies.base import Candidate, PolicyInput
+from digiq.proposals.base import logged_candidate
 
 
 @configclass
@@ -31,4 +31,4 @@ class Logged:
         rngs: Sequence[np.random.Generator],
     ) -> list[list[Candidate | None]]:
         """See :class:`digiq.proposals.base.Candidates`."""
-        return [[None if action is None else Candidate(action, math.nan)] for action in logged]
+        return [[logged_candidate(action)] for action in logged]

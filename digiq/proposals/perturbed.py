@@ -11,6 +11,7 @@ from pydantic import Field
 from android_env.actions import Action
 from digiq.config import configclass
 from digiq.policies.base import Candidate, PolicyInput
+from digiq.proposals.base import logged_candidate
 
 
 @configclass
@@ -38,7 +39,7 @@ class Perturbed:
         """See :class:`digiq.proposals.base.Candidates`."""
         rows: list[list[Candidate | None]] = []
         for action, rng in zip(logged, rngs, strict=True):
-            row: list[Candidate | None] = [None if action is None else Candidate(action, math.nan)]
+            row: list[Candidate | None] = [logged_candidate(action)]
             if action is not None and action.is_tap:
                 moved = np.clip(action.touch_yx + rng.normal(0, self.spread, (n - 1, 2)), 0, 1)
                 row += [Candidate(Action.tap(y, x), math.nan) for y, x in moved.tolist()]

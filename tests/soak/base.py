@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import importlib
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -82,12 +80,10 @@ def stages_of(run: Path) -> list[Node]:
 
 def command(node: Node, out: Path, scratch: Path) -> list[str]:
     """The command that runs a stage into ``out``, its settings in a file."""
-    module: Any = importlib.import_module(node.module)
     settings = json.loads((node.out / "manifest.json").read_text(encoding="utf-8"))["config"]
     file = scratch / f"{node.name.replace('/', '-')}.yaml"
     file.write_text(yaml.safe_dump(settings), encoding="utf-8")
     name = next(name for name, stage in STAGES.items() if stage.module == node.module)
-    assert module.STAGE
     inputs = [word for key, path in node.inputs.items() for word in (f"--{key}", str(path))]
     return [*DIGIQ, name, str(file), *inputs, "--out", str(out)]
 

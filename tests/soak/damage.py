@@ -20,8 +20,6 @@ from digiq import artifacts
 from digiq.errors import DigiQError
 from tests.soak.base import Clock, Table
 
-SECONDS = 0.0
-
 
 def _digest(*trees: Any) -> str:
     found = hashlib.sha256()
