@@ -60,6 +60,11 @@ class TrainQConfig:
     seed: int = 0
     """Of the split, the initial parameters and the sampler."""
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The artefacts that the objective needs beside features, episodes and rewards."""
+        return getattr(self.critic.chosen, "reads", ())
+
     def __post_init__(self) -> None:
         if self.data_parallel and self.population.size > 1:
             raise ValueError(
@@ -102,6 +107,10 @@ def fit_critic(
     config = config or CriticConfig()
     data = place(_prepare(transitions, features, config, heldout_fraction, seed))
     learner = Learner(config)
+    if learner.objective.needs.known and (data.known_q is None or data.known_v is None):
+        raise DigiQError(
+            f"features: objective '{config.objective}' regresses on true values; give known_q [S, N] and known_v [S]."
+        )
     state, rows = learner.init(jax.random.PRNGKey(seed), data), []
     for epoch in train(learner, state, learner.hyper(), data):
         state = epoch.state
@@ -117,10 +126,13 @@ def run(
     features: Path,
     episodes: Path,
     rewards: Path | None = None,
+    exact: Path | None = None,
     out: Path,
     overwrite: bool = False,
 ) -> artifacts.Artifact:
     """The stage: reads features and labelled episodes, writes a critic; resumes bit for bit.
+
+    ``exact``, true values that ``digiq value`` wrote, is read by the objective of that name alone.
 
     With ``data_parallel`` it may run in several processes, on as many hosts, that see the same files; see
     :func:`digiq.critics.placement.connect`. The first writes.
@@ -129,16 +141,26 @@ def run(
       DigiQError: features of other episodes, or any of :func:`digiq.critics.training_data.prepare`'s.
     """
     inputs = {"features": features, "episodes": episodes, "rewards": rewards}
+    if config.reads:
+        if exact is None:
+            raise DigiQError(
+                f"train-q: the objective '{config.critic.objective}' regresses on true values; name an artefact of "
+                "'digiq value' with --exact."
+            )
+        inputs["exact"] = exact
+    known = exact if config.reads else None
     if config.data_parallel:
         connect()
         if not leads():
-            return _follow(config, features, episodes, rewards, out)
+            return _follow(config, features, episodes, rewards, known, out)
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as writer:
         if _agree_to_stop(writer.done):
             return writer.artifact
-        data, stored = load_training_data(config, features=features, episodes=episodes, rewards=rewards)
+        data, stored = load_training_data(
+            config, features=features, episodes=episodes, rewards=rewards, exact=known
+        )
         counts = {
             "transitions": len(data.table.obs),
             "observations": len(data.observation),
@@ -158,11 +180,18 @@ def run(
 
 
 def _follow(
-    config: TrainQConfig, features: Path, episodes: Path, rewards: Path | None, out: Path
+    config: TrainQConfig,
+    features: Path,
+    episodes: Path,
+    rewards: Path | None,
+    exact: Path | None,
+    out: Path,
 ) -> artifacts.Artifact:
     """What the other processes of several do: the first one's epochs, as long as it goes on, and no files."""
     if not _agree_to_stop(False):
-        data, _ = load_training_data(config, features=features, episodes=episodes, rewards=rewards)
+        data, _ = load_training_data(
+            config, features=features, episodes=episodes, rewards=rewards, exact=exact
+        )
         data = _place(config, data)
         epochs = _epochs(config, data, 0, None)
         while not _agree_to_stop(False):
@@ -177,9 +206,16 @@ def _agree_to_stop(stop: bool) -> bool:
 
 
 def load_training_data(
-    config: TrainQConfig, *, features: Path, episodes: Path, rewards: Path | None
+    config: TrainQConfig,
+    *,
+    features: Path,
+    episodes: Path,
+    rewards: Path | None,
+    exact: Path | None = None,
 ) -> tuple[CriticData, Any]:
     """What the stage trains on, with its split into training and held-out episodes; and the stored features.
+
+    True values are there if ``exact`` is given, which those who only look at a critic need not do.
 
     Features that do not fit, or are to be streamed, stay in the store (:class:`digiq.critics.streaming.StoredRows`).
     """
@@ -211,9 +247,29 @@ def load_training_data(
     else:
         return_freed_memory()
     joined["candidate_row"] = stored.candidate_row
+    if exact is not None:
+        joined |= _known_values(config, exact)
     # Copies of an episode under other goals share its screens: they stay on one side of the split.
     groups = [episode.source_id for episode in labelled.outlines]
     return _prepare(columns, joined, config.critic, config.heldout_fraction, config.seed, groups), stored
+
+
+def _known_values(config: TrainQConfig, exact: Path) -> dict[str, np.ndarray]:
+    """What the objective regresses on.
+
+    Raises:
+      DigiQError: values under another discount than the critic's.
+    """
+    from digiq.proposals.values import load_exact
+
+    discount = artifacts.read_manifest(exact).config["discount"]
+    if discount != config.critic.gamma:
+        raise DigiQError(
+            f"{exact}: holds values under discount {discount:g}, but the critic's gamma is {config.critic.gamma:g}; value "
+            "again with --discount, or change critic.gamma."
+        )
+    known, whose = load_exact(exact), getattr(config.critic.chosen, "values", "best")
+    return {"known_q": known[f"{whose}_q"], "known_v": known[f"{whose}_v"]}
 
 
 def _streams(config: TrainQConfig, data: CriticData) -> bool:

@@ -77,6 +77,10 @@ class CriticData(NamedTuple):
     """Rows of ``table`` that are trained on."""
     heldout_rows: Int[Array, "Th"]
     """Rows of ``table`` of the held-out episodes."""
+    known_q: Float[Array, "S N"] | None = None
+    """True values of the candidates, NaN where they are not known; None where nobody brings any."""
+    known_v: Float[Array, "S"] | None = None
+    """True values of the observations."""
 
 
 class Needs(NamedTuple):
@@ -88,6 +92,8 @@ class Needs(NamedTuple):
     """Length of the window of consecutive transitions."""
     every_step: bool = False
     """The observation after each step of the window, not only after the last."""
+    known: bool = False
+    """True values."""
 
 
 class Batch(NamedTuple):
@@ -110,6 +116,9 @@ class Batch(NamedTuple):
     candidates: Float[Array, "B N Dp"] | None = None
     mask: Bool[Array, "B N"] | None = None
     """Which candidates exist."""
+    known_q: Float[Array, "B N"] | None = None
+    """As in :class:`CriticData`."""
+    known_v: Float[Array, "B"] | None = None
 
 
 def gather(data: CriticData, rows: Int[Array, "B"], needs: Needs) -> Batch:
@@ -131,6 +140,9 @@ def gather(data: CriticData, rows: Int[Array, "B"], needs: Needs) -> Batch:
     )
     if needs.every_step:
         batch = batch._replace(next_observations=std.observation(_rows(data.observation, t.next_obs[window])))
+    if needs.known:
+        assert data.known_q is not None and data.known_v is not None, "prepare refuses data without"
+        batch = batch._replace(known_q=data.known_q[obs], known_v=data.known_v[obs])
     if needs.candidates:
         candidates = data.candidate_row[obs]
         batch = batch._replace(
@@ -190,7 +202,8 @@ def prepare(
         ``terminated``, ``truncated`` (one of them on an episode's last row) and ``episode``, each [T], and optionally
         ``discount`` [T] in [0, 1], the environment's own.
       features: an object or mapping with ``observation`` [S, Do], ``pair`` [M, Dp] (either may be a mapping from
-        layer to array) and ``candidate_row`` int[S, N].
+        layer to array) and ``candidate_row`` int[S, N]; optionally, for the objective ``exact``, the true values
+        ``known_q`` [S, N] and ``known_v`` [S], NaN where they are not known.
       gamma: discount per action, in [0, 1).
       timeout: whether a truncated episode ends in value 0 (``terminal``) or in the value of its last observation.
       observation_layers: which layers to concatenate; none named takes all, in their order.
@@ -242,6 +255,8 @@ def prepare(
         standardizer=Standardizer(*statistics),
         train_rows=train_rows,
         heldout_rows=np.flatnonzero(is_heldout).astype(np.int32),
+        known_q=_known(features, "known_q", candidate_row.shape),
+        known_v=_known(features, "known_v", candidate_row.shape[:1]),
     )
 
 
@@ -477,6 +492,21 @@ def _refuse_non_finite(array: Any, name: str) -> None:
                 f"{name} holds a value of {np.abs(values).max():.3g} in row {np.sort(large)[0]}; float32 cannot square it, so "
                 "scale it."
             )
+
+
+def _known(features: Any, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """float32 of true values, checked; None where there are none."""
+    given = _field(features, name, None)
+    if given is None:
+        return None
+    values = np.asarray(given, np.float32)
+    if values.shape != shape:
+        raise DigiQError(
+            f"features: {name} has shape {values.shape}, but candidate_row asks for {shape}; value the same candidates."
+        )
+    if np.isinf(values).any():
+        raise DigiQError(f"features: {name} holds Inf; NaN says that a value is not known.")
+    return values
 
 
 def _indices(given: Any, name: str) -> np.ndarray:

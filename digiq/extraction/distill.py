@@ -24,6 +24,7 @@ from digiq.extraction import EXTRACTIONS, VALUES
 from digiq.extraction.base import Ranks, States, Targets, ValueSource, check_sizes, read_states
 from digiq.policies import REFITTINGS
 from digiq.policies.base import PolicyInput, Row, load_policy
+from digiq.policies.divergence import divergence
 from digiq.policies.fit import FITTING, metrics_writer
 from digiq.policies.fitting import FitConfig
 from digiq.proposals.propose import load_proposals
@@ -34,7 +35,8 @@ LEAST_SHARE = 0.05
 """Below this share of kept states a warning is given: so few rows seldom carry a policy."""
 MOST_SHARE = 0.95
 """A gate that keeps more than this is reported as none: what it imitates is the best candidate, good or bad."""
-_SELECTING = 8  # with the seed, of the objective's draws
+_SELECTING, _LOOKING = 8, 9  # with the seed, of the objective's draws, and of the states looked at in the end
+_LOOKED_AT = 128  # states, of which entropy and divergence are means
 
 
 @configclass
@@ -142,7 +144,7 @@ def run(
                 "with these values another one is needed (see its docstring).",
                 stacklevel=2,
             )
-        start = load_policy(behavior)
+        start = original = load_policy(behavior)
         if config.init == "scratch":
             start = start.config.create(config.seed)
         policy = start.fit(
@@ -153,10 +155,13 @@ def run(
             resume=writer.path / FITTING,
         )
         policy.save(writer.path)
+        moved = divergence(policy, original, _some_inputs(store, states, config.seed), seed=config.seed)
         report = {
             "arm": config.choice,
             "needs": sorted(objective.needs),
             "share_kept": share,
+            "entropy": moved.entropy,
+            "kl_to_behavior": moved.kl,
             **({"gate": "none" if share > MOST_SHARE else "some"} if ranks else {}),
             **targets.report,
         }
@@ -179,6 +184,14 @@ def fill(
     if needs & {"q", "v"}:
         states = dataclasses.replace(states, values=source.read(states, needs, paths, seed))
     return states
+
+
+def _some_inputs(store: LabelledEpisodes, states: States, seed: int) -> list[PolicyInput]:
+    """Of the states that could have been imitated, some drawn at random, in their order."""
+    count = min(_LOOKED_AT, len(states))
+    drawn = np.sort(np.random.default_rng([seed, _LOOKING]).choice(len(states), count, replace=False))
+    steps = [store[int(states.episode[row])].steps[states.step[row]] for row in drawn]
+    return [PolicyInput(decode_png(step.screenshot), step.goal) for step in steps]
 
 
 def _rows(store: LabelledEpisodes, states: States, targets: Targets) -> Iterator[Row]:

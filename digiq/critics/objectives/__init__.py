@@ -16,6 +16,7 @@ OBJECTIVES = Table(
     iql="IQL",
     cql="CQL",
     cal_ql="CalQL",
+    exact="Exact",
 )
 """Name of an objective, which is its file's, and the class in there."""
 

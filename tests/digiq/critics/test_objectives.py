@@ -18,11 +18,15 @@ from digiq.critics.objectives import OBJECTIVES
 from digiq.critics.objectives.iql import IQL
 from digiq.critics.objectives.nstep import n_step_return
 from digiq.critics.objectives.td_lambda import lambda_return
+from digiq.critics.train import fit_critic
 from digiq.critics.training_data import Needs, gather, prepare
-from digiq.errors import ConfigError
+from digiq.errors import ConfigError, DigiQError
 
 STATES, ACTIONS, GAMMA = 5, 3, 0.9
 NAMES = list(OBJECTIVES)
+TRUE_Q = np.random.default_rng(8).random((STATES, ACTIONS))
+TRUE_V = TRUE_Q.max(1)
+"""What is said to be true, unlike anything that these visits lead to."""
 
 
 @dataclasses.dataclass
@@ -79,12 +83,16 @@ def as_arrays(visits: Visits) -> tuple[dict, dict]:
         "observation": np.eye(STATES, dtype=np.float32)[visits.state],
         "pair": np.eye(STATES * ACTIONS, dtype=np.float32),
         "candidate_row": visits.state[:, None] * ACTIONS + visits.order,
+        "known_q": TRUE_Q[visits.state[:, None], visits.order],
+        "known_v": TRUE_V[visits.state],
     }
     return transitions, features
 
 
 def solve(visits: Visits, name: str, settings: dict) -> tuple[np.ndarray, np.ndarray]:
     """Q[S, A] and V[S] at the objective's fixed point, by iterating its two conditional optima in NumPy."""
+    if name == "exact":
+        return TRUE_Q, TRUE_V
     s, a, r, after = visits.state, visits.action, visits.reward.astype(float), visits.following
     count = np.zeros((STATES, ACTIONS))
     np.add.at(count, (s, a), 1)
@@ -179,6 +187,8 @@ CASES = {
     "iql": ("iql", {"expectile": 0.8}),
     "cql": ("cql", {"alpha": 0.1, "penalty_temperature": 0.5, "backup": "expectation"}),
     "cal_ql": ("cal_ql", {"alpha": 0.1, "penalty_temperature": 0.5, "backup": "expectation"}),
+    "exact": ("exact", {}),
+    "exact logged": ("exact", {"actions": "logged"}),
 }
 
 ONE_CASE = [next((case for case in CASES if CASES[case][0] == name), name) for name in NAMES]
@@ -295,11 +305,16 @@ def test_episodes_that_were_cut_off_end_or_bootstrap(case, timeout):
         [features["observation"], np.eye(STATES, dtype=np.float32)[reached]]
     )
     features["candidate_row"] = np.concatenate([features["candidate_row"], unlogged])
+    for known in ("known_q", "known_v"):
+        missing = np.full((len(cut), *features[known].shape[1:]), np.nan)
+        features[known] = np.concatenate([features[known], missing])
     q, v = fixed_point(case)
     if timeout == "bootstrap":
         ended, visits.following[cut] = q, reached
         q, v = solve(visits, name, settings)
-        assert (name != "mc") == bool(np.abs(q - ended).max() > 0.05), "it must make a difference"
+        assert (name not in ("mc", "exact")) == bool(np.abs(q - ended).max() > 0.05), (
+            "it must make a difference"
+        )
     learned_q, learned_v = learned_values(linear(name, settings, timeout=timeout), (transitions, features))
     np.testing.assert_allclose(learned_q, np.stack([q, q]), atol=3e-3)
     np.testing.assert_allclose(learned_v, np.stack([v, v]), atol=3e-3)
@@ -374,11 +389,15 @@ def test_order_of_candidates_does_not_matter_and_missing_ones_do_not_count(name)
     others = batch._replace(candidates=batch.candidates + 1)
     assert (float(loss(others)) != float(loss(batch))) == learner.objective.needs.candidates
     turned = batch._replace(candidates=batch.candidates[:, ::-1], mask=batch.mask[:, ::-1])
+    if batch.known_q is not None:
+        turned = turned._replace(known_q=batch.known_q[:, ::-1])
     assert float(loss(turned)) == pytest.approx(float(loss(batch)), rel=1e-5)
     padded = batch._replace(
         candidates=np.concatenate([batch.candidates, np.full_like(batch.candidates[:, :1], 50.0)], 1),
         mask=np.pad(batch.mask, ((0, 0), (0, 1))),
     )
+    if batch.known_q is not None:
+        padded = padded._replace(known_q=np.pad(batch.known_q, ((0, 0), (0, 1)), constant_values=9.0))
     assert float(loss(padded)) == pytest.approx(float(loss(batch)), rel=1e-5)
 
 
@@ -434,3 +453,32 @@ def test_an_unknown_objective_is_named_with_the_nearest():
 def test_naming_one_setting_keeps_the_others():
     assert CriticConfig(cal_ql={"alpha": 0.3}).cal_ql.calibrated
     assert not CriticConfig(cql={"alpha": 0.3}).cql.calibrated
+
+
+def test_what_is_not_known_is_not_regressed_on():
+    """A state without values, and a candidate, leave the rest as they would be without them."""
+    visits = sample_visits()
+    transitions, features = as_arrays(visits)
+    for hidden in (visits.state == 2, visits.state == 4):
+        features["known_q"][hidden, 1:] = np.nan
+    features["known_v"][visits.state == 2] = np.nan
+    learned_q, learned_v = learned_values(linear("exact", {}), (transitions, features))
+    seen = sorted({(s, a) for s, a in zip(visits.state, visits.action, strict=True)})
+    rows, columns = np.array(seen).T
+    np.testing.assert_allclose(learned_q[0][rows, columns], TRUE_Q[rows, columns], atol=3e-3)
+    known = [0, 1, 3, 4]
+    np.testing.assert_allclose(learned_v[0][known], TRUE_V[known], atol=3e-3)
+    assert abs(learned_v[0][2] - TRUE_V[2]) > 0.05
+
+
+def test_true_values_are_asked_for_and_checked():
+    transitions, features = as_arrays(sample_visits(episodes=6))
+    config = CriticConfig(objective="exact", gamma=GAMMA, epochs=1, steps_per_epoch=2)
+    without = {name: array for name, array in features.items() if not name.startswith("known")}
+    with pytest.raises(DigiQError, match="regresses on true values; give known_q"):
+        fit_critic(transitions, without, config)
+    with pytest.raises(DigiQError, match=r"known_q has shape \(.*\), but candidate_row asks for"):
+        fit_critic(transitions, features | {"known_q": features["known_q"][:, :2]}, config)
+    with pytest.raises(DigiQError, match="known_v holds Inf"):
+        fit_critic(transitions, features | {"known_v": np.full_like(features["known_v"], np.inf)}, config)
+    fit_critic(transitions, features, config)

@@ -17,10 +17,12 @@ import pytest
 
 from android_env.actions import Action
 from digiq import artifacts
+from digiq.config import load, to_dict
 from digiq.critics import candidate_values, load_critic
 from digiq.critics import diagnose as diagnose_stage
 from digiq.critics import select as select_stage
 from digiq.critics.critic import Critic, state_values
+from digiq.critics.learner import CriticConfig
 from digiq.critics.measures import Diagnostics
 from digiq.critics.streaming import StoredRows
 from digiq.critics.train import TrainQConfig, _place, load_training_data, run
@@ -326,6 +328,42 @@ def test_select_works_where_the_truth_is_out_of_reach(inputs, trained, monkeypat
     found = json.loads((path / "without_truth" / "selection.json").read_text())
     assert found["epoch"] in (2, 4)
     assert "highest mean rank" in found["why"]
+
+
+def test_true_values_are_regressed_on_where_the_objective_asks(inputs, trained, tmp_path):
+    sources, features, _ = inputs
+    rows = features.candidate_row
+    q = np.where(rows < 0, np.nan, 0.5 + 0.2 * np.tanh(features.pair["layer_01"][rows, 1]))
+    exact = tmp_path / "exact"
+    with artifacts.write(exact, stage="value", version=1, config={"discount": 0.95}, inputs={}) as writer:
+        np.savez(writer.path / EXACT, best_q=q, best_v=np.nanmax(q, 1), policy_q=q, policy_v=np.nanmean(q, 1))
+        writer.complete()
+    critic = load(
+        CriticConfig,
+        {
+            **to_dict(CONFIG.critic),
+            "objective": "exact",
+            "epochs": 20,
+            "learning_rate": 1e-2,
+            "standardize": True,
+        },
+        where="critic",
+    )
+    config = dataclasses.replace(CONFIG, critic=critic, heldout_fraction=0.1)
+    assert config.reads == ("exact",) and CONFIG.reads == ()
+    with pytest.raises(
+        DigiQError, match="'exact' regresses on true values; name an artefact of 'digiq value'"
+    ):
+        run(config, **sources, out=tmp_path / "without")
+    other = dataclasses.replace(config, critic=dataclasses.replace(critic, gamma=0.9))
+    with pytest.raises(DigiQError, match=r"values under discount 0.95, but the critic's gamma is 0.9"):
+        run(other, **sources, exact=exact, out=tmp_path / "other")
+    made = run(config, **sources, exact=exact, out=tmp_path / "critic")
+    assert set(made.manifest.inputs) == {"features", "episodes", "exact"}
+    found, _ = candidate_values(load_critic(made.path), open_features(sources["features"]))
+    there = ~np.isnan(found)
+    assert np.corrcoef(found[there], q[there])[0, 1] > 0.9, "what rewards have nothing to do with"
+    assert "exact" not in run(CONFIG, **sources, exact=exact, out=tmp_path / "td").manifest.inputs
 
 
 @pytest.mark.parametrize(

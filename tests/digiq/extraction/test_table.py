@@ -184,6 +184,7 @@ def test_it_is_distilled_from_a_real_run(objective, run, tmp_path, monkeypatch):
     made = distill.run(config, **inputs, out=tmp_path / "p").manifest
     assert made.extra["arm"] == name and made.extra["needs"] == sorted(objective.needs)
     assert 0 < made.counts["selected"] <= made.counts["considered"]
+    assert made.extra["kl_to_behavior"] == pytest.approx(0, abs=1e-5) and made.extra["entropy"] > 0
     assert ("proposals" in made.inputs) == bool(objective.needs & {"proposals", "q"})
     if config.reads:
         with pytest.raises(DigiQError, match=f"the objective '{name}' needs --{config.reads[0]}"):

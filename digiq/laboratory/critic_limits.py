@@ -1,0 +1,61 @@
+"""What a learned Q lacks: its targets, the pairs that it sees, or its updates, one changed at a time.
+
+Critics read the device's own elements, so perception costs nothing; the ruler is the best of eight draws on the device,
+ranked by the critic. True values (:mod:`digiq.critics.objectives.exact`) as targets, on the logged actions alone, leave
+coverage and updates to blame; on all candidates, updates and the network alone.
+:mod:`digiq.studies.critic_limits` runs the cells and makes the page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+TARGETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mc": ("returns (MC)", {"objective": "mc"}),
+    "td": ("policy evaluation (TD)", {"objective": "td"}),
+    "nstep": ("policy evaluation, 3 steps", {"objective": "nstep"}),
+    "expectation": ("expectation over candidates", {"td": {"backup": "expectation"}}),
+    "iql": ("expectile of logged actions (IQL)", {"objective": "iql"}),
+    "max": ("max over candidates", {"td": {"backup": "max"}}),
+    "hl_gauss": (
+        "policy evaluation, HL-Gauss head",
+        {"objective": "td", "heads": {"readout": {"kind": "hl_gauss"}}},
+    ),
+    "exact_logged": ("Q* of the logged action", {"objective": "exact", "exact": {"actions": "logged"}}),
+    "exact": ("Q* of every candidate", {"objective": "exact"}),
+}
+"""By name its title, and what it changes of the critic's config."""
+COVERAGE: dict[str, tuple[str, dict[str, Any]]] = {
+    "8": ("8 of the policy's", {}),
+    "32": ("32 of the policy's", {"num_candidates": 32}),
+    "hot": ("32 of the policy's, temperature 3", {"num_candidates": 32, "policy": {"temperature": 3.0}}),
+}
+"""Candidates that a critic is asked about while it learns: title, and what it changes of the proposals' config. What is
+hot comes near uniform draws."""
+EPOCHS = (3, 10, 40, 160)
+"""Of 100 updates each."""
+LONG = ("td", "iql", "exact_logged", "exact")
+"""Targets that are also trained the longest."""
+OF_CANDIDATES = ("expectation", "max", "exact")
+"""Targets that other candidates change."""
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Cell:
+    """One critic."""
+
+    targets: str
+    """Of :data:`TARGETS`."""
+    coverage: str = "8"
+    """Of :data:`COVERAGE`."""
+    epochs: int = 10
+
+
+def cells() -> list[Cell]:
+    """All of them, those that decide most first."""
+    found = [Cell(name) for name in TARGETS]
+    found += [Cell(name, epochs=40) for name in TARGETS]
+    found += [Cell(name, coverage) for coverage in ("hot", "32") for name in OF_CANDIDATES]
+    found += [Cell(name, epochs=3) for name in TARGETS]
+    return found + [Cell(name, epochs=EPOCHS[-1]) for name in LONG]

@@ -1,0 +1,342 @@
+"""Runs the cells of :mod:`digiq.laboratory.critic_limits` and makes a page of their records.
+
+    python -m digiq.studies.critic_limits run --seeds 100      what has no record yet; kill it whenever you like
+    python -m digiq.studies.critic_limits page                 docs/results/critic_limits.md, from the records alone
+
+The offline data of a seed are those of :mod:`digiq.studies.causes`. Only tuning seeds are allowed, and ``webshop/tune``:
+nothing here is a reported result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from digiq import artifacts
+from digiq.config import load, to_dict
+from digiq.laboratory.critic_limits import COVERAGE, EPOCHS, TARGETS, Cell, cells
+from digiq.statistics import Estimate
+from digiq.studies.causes import EPISODES, RESULTS, TASKS, Bench
+from digiq.studies.causes_page import over_seeds, percent, points
+
+RECORDS, COMMENT, PAGE = (
+    RESULTS / "critic_limits/records.jsonl",
+    RESULTS / "critic_limits/comment.md",
+    RESULTS / "critic_limits.md",
+)
+Record = dict[str, Any]
+PLAYS = {"success": 8, "offered": 0}
+"""Field of a record, and N of its best of N; 0 ranks all that a screen offers."""
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with nested ``changes``."""
+    found = dict(base)
+    for name, value in changes.items():
+        inner = found.get(name)
+        found[name] = (
+            merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+        )
+    return found
+
+
+def changed(cls: Any, path: Path, changes: Mapping[str, Any]) -> Any:
+    """The config that made the artefact ``path``, changed."""
+    recorded = load(cls, artifacts.read_manifest(path).config, where=str(path), recorded=True)
+    return load(cls, merged(to_dict(recorded), changes), where=str(path))
+
+
+def covered(bench: Bench, coverage: str) -> dict[str, Path]:
+    """Features and exact values of a seed's states with these candidates, made where they are not there yet."""
+    from digiq.features import extract
+    from digiq.laboratory import exact_values
+    from digiq.proposals import propose
+    from digiq.vlm import TINY_VLM_PATH
+
+    run, changes = bench.run, COVERAGE[coverage][1]
+    logged: dict[str, Any] = {"episodes": run / "episodes", "rewards": run / "rewards"}
+    if not changes:
+        return {"features": run / "features", "exact": run / "exact"}
+    folder = run / "coverage" / coverage
+    proposals = folder / "proposals"
+    propose.run(
+        changed(propose.ProposeConfig, run / "proposals", changes),
+        **logged,
+        policy=run / "behavior",
+        out=proposals,
+    )
+    extract.run(
+        changed(extract.FeaturizeConfig, run / "features", {}),
+        **logged,
+        proposals=proposals,
+        vlm=TINY_VLM_PATH,
+        rows=run / "feature_rows",
+        out=folder / "features",
+    )
+    exact_values.run(
+        changed(exact_values.ExactValuesConfig, run / "exact", {}),
+        **logged,
+        proposals=proposals,
+        policy=run / "behavior",
+        out=folder / "exact",
+    )
+    return {"features": folder / "features", "exact": folder / "exact"}
+
+
+def train_cell(bench: Bench, cell: Cell) -> Path:
+    """The critic of a cell, trained where it is not there yet."""
+    from digiq.critics import train
+
+    run = bench.run
+    changes = {"critic": {"epochs": cell.epochs, **TARGETS[cell.targets][1]}}
+    config = changed(train.TrainQConfig, run / "critic", changes)
+    inputs = covered(bench, cell.coverage)
+    out = run / "limits" / f"{cell.targets}-{cell.coverage}-{cell.epochs}"
+    train.run(
+        config,
+        features=inputs["features"],
+        exact=inputs["exact"] if config.reads else None,
+        episodes=run / "episodes",
+        rewards=run / "rewards",
+        out=out,
+    )
+    return out
+
+
+def heldout_states(run: Path) -> np.ndarray:
+    """The observations of episodes that no critic of the seed learned from."""
+    from digiq.critics.train import TrainQConfig, load_training_data
+
+    data, _ = load_training_data(
+        changed(TrainQConfig, run / "critic", {}),
+        features=run / "features",
+        episodes=run / "episodes",
+        rewards=run / "rewards",
+    )
+    return np.unique(data.table.obs[data.heldout_rows])
+
+
+def run_cell(bench: Bench, cell: Cell) -> Record:
+    """Trains and plays one critic; its record."""
+    from digiq.critics.critic import candidate_values, load_critic
+    from digiq.features.extract import open_features
+    from digiq.laboratory.ranked import BestOfN
+    from digiq.laboratory.truth import pairwise_accuracy
+
+    started = time.monotonic()
+    critic = load_critic(train_cell(bench, cell))
+    trained = time.monotonic()
+    q, _ = candidate_values(critic, open_features(bench.run / "features"))
+    seen = bench.first & ~np.isnan(q)
+    rows = heldout_states(bench.run)
+    record: Record = {
+        "seed": bench.seed,
+        **dataclasses.asdict(cell),
+        "pairs": round(pairwise_accuracy(bench.truth["best_q"], q, seen), 4),
+        "pairs_heldout": round(pairwise_accuracy(bench.truth["best_q"][rows], q[rows], seen[rows]), 4),
+    }
+    for field, count in PLAYS.items():
+        won, visits = bench.arcade.play_by(BestOfN(critic, bench.clone, count))
+        record[field] = "".join(str(int(w)) for w in won)
+        record[f"visits_{field}"] = visits
+    return record | {
+        "seconds_training": round(trained - started, 1),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def read_records(path: Path = RECORDS) -> list[Record]:
+    """The records; the last of a cell counts."""
+    if not path.is_file():
+        return []
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list({(r["seed"], r["targets"], r["coverage"], r["epochs"]): r for r in found}.values())
+
+
+def run_seeds(
+    seeds: Sequence[int], records: Path, wanted: Callable[[Cell], bool] = lambda cell: True
+) -> None:
+    """Runs the cells without a record, a seed after the other."""
+    from digiq.studies.config import FIRST_TUNING_SEED
+
+    low = [seed for seed in seeds if seed < FIRST_TUNING_SEED]
+    if low:
+        raise SystemExit(
+            f"critic_limits: seed {low[0]} is no tuning seed; take {FIRST_TUNING_SEED} or above."
+        )
+    for seed in seeds:
+        done = {
+            Cell(r["targets"], r["coverage"], r["epochs"]) for r in read_records(records) if r["seed"] == seed
+        }
+        waiting = [cell for cell in cells() if cell not in done and wanted(cell)]
+        if not waiting:
+            continue
+        bench = Bench.open(seed)
+        records.parent.mkdir(parents=True, exist_ok=True)
+        for number, cell in enumerate(waiting):
+            record = run_cell(bench, cell)
+            with records.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            rates = [record[field].count("1") / len(record[field]) for field in PLAYS]
+            print(
+                f"{number + 1}/{len(waiting)} {cell} {rates} {record['pairs_heldout']} {record['seconds']}",
+                flush=True,
+            )
+
+
+# --- the page
+
+
+def outcomes(record: Record, field: str = "success") -> np.ndarray:
+    """float[n], 1 for success."""
+    return np.array([float(c) for c in record[field]])
+
+
+def gap(
+    records: Sequence[Record],
+    one: Cell,
+    other: Cell,
+    one_field: str = "success",
+    other_field: str = "success",
+) -> Estimate | None:
+    """Success of one cell minus another's, paired over the seeds that have both."""
+    of = {(r["seed"], Cell(r["targets"], r["coverage"], r["epochs"])): r for r in records}
+    seeds = sorted({seed for seed, _ in of if (seed, one) in of and (seed, other) in of})
+    if not seeds:
+        return None
+    found = [outcomes(of[s, one], one_field) - outcomes(of[s, other], other_field) for s in seeds]
+    return over_seeds(found, seeds, TASKS)
+
+
+def factors(records: Sequence[Record]) -> list[tuple[str, str, Estimate]]:
+    """What each factor is worth, the others held: title, what is compared, and the difference."""
+    td, logged, exact = (Cell(name) for name in ("td", "exact_logged", "exact"))
+    wanted: list[tuple[str, Cell, Cell, str, str]] = [
+        ("targets: Q* instead of policy evaluation, on the logged action", logged, td, "success", "success"),
+        ("targets: IQL instead of policy evaluation", Cell("iql"), td, "success", "success"),
+        ("targets: max instead of policy evaluation", Cell("max"), td, "success", "success"),
+        ("targets: expectation instead of the logged action", Cell("expectation"), td, "success", "success"),
+        ("targets: returns instead of policy evaluation", Cell("mc"), td, "success", "success"),
+        ("head: HL-Gauss instead of a number", Cell("hl_gauss"), td, "success", "success"),
+        (
+            "coverage: Q* of every candidate instead of the logged action",
+            exact,
+            logged,
+            "success",
+            "success",
+        ),
+        (
+            "coverage: 32 candidates near uniform instead of 8 of the policy's, under Q*",
+            Cell("exact", "hot"),
+            exact,
+            "success",
+            "success",
+        ),
+        (
+            "coverage: 32 candidates of the policy's instead of 8, under Q*",
+            Cell("exact", "32"),
+            exact,
+            "success",
+            "success",
+        ),
+        (
+            "at test time: everything offered instead of 8 draws, under TD",
+            td,
+            td,
+            "offered",
+            "success",
+        ),
+    ]
+    for name in ("td", "iql", "exact_logged", "exact"):
+        for few, many in ((3, 10), (10, 40), (40, 160)):
+            title = f"updates: {100 * many:,} instead of {100 * few:,}, {TARGETS[name][0]}"
+            wanted.append((title, Cell(name, epochs=many), Cell(name, epochs=few), "success", "success"))
+    found = []
+    for title, one, other, one_field, other_field in wanted:
+        estimate = gap(records, one, other, one_field, other_field)
+        if estimate is not None:
+            found.append((title.split(":")[0], title.split(": ", 1)[1], estimate))
+    return found
+
+
+def make_page(records: Sequence[Record], comment: str) -> str:
+    """The page, as Markdown."""
+    seeds = sorted({r["seed"] for r in records})
+    lines = [
+        "# What limits a learned Q?",
+        "",
+        *([comment, ""] if comment else []),
+        f"Tuning seeds {', '.join(map(str, seeds))}; {EPISODES} episodes of `{TASKS}` a cell; 95 % intervals clustered by task. Critics "
+        "read the device's own elements, and a policy without pixels proposes: no VLM and no convolution has a part. *Best of "
+        "8*: of eight draws of that policy the one of highest Q acts, anew at every visit. *Of all*: of everything that the "
+        "screen offers. *Pairs*: share of candidate pairs in the order of Q*, in episodes that no critic learned from.",
+        "",
+        "## Factors, one at a time",
+        "",
+        "1,000 updates and 8 candidates where nothing else is said; paired differences of success, best of 8, in points.",
+        "",
+        "| factor | compared | points |",
+        "|---|---|---|",
+        *(f"| {factor} | {title} | {points(estimate)} |" for factor, title, estimate in factors(records)),
+        "",
+        "## All cells",
+        "",
+        "| targets | candidates | updates | best of 8, % | of all, % | pairs | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    grouped: dict[Cell, list[Record]] = {}
+    for record in sorted(records, key=lambda r: r["seed"]):
+        grouped.setdefault(Cell(record["targets"], record["coverage"], record["epochs"]), []).append(record)
+    order = {name: k for k, name in enumerate(TARGETS)}
+    for cell in sorted(grouped, key=lambda c: (c.coverage, order[c.targets], EPOCHS.index(c.epochs))):
+        of = grouped[cell]
+        rates = [
+            percent(over_seeds([outcomes(r, field) for r in of], [r["seed"] for r in of], TASKS))
+            for field in PLAYS
+        ]
+        pairs = f"{np.mean([r['pairs_heldout'] for r in of]):.3f}"
+        lines.append(
+            f"| {TARGETS[cell.targets][0]} | {COVERAGE[cell.coverage][0]} | {100 * cell.epochs:,} | {rates[0]} | {rates[1]} | "
+            f"{pairs} | {len(of)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="digiq.studies.critic_limits", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run", help="run cells that have no record")
+    runs.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102, 103, 104])
+    runs.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    runs.add_argument("--epochs", nargs="+", type=int, default=list(EPOCHS), choices=EPOCHS)
+    runs.add_argument("--coverage", nargs="+", default=list(COVERAGE), choices=list(COVERAGE))
+    runs.add_argument("--records", type=Path, default=RECORDS)
+    page = commands.add_parser("page", help="make the page of the records")
+    page.add_argument("--records", type=Path, default=RECORDS)
+    page.add_argument("--comment", type=Path, default=COMMENT)
+    page.add_argument("--out", type=Path, default=PAGE)
+    given = parser.parse_args()
+    if given.command == "run":
+        run_seeds(
+            given.seeds,
+            given.records,
+            lambda cell: (
+                cell.targets in given.targets
+                and cell.epochs in given.epochs
+                and cell.coverage in given.coverage
+            ),
+        )
+    else:
+        comment = given.comment.read_text(encoding="utf-8").strip() if given.comment.is_file() else ""
+        artifacts.atomic_write_text(given.out, make_page(read_records(given.records), comment))
+
+
+if __name__ == "__main__":
+    main()
