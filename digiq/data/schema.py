@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from android_env.actions import Action
+
+Box = tuple[float, float, float, float]
+"""Top, left, height and width, as fractions of the screen."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,6 +162,19 @@ class Outline:
     def source_id(self) -> str:
         """As :attr:`Episode.source_id`."""
         return self.copy_of or self.episode_id
+
+
+def element_boxes(ui_elements: str) -> list[tuple[dict[str, Any], Box]]:
+    """The elements of a screen that have a place, and where it is.
+
+    Devices call it ``bounds`` and published recordings ``yxhw``; both are the same four fractions of the screen.
+    """
+    found = []
+    for element in json.loads(ui_elements or "[]"):
+        box = element.get("bounds") or element.get("yxhw") or ()
+        if len(box) == 4:
+            found.append((element, tuple(map(float, box))))
+    return found
 
 
 def encode_png(screenshot: npt.NDArray[np.uint8]) -> bytes:

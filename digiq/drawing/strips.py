@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Sequence
 
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from android_env.actions import Action
-from digiq.data.schema import Episode, Step
+from digiq.data.schema import Episode, Step, element_boxes
 
 MAX_HEIGHT = 480  # pixels kept of a screenshot; a strip shows it at 320
 
@@ -211,8 +210,7 @@ def describe(action: Action, ui_elements: str = "[]") -> str:
 def _element_at(point: tuple[float, float], ui_elements: str) -> str:
     """Text, or role, of the smallest element that holds the point; empty where none does."""
     holding = []
-    for element in json.loads(ui_elements or "[]"):
-        y, x, height, width = element.get("bounds") or element.get("yxhw")
+    for element, (y, x, height, width) in element_boxes(ui_elements):
         if y <= point[0] <= y + height and x <= point[1] <= x + width:
             holding.append((height * width, element))
     if not holding:

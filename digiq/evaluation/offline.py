@@ -18,7 +18,7 @@ from android_env.actions import TAP_MATCH_DISTANCE, Action, ActionType, actions_
 from digiq import artifacts
 from digiq.artifacts import Artifact
 from digiq.config import configclass
-from digiq.data.schema import Episode, Step, decode_png
+from digiq.data.schema import Episode, Step, decode_png, element_boxes
 from digiq.data.store import EpisodeStore
 from digiq.errors import DigiQError
 from digiq.policies.base import HasSupport, Policy, PolicyInput, load_policy
@@ -93,9 +93,9 @@ def matches(rule: str, predicted: Action, logged: Action, ui_elements: str) -> b
     Args:
       rule: ``aitw`` or ``android_control``.
       predicted, logged: the actions.
-      ui_elements: JSON of the screen's elements, with ``yxhw`` boxes (fractions of the screen).
+      ui_elements: JSON of the screen's elements; see :func:`digiq.data.schema.element_boxes`.
     """
-    boxes = [e["yxhw"] for e in json.loads(ui_elements) if len(e.get("yxhw", ())) == 4]
+    boxes = [box for _, box in element_boxes(ui_elements)]
     if rule == "aitw":
         return actions_match(predicted, logged, boxes)
     if predicted.type is not logged.type or predicted.is_tap is not logged.is_tap:

@@ -31,7 +31,8 @@ SPLIT_TITLES = {
 
 def arm_title(arm: str) -> str:
     """How an arm is called in tables and figures."""
-    return ARM_TITLES.get(arm, arm)
+    name, _, number = arm.partition("_round_")
+    return ARM_TITLES.get(name, name) + (f", round {number}" if number else "")
 
 
 def main_arm(arms: Iterable[str], policies: Mapping[str, Path]) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from digiq.agents.build import AgentConfig
 from digiq.config import to_dict
 from digiq.errors import ConfigError
 from digiq.extraction.base import Ranks
+from digiq.extraction.distill import DistillConfig
 from digiq.pipeline.nodes import Node
 from digiq.pipeline.recipe import Recipe
 from digiq.pipeline.stages import STAGES
@@ -75,7 +76,7 @@ def plan(recipe: Recipe) -> list[Node]:
         have("vlm", add("tune-vlm", recipe.tune_vlm))
     have("features", add("featurize", recipe.featurize))
     have("critic", add("train-q", recipe.train_q))
-    policies = {"behavior": behavior}
+    policies, arm_of = {"behavior": behavior}, dict[str, str]()
     stranger = next((arm for arm in recipe.agents if arm not in recipe.distill), None)
     if stranger is not None:
         raise ConfigError(
@@ -87,12 +88,19 @@ def plan(recipe: Recipe) -> list[Node]:
         if ranks and "features" in config.reads:
             _check_support(f"{arm}.{config.choice}", recipe.featurize.support, config.chosen.support)
         policies[arm] = add("distill", config, f"policy/{arm}")
+        if ranks and "critic" in config.reads:
+            further = _further_rounds(recipe, arm, config, policies[arm], add)
+            policies |= further
+            arm_of |= dict.fromkeys(further, arm)
         if recipe.q_metrics is not None and ranks and "critic" in config.reads:
             agent = recipe.agents.get(arm, default)
             q_metrics = dataclasses.replace(recipe.q_metrics, agent=agent)
             add("q-metrics", q_metrics, f"q_metrics/{arm}", policy=policies[arm])
     if recipe.evaluate is not None:
-        agents = {arm: (policy, recipe.agents.get(arm, default)) for arm, policy in policies.items()}
+        agents = {
+            arm: (policy, recipe.agents.get(arm_of.get(arm, arm), default))
+            for arm, policy in policies.items()
+        }
         if recipe.ceiling and recipe.evaluate.device.chosen.exact:
             agents["ceiling"] = (behavior, dataclasses.replace(default, scorer="best_values"))
         if recipe.critic_on_device:
@@ -103,6 +111,30 @@ def plan(recipe: Recipe) -> list[Node]:
             # All arms run the same tasks, layouts and noise, so that they can be compared in pairs.
             add("evaluate", config, f"evaluation/{arm}", seed_of="evaluate", **acting)
     return nodes
+
+
+def _further_rounds(
+    recipe: Recipe, arm: str, config: DistillConfig, policy: Path, add: Callable[..., Path]
+) -> dict[str, Path]:
+    """Plans an arm's rounds after the first; their policies by name.
+
+    Raises:
+      ConfigError: the source of candidates asks no policy, so every round would be the first again.
+    """
+    if recipe.rounds > 1 and "policy" not in recipe.propose.reads:
+        raise ConfigError(
+            f"recipe: rounds {recipe.rounds} draw candidates from the policy of the round before, but propose.source "
+            f"'{recipe.propose.choice}' asks none; take 'policy', or rounds 1."
+        )
+    found: dict[str, Path] = {}
+    for number in range(2, recipe.rounds + 1):
+        name = f"{arm}_round_{number}"
+        proposals = add("propose", recipe.propose, f"proposals_{name}", policy=policy)
+        features = add("featurize", recipe.featurize, f"features_{name}", proposals=proposals)
+        # Fitted from where the first round started: what differs is what is imitated, not for how long.
+        policy = add("distill", config, f"policy/{name}", proposals=proposals, features=features)
+        found[name] = policy
+    return found
 
 
 def preflight(recipe: Recipe, nodes: Sequence[Node]) -> None:

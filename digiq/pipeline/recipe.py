@@ -68,6 +68,10 @@ class Recipe(sections()):
     """``train-q``: the critic."""
     distill: dict[str, DistillConfig] = Field(default_factory=dict)
     """``distill``: by arm, the policies extracted from the data."""
+    rounds: Annotated[int, Field(ge=1)] = 1
+    """Rounds of extraction of every arm that ranks candidates by the critic. From the second on, candidates are drawn at the
+    same logged states from the policy of the round before (``propose.source`` must ask a policy) and ranked by the same
+    critic; the arm of round k is called ``ARM_round_k``."""
     q_metrics: QMetricsConfig | None = None
     """``q-metrics``: of every arm that ranks candidates by the critic, how good its Q is where its policy goes; needs ``exact``."""
     evaluate: EvaluateConfig | None = None

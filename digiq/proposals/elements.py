@@ -1,15 +1,14 @@
 """Taps on the elements of the screen: what the accessibility tree, or an annotation, says there is."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from android_env.actions import Action
 from digiq.config import configclass
+from digiq.data.schema import element_boxes
 from digiq.policies.base import Candidate, PolicyInput
 from digiq.proposals.base import StepInput, logged_candidate
 
@@ -46,11 +45,9 @@ class Elements:
         return rows
 
     def _taps(self, seen: PolicyInput) -> list[Action]:
-        elements: list[dict[str, Any]] = json.loads(seen.ui_elements) if isinstance(seen, StepInput) else []
         found: dict[Action, None] = {}
-        for element in elements:
-            box = element.get("yxhw")
-            if not box or (self.clickable_only and element.get("clickable") is False):
+        for element, box in element_boxes(seen.ui_elements) if isinstance(seen, StepInput) else ():
+            if self.clickable_only and element.get("clickable") is False:
                 continue
             y, x = box[0] + box[2] / 2, box[1] + box[3] / 2
             if 0 <= y <= 1 and 0 <= x <= 1:

@@ -1,5 +1,6 @@
 """The ``propose`` stage: N candidate actions for every observation, the logged action always candidate 0."""
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -17,7 +18,7 @@ from digiq import artifacts
 from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.data.rewards import LabelledEpisodes
-from digiq.data.schema import decode_png
+from digiq.data.schema import decode_png, element_boxes
 from digiq.data.transitions import observation_index
 from digiq.errors import ArtifactError, DigiQError
 from digiq.policies.base import Candidate, PolicyInput
@@ -210,24 +211,74 @@ def run(
             raise DigiQError(f"{episodes}: holds no observation to propose for.")
         candidates = config.chosen.open(read)
         rows: list[list[Candidate | None]] = []
+        covered = Coverage()
         with progress("propose", total, unit="states") as bar:
             for batch in _batches(_observations(store, getattr(candidates, "reads_steps", False))):
-                observations, logged = zip(*batch, strict=True)
+                observations, logged, elements = zip(*batch, strict=True)
                 # Of the row's own, so that draws do not depend on how rows are batched.
                 rngs = [np.random.default_rng([config.seed, len(rows) + b]) for b in range(len(batch))]
-                rows += candidates.propose(observations, logged, config.num_candidates, rngs)
+                proposed = candidates.propose(observations, logged, config.num_candidates, rngs)
+                for row, shown in zip(proposed, elements, strict=True):
+                    covered.add(row, shown)
+                rows += proposed
                 bar.advance(len(batch))
         proposals = to_arrays(rows)
         save_proposals(proposals, writer.path)
-        distinct = np.mean([len({item.action for item in row if item is not None}) for row in rows])
+        print(covered.in_words())
+        distinct = np.mean(covered.sizes)
         counts = {"observations": total, "candidates": int(proposals.valid.sum())}
         if report := getattr(candidates, "report", None):
             counts |= report()
         return writer.complete(counts=counts, extra={"distinct_actions_per_observation": float(distinct)})
 
 
-def _observations(episodes: Sequence, all_of_it: bool) -> Iterator[tuple[PolicyInput, Action | None]]:
-    """Every row of ``observation_index``, in its order. Screens seen again are decoded once in a while only."""
+@dataclasses.dataclass
+class Coverage:
+    """What candidates cover of what could be done, counted as they come."""
+
+    sizes: list[int] = dataclasses.field(default_factory=list)
+    """By state, different actions, the logged one included."""
+    kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    """Different actions by type."""
+    tapped: int = 0
+    """Elements of screens, of those that a tap can reach, which some candidate taps."""
+    reachable: int = 0
+
+    def add(self, row: Sequence[Candidate | None], ui_elements: str) -> None:
+        """Counts a state's candidates, on a screen with these elements (as in :class:`digiq.data.schema.Step`)."""
+        actions = {item.action for item in row if item is not None}
+        self.sizes.append(len(actions))
+        self.kinds.update(map(_kind, actions))
+        boxes = [box for element, box in element_boxes(ui_elements) if element.get("clickable") is not False]
+        points = [action.touch_yx for action in actions if action.is_tap]
+        self.reachable += len(boxes)
+        self.tapped += sum(
+            any(y <= py <= y + h and x <= px <= x + w for py, px in points) for y, x, h, w in boxes
+        )
+
+    def in_words(self) -> str:
+        """One sentence."""
+        total = max(self.kinds.total(), 1)
+        kinds = ", ".join(f"{kind} {count / total:.0%}" for kind, count in self.kinds.most_common())
+        alone = np.mean(np.array(self.sizes) < 2)
+        said = (
+            f"propose: {np.mean(self.sizes):.1f} different actions a state ({kinds}); in {alone:.0%} of {len(self.sizes):,} "
+            "states there is nothing to compare"
+        )
+        if not self.reachable:
+            return said + "."
+        return said + f"; they tap {self.tapped / self.reachable:.0%} of the screens' elements."
+
+
+def _kind(action: Action) -> str:
+    if action.type is ActionType.DUAL_POINT:
+        return "tap" if action.is_tap else "swipe"
+    return action.type.name.lower().removeprefix("press_").removeprefix("status_").replace("_", " ")
+
+
+def _observations(episodes: Sequence, all_of_it: bool) -> Iterator[tuple[PolicyInput, Action | None, str]]:
+    """Every row of ``observation_index``, in its order: what the source may see, what was logged, and the screen's elements.
+    Screens seen again are decoded once in a while only."""
     decode = functools.lru_cache(maxsize=64)(decode_png)
     for episode in episodes:
         past: tuple[Action, ...] = ()
@@ -236,13 +287,14 @@ def _observations(episodes: Sequence, all_of_it: bool) -> Iterator[tuple[PolicyI
                 continue
             screen = decode(step.screenshot)
             if all_of_it:
-                yield StepInput(screen, step.goal, step.ui_elements, step.extras, past), step.action
+                shown = StepInput(screen, step.goal, step.ui_elements, step.extras, past)
             else:
-                yield PolicyInput(screen, step.goal), step.action
+                shown = PolicyInput(screen, step.goal)
+            yield shown, step.action, step.ui_elements
             if step.action is not None:
                 past = (*past, step.action)
 
 
-def _batches(items: Iterator[tuple[PolicyInput, Action | None]]) -> Iterator[list]:
+def _batches(items: Iterator[tuple[PolicyInput, Action | None, str]]) -> Iterator[list]:
     while batch := list(itertools.islice(items, _BATCH)):
         yield batch

@@ -70,6 +70,32 @@ def test_filtered_bc_reads_no_critic():
     assert {"critic", "features", "proposals"} <= inputs["policy/digiq"]
 
 
+def test_a_second_round_draws_from_the_first_rounds_policy_and_asks_the_same_critic():
+    nodes = {node.name: node for node in plan(dataclasses.replace(QUICKSTART, rounds=2))}
+    first = [node.name for node in plan(QUICKSTART)]
+    assert [name for name in nodes if name not in first] == [
+        "proposals_digiq_round_2",
+        "features_digiq_round_2",
+        "policy/digiq_round_2",
+        "evaluation/digiq_round_2",
+    ], "filtered BC ranks nothing, so it has one"
+    again, before = nodes["policy/digiq_round_2"], nodes["policy/digiq"]
+    assert nodes["proposals_digiq_round_2"].inputs["policy"] == before.out
+    assert nodes["features_digiq_round_2"].inputs["proposals"] == nodes["proposals_digiq_round_2"].out
+    made = {
+        "proposals": nodes["proposals_digiq_round_2"].out,
+        "features": nodes["features_digiq_round_2"].out,
+    }
+    assert again.inputs == before.inputs | made
+    assert nodes["evaluation/digiq_round_2"].inputs["policy"] == again.out
+    assert nodes["proposals_digiq_round_2"].config.seed != nodes["proposals"].config.seed
+    perturbed = dataclasses.replace(QUICKSTART.propose, source="perturbed")
+    with pytest.raises(
+        ConfigError, match=r"rounds 2 draw candidates from the policy .* 'perturbed' asks none"
+    ):
+        plan(dataclasses.replace(QUICKSTART, propose=perturbed, rounds=2))
+
+
 def test_seeds_differ_by_stage_and_by_run_but_not_by_evaluated_arm():
     def seeds(recipe):
         return {n.name: n.config.seed for n in plan(recipe) if hasattr(n.config, "seed")}

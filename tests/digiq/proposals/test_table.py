@@ -16,10 +16,11 @@ from digiq.data.rewards import LabelledEpisodes
 from digiq.errors import DigiQError
 from digiq.extraction.best_of_n import BestOfN, best_of_n
 from digiq.laboratory.q_metrics import support_of
+from digiq.policies.base import Candidate
 from digiq.policies.grid import Grid
 from digiq.proposals import CANDIDATES, propose
 from digiq.proposals.base import StepInput
-from digiq.proposals.propose import load_proposals, supported, to_arrays
+from digiq.proposals.propose import Coverage, load_proposals, supported, to_arrays
 from tests.digiq.guides import follow, identity, import_example
 from tests.digiq.served import Served
 
@@ -200,8 +201,8 @@ def test_what_an_agent_considered_comes_with_its_probability(made):
 
 
 def test_elements_are_tapped_in_the_middle_and_only_where_they_can_be(made):
-    boxes = [
-        {"yxhw": [0.1, 0.2, 0.2, 0.4], "clickable": True},
+    boxes = [  # as devices say it, and as recordings do
+        {"bounds": [0.1, 0.2, 0.2, 0.4], "clickable": True},
         {"yxhw": [0.5, 0.5, 0.1, 0.1], "clickable": False},
         {},
     ]
@@ -210,6 +211,20 @@ def test_elements_are_tapped_in_the_middle_and_only_where_they_can_be(made):
     assert [c.action for c in row] == [Action.home(), Action.tap(0.2, 0.4)]
     (all_of_them,) = CANDIDATES["elements"](clickable_only=False).propose(seen, [None], 5, rngs(0))
     assert {c.action for c in all_of_them[1:]} == {Action.tap(0.2, 0.4), Action.tap(0.55, 0.55)}
+
+
+def test_coverage_counts_what_differs_and_what_is_tapped():
+    boxes = [{"bounds": [0.1, 0.1, 0.2, 0.2]}, {"bounds": [0.5, 0.5, 0.2, 0.2]}]
+    covered = Coverage()
+    covered.add(
+        [Candidate(a, 0.0) for a in (Action.tap(0.2, 0.2), Action.tap(0.2, 0.2), Action.swipe("up"))],
+        json.dumps(boxes),
+    )
+    covered.add([None, Candidate(Action.back(), 0.0)], "[]")
+    assert covered.in_words() == (
+        "propose: 1.5 different actions a state (tap 33%, swipe 33%, back 33%); in 50% of 2 states there is nothing to "
+        "compare; they tap 50% of the screens' elements."
+    )
 
 
 def test_moved_taps_stay_near_and_on_the_screen():
@@ -325,6 +340,6 @@ def test_the_contributors_guide_to_sources_works_as_it_stands(made, tmp_path):
         made / "episodes",
         tmp_path / "p",
     )
-    drawn, found = said.splitlines()
+    _, drawn, found = said.splitlines()  # the first says what they cover
     assert set(json.loads(drawn)) == {str(Action.tap(0.5, 0.5))}
     assert found == identity(propose.ProposeConfig())
