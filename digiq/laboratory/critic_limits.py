@@ -8,8 +8,13 @@ coverage and updates to blame; on all candidates, updates and the network alone.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 TARGETS: dict[str, tuple[str, dict[str, Any]]] = {
     "mc": ("returns (MC)", {"objective": "mc"}),
@@ -50,6 +55,33 @@ class Cell:
     coverage: str = "8"
     """Of :data:`COVERAGE`."""
     epochs: int = 10
+
+
+def best_among(
+    best: npt.NDArray[np.bool_],
+    valid: npt.NDArray[np.bool_],
+    supported: npt.NDArray[np.bool_],
+    screens: Sequence[str],
+) -> dict[str, list[int]]:
+    """By kind of screen: states, those of which some candidate is a best action, and those of which a supported one is.
+
+    Args:
+      best: bool[S, N], candidates that no action exceeds.
+      valid: bool[S, N], candidates that there are.
+      supported: bool[S, N], those that are likely enough to be taken.
+      screens: S kinds.
+    """
+    found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0])
+    any_best = np.any(best & valid, axis=1)
+    any_supported = np.any(best & valid & supported, axis=1)
+    for s, kind in enumerate(screens):
+        counts = found[kind]
+        counts[0], counts[1], counts[2] = (
+            counts[0] + 1,
+            counts[1] + int(any_best[s]),
+            counts[2] + int(any_supported[s]),
+        )
+    return dict(sorted(found.items()))
 
 
 def cells() -> list[Cell]:

@@ -21,16 +21,19 @@ import numpy as np
 
 from digiq import artifacts
 from digiq.config import load, to_dict
-from digiq.laboratory.critic_limits import COVERAGE, EPOCHS, TARGETS, Cell, cells
+from digiq.laboratory.critic_limits import COVERAGE, EPOCHS, TARGETS, Cell, best_among, cells
 from digiq.statistics import Estimate
 from digiq.studies.causes import EPISODES, RESULTS, TASKS, Bench
 from digiq.studies.causes_page import over_seeds, percent, points
 
-RECORDS, COMMENT, PAGE = (
+RECORDS, SUPPORT, COMMENT, PAGE = (
     RESULTS / "critic_limits/records.jsonl",
+    RESULTS / "critic_limits/support.json",
     RESULTS / "critic_limits/comment.md",
     RESULTS / "critic_limits.md",
 )
+SHARE = 0.1
+"""Of the likeliest candidate: ``support`` of the recipes."""
 Record = dict[str, Any]
 PLAYS = {"success": 8, "offered": 0}
 """Field of a record, and N of its best of N; 0 ranks all that a screen offers."""
@@ -123,6 +126,22 @@ def heldout_states(run: Path) -> np.ndarray:
     return np.unique(data.table.obs[data.heldout_rows])
 
 
+def count_supported(bench: Bench, path: Path) -> None:
+    """Adds to a file of counts, by seed, in how many states a best action is among the candidates, and a supported one."""
+    from digiq.proposals.propose import supported
+
+    proposals = bench.states.proposals
+    rows = np.flatnonzero(bench.trained & bench.states.acted)
+    found = best_among(
+        bench.best[rows],
+        proposals.valid[rows],
+        supported(proposals.log_prob, proposals.valid, SHARE)[rows],
+        [str(bench.truth["screen"][row]) for row in rows],
+    )
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    artifacts.atomic_write_json(path, known | {str(bench.seed): found})
+
+
 def run_cell(bench: Bench, cell: Cell) -> Record:
     """Trains and plays one critic; its record."""
     from digiq.critics.critic import candidate_values, load_critic
@@ -180,6 +199,7 @@ def run_seeds(
             continue
         bench = Bench.open(seed)
         records.parent.mkdir(parents=True, exist_ok=True)
+        count_supported(bench, records.with_name(SUPPORT.name))
         for number, cell in enumerate(waiting):
             record = run_cell(bench, cell)
             with records.open("a", encoding="utf-8") as file:
@@ -266,7 +286,30 @@ def factors(records: Sequence[Record]) -> list[tuple[str, str, Estimate]]:
     return found
 
 
-def make_page(records: Sequence[Record], comment: str) -> str:
+def support_table(support: Mapping[str, Mapping[str, Sequence[int]]], least: int = 20) -> list[str]:
+    """Where a best action is among the candidates, by kind of screen; kinds of few states are one row."""
+    total: dict[str, np.ndarray] = {}
+    for of_seed in support.values():
+        for kind, counts in of_seed.items():
+            total[kind] = total.get(kind, np.zeros(3, int)) + np.array(counts)
+    rare = [kind for kind, counts in total.items() if counts[0] < least]
+    if rare:
+        total["all others"] = np.sum([total.pop(kind) for kind in rare], axis=0)
+    if total:
+        total["**all**"] = np.sum(list(total.values()), axis=0)
+    return [
+        "| screen | states | a best action is a candidate | and likely enough | lost by support |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {kind} | {n:,} | {100 * some / n:.0f} % | {100 * kept / n:.0f} % | {100 * (some - kept) / n:.0f} points |"
+            for kind, (n, some, kept) in total.items()
+        ),
+    ]
+
+
+def make_page(
+    records: Sequence[Record], comment: str, support: Mapping[str, Mapping[str, Sequence[int]]]
+) -> str:
     """The page, as Markdown."""
     seeds = sorted({r["seed"] for r in records})
     lines = [
@@ -285,6 +328,13 @@ def make_page(records: Sequence[Record], comment: str) -> str:
         "| factor | compared | points |",
         "|---|---|---|",
         *(f"| {factor} | {title} | {points(estimate)} |" for factor, title, estimate in factors(records)),
+        "",
+        f"## Does `support: {SHARE:g}` throw the right action away?",
+        "",
+        f"Logged states of training episodes, eight stored candidates each; likely enough: at least {SHARE:g} times as likely as the "
+        "likeliest of the state's.",
+        "",
+        *support_table(support),
         "",
         "## All cells",
         "",
@@ -335,7 +385,9 @@ def main() -> None:
         )
     else:
         comment = given.comment.read_text(encoding="utf-8").strip() if given.comment.is_file() else ""
-        artifacts.atomic_write_text(given.out, make_page(read_records(given.records), comment))
+        counted = given.records.with_name(SUPPORT.name)
+        support = json.loads(counted.read_text(encoding="utf-8")) if counted.is_file() else {}
+        artifacts.atomic_write_text(given.out, make_page(read_records(given.records), comment, support))
 
 
 if __name__ == "__main__":

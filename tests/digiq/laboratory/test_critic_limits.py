@@ -8,7 +8,7 @@ import pytest
 
 from digiq.config import load, to_dict
 from digiq.critics.train import TrainQConfig
-from digiq.laboratory.critic_limits import COVERAGE, EPOCHS, TARGETS, Cell, cells
+from digiq.laboratory.critic_limits import COVERAGE, EPOCHS, TARGETS, Cell, best_among, cells
 from digiq.laboratory.ranked import BestOfN
 from digiq.laboratory.student import Shown, Student
 from digiq.proposals.propose import ProposeConfig
@@ -89,13 +89,23 @@ def test_the_page_names_factors_that_differ_in_one_thing(tmp_path):
     assert wide.value == pytest.approx(0.2) and wide.low > 0
     assert found["32 candidates of the policy's instead of 8, under Q*"].value == pytest.approx(-0.2)
     assert found["Q* instead of policy evaluation, on the logged action"].value == 0
-    page = study.make_page(records, "A comment.")
-    assert page == study.make_page(records, "A comment.") and "A comment." in page
+    support = {"100": {"home": [30, 20, 15], "rare": [2, 1, 0]}, "101": {"home": [10, 10, 10]}}
+    page = study.make_page(records, "A comment.", support)
+    assert page == study.make_page(records, "A comment.", support) and "A comment." in page
+    assert "| home | 40 | 75 % | 62 % | 12 points |" in page and "| all others | 2 | 50 % | 0 % |" in page
     assert page.count("\n| Q* of every candidate | ") == 6  # four numbers of updates, two other coverages
     path = tmp_path / "r.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in [*records, {**records[0], "pairs": 0.1}]))
     again = study.read_records(path)
     assert len(again) == len(records) and again[0]["pairs"] == 0.1
+
+
+def test_a_best_action_counts_where_it_is_a_candidate_and_likely_enough():
+    best = np.array([[True, False], [False, True], [False, True], [False, False]])
+    valid = np.array([[True, True], [True, True], [True, False], [True, True]])
+    supported = np.array([[True, True], [True, False], [True, True], [True, True]])
+    found = best_among(best, valid, supported, ["home", "home", "tab", "tab"])
+    assert found == {"home": [2, 2, 1], "tab": [2, 0, 0]}
 
 
 def test_reported_seeds_are_refused(tmp_path):
