@@ -7,8 +7,9 @@ stopping are its consumers (see ``train.py``).
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,9 @@ class CriticConfig(chosen_from(OBJECTIVES, default="td")):
     """Epochs; each ends with metrics."""
     steps_per_epoch: Annotated[int, Field(ge=1)] = 100
     """Optimiser steps in an epoch (paper: 20)."""
+    passes: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the transitions in all epochs together, instead of ``steps_per_epoch``: more data are then learned from for
+    longer."""
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Transitions a step (paper: 128 in 4 micro-batches); all of them when there are no more than this."""
     micro_batches: Annotated[int, Field(ge=1)] = 1
@@ -75,6 +79,13 @@ class CriticConfig(chosen_from(OBJECTIVES, default="td")):
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of micro_batches {self.micro_batches}"
             )
+
+    def for_transitions(self, count: int) -> Self:
+        """The same with ``steps_per_epoch`` for so many transitions, where it is told in ``passes``."""
+        if self.passes is None:
+            return self
+        steps = math.ceil(self.passes * count / (self.batch_size * self.epochs))
+        return dataclasses.replace(self, steps_per_epoch=max(1, steps))
 
 
 class Hyper(NamedTuple):

@@ -106,6 +106,7 @@ def fit_critic(
     """
     config = config or CriticConfig()
     data = place(_prepare(transitions, features, config, heldout_fraction, seed))
+    config = config.for_transitions(len(data.train_rows))
     learner = Learner(config)
     if learner.objective.needs.known and (data.known_q is None or data.known_v is None):
         raise DigiQError(
@@ -161,6 +162,7 @@ def run(
         data, stored = load_training_data(
             config, features=features, episodes=episodes, rewards=rewards, exact=known
         )
+        config = _for_transitions(config, data)
         counts = {
             "transitions": len(data.table.obs),
             "observations": len(data.observation),
@@ -192,12 +194,17 @@ def _follow(
         data, _ = load_training_data(
             config, features=features, episodes=episodes, rewards=rewards, exact=exact
         )
+        config = _for_transitions(config, data)
         data = _place(config, data)
         epochs = _epochs(config, data, 0, None)
         while not _agree_to_stop(False):
             next(epochs)
         _agree_to_stop(False)  # until the first has written
     return artifacts.open(out, stage=STAGE)
+
+
+def _for_transitions(config: TrainQConfig, data: CriticData) -> TrainQConfig:
+    return dataclasses.replace(config, critic=config.critic.for_transitions(len(data.train_rows)))
 
 
 def _agree_to_stop(stop: bool) -> bool:

@@ -1,6 +1,8 @@
 """How a policy is fitted, of whatever kind it is. Kinds may import this module, and not the stage, which imports them."""
 
-from typing import Annotated
+import dataclasses
+import math
+from typing import Annotated, Self
 
 from pydantic import Field
 
@@ -15,6 +17,8 @@ class FitConfig(chosen_from(FITTINGS, default="grid", field="policy")):
 
     updates: Annotated[int, Field(ge=1)] = 1000
     """Optimiser steps; the same number for every arm makes a comparison fair."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the rows, instead of ``updates``: more data are then fitted for longer."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows an update, drawn with replacement."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
@@ -31,3 +35,9 @@ class FitConfig(chosen_from(FITTINGS, default="grid", field="policy")):
     """Updates between looks at the held-out loss."""
     seed: int = 0
     """Of the held-out choice, the batches and the augmentation."""
+
+    def for_rows(self, count: int) -> Self:
+        """The same with ``updates`` for so many rows, where it is told in ``epochs``."""
+        if self.epochs is None:
+            return self
+        return dataclasses.replace(self, updates=max(1, math.ceil(self.epochs * count / self.batch_size)))

@@ -201,6 +201,7 @@ def fit_grid(
         raise DigiQError(f"fit.policy: '{config.choice}' is not how a 'grid' policy is fitted; take 'grid'.")
     encoded = encode_rows(rows, grid)
     train, heldout = split_rows(encoded.group, config.heldout, config.seed)
+    config = config.for_rows(len(train))
     data = _to_device(encoded)
     optimiser = make_optimiser(config)
     fit = _Fit.start(params, optimiser, config.seed)

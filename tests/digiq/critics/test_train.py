@@ -60,6 +60,14 @@ def problem() -> tuple[dict, dict]:
     return transitions, features
 
 
+def test_passes_count_over_the_transitions_that_are_trained_on():
+    config = CriticConfig(**{**TINY, "epochs": 2, "passes": 3.0})
+    critic = fit_critic(*problem(), config, heldout_fraction=0.2)
+    assert critic.config.steps_per_epoch == 12, "3 x 128 / (2 x 16)"
+    assert config.for_transitions(12_800).steps_per_epoch == 1200
+    assert CriticConfig(**TINY).for_transitions(12_800).steps_per_epoch == TINY["steps_per_epoch"]
+
+
 @pytest.fixture(scope="module")
 def fitted():
     config = CriticConfig(**{**TINY, "epochs": 20, "steps_per_epoch": 50, "learning_rate": 3e-3, "tau": 0.05})

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -90,6 +91,15 @@ def test_the_same_seed_gives_the_same_policy_and_rows_of_weight_zero_change_noth
         lambda a, b: not np.array_equal(a, b), start.params["network"], one.params["network"]
     )
     assert any(jax.tree.leaves(changed))
+
+
+def test_epochs_count_passes_over_the_rows_that_are_trained_on():
+    inputs, actions = draw(12, screens.SEEN)
+    found = []
+    config = dataclasses.replace(SHORT, epochs=1.5)
+    fit(CONFIG.create(0), rows_of(inputs, actions), config, found)
+    assert (found[0]["train_rows"], found[-1]["update"]) == (9, 4), "1.5 x 9 / 4, rounded up"
+    assert config.for_rows(4000).updates == 1500 and SHORT.for_rows(4000) is SHORT
 
 
 def test_texts_outside_the_goal_are_spelled():

@@ -32,7 +32,7 @@ def device_then(config: Any) -> dict[str, Any]:
 
 def fit_then(config: Any) -> dict[str, Any]:
     about = to_dict(config)
-    assert about.pop("policy") == "grid"
+    assert about.pop("policy") == "grid" and about.pop("epochs") is None
     return about | about.pop("grid")
 
 
@@ -79,6 +79,7 @@ def words_then(stage: str, config: Any, seed: int) -> dict[str, Any]:
     elif stage == "train-q":
         critic = about["critic"]
         critic.pop(critic["objective"])
+        assert critic.pop("passes") is None
         assert critic["heads"].pop("matmul_precision") == "highest"  # what CPUs do under JAX's default
         critic["settings"] = {name: to_dict(getattr(config.critic, name)) for name in OBJECTIVES_THEN}
     elif stage == "distill":
