@@ -1,7 +1,7 @@
 """What a learned Q lacks: its targets, the pairs that it sees, or its updates, one changed at a time.
 
-Critics read the device's own elements, so perception costs nothing; the ruler is the best of eight draws on the device,
-ranked by the critic. True values (:mod:`digiq.critics.objectives.exact`) as targets, on the logged actions alone, leave
+Critics read the device's own elements, so perception costs nothing; the ruler is the best of eight draws of the
+behaviour policy on the device, ranked by the critic. True values (:mod:`digiq.critics.objectives.exact`) as targets, on the logged actions alone, leave
 coverage and updates to blame; on all candidates, updates and the network alone.
 :mod:`digiq.studies.critic_limits` runs the cells and makes the page.
 """
@@ -29,6 +29,7 @@ TARGETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "exact_logged": ("Q* of the logged action", {"objective": "exact", "exact": {"actions": "logged"}}),
     "exact": ("Q* of every candidate", {"objective": "exact"}),
+    "truth": ("none: Q* itself ranks", {}),
 }
 """By name its title, and what it changes of the critic's config."""
 COVERAGE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -48,7 +49,7 @@ OF_CANDIDATES = ("expectation", "max", "exact")
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Cell:
-    """One critic."""
+    """One critic; ``truth`` is trained for no epoch."""
 
     targets: str
     """Of :data:`TARGETS`."""
@@ -86,8 +87,9 @@ def best_among(
 
 def cells() -> list[Cell]:
     """All of them, those that decide most first."""
-    found = [Cell(name) for name in TARGETS]
-    found += [Cell(name, epochs=40) for name in TARGETS]
+    learned = [name for name in TARGETS if name != "truth"]
+    found = [Cell("truth", epochs=0), *(Cell(name) for name in learned)]
+    found += [Cell(name, epochs=40) for name in learned]
     found += [Cell(name, coverage) for coverage in ("hot", "32") for name in OF_CANDIDATES]
-    found += [Cell(name, epochs=3) for name in TARGETS]
+    found += [Cell(name, epochs=3) for name in learned]
     return found + [Cell(name, epochs=EPOCHS[-1]) for name in LONG]

@@ -1,43 +1,150 @@
-"""The best of N by a learned Q on the device, without pixels: what a critic is worth where its policy goes."""
+"""The best of N by a learned Q on the device: what a critic is worth where its policy goes.
+
+The behaviour policy proposes, from pixels, as it does on any device; the critic reads the device's own elements
+(:class:`digiq.laboratory.controls.ElementFeatures`), so perception costs it nothing. What a screen shows, what the policy
+would do there and how that looks to a critic is worked out once and kept for all critics.
+"""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from android_env.actions import Action
+from android_env.devices.simulated.display import Display
+from android_env.devices.simulated.exact import ExactValues, optimal_q
+from android_env.devices.simulated.phone import SimulatedPhone
+from digiq.agents.rollout import EpisodeSpec
 from digiq.critics.critic import Critic
-from digiq.laboratory.student import Shown, Student, draws
+from digiq.laboratory.elements import action_features, observation_features
+from digiq.policies.base import HasSupport, PolicyInput
+
+LIKELIEST = 64
+"""Actions of a state that are drawn from."""
+
+
+class Screen(NamedTuple):
+    """What a policy would do on a screen, K actions, and how a critic sees it."""
+
+    actions: tuple[Action, ...]
+    probability: npt.NDArray[np.float64]
+    """[K], sums to 1."""
+    pair: npt.NDArray[np.float32]
+    """[K, Dp]."""
+    observation: npt.NDArray[np.float32]
+    """[Do]."""
+    kind: str
+    display: Display
+
+
+Chooser = Callable[[Screen, np.random.Generator], int]
+"""Which of a screen's actions is taken."""
+
+
+@dataclasses.dataclass
+class Arcade:
+    """Episodes that many critics play, all under the same chances."""
+
+    specs: Sequence[EpisodeSpec]
+    policy: HasSupport
+    """Proposes."""
+    _seen: dict[Any, Screen] = dataclasses.field(default_factory=dict, repr=False)
+
+    def play(self, choose: Chooser) -> tuple[list[bool], dict[str, int]]:
+        """Whether each episode succeeds, and how many actions were taken on each kind of screen."""
+        won, visits = [], collections.Counter[str]()
+        for spec in self.specs:
+            phone = SimulatedPhone(render=False)
+            phone.reset(spec.task, seed=spec.seed)
+            rng = np.random.default_rng([spec.seed, spec.index])
+            verdict = None
+            for _ in range(spec.task.max_steps):
+                screen = self._look(phone)
+                visits[screen.kind] += 1
+                phone.execute(screen.actions[choose(screen, rng)])
+                verdict = phone.verdict()
+                if verdict is not None:
+                    break
+            won.append(verdict == "success")
+        return won, dict(sorted(visits.items()))
+
+    def _look(self, phone: SimulatedPhone) -> Screen:
+        key = (phone.task.task_id, phone.layout_seed, phone.state)
+        if key not in self._seen:
+            self._seen[key] = look(phone.display, self.policy)
+        return self._seen[key]
+
+
+def look(display: Display, policy: HasSupport) -> Screen:
+    """What the policy would do on a screen."""
+    seen = display.observe()
+    ((*likely,),) = policy.support([PolicyInput(seen.screenshot, seen.goal)], LIKELIEST)
+    shown = observation_features("elements", seen.goal, seen.activity, seen.ui_elements)
+    elements = json.loads(seen.ui_elements)
+    mass = np.array([p for _, p in likely], np.float64)
+    return Screen(
+        tuple(action for action, _ in likely),
+        mass / mass.sum(),
+        np.stack([action_features(seen.goal, action, shown, elements) for action, _ in likely]),
+        shown,
+        display.screen.template,
+        display,
+    )
 
 
 @dataclasses.dataclass
 class BestOfN:
-    """Chooses among a screen's actions (a :data:`digiq.laboratory.student.Chooser`) by the Q of a critic that was trained on
-    :class:`digiq.laboratory.controls.ElementFeatures`."""
+    """Chooses by Q."""
 
-    critic: Critic
-    student: Student
-    """Proposes."""
+    q: Callable[[Screen], npt.NDArray[Any]]
+    """Values of a screen's actions, [K]."""
     count: int = 8
-    """N draws, with replacement, as policies propose; 0 asks about all that the screen offers."""
-    temperature: float = 0.7
-    """Of the draws."""
-    _known: dict[int, tuple[Shown, np.ndarray]] = dataclasses.field(default_factory=dict, repr=False)
+    """N draws, with replacement, as policies propose; 0 ranks all that are likely enough."""
+    support: float = 0.1
+    """With a count of 0: share of the likeliest action's probability that an action must have."""
+    _known: dict[int, tuple[Screen, npt.NDArray[Any]]] = dataclasses.field(default_factory=dict, repr=False)
 
-    def __call__(self, shown: Shown, rng: np.random.Generator) -> int:
+    def __call__(self, screen: Screen, rng: np.random.Generator) -> int:
         """The first of the best."""
-        q = self._q(shown)
-        if not self.count:
-            return int(np.argmax(q))
-        drawn = draws(self.student.logits(shown.features), self.temperature, rng, self.count)
+        if (
+            id(screen) not in self._known
+        ):  # screens come again; an entry holds its screen, so that ids stay apart
+            self._known[id(screen)] = (screen, self.q(screen))
+        q = self._known[id(screen)][1]
+        if self.count:
+            drawn = rng.choice(len(q), self.count, p=screen.probability)
+        else:
+            drawn = np.flatnonzero(screen.probability >= self.support * screen.probability.max())
         return int(drawn[np.argmax(q[drawn])])
 
-    def _q(self, shown: Shown) -> np.ndarray:
-        """Of everything offered; screens come again, so it is kept. An entry holds its screen, whose id it is under."""
-        if id(shown) not in self._known:
-            # Padded, so that few programs are compiled.
-            padded = np.zeros((-(-len(shown.features) // 16) * 16, shown.features.shape[1]), np.float32)
-            padded[: len(shown.features)] = shown.features
-            values = self.critic.aggregate(self.critic.q(shown.observation[None], padded))
-            self._known[id(shown)] = (shown, values[: len(shown.features)])
-        return self._known[id(shown)][1]
+
+@dataclasses.dataclass
+class Truth:
+    """Q* of a screen's actions, with all of an episode's steps before one: what no critic can know better."""
+
+    discount: float
+    _values: dict[tuple[str, int], ExactValues] = dataclasses.field(default_factory=dict, repr=False)
+
+    def __call__(self, screen: Screen) -> npt.NDArray[Any]:
+        shown = screen.display
+        key = (shown.task.task_id, shown.layout_seed)
+        if key not in self._values:
+            self._values[key] = optimal_q(shown.task, shown.layout_seed, discount=self.discount)
+        return np.array([self._values[key].q(shown.state, action, 0) for action in screen.actions])
+
+
+def q_of(critic: Critic) -> Callable[[Screen], npt.NDArray[Any]]:
+    """Q of a screen's actions by a critic on elements, padded so that one program is compiled."""
+
+    def q(screen: Screen) -> npt.NDArray[Any]:
+        padded = np.zeros((LIKELIEST, screen.pair.shape[1]), np.float32)
+        padded[: len(screen.pair)] = screen.pair
+        return critic.aggregate(critic.q(screen.observation[None], padded))[: len(screen.pair)]
+
+    return q

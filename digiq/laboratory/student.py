@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,8 +40,6 @@ class Shown(NamedTuple):
     """[K, D]."""
     screen: str
     """Its kind."""
-    observation: npt.NDArray[np.float32]
-    """[Do], of the screen alone."""
 
 
 def look(display: Display, extra: Iterable[Action] = ()) -> Shown:
@@ -66,20 +64,7 @@ def look(display: Display, extra: Iterable[Action] = ()) -> Shown:
     elements = json.loads(seen.ui_elements)
     shown = observation_features("elements", seen.goal, seen.activity, seen.ui_elements)
     rows = [action_features(seen.goal, action, shown, elements) for action in offered.values()]
-    return Shown(tuple(offered), np.stack(rows).astype(np.float16), display.screen.template, shown)
-
-
-Chooser = Callable[[Shown, np.random.Generator], int]
-"""Which of a screen's actions is taken."""
-_MOST = 200  # actions that a screen may offer
-
-
-def draws(
-    logits: npt.NDArray[np.floating], temperature: float, rng: np.random.Generator, count: int = 1
-) -> npt.NDArray[np.int64]:
-    """int[count] independent draws from the softmax of ``logits`` [K]."""
-    noise = rng.gumbel(size=(count, _MOST))[:, : len(logits)]
-    return np.argmax(logits / temperature + noise, axis=1)
+    return Shown(tuple(offered), np.stack(rows).astype(np.float16), display.screen.template)
 
 
 class Examples(NamedTuple):
@@ -201,12 +186,6 @@ class Arcade:
 
     def play(self, student: Student, temperature: float = 1.0) -> tuple[list[bool], dict[str, int]]:
         """Whether each episode succeeds, and how often the student acts on each kind of screen."""
-        return self.play_by(
-            lambda shown, rng: int(draws(student.logits(shown.features), temperature, rng)[0])
-        )
-
-    def play_by(self, choose: Chooser) -> tuple[list[bool], dict[str, int]]:
-        """The same of anything that chooses."""
         won, visits = [], collections.Counter()
         for spec in self.specs:
             phone = SimulatedPhone(render=False)
@@ -216,7 +195,9 @@ class Arcade:
             for _ in range(spec.task.max_steps):
                 shown = self._look(phone)
                 visits[shown.screen] += 1
-                phone.execute_abstract(shown.actions[choose(shown, rng)])
+                noise = rng.gumbel(size=200)[: len(shown.actions)]
+                picked = int(np.argmax(student.logits(shown.features) / temperature + noise))
+                phone.execute_abstract(shown.actions[picked])
                 verdict = phone.verdict()
                 if verdict is not None:
                     break

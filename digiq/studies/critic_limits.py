@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from digiq.statistics import Estimate
 from digiq.studies.causes import EPISODES, RESULTS, TASKS, Bench
 from digiq.studies.causes_page import over_seeds, percent, points
 
+if TYPE_CHECKING:
+    from digiq.laboratory.ranked import Arcade
+
 RECORDS, SUPPORT, COMMENT, PAGE = (
     RESULTS / "critic_limits/records.jsonl",
     RESULTS / "critic_limits/support.json",
@@ -35,8 +38,8 @@ RECORDS, SUPPORT, COMMENT, PAGE = (
 SHARE = 0.1
 """Of the likeliest candidate: ``support`` of the recipes."""
 Record = dict[str, Any]
-PLAYS = {"success": 8, "offered": 0}
-"""Field of a record, and N of its best of N; 0 ranks all that a screen offers."""
+PLAYS = {"success": 8, "likely": 0}
+"""Field of a record, and N of its best of N; 0 ranks all that the policy finds likely enough."""
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,17 +145,21 @@ def count_supported(bench: Bench, path: Path) -> None:
     artifacts.atomic_write_json(path, known | {str(bench.seed): found})
 
 
-def run_cell(bench: Bench, cell: Cell) -> Record:
+def run_cell(bench: Bench, arcade: Arcade, cell: Cell) -> Record:
     """Trains and plays one critic; its record."""
     from digiq.critics.critic import candidate_values, load_critic
     from digiq.features.extract import open_features
-    from digiq.laboratory.ranked import BestOfN
+    from digiq.laboratory.ranked import BestOfN, Truth, q_of
     from digiq.laboratory.truth import pairwise_accuracy
 
     started = time.monotonic()
-    critic = load_critic(train_cell(bench, cell))
+    if cell.targets == "truth":
+        ranks, q = Truth(load_critic(bench.run / "critic").config.gamma), bench.truth["best_q"]
+    else:
+        critic = load_critic(train_cell(bench, cell))
+        ranks = q_of(critic)
+        q, _ = candidate_values(critic, open_features(bench.run / "features"))
     trained = time.monotonic()
-    q, _ = candidate_values(critic, open_features(bench.run / "features"))
     seen = bench.first & ~np.isnan(q)
     rows = heldout_states(bench.run)
     record: Record = {
@@ -162,7 +169,7 @@ def run_cell(bench: Bench, cell: Cell) -> Record:
         "pairs_heldout": round(pairwise_accuracy(bench.truth["best_q"][rows], q[rows], seen[rows]), 4),
     }
     for field, count in PLAYS.items():
-        won, visits = bench.arcade.play_by(BestOfN(critic, bench.clone, count))
+        won, visits = arcade.play(BestOfN(ranks, count, SHARE))
         record[field] = "".join(str(int(w)) for w in won)
         record[f"visits_{field}"] = visits
     return record | {
@@ -183,6 +190,9 @@ def run_seeds(
     seeds: Sequence[int], records: Path, wanted: Callable[[Cell], bool] = lambda cell: True
 ) -> None:
     """Runs the cells without a record, a seed after the other."""
+    from digiq.agents.build import device_tasks
+    from digiq.agents.rollout import plan_episodes
+    from digiq.laboratory.ranked import Arcade
     from digiq.studies.config import FIRST_TUNING_SEED
 
     low = [seed for seed in seeds if seed < FIRST_TUNING_SEED]
@@ -198,10 +208,11 @@ def run_seeds(
         if not waiting:
             continue
         bench = Bench.open(seed)
+        arcade = Arcade(plan_episodes(device_tasks(TASKS), EPISODES, seed), bench.behavior)
         records.parent.mkdir(parents=True, exist_ok=True)
         count_supported(bench, records.with_name(SUPPORT.name))
         for number, cell in enumerate(waiting):
-            record = run_cell(bench, cell)
+            record = run_cell(bench, arcade, cell)
             with records.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             rates = [record[field].count("1") / len(record[field]) for field in PLAYS]
@@ -244,6 +255,13 @@ def factors(records: Sequence[Record]) -> list[tuple[str, str, Estimate]]:
         ("targets: max instead of policy evaluation", Cell("max"), td, "success", "success"),
         ("targets: expectation instead of the logged action", Cell("expectation"), td, "success", "success"),
         ("targets: returns instead of policy evaluation", Cell("mc"), td, "success", "success"),
+        (
+            "everything: Q* itself instead of policy evaluation",
+            Cell("truth", epochs=0),
+            td,
+            "success",
+            "success",
+        ),
         ("head: HL-Gauss instead of a number", Cell("hl_gauss"), td, "success", "success"),
         (
             "coverage: Q* of every candidate instead of the logged action",
@@ -267,10 +285,10 @@ def factors(records: Sequence[Record]) -> list[tuple[str, str, Estimate]]:
             "success",
         ),
         (
-            "at test time: everything offered instead of 8 draws, under TD",
+            "at test time: all that is likely enough instead of 8 draws, under TD",
             td,
             td,
-            "offered",
+            "likely",
             "success",
         ),
     ]
@@ -317,9 +335,9 @@ def make_page(
         "",
         *([comment, ""] if comment else []),
         f"Tuning seeds {', '.join(map(str, seeds))}; {EPISODES} episodes of `{TASKS}` a cell; 95 % intervals clustered by task. Critics "
-        "read the device's own elements, and a policy without pixels proposes: no VLM and no convolution has a part. *Best of "
-        "8*: of eight draws of that policy the one of highest Q acts, anew at every visit. *Of all*: of everything that the "
-        "screen offers. *Pairs*: share of candidate pairs in the order of Q*, in episodes that no critic learned from.",
+        "read the device's own elements, so no VLM has a part; the behaviour policy proposes, from pixels. *Best of 8*: of "
+        "eight draws of that policy the one of highest Q acts, anew at every visit. *Of the likely*: of all its actions that "
+        f"are at least {SHARE:g} times as likely as the likeliest. *Pairs*: share of candidate pairs in the order of Q*, in episodes that no critic learned from.",
         "",
         "## Factors, one at a time",
         "",
@@ -338,14 +356,14 @@ def make_page(
         "",
         "## All cells",
         "",
-        "| targets | candidates | updates | best of 8, % | of all, % | pairs | seeds |",
+        "| targets | candidates | updates | best of 8, % | of the likely, % | pairs | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
     grouped: dict[Cell, list[Record]] = {}
     for record in sorted(records, key=lambda r: r["seed"]):
         grouped.setdefault(Cell(record["targets"], record["coverage"], record["epochs"]), []).append(record)
     order = {name: k for k, name in enumerate(TARGETS)}
-    for cell in sorted(grouped, key=lambda c: (c.coverage, order[c.targets], EPOCHS.index(c.epochs))):
+    for cell in sorted(grouped, key=lambda c: (c.coverage, order[c.targets], c.epochs)):
         of = grouped[cell]
         rates = [
             percent(over_seeds([outcomes(r, field) for r in of], [r["seed"] for r in of], TASKS))
@@ -353,7 +371,7 @@ def make_page(
         ]
         pairs = f"{np.mean([r['pairs_heldout'] for r in of]):.3f}"
         lines.append(
-            f"| {TARGETS[cell.targets][0]} | {COVERAGE[cell.coverage][0]} | {100 * cell.epochs:,} | {rates[0]} | {rates[1]} | "
+            f"| {TARGETS[cell.targets][0]} | {COVERAGE[cell.coverage][0]} | {f'{100 * cell.epochs:,}' if cell.epochs else '–'} | {rates[0]} | {rates[1]} | "
             f"{pairs} | {len(of)} |"
         )
     return "\n".join(lines) + "\n"
@@ -365,7 +383,7 @@ def main() -> None:
     runs = commands.add_parser("run", help="run cells that have no record")
     runs.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102, 103, 104])
     runs.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
-    runs.add_argument("--epochs", nargs="+", type=int, default=list(EPOCHS), choices=EPOCHS)
+    runs.add_argument("--epochs", nargs="+", type=int, default=[0, *EPOCHS], choices=(0, *EPOCHS))
     runs.add_argument("--coverage", nargs="+", default=list(COVERAGE), choices=list(COVERAGE))
     runs.add_argument("--records", type=Path, default=RECORDS)
     page = commands.add_parser("page", help="make the page of the records")

@@ -6,65 +6,109 @@ import json
 import numpy as np
 import pytest
 
+from android_env.actions import Action
+from android_env.devices.simulated import collector, kernel
+from android_env.devices.simulated.display import Display
+from digiq.agents.build import device_tasks
+from digiq.agents.rollout import plan_episodes
 from digiq.config import load, to_dict
 from digiq.critics.train import TrainQConfig
+from digiq.laboratory import ranked
 from digiq.laboratory.critic_limits import COVERAGE, EPOCHS, TARGETS, Cell, best_among, cells
-from digiq.laboratory.ranked import BestOfN
-from digiq.laboratory.student import Shown, Student
+from digiq.laboratory.ranked import LIKELIEST, BestOfN, Screen, Truth, q_of
 from digiq.proposals.propose import ProposeConfig
 from digiq.studies import critic_limits as study
+
+TASKS = device_tasks("webshop/tune")
 
 
 def test_each_cell_is_asked_for_once_and_each_change_is_a_config():
     found = cells()
     assert len(set(found)) == len(found)
-    assert {(c.targets, c.epochs) for c in found if c.coverage == "8" and c.epochs <= 40} == {
-        (name, epochs) for name in TARGETS for epochs in EPOCHS if epochs <= 40
+    assert {(c.targets, c.epochs) for c in found if c.coverage == "8" and 0 < c.epochs <= 40} == {
+        (name, epochs) for name in TARGETS for epochs in EPOCHS if epochs <= 40 and name != "truth"
     }
     base = to_dict(TrainQConfig(critic={"heads": {"members": 4}, "gamma": 0.95}))
     configs = [
         load(TrainQConfig, study.merged(base, {"critic": changes}), where="x")
         for _, changes in TARGETS.values()
     ]
-    assert len({c.critic for c in configs}) == len(TARGETS)
+    assert len({c.critic for c in configs}) == len(TARGETS) - 1, "two are TD: one learned, and none"
     assert {c.critic.heads.members for c in configs} == {4}
     sources = to_dict(ProposeConfig(num_candidates=8, policy={"temperature": 1.0}))
     for _, changes in COVERAGE.values():
         load(ProposeConfig, study.merged(sources, changes), where="x")
 
 
-@dataclasses.dataclass
-class Prefers:
-    """A critic whose Q is one column of an action's features."""
-
-    column: int
-    asked: int = 0
-
-    def q(self, observation, pair):
-        assert observation.shape[0] == 1 and len(pair) % 16 == 0
-        self.asked += 1
-        return pair[:, self.column, None]
-
-    def aggregate(self, values):
-        return values.mean(-1)
+def screen_of(probability) -> Screen:
+    count = len(probability)
+    display = Display(kernel.start(TASKS[0]), TASKS[0], 3)
+    features = np.zeros((count, 2), np.float32)
+    return Screen(tuple(map(Action.tap, np.arange(count) / 10, np.zeros(count))), np.array(probability), features,
+                  np.zeros(2, np.float32), "home", display)  # fmt: skip
 
 
-def shown_of(q) -> Shown:
-    features = np.array(q, np.float16)[:, None]
-    return Shown(tuple(("tap", str(k)) for k in range(len(q))), features, "home", np.zeros(2, np.float32))
+def test_the_best_of_n_draws_is_among_the_draws_and_without_n_all_that_is_likely_is_ranked():
+    q, asked = np.array([0.1, 0.4, 0.9]), []
+
+    def values(screen):
+        asked.append(screen)
+        return q
+
+    rngs = [np.random.default_rng(k) for k in range(40)]
+    seldom = screen_of([0.93, 0.06, 0.01])
+    chooser = BestOfN(values, count=2)
+    picked = [chooser(seldom, rng) for rng in rngs]
+    assert picked.count(0) > picked.count(1) > 0
+    assert asked == [seldom], "what was asked about a screen is kept"
+    assert {BestOfN(values, 0, support=0.05)(seldom, rng) for rng in rngs} == {1}, "2 is too unlikely"
+    assert {BestOfN(values, 0, support=0.0)(seldom, rng) for rng in rngs} == {2}
 
 
-def test_the_best_of_n_draws_is_among_the_draws_and_all_that_is_offered_is_ranked_with_none():
-    shown = shown_of([0.1, 0.9, 0.4])
-    never = Student([(np.array([[-200.0]]), np.zeros(1))])  # proposes what has the least of the feature
-    rngs = [np.random.default_rng(k) for k in range(20)]
-    assert {BestOfN(Prefers(0), never)(shown, rng) for rng in rngs} == {0}
-    even = Student([(np.zeros((1, 1)), np.zeros(1))])
-    chooser = BestOfN(Prefers(0), even, count=2)
-    picked = [chooser(shown, rng) for rng in rngs]
-    assert set(picked) == {0, 1, 2} and picked.count(1) > picked.count(0)
-    assert chooser.critic.asked == 1, "what was asked about a screen is kept"
-    assert {BestOfN(Prefers(0), never, count=0)(shown, rng) for rng in rngs} == {1}
+class Knows:
+    """A policy that does what the oracle does on screens that it has been shown, half of the time."""
+
+    def __init__(self):
+        self.shown = {}
+
+    def support(self, inputs, k):
+        (seen,) = inputs
+        display = self.shown[seen.screenshot.tobytes(), seen.goal]
+        right = max(collector.SCRIPTED["oracle"](display), key=lambda choice: choice[1])[0]
+        return [list(zip([right, Action.back(), Action.swipe("up")], (0.3, 0.3, 0.2), strict=True))]
+
+
+def test_what_ranks_by_the_truth_finds_the_way_and_what_ranks_against_it_does_not(monkeypatch):
+    policy = Knows()
+    arcade = ranked.Arcade(plan_episodes(TASKS, 6, seed=3), policy)
+    observe = Display.observe
+
+    def watched(display, **how):
+        seen = observe(display, **how)
+        policy.shown[seen.screenshot.tobytes(), seen.goal] = display
+        return seen
+
+    monkeypatch.setattr(Display, "observe", watched)
+    truth = Truth(0.95)
+    won, visits = arcade.play(BestOfN(truth, count=8))
+    assert sum(won) >= 5 and sum(visits.values()) <= 6 * 20
+    assert arcade.play(BestOfN(truth, count=8)) == (won, visits), "what is kept changes nothing"
+    against, _ = arcade.play(BestOfN(lambda screen: -truth(screen), count=8))
+    assert not any(against)
+    screen = next(iter(arcade._seen.values()))
+    assert screen.probability.sum() == pytest.approx(1) and len(screen.pair) == len(screen.actions) == 3
+
+
+def test_a_critic_is_asked_in_one_shape():
+    class Critic:
+        def q(self, observation, pair):
+            assert observation.shape == (1, 2) and pair.shape == (LIKELIEST, 2)
+            return np.stack([pair[:, 0], pair[:, 0]], 1) + 1
+
+        def aggregate(self, values):
+            return values.mean(-1)
+
+    np.testing.assert_array_equal(q_of(Critic())(screen_of([0.5, 0.5])), [1, 1])
 
 
 def record(seed: int, cell: Cell, wins: int, pairs: float = 0.8) -> dict:
@@ -75,7 +119,7 @@ def record(seed: int, cell: Cell, wins: int, pairs: float = 0.8) -> dict:
         "pairs": pairs,
         "pairs_heldout": pairs,
         "success": success,
-        "offered": success[::-1],
+        "likely": success[::-1],
     }
 
 

@@ -11,7 +11,6 @@ from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.tasks import load_tasks
 from digiq.agents.rollout import plan_episodes
 from digiq.laboratory.elements import action_features, observation_features, pair_features
-from digiq.laboratory.ranked import BestOfN
 from digiq.laboratory.student import Arcade, Examples, Student, look, looks_of
 
 TASKS = load_tasks("webshop/train/1")
@@ -80,22 +79,6 @@ def test_it_learns_what_it_is_shown_and_plays_it(shown):
         visits,
     )  # what is kept between students changes nothing
     assert Arcade(arcade.specs).play(able, temperature=0.1) == (won, visits)
-    knows = BestOfN(Says(able), fresh, count=0)
-    assert sum(arcade.play_by(knows)[0]) >= 9, "ranking by what is right wins, whoever proposes"
-    assert sum(arcade.play_by(BestOfN(Says(able), lazy, count=1))[0]) <= 1, "one draw leaves nothing to rank"
-
-
-class Says:
-    """A critic whose Q is what a student would choose by."""
-
-    def __init__(self, student):
-        self.student = student
-
-    def q(self, observation, pair):
-        return self.student.logits(pair)[:, None]
-
-    def aggregate(self, values):
-        return values.mean(-1)
 
 
 def test_rows_of_no_weight_teach_nothing(shown):
