@@ -8,10 +8,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 
-TERMINATED = 143
-"""Exit status of a process that SIGTERM ended: 128 and the signal's number, as shells have it."""
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit status of a process that SIGINT or SIGTERM ended: 128 and the signal's number, as shells have it."""
 _LOOK_EVERY = 0.5  # seconds
 
 
@@ -22,20 +23,56 @@ def usable_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-@contextlib.contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Has SIGTERM end this process as an exit does, with everything that cleans up, while the block runs.
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C. Of a plain KeyboardInterrupt that passes through an ``exec`` on its way, as dataclasses have them, the
+    interpreter remembers that nobody handled it, and in the end kills itself whatever status it was told."""
 
-    Ended so, stages leave artefacts that they resume from. Outside the main thread it changes nothing.
+
+@contextlib.contextmanager
+def exit_when_asked(say: Callable[[str], None]) -> Iterator[None]:
+    """Has SIGTERM and SIGINT end this process as an exit does, with everything that cleans up, while the block runs:
+    SystemExit (143) or :class:`Interrupted` is raised wherever it is.
+
+    While a module is being imported the process ends at once instead: an exception in the middle of a library's native code
+    aborts it. Ended either way, stages leave artefacts that they resume from. Outside the main thread it changes nothing,
+    and a signal that is ignored, or that somebody else handles, stays so.
+
+    Args:
+      say: called with ``terminated`` or ``interrupted`` before the process ends at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if _importing(frame):
+            say("terminated")
+            os._exit(TERMINATED)
+        sys.exit(TERMINATED)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if _importing(frame):
+            say("interrupted")
+            os._exit(INTERRUPTED)
+        raise Interrupted
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported somewhere up the stack."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def end_with_parent(parent: int | None = None) -> None:

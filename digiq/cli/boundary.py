@@ -10,11 +10,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Generator
+from typing import Any
 
 from android_env.errors import AndroidEnvError
 from digiq.errors import DigiQError
 from digiq.extras import EXTRAS, mend
-from digiq.processes import TERMINATED, exit_on_sigterm
+from digiq.processes import INTERRUPTED, TERMINATED, exit_when_asked
 from digiq.switches import DEBUG
 
 _NOT_OURS = "that is not an error this program knows; add --debug to see where it happened"
@@ -30,20 +31,23 @@ def one_sentence(*, inner: bool = False) -> Generator[None, None, None]:
     Args:
       inner: of a process that another of this program started, which says itself that it was stopped.
     """
+    complaints = _Complaints()
     if os.environ.get(DEBUG) != "1":
         # Orbax logs, with its traceback, what it raises in a thread of its own and then raises here as well.
         for name in ("absl", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        sys.unraisablehook = complaints.add
     try:
-        with exit_on_sigterm():
+        with exit_when_asked(lambda how: _stopped(how, inner)):
             yield
+        complaints.release()
     except BrokenPipeError:
         # Whoever reads what is printed has seen enough (``digiq train-q --help | head``).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except KeyboardInterrupt:
         _stopped("interrupted", inner)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
     except SystemExit as stop:
         if stop.code == TERMINATED:
             _stopped("terminated", inner)
@@ -56,6 +60,29 @@ def one_sentence(*, inner: bool = False) -> Generator[None, None, None]:
             sys.unraisablehook = threading.excepthook = lambda _: None
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+class _Complaints:
+    """What libraries complain of where nothing can be raised: printed if all goes well, and left out beside an error, of
+    which it is a consequence (a disk that is full closes an event loop, and what waited for it complains)."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def add(self, unraisable: Any) -> None:
+        """Takes the place of ``sys.unraisablehook``; keeps text alone, as objects would come back to life."""
+        lines = traceback.format_exception(
+            unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback
+        )
+        self._texts.append(
+            f"{unraisable.err_msg or 'Exception ignored in'}: {unraisable.object!r}\n{''.join(lines)}"
+        )
+
+    def release(self) -> None:
+        """Prints what there is, and leaves the rest to the interpreter."""
+        sys.unraisablehook = sys.__unraisablehook__
+        for text in self._texts:
+            print(text, file=sys.stderr, end="")
 
 
 def _stopped(how: str, inner: bool) -> None:

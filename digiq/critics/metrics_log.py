@@ -36,7 +36,9 @@ class MetricsLog:
 
     def rewind(self, epoch: int) -> None:
         """Keeps the rows of the first ``epoch`` epochs that an earlier run wrote, and drops later ones."""
-        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.is_file() else []
+        # A damaged line is dropped as a torn one is.
+        whole = self._file.read_text(encoding="utf-8", errors="replace") if self._file.is_file() else ""
+        lines = whole.splitlines()
         self.rows.clear()
         kept: list[str] = []
         for line in lines:

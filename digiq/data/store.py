@@ -217,9 +217,8 @@ class EpisodeStore(Sequence[Episode]):
             raise ArtifactError(
                 f"{self.path}: shard {missing[0]} of {expected} is missing; run the stage with --overwrite."
             )
-        self._features = _features(
-            extras='"extras"' in (self.path / "features.json").read_text(encoding="utf-8")
-        )
+        # As bytes: where it is damaged, whoever verifies the directory says so.
+        self._features = _features(extras=b'"extras"' in (self.path / "features.json").read_bytes())
         try:
             self._source = ArrayRecordDataSource([str(shard) for shard in self._shards])
         except RuntimeError as error:

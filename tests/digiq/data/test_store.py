@@ -156,6 +156,14 @@ def test_a_damaged_shard_is_named(tmp_path, damage):
         list(EpisodeStore(tmp_path))
 
 
+def test_what_is_no_text_beside_the_shards_is_left_to_who_verifies(tmp_path):
+    with EpisodeWriter(tmp_path) as writer:
+        writer.write(make_episode("a", ACTIONS[:1]))
+    about = tmp_path / "features.json"
+    about.write_bytes(b"\xe9" + about.read_bytes()[1:])
+    assert len(EpisodeStore(tmp_path)) == 1
+
+
 def test_a_missing_shard_is_named(tmp_path):
     with EpisodeWriter(tmp_path, episodes_per_shard=1) as writer:
         for name in ("a", "b", "c"):
