@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from digiq.cli.boundary import one_sentence
 from digiq.errors import DigiQError
 from digiq.pipeline.stages import STAGES
+from digiq.processes import INTERRUPTED, TERMINATED
 from digiq.switches import DEBUG, TRUST_CODE, TRUST_REMOTE_CODE
 
 ALIASES = {"import-aitw": ("import", "aitw")}
@@ -23,6 +24,7 @@ FLAGS = {"--trust-code": TRUST_CODE, "--trust-remote-code": TRUST_REMOTE_CODE, "
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; errors that a user can mend are one line and exit status 2."""
+    whole = arguments is None  # of a process, which ends with it
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # Members of one's own (digiq.tables) come from the directory one stands in, after everything that is installed,
     # whether the console script started this process or ``digiq run`` did.
@@ -32,8 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if flag in arguments:
             arguments.remove(flag)
             os.environ[variable] = "1"  # stages in processes of their own inherit it
-    with one_sentence(inner=arguments[:1] in (["run-node"], ["serve-nodes"])):
-        _dispatch(arguments)
+    try:
+        with one_sentence(inner=arguments[:1] in (["run-node"], ["serve-nodes"])):
+            _dispatch(arguments)
+    except SystemExit as stop:
+        if whole and stop.code in (INTERRUPTED, TERMINATED):
+            # All has been cleaned up. Native threads that are still at work, as XLA's while it compiles, crash an
+            # interpreter that is taken down around them.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(stop.code)
+        raise
 
 
 def usage() -> str:
