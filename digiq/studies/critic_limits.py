@@ -329,30 +329,35 @@ def make_page(
     records: Sequence[Record], comment: str, support: Mapping[str, Mapping[str, Sequence[int]]]
 ) -> str:
     """The page, as Markdown."""
-    seeds = sorted({r["seed"] for r in records})
     lines = [
         "# What limits a learned Q?",
         "",
         *([comment, ""] if comment else []),
-        f"Tuning seeds {', '.join(map(str, seeds))}; {EPISODES} episodes of `{TASKS}` a cell; 95 % intervals clustered by task. Critics "
-        "read the device's own elements, so no VLM has a part; the behaviour policy proposes, from pixels. *Best of 8*: of "
-        "eight draws of that policy the one of highest Q acts, anew at every visit. *Of the likely*: of all its actions that "
-        f"are at least {SHARE:g} times as likely as the likeliest. *Pairs*: share of candidate pairs in the order of Q*, in episodes that no critic learned from.",
+        f"## Does `support: {SHARE:g}` throw the right action away?",
         "",
+        f"Logged states of training episodes of tuning seed {', '.join(support)}, eight stored candidates each; likely enough: at "
+        f"least {SHARE:g} times as likely as the likeliest of the state's.",
+        "",
+        *support_table(support),
+        "",
+    ]
+    if not records:
+        lines.append("No critic is compared yet; `python -m digiq.studies.critic_limits run` does that.")
+        return "\n".join(lines) + "\n"
+    seeds = ", ".join(map(str, sorted({r["seed"] for r in records})))
+    lines += [
         "## Factors, one at a time",
         "",
-        "1,000 updates and 8 candidates where nothing else is said; paired differences of success, best of 8, in points.",
+        f"Tuning seeds {seeds}; {EPISODES} episodes of `{TASKS}` a cell; 95 % intervals clustered by task. Critics read the device's "
+        "own elements, so no VLM has a part; the behaviour policy proposes, from pixels. *Best of 8*: of eight draws of that "
+        "policy the one of highest Q acts, anew at every visit. *Of the likely*: of all its actions that are at least "
+        f"{SHARE:g} times as likely as the likeliest. *Pairs*: share of candidate pairs in the order of Q*, in episodes that no "
+        "critic learned from. 1,000 updates and 8 candidates where nothing else is said; paired differences of success, best of "
+        "8, in points.",
         "",
         "| factor | compared | points |",
         "|---|---|---|",
         *(f"| {factor} | {title} | {points(estimate)} |" for factor, title, estimate in factors(records)),
-        "",
-        f"## Does `support: {SHARE:g}` throw the right action away?",
-        "",
-        f"Logged states of training episodes, eight stored candidates each; likely enough: at least {SHARE:g} times as likely as the "
-        "likeliest of the state's.",
-        "",
-        *support_table(support),
         "",
         "## All cells",
         "",
