@@ -1,4 +1,4 @@
-"""`PageServer`: serves one folder of web pages to the browsers of this machine."""
+"""`PageServer`: serves folders of web pages to the browsers of this machine."""
 
 from __future__ import annotations
 
@@ -14,18 +14,27 @@ HOST = "127.0.0.1"
 
 
 class PageServer:
-    """An HTTP server on a free port of the loopback interface; reads only, and only inside its folder.
+    """An HTTP server on a free port of the loopback interface; reads only, and only inside its folders.
 
     Args:
         root: the folder.
         pages: further pages, HTML by path, for example `{"/": "<h1>Home</h1>"}`; they win over files.
         head: HTML that every `.html` file of the folder gets after its `<head>`.
+        folders: further folders, by the first part of their paths, for example `{"cdn": Path("media")}`.
     """
 
-    def __init__(self, root: str | Path, *, pages: Mapping[str, str] | None = None, head: str = "") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        pages: Mapping[str, str] | None = None,
+        head: str = "",
+        folders: Mapping[str, Path] | None = None,
+    ) -> None:
         self.root = Path(root).resolve()
         self.pages = dict(pages or {})
         self.head = head
+        self.folders = {name: Path(folder).resolve() for name, folder in (folders or {}).items()}
         self._server = ThreadingHTTPServer((HOST, 0), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
@@ -43,8 +52,10 @@ class PageServer:
             return self.pages[path].encode()
         if "\0" in path:
             return None
-        file = (self.root / path.lstrip("/")).resolve()
-        if not file.is_relative_to(self.root) or not file.is_file():
+        name, _, rest = path.lstrip("/").partition("/")
+        root, rest = (self.folders[name], rest) if name in self.folders else (self.root, path.lstrip("/"))
+        file = (root / rest).resolve()
+        if not file.is_relative_to(root) or not file.is_file():
             return None
         body = file.read_bytes()
         if file.suffix == ".html":

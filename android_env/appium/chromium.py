@@ -111,6 +111,8 @@ class Chromium:
     actions = frozenset(ActionType) - {ActionType.OPEN_APP, ActionType.RECENT_APPS}
     never_sleeps = True
     """Whether a black screen is always what is shown."""
+    switches: tuple[str, ...] = ()
+    """Further arguments of the browser's command line."""
 
     def __init__(
         self,
@@ -152,7 +154,7 @@ class Chromium:
             "goog:chromeOptions": {
                 "binary": self.binary,
                 # Chromium's own sandbox does not run as root, which containers often are.
-                "args": [*ARGUMENTS, *(["--no-sandbox"] if _is_root() else [])],
+                "args": [*ARGUMENTS, *self.switches, *(["--no-sandbox"] if _is_root() else [])],
                 "mobileEmulation": {"deviceMetrics": {**metrics, "touch": True, "mobile": True}},
             },
         }
@@ -164,16 +166,19 @@ class Chromium:
         storage, databases, service workers and caches.
         """
         url = self.pages.url(task, seed)
+        self._forget(driver)
+        self._open(driver, self.pages.home)
+        script(driver, "sessionStorage.task = arguments[0]", url)
+        self._open(driver, url)
+        return self.pages.goal(driver)
+
+    def _forget(self, driver: Any) -> None:
         self._session = driver.session_id
         self._seen, self._notes = None, set()
         self._close_dialogs(driver)
         self._one_window(driver)
         self._open(driver, "about:blank")  # so that no page writes while it is cleared
         self._clear(driver)
-        self._open(driver, self.pages.home)
-        script(driver, "sessionStorage.task = arguments[0]", url)
-        self._open(driver, url)
-        return self.pages.goal(driver)
 
     def probe(self, driver: Any) -> None:
         self._session = driver.session_id

@@ -125,6 +125,15 @@ class Remarks(Protocol):
         ...
 
 
+@runtime_checkable
+class Listens(Protocol):
+    """A dialect whose tasks may ask for an answer."""
+
+    def answered(self, text: str) -> None:
+        """The agent has said this; nothing happens on the screen."""
+        ...
+
+
 _BLACK_LOOKS = 2
 """How often a black screen is woken and looked at again before it is believed."""
 _ELEMENT_READS = 3
@@ -231,6 +240,8 @@ class AppiumDevice:
             raise EpisodeError("the device has no episode yet; call reset(task, seed=...) first.")
         self.report = StepReport("nothing")
         self._notes = set()
+        if action.type is ActionType.ANSWER and isinstance(self.dialect, Listens):
+            self.dialect.answered(action.text)
         if action.ends_episode or action.type is ActionType.ANSWER:
             return
         before = self._shown

@@ -13,6 +13,7 @@ JUDGES = {
     "state": "State",
     "page_reward": "PageReward",
     "rules": "Rules",
+    "mobilegym": "MobileGymJudge",
 }
 """By name, which is the file's, the class in there."""
 
@@ -52,7 +53,8 @@ class Judge(Protocol):
 
 def knowing(device: Device) -> Judge:
     """The judge that asks this device, or its page, for the truth."""
+    from android_env.evaluators.mobilegym import MobileGymJudge
     from android_env.evaluators.page_reward import PageReward
     from android_env.evaluators.state import State
 
-    return PageReward() if PageReward().answers(device) else State()
+    return next((judge for judge in (MobileGymJudge(), PageReward()) if judge.answers(device)), State())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from android_env.errors import TaskError
+from android_env.errors import SetupError, TaskError
 from android_env.tasks import general, miniwob, webshop
 from android_env.tasks.task import Task
 
@@ -31,6 +31,7 @@ UNSEEN: dict[str, tuple[str, ...]] = {
 """What a split promises: no training task, and of a test split no tuning task, has the same values of these parameters
 together."""
 
+_MOBILEGYM = "mobilegym:"
 SEEN = ("train", "tune")
 """What settings and parameters are chosen on; everything else is for reporting. Tuning tasks keep clear of training
 tasks, test tasks of both."""
@@ -132,7 +133,7 @@ def load_tasks(source: str | Path) -> TaskSet:
 
     A built-in name may end in a level: `webshop/train/1` holds the tasks of `webshop/train` that have level 1. A
     recording is a folder (`devices.replay`), its splits `FOLDER#train` and `FOLDER#test`. A server is AndroidWorld's, by
-    its address. A task file is JSON: a list of objects with the fields of `Task`, as `save_tasks` writes it.
+    its address. `mobilegym:CHECKOUT#train` are MobileGym's, whose code in that folder is run. A task file is JSON: a list of objects with the fields of `Task`, as `save_tasks` writes it.
 
     Raises:
         DeviceFault: a server cannot be asked.
@@ -142,6 +143,8 @@ def load_tasks(source: str | Path) -> TaskSet:
         from android_env.devices import android_world
 
         return TaskSet(str(source), android_world.tasks(android_world.Server(str(source))))
+    if str(source).startswith(_MOBILEGYM):
+        return _mobilegym(str(source))
     folder, _, part = str(source).partition("#")
     if Path(folder).is_dir():
         return _recorded(Path(folder), part)
@@ -160,6 +163,16 @@ def load_tasks(source: str | Path) -> TaskSet:
         return family(name)
     kept = tuple(t for t in family(name) if t.split == split or (split == "test" and t.split not in SEEN))
     return TaskSet(str(source), kept)
+
+
+def _mobilegym(source: str) -> TaskSet:
+    from android_env.devices.mobilegym.checkout import Checkout
+
+    folder, _, split = source.removeprefix(_MOBILEGYM).partition("#")
+    try:
+        return TaskSet(source, Checkout(Path(folder)).tasks(split))
+    except SetupError as error:
+        raise TaskError(str(error)) from None
 
 
 def _recorded(folder: Path, part: str) -> TaskSet:

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
         arguments = ["--folder", *arguments]
     options = parse(Options, arguments, program="digiq rejudge")
     judge = options.judge.chosen
-    if judge is None or options.judge.name in ("state", "page_reward"):
+    if judge is None or options.judge.name in ("state", "page_reward", "mobilegym"):
         raise ConfigError("digiq rejudge: name a judge that sees recordings, for example --judge.name rules.")
     tasks = {task.task_id: task for task in device_tasks(options.tasks)} if options.tasks else None
     try:

@@ -14,6 +14,7 @@ DEVICES = Table(
     android="Android",
     replay="Replay",
     android_world="AndroidWorld",
+    mobilegym="MobileGym",
 )
 """Name of a kind, which is its file's, and the class in there."""
 

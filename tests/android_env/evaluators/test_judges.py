@@ -24,7 +24,7 @@ from android_env.errors import TaskError
 from android_env.evaluators import JUDGES, Judge, Moment, knowing
 from android_env.evaluators.rules import Rules
 from android_env.evaluators.state import State
-from android_env.tasks import load_tasks
+from android_env.tasks import Task, load_tasks
 
 TASK = load_tasks("webshop/train").where(level=1)[0]
 RULED = dataclasses.replace(TASK, params={**TASK.params, "success_activity": "Browser/*"})
@@ -74,8 +74,41 @@ def case(request):
         pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
         with behind_appium() as (device, behind):
             yield Case(judge, device, behind, not_on=phone)
+    elif name == "mobilegym":
+        pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
+        with simulator() as (device, behind):
+            judge = dataclasses.replace(judge, when="reached")  # the player below declares no end
+            yield Case(judge, device, behind, task=GYM, not_on=phone)
     else:
         yield Case(judge, phone, phone, task=RULED, not_this=TASK if name == "rules" else None)
+
+
+GYM = Task("mobilegym/pocket.AddNote", "write", "mobilegym", 1, "train", {"task": "pocket.AddNote"})
+
+
+@contextlib.contextmanager
+def simulator():
+    """MobileGym's phone on a doubled server, and the phone in it."""
+    from android_env.appium.chromium import Viewport
+    from android_env.appium.device import AppiumDevice
+    from android_env.appium.settle import SettleConfig
+    from android_env.devices.mobilegym import Phone
+    from android_env.testing.appium import AppiumDouble
+    from android_env.testing.clock import FakeClock
+    from android_env.testing.mobilegym import DoubledWorld
+
+    with AppiumDouble() as double:
+        height, width = double.phone.screen_hw
+        viewport = Viewport(height=height, width=width, pixel_ratio=1.0)
+        device = AppiumDevice(
+            double.url,
+            Phone(DoubledWorld(double, TASK), viewport=viewport, programs=("/chromium", "/chromedriver")),
+            settle=SettleConfig(stable_polls=1),
+            clock=FakeClock(),
+            screen_hw=double.phone.screen_hw,
+        )
+        yield device, double.phone
+        device.close()
 
 
 def judge_called(name: str) -> Judge:
@@ -156,5 +189,5 @@ def test_where_it_can_judge_is_said_beforehand_and_holds(case):
 
 def test_by_default_a_device_is_asked_for_the_truth(case):
     found = knowing(case.device)
-    assert found == (State() if isinstance(case.judge, Rules | Toy) else case.judge)
+    assert found == (State() if isinstance(case.judge, Rules | Toy) else type(case.judge)())
     assert AndroidEnv(case.device, [case.task]).judge == found

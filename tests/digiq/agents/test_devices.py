@@ -22,6 +22,7 @@ from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.evaluators import JUDGES
 from android_env.faults import FaultLog
 from android_env.tasks import Task, TaskSet, load_tasks
+from android_env.testing import mobilegym
 from android_env.testing.android_world import AndroidWorldDouble
 from android_env.testing.appium import AppiumDouble
 from android_env.testing.droidbot import write_exploration
@@ -45,6 +46,7 @@ TASKS["android_world"] = tuple(
     Task(f"android_world/{n}", n, "android_world", 1, "test_world", {"task_type": n, "task_idx": "0"}, 4)
     for n in ("OpenSettings", "TypeName")
 )
+TASKS["mobilegym"] = load_tasks(f"mobilegym:{mobilegym.checkout()}")[:3]
 RULE = {"success_activity": "Browser/*"}
 
 
@@ -99,7 +101,7 @@ def doubled(request, monkeypatch):
             world = AndroidWorldDouble()
             request.addfinalizer(world.close)
             return {"servers": [world.url], "screen_hw": [60, 40]}
-        if name not in ("android", "chromium"):
+        if name not in ("android", "chromium", "mobilegym"):
             return {}
         pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
         monkeypatch.setattr("android_env.clock.SystemClock.sleep", lambda clock, seconds: None)
@@ -107,12 +109,18 @@ def doubled(request, monkeypatch):
         request.addfinalizer(server.close)
         if name == "android":
             return {"fleet": str(request.getfixturevalue("fleet")), "server": server.url}
-        host = "android_env.devices.miniwob.host"
+        host = f"android_env.devices.{'mobilegym' if name == 'mobilegym' else 'miniwob'}.host"
         monkeypatch.setattr(f"{host}.find_browser", lambda: ("/chromium", "/chromedriver"))
-        monkeypatch.setattr(f"{host}.html_folder", lambda: None)
-        monkeypatch.setattr(f"{host}.MiniWoB", lambda: OnePhone(server))
         running = types.SimpleNamespace(url=server.url, start=lambda: None, stop=lambda: None)
         monkeypatch.setattr(f"{host}.AppiumServer", lambda: running)
+        if name == "mobilegym":
+            world = mobilegym.DoubledWorld(server, load_tasks("webshop/train")[0])
+            monkeypatch.setattr(f"{host}.World", lambda *_: world)
+            height, width = server.phone.screen_hw
+            monkeypatch.setattr("digiq.agents.devices.mobilegym.LAYOUT", (height, width))
+            return {"checkout": str(mobilegym.checkout()), "pixel_ratio": 1.0}
+        monkeypatch.setattr(f"{host}.html_folder", lambda: None)
+        monkeypatch.setattr(f"{host}.MiniWoB", lambda: OnePhone(server))
         return {}
 
     return double
