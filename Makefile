@@ -10,7 +10,8 @@ export TOKENIZERS_PARALLELISM ?= false
 
 APPIUM := 3.8.0
 CHROMIUM_DRIVER := 3.1.1
-APPIUM_STAMP := .appium/.installed-$(APPIUM)-$(CHROMIUM_DRIVER)
+UIAUTOMATOR2_DRIVER := 8.7.0
+APPIUM_STAMP := .appium/.installed-$(APPIUM)-$(CHROMIUM_DRIVER)-$(UIAUTOMATOR2_DRIVER)
 
 .PHONY: install quickstart bring-your-own study-slice aitw appium test test-appium test-slow soak wheel lock lint types imports notebooks help
 
@@ -19,8 +20,8 @@ help:
 	@echo "make study-slice a few minutes of a study: arms, a control, a sweep, records and the page made from them"
 	@echo "make bring-your-own  a learned Q on top of two simulated foreign agents, from their logs alone"
 	@echo "make test        the tests"
-	@echo "make appium      Appium 3 with its Chromium driver, and Debian's chromium (npm and apt-get)"
-	@echo "make test-appium the tests that drive a real browser through it"
+	@echo "make appium      Appium 3 with its Chromium and UiAutomator2 drivers, Debian's chromium and adb (npm and apt-get)"
+	@echo "make test-appium the tests that drive a real browser, and the real UiAutomator2 driver, through it"
 	@echo "make lint types imports notebooks wheel   what CI checks besides"
 	@echo "make test-slow   ten minutes of 'make soak' and 20,000 damaged recordings, beside all else that is too slow for CI"
 	@echo "make soak        an hour of kills, damage, full disks and junk, with a table at the end"
@@ -64,12 +65,12 @@ appium: $(APPIUM_STAMP)
 
 $(APPIUM_STAMP):
 	@{ command -v node && command -v npm; } >/dev/null || { echo "Appium needs Node.js 20.19 or later with npm; see nodejs.org." >&2; exit 1; }
-	{ command -v chromium && command -v chromedriver; } >/dev/null || \
+	{ command -v chromium && command -v chromedriver && command -v adb; } >/dev/null || \
 		{ sudo=$$(test "$$(id -u)" = 0 || echo sudo); $$sudo apt-get update -qq && $$sudo apt-get install -qq -y \
-		--no-install-recommends chromium chromium-driver fonts-liberation >/dev/null; }
+		--no-install-recommends chromium chromium-driver fonts-liberation adb >/dev/null; }
 	mkdir -p .appium
 	APPIUM_SKIP_CHROMEDRIVER_INSTALL=1 npm install --prefix .appium --no-audit --no-fund --loglevel error --save-exact \
-		appium@$(APPIUM) appium-chromium-driver@$(CHROMIUM_DRIVER)
+		appium@$(APPIUM) appium-chromium-driver@$(CHROMIUM_DRIVER) appium-uiautomator2-driver@$(UIAUTOMATOR2_DRIVER)
 	APPIUM_HOME=$(CURDIR)/.appium node .appium/node_modules/appium/index.js driver list --installed 2>&1 | \
 		grep -F "chromium@$(CHROMIUM_DRIVER)"
 	touch $@
