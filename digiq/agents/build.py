@@ -30,7 +30,7 @@ class DeviceConfig(chosen_from(DEVICES, default="simulated", field="name")):
 
     ``simulated``: the embedded phone. ``chromium``: a browser behind Appium, for the ``miniwob`` tasks. ``android``:
     emulators of ``digiq devices start`` behind Appium, for task files. ``android_world``: AndroidWorld's servers, for their
-    own tasks. ``replay``: recordings, for screens to be reached.
+    own tasks. ``mobilegym``: a checkout of MobileGym, for its own. ``replay``: recordings, for screens to be reached.
     """
 
     judge: JudgeConfig = JudgeConfig()
