@@ -141,6 +141,34 @@ def _import(what: str, name: str) -> Any:
         raise ConfigError(f"{what} '{name}': does not import: {error}.") from None
 
 
+def own_name(name: str) -> str:
+    """Takes note that a config names code of one's own, where it does; for fields that name a function or class.
+
+    The config's property ``code`` then lists such fields, so that their sources are part of what artefacts are; and
+    :func:`own_code` imports them.
+    """
+    if is_own(name) and not is_recorded():
+        _trusted.add(name)
+    return name
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is of the form ``package.module:Name``."""
+    return _OWN.fullmatch(name) is not None
+
+
+def own_code(what: str, name: str) -> Any:
+    """The function or class that ``package.module:Name`` is.
+
+    Raises:
+      ConfigError: it does not import, is neither, or only an artefact names it.
+    """
+    found = _import(what, name)
+    if not (inspect.isfunction(found) or inspect.isclass(found)):
+        raise ConfigError(f"{what} '{name}': that is neither a function nor a class.")
+    return found
+
+
 def named() -> list[str]:
     """The members of one's own that recipes, the command line or code have named in this process."""
     return sorted(_trusted)
@@ -240,9 +268,10 @@ def own_sources(config: Any) -> dict[str, str]:
     if isinstance(config, _Choice):
         name = config.choice
         if name is not None and name not in config.table and not name.startswith(_OURS):
-            source = inspect.getsourcefile(_import(config.table.what, name))
-            assert source is not None
-            found[f"code {name}"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+            found |= _source(config.table.what, name)
+    for what, name in getattr(config, "code", ()):
+        if not name.startswith(_OURS):
+            found |= _source(what, name)
     if dataclasses.is_dataclass(config):
         for field in dataclasses.fields(config):
             value = getattr(config, field.name)
@@ -250,3 +279,9 @@ def own_sources(config: Any) -> dict[str, str]:
             for item in items:
                 found |= own_sources(item)
     return found
+
+
+def _source(what: str, name: str) -> dict[str, str]:
+    source = inspect.getsourcefile(own_code(what, name))
+    assert source is not None
+    return {f"code {name}": hashlib.sha256(Path(source).read_bytes()).hexdigest()}

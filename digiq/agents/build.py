@@ -1,20 +1,23 @@
 """Builds devices and agents from configuration."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import AfterValidator, Field
 
+from android_env.actions import Action
 from android_env.errors import SetupError, TaskError
 from android_env.evaluators import JUDGES, Judge
 from android_env.tasks import TaskSet, load_tasks
 from digiq.agents.agent import Actor, Agent, EachTurn, ScriptedAgent, TurnScorer
-from digiq.agents.devices import DEVICES
+from digiq.agents.devices import DEVICES, Script
 from digiq.config import configclass
 from digiq.errors import ConfigError
 from digiq.policies.base import Policy
-from digiq.tables import Table, chosen_from
+from digiq.tables import Table, chosen_from, is_own, own_code, own_name
 
 _JUDGES = Table("judge", "android_env.evaluators", **JUDGES)
 
@@ -55,8 +58,8 @@ EMBEDDED = DeviceConfig()
 class AgentConfig:
     """Who acts."""
 
-    kind: str = "policy"
-    """``policy``: a policy artefact. The others are scripts that read the device's own state: ``oracle`` and ``random``,
+    kind: Annotated[str, AfterValidator(own_name)] = "policy"
+    """``policy``: a policy artefact. ``package.module:function``: a script of your own. The others are scripts that read the device's own state: ``oracle`` and ``random``,
     and on the simulated phone also the ``collector`` of demonstrations and the known failures ``idle``, ``quitter``,
     ``homesick`` and ``mistyper``; emulators have ``random`` alone."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -68,6 +71,11 @@ class AgentConfig:
     """Samples drawn a step when there is a scorer."""
     threshold: float | None = None
     """Least Q - V at which the scorer overrules the policy, in units of return; none: it always does."""
+
+    @property
+    def code(self) -> tuple[tuple[str, str], ...]:
+        """Code of one's own that it names."""
+        return (("agent.kind", self.kind),) if is_own(self.kind) else ()
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -82,7 +90,8 @@ def check_agent(agent: AgentConfig, device: DeviceConfig) -> None:
     Raises:
       ValueError: the device has no such script, or no exact values.
     """
-    if agent.kind != "policy" and agent.kind not in device.chosen.scripts:
+    scripted = agent.kind in device.chosen.scripts or is_own(agent.kind)
+    if agent.kind != "policy" and not scripted:
         able = ", ".join(device.chosen.scripts)
         raise ValueError(
             f"agent.kind: '{agent.kind}' does not play '{device.name}'; take 'policy' or one of: {able}"
@@ -179,7 +188,7 @@ def build_agent(
             raise ConfigError(
                 f"agent.kind: '{config.kind}' has no use for a policy; take kind 'policy' or leave --policy out."
             )
-        return ScriptedAgent(device.chosen.scripts[config.kind], config.kind)
+        return ScriptedAgent(_script(config, device), config.kind)
     if policy is None:
         raise ConfigError("agent.kind: 'policy' needs a policy artefact; name one with --policy.")
     from digiq.policies.base import load_policy
@@ -194,6 +203,18 @@ def build_agent(
         threshold=config.threshold,
         name=str(policy.name) if scorer is None else f"{policy.name}+{config.scorer}",
     )
+
+
+def _script(config: AgentConfig, device: DeviceConfig) -> Script:
+    if not is_own(config.kind):
+        return device.chosen.scripts[config.kind]
+    choose: Callable[[Any, np.random.Generator], Any] = own_code("agent.kind", config.kind)
+
+    def script(device: Any, rng: np.random.Generator) -> tuple[Action, float]:
+        chosen = choose(device, rng)
+        return chosen if isinstance(chosen, tuple) else (chosen, math.nan)
+
+    return script
 
 
 def _scorer(

@@ -254,6 +254,8 @@ def _check_exact(config: EvaluateConfig) -> None:
     agent = config.agent
     if config.exact and not config.device.chosen.exact:
         raise ConfigError(f"exact: device '{config.device.name}' has no exact success; set exact to false.")
+    if config.exact and agent.code:
+        raise ConfigError(f"exact: nothing is known of agent.kind '{agent.kind}'; set exact to false.")
     if config.exact and agent.kind == "policy" and (agent.scorer != "none" or agent.temperature != 1.0):
         raise ConfigError(
             "exact: only a policy without a scorer, sampled at temperature 1, and scripts have an exact success here; "

@@ -15,6 +15,7 @@ DEVICES = Table(
     replay="Replay",
     android_world="AndroidWorld",
     mobilegym="MobileGym",
+    web="Web",
 )
 """Name of a kind, which is its file's, and the class in there."""
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +19,7 @@ from digiq.agents.agent import Agent
 from digiq.agents.build import AgentConfig, DeviceConfig, build_agent, env_factory
 from digiq.agents.devices.android import Android
 from digiq.agents.rollout import plan_episodes, rollout
+from digiq.config import load
 from digiq.errors import ConfigError
 from digiq.evaluation.evaluate import EvaluateConfig
 from digiq.evaluation.evaluate import run as evaluate
@@ -108,3 +113,39 @@ def test_what_is_exact_on_the_simulated_phone_only_is_refused_elsewhere(tmp_path
     config = EvaluateConfig(exact=True, device=DeviceConfig(name="android"))
     with pytest.raises(ConfigError, match="has no exact success"):
         evaluate(config, out=tmp_path / "out")
+
+
+MINE = """
+from android_env.devices.simulated.collector import SCRIPTED, draw
+
+def oracle(device, rng):
+    return draw(SCRIPTED["oracle"](device.display), rng)[0]
+
+lazy = "no function"
+"""
+
+
+def test_a_script_of_ones_own_plays_from_the_command_line(tmp_path):
+    """Imported from the directory that one stands in; its source is part of what the artefact is."""
+    (tmp_path / "mine_script.py").write_text(MINE)
+    command = [sys.executable, "-m", "digiq.cli", "evaluate", "--tasks", "webshop/train/1", "--episodes", "3"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    runs = {}
+    for name in ("oracle", "lazy"):
+        asked = [*command, "--agent.kind", f"mine_script:{name}", "--out", f"out/{name}"]
+        runs[name] = subprocess.run(asked, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert runs["oracle"].returncode == 0, runs["oracle"].stderr
+    manifest = json.loads((tmp_path / "out/oracle/manifest.json").read_text())
+    assert manifest["counts"]["success"] == 3 and "code mine_script:oracle" in manifest["inputs"]
+    assert (
+        runs["lazy"].returncode != 0
+        and "'mine_script:lazy': that is neither a function" in runs["lazy"].stderr
+    )
+
+
+def test_a_script_that_only_an_artefact_names_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "strange_script.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    read = load(AgentConfig, {"kind": "strange_script:oracle"}, recorded=True)
+    with pytest.raises(ConfigError, match=r"an artefact names this code.*--trust-code"):
+        build_agent(read)

@@ -101,7 +101,7 @@ def doubled(request, monkeypatch):
             world = AndroidWorldDouble()
             request.addfinalizer(world.close)
             return {"servers": [world.url], "screen_hw": [60, 40]}
-        if name not in ("android", "chromium", "mobilegym"):
+        if name not in ("android", "chromium", "mobilegym", "web"):
             return {}
         pytest.importorskip("appium", reason="pip install 'digiq[appium]'")
         monkeypatch.setattr("android_env.clock.SystemClock.sleep", lambda clock, seconds: None)
@@ -109,6 +109,17 @@ def doubled(request, monkeypatch):
         request.addfinalizer(server.close)
         if name == "android":
             return {"fleet": str(request.getfixturevalue("fleet")), "server": server.url}
+        if name == "web":
+            running = types.SimpleNamespace(url=server.url, start=lambda: None, stop=lambda: None)
+            monkeypatch.setattr("android_env.appium.server.AppiumServer", lambda: running)
+            monkeypatch.setattr(
+                "android_env.appium.chromium.find_browser", lambda: ("/chromium", "/chromedriver")
+            )
+            module = types.ModuleType("doubled_pages")
+            module.__file__ = __file__
+            module.Shop = type("Shop", (), {"__new__": lambda cls: OnePhone(server), "__module__": __name__})
+            monkeypatch.setitem(sys.modules, "doubled_pages", module)
+            return {"pages": "doubled_pages:Shop"}
         host = f"android_env.devices.{'mobilegym' if name == 'mobilegym' else 'miniwob'}.host"
         monkeypatch.setattr(f"{host}.find_browser", lambda: ("/chromium", "/chromedriver"))
         running = types.SimpleNamespace(url=server.url, start=lambda: None, stop=lambda: None)
