@@ -371,6 +371,61 @@ def judge_corrected(
     return _percentile(min(max(point, 0.0), 1.0), corrected, confidence)
 
 
+def judge_corrected_difference(
+    gaps: Sequence[float] | np.ndarray,
+    clusters: Sequence[Hashable],
+    *,
+    true_positives: int,
+    positives: int,
+    true_negatives: int,
+    negatives: int,
+    confidence: float = 0.95,
+    draws: int = 20_000,
+    seed: int = 0,
+) -> Estimate:
+    """A difference of success rates, both as one fallible judge gives them, corrected for the judge's errors.
+
+    A judge that sees a share of the successes and denies a share of the failures shrinks a difference by
+    ``sees + denies - 1`` (Rogan & Gladen, 1978, applied to both arms). The interval carries what resampling clusters tells
+    of the judged difference, and draws from the Beta posteriors (uniform priors) of the two shares.
+
+    Args:
+      gaps: float[n], of each pair of episodes the first arm's judged success less the second's.
+      clusters: n labels, e.g. task ids.
+      true_positives: of the episodes whose truth is known, true successes that the judge called so.
+      positives: true successes among them.
+      true_negatives: true failures that it called so.
+      negatives: true failures among them.
+      confidence: coverage in (0, 1).
+      draws: bootstrap replicates, and draws of the posteriors.
+      seed: of both.
+
+    Returns:
+      The difference in [-1, 1]; NaN, with the interval [-1, 1], where the judge does no better than chance.
+
+    Raises:
+      ValueError: a count out of range, no known success or failure, or no pair.
+    """
+    for part, whole in ((true_positives, positives), (true_negatives, negatives)):
+        if not 0 <= part <= whole or not whole:
+            raise ValueError(
+                f"{part} of {whole}: give counts of at least one episode, the part within the whole."
+            )
+    totals, counts = _cluster_sums(gaps, clusters)
+    shrunk = true_positives / positives + true_negatives / negatives - 1
+    if shrunk <= 0:
+        return Estimate(math.nan, -1.0, 1.0)
+    weights = _bootstrap_weights(len(totals), draws, seed)
+    judged = (weights @ totals) / (weights @ counts)
+    rng = np.random.default_rng([seed, 1])
+    sees = rng.beta(1 + true_positives, 1 + positives - true_positives, draws)
+    denies = rng.beta(1 + true_negatives, 1 + negatives - true_negatives, draws)
+    better = sees + denies - 1
+    corrected = np.clip(judged[better > 0] / better[better > 0], -1, 1)
+    point = float(totals.sum() / counts.sum()) / shrunk
+    return _percentile(min(max(point, -1.0), 1.0), corrected, confidence)
+
+
 def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """The chance that a positive outscores a negative, ties counting half.
 

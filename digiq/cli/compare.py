@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from digiq.errors import ConfigError
 from digiq.statistics import Estimate
 
-HELP = """usage: digiq compare A B
+if TYPE_CHECKING:
+    from digiq.evaluation.rejudge import Agreement
+
+HELP = """usage: digiq compare A B [--judge ROWS]
 
 Compares two finished evaluations, episode by episode, where both ran the same task under the same seed. Intervals come
 from resampling tasks. Faults of devices and judges count as no success; what the difference is without them, and what
 it could be at worst, stands below.
+
+--judge ROWS: what 'digiq rejudge --out ROWS' wrote of the judge that gave both evaluations' outcomes, over recordings
+whose truth is known; its errors are carried into the interval.
 
   digiq compare runs/quickstart/evaluation/digiq runs/quickstart/evaluation/behavior"""
 
@@ -21,6 +28,7 @@ def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         return
+    arguments, judge = _judge(arguments)
     if len(arguments) != 2 or any(argument.startswith("-") for argument in arguments):
         raise ConfigError("digiq compare: name two evaluations, for example 'digiq compare A B'.")
     from digiq.evaluation.compare import compare, open_results
@@ -28,11 +36,12 @@ def main(arguments: list[str]) -> None:
     (name_a, a), (name_b, b) = (open_results(Path(argument)) for argument in arguments)
     if name_a == name_b:
         name_a, name_b = arguments
-    found = compare(a, b, (name_a, name_b))
+    found = compare(a, b, (name_a, name_b), judge)
     print(f"{found.pairs} episodes of {found.tasks} tasks that both ran; {name_a} less {name_b}, points:")
     rows = [
         ("all episodes", found.strict.difference),
         *([("faults left out", found.excluded.difference)] if found.excluded else []),
+        *([("judge's errors", found.judged)] if found.judged else []),
         ("faults at worst", found.worst),
         ("faults at best", found.best),
     ]
@@ -48,6 +57,23 @@ def main(arguments: list[str]) -> None:
     for warning in found.warnings:
         print(f"Warning: {warning}")
     print(found.verdict)
+
+
+def _judge(arguments: list[str]) -> tuple[list[str], Agreement | None]:
+    """The arguments without the judge, and the judge."""
+    if "--judge" not in arguments:
+        return arguments, None
+    from digiq.evaluation.rejudge import agreement, read_rows
+
+    at = arguments.index("--judge")
+    if at + 1 == len(arguments):
+        raise ConfigError("digiq compare --judge: name a file of 'digiq rejudge --out'.")
+    found = agreement(read_rows(Path(arguments[at + 1])))
+    if not (found.positives and found.negatives):
+        raise ConfigError(
+            "digiq compare --judge: a judge's errors need recorded successes and recorded failures; record more episodes."
+        )
+    return [*arguments[:at], *arguments[at + 2 :]], found
 
 
 def _points(estimate: Estimate) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from digiq import artifacts
 from digiq.errors import DigiQError
 from digiq.evaluation.evaluate import EPISODES, read_results
 from digiq.evaluation.outcomes import EpisodeResult, Outcome
+from digiq.evaluation.rejudge import Agreement
 from digiq.evaluation.repeats import fault_kinds
 from digiq.statistics import Comparison, Estimate, cluster_bootstrap, paired_comparison
 
@@ -40,6 +42,8 @@ class Compared:
     kinds: tuple[dict[str, int], dict[str, int]]
     fault_p: float
     """Fisher's exact test of whether the two meet faults equally often; small: leaving faults out may mislead."""
+    judged: Estimate | None = None
+    """`excluded` with the errors of the judge that gave both arms' outcomes carried into it; None where they are not told."""
 
     @property
     def verdict(self) -> str:
@@ -54,6 +58,8 @@ class Compared:
             # The interval that is hardest on the better arm.
             hard = self.worst.low if value > 0 else -self.best.high
             caveat = "" if hard > 0 or not any(self.faults) else ", unless faults hid the opposite"
+            if self.judged is not None and self.judged.low <= 0 <= self.judged.high:
+                caveat += ", by a judge whose errors may have made the difference"
             return f"{better} succeeds more often than {worse}, by {points}, p = {self.strict.p_value:.3g}{caveat}."
         return (
             f"No difference is shown between {a} and {b}: {points}, p = {self.strict.p_value:.3g}, over {self.pairs} "
@@ -68,6 +74,8 @@ class Compared:
                 f"Faults are not equally frequent ({self.faults[0]} and {self.faults[1]} of {self.pairs} episodes, "
                 f"p = {self.fault_p:.2g}): the rate without them may mislead; read the strict one and the bounds."
             )
+        if self.judged is not None and math.isnan(self.judged.value):
+            found.append("The judge does no better than chance: its verdicts say nothing of either arm.")
         if self.left_out:
             found.append(
                 f"{self.left_out} episodes have no partner of the same task and seed, and are left out."
@@ -75,8 +83,19 @@ class Compared:
         return found
 
 
-def compare(a: Sequence[EpisodeResult], b: Sequence[EpisodeResult], names: tuple[str, str]) -> Compared:
+def compare(
+    a: Sequence[EpisodeResult],
+    b: Sequence[EpisodeResult],
+    names: tuple[str, str],
+    judge: Agreement | None = None,
+) -> Compared:
     """Compares two arms on the episodes, of one id and seed, that both ran.
+
+    Args:
+      a: the first arm's.
+      b: the second arm's.
+      names: theirs.
+      judge: how the judge that gave both arms' outcomes agrees with what is known; None: it makes no errors.
 
     Raises:
       DigiQError: there is none.
@@ -99,9 +118,11 @@ def compare(a: Sequence[EpisodeResult], b: Sequence[EpisodeResult], names: tuple
         for i, (x, y) in enumerate(zip(first, second, strict=True))
         if not (x.outcome.is_fault or y.outcome.is_fault)
     ]
-    excluded = None
+    excluded = judged = None
     if sound:
         one, two = won(first), won(second)
+        if judge is not None:
+            judged = judge.corrected_difference([one[i] - two[i] for i in sound], [tasks[i] for i in sound])
         excluded = paired_comparison(
             [one[i] for i in sound], [two[i] for i in sound], [tasks[i] for i in sound]
         )
@@ -123,6 +144,7 @@ def compare(a: Sequence[EpisodeResult], b: Sequence[EpisodeResult], names: tuple
         faults=faults,
         kinds=(fault_kinds(first), fault_kinds(second)),
         fault_p=float(np.asarray(fisher_exact(cells))[1]) if any(faults) else 1.0,
+        judged=judged,
     )
 
 

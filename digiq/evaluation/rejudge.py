@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from android_env.evaluators import Moment
 from android_env.faults import JudgeError
 from android_env.recording import Recording, read_recordings
 from android_env.tasks import Task
-from digiq.statistics import Estimate, judge_corrected, wilson
+from digiq.errors import ArtifactError
+from digiq.statistics import Estimate, judge_corrected, judge_corrected_difference, wilson
 
 ENDED = ("success", "failure", "truncated")
 
@@ -125,6 +126,17 @@ class Agreement:
             negatives=self.negatives,
         )
 
+    def corrected_difference(self, gaps: Sequence[float], tasks: Sequence[str]) -> Estimate:
+        """A paired difference of rates that this judge gave, with its errors carried into the interval."""
+        return judge_corrected_difference(
+            gaps,
+            tasks,
+            true_positives=self.true_positives,
+            positives=self.positives,
+            true_negatives=self.true_negatives,
+            negatives=self.negatives,
+        )
+
 
 def agreement(rows: list[Rejudged]) -> Agreement:
     """Counts of a judge's hits and misses."""
@@ -139,6 +151,19 @@ def agreement(rows: list[Rejudged]) -> Agreement:
         len(negatives),
         len(rows) - len(judged),
     )
+
+
+def read_rows(path: Path) -> list[Rejudged]:
+    """What :func:`write_rows` has written.
+
+    Raises:
+      ArtifactError: it cannot be read, or a line is no judged episode.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [Rejudged(**json.loads(line)) for line in lines]
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{path} is no output of 'digiq rejudge --out': {error}.") from None
 
 
 def write_rows(rows: list[Rejudged], path: Path) -> None:

@@ -21,6 +21,7 @@ from digiq.evaluation.compare import compare
 from digiq.evaluation.evaluate import EvaluateConfig
 from digiq.evaluation.leakage import warn_of_leakage
 from digiq.evaluation.outcomes import EpisodeResult, Outcome
+from digiq.evaluation.rejudge import Agreement, Rejudged, read_rows, write_rows
 from digiq.evaluation.repeats import bounds, by_tries, fault_kinds, flip_rate, table_rows
 from digiq.statistics import judge_corrected
 
@@ -152,3 +153,30 @@ def test_tasks_that_the_policy_has_learned_from_are_warned_of(tmp_path, caplog):
         leaked = warn_of_leakage(tmp_path / "run" / "behavior", test)
     assert 1 <= len(leaked) <= 6 and "has learned from" in caplog.text
     assert warn_of_leakage(tmp_path / "run" / "behavior", load_tasks("general/test")) == []
+
+
+def test_a_judges_errors_stretch_a_difference_and_its_interval():
+    """A judge that sees 8 of 10 and denies 9 of 10 shows 0.7 of a difference."""
+    judge = Agreement(20, true_positives=8, positives=10, true_negatives=9, negatives=10, errors=0)
+    tasks = {f"t{n}": "s" if n % 2 else "f" for n in range(40)}
+    worse = {f"t{n}": "s" if n % 4 == 1 else "f" for n in range(40)}
+    plain = compare(arm(**tasks), arm(**worse), ("a", "b"))
+    found = compare(arm(**tasks), arm(**worse), ("a", "b"), judge)
+    assert plain.judged is None and found.strict == plain.strict
+    assert found.judged is not None and found.judged.value == pytest.approx(0.25 / 0.7)
+    low, high = plain.strict.difference[1:]
+    assert found.judged.high - found.judged.low > (high - low) / 0.7
+    sure = dataclasses.replace(judge, true_positives=10, true_negatives=10)
+    assert compare(arm(**tasks), arm(**worse), ("a", "b"), sure).judged.value == pytest.approx(0.25)
+    blind = compare(arm(**tasks), arm(**worse), ("a", "b"), dataclasses.replace(judge, true_positives=1))
+    assert math.isnan(blind.judged.value) and blind.judged[1:] == (-1, 1)
+    assert "no better than chance" in blind.warnings[-1]
+
+
+def test_rows_of_rejudge_are_read_back(tmp_path):
+    rows = [Rejudged("a#0", "a", "success", "failure", 3), Rejudged("b#0", "b", "failure", "failure", 4)]
+    write_rows(rows, tmp_path / "rows.jsonl")
+    assert read_rows(tmp_path / "rows.jsonl") == rows
+    (tmp_path / "rows.jsonl").write_text('{"episode": 1}\n')
+    with pytest.raises(DigiQError, match="is no output of 'digiq rejudge --out'"):
+        read_rows(tmp_path / "rows.jsonl")
