@@ -172,12 +172,16 @@ def act(
         return value
 
     match name:
-        case "click" | "tap" | "left_click" | "touch" | "double_tap" | "double_click":
+        case "click" | "tap" | "left_click" | "touch":
             y, x = need(at, "a point")
             return Action.tap(y, x)
+        case "double_tap" | "double_click":
+            return Action.double_tap(*need(at, "a point"))
         case "long_press" | "long_tap" | "longpress":
             return Action(ActionType.LONG_PRESS, need(at, "a point"))
-        case "drag" | "swipe" | "scroll" if to is not None:
+        case "drag":
+            return Action.drag(need(at, "a point"), need(to, "an end"))
+        case "swipe" | "scroll" if to is not None:
             return Action(ActionType.DUAL_POINT, need(at, "a point"), to)
         case "dual_point":
             start = need(at, "a point")
@@ -200,6 +204,8 @@ def act(
             return Action.home()
         case "press_enter" | "keyboard_enter" | "enter":
             return Action.enter()
+        case "recent_apps" | "recents" | "app_switch":
+            return Action(ActionType.RECENT_APPS)
         case "status_task_complete" | "complete" | "done" | "finished":
             return Action.complete()
         case "status_task_impossible" | "impossible" | "infeasible":
@@ -213,7 +219,7 @@ def act(
             raise Unsaid(f"status {_short(ended)} says neither success nor failure")
         case "system_button" | "key" | "press":
             button = need(text, "a button").strip().lower()
-            if button in ("back", "home", "enter"):
+            if button in ("back", "home", "enter", "recents"):
                 return act(button)
             raise Unsaid(f"there is no button {_short(button)}")
         case _:

@@ -24,11 +24,13 @@ _NAMES = ("action_type", "action", "type", "name")
 _AT = ("coordinate", "coordinates", "point", "touch_point", "start", "start_point", "position")
 _TO = ("coordinate2", "end", "end_point", "lift_point", "end_coordinate")
 _TEXT = ("text", "value", "content", "app_name", "app", "typed_text", "answer", "button", "key", "package")
+_POINTED = {ActionType.LONG_PRESS: "long_press", ActionType.DOUBLE_TAP: "double_tap"}
 _WORDS = {
     ActionType.PRESS_BACK: "navigate_back",
     ActionType.PRESS_HOME: "navigate_home",
     ActionType.PRESS_ENTER: "keyboard_enter",
     ActionType.WAIT: "wait",
+    ActionType.RECENT_APPS: "recent_apps",
 }
 
 
@@ -95,15 +97,12 @@ class PlainJson:
         if kind is ActionType.OPEN_APP:
             return {"action_type": "open_app", "app_name": action.text}
         x, y = placed(action.touch_yx, self.coordinates, screen)
-        if kind is ActionType.LONG_PRESS or action.is_tap:
-            return {
-                "action_type": "long_press" if kind is ActionType.LONG_PRESS else "click",
-                "x": x,
-                "y": y,
-            }
-        if kind is ActionType.DUAL_POINT:
+        if kind in _POINTED or action.is_tap:
+            return {"action_type": _POINTED.get(kind, "click"), "x": x, "y": y}
+        if kind in (ActionType.DUAL_POINT, ActionType.DRAG):
             x2, y2 = placed(action.lift_yx, self.coordinates, screen)
-            return {"action_type": "swipe", "x": x, "y": y, "x2": x2, "y2": y2}
+            name = "swipe" if kind is ActionType.DUAL_POINT else "drag"
+            return {"action_type": name, "x": x, "y": y, "x2": x2, "y2": y2}
         raise ActionError(f"plain_json has no word for {kind.name}.")
 
     @property

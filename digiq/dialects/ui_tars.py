@@ -50,7 +50,7 @@ class UiTars:
         at = next((arguments[key] for key in _AT if arguments.get(key)), None)
         to = next((arguments[key] for key in _TO if arguments.get(key)), None)
         return act(
-            {"left_double": "click", "select": "drag"}.get(name, name),
+            {"left_double": "click", "select": "swipe", "drag": "swipe"}.get(name, name),
             at=None if at is None else point(at, self.coordinates, screen),
             to=None if to is None else point(to, self.coordinates, screen),
             direction=arguments.get("direction", "").strip().lower() or None,

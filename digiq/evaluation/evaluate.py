@@ -117,8 +117,8 @@ def run(
             specs = plan_repeats(tasks, config.repeats, config.seed)
         else:
             specs = plan_episodes(tasks, config.episodes, config.seed)
-        if policy is not None:
-            warn_of_leakage(policy, tasks)
+        for learned in filter(None, (policy, critic)):
+            warn_of_leakage(learned, tasks)
         log = w.path / EPISODES
         results = read_results(log)
         remove_torn(w.path / RECORDS)
