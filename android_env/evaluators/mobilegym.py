@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from android_env.actions import ActionType
-from android_env.appium.device import AppiumDevice
 from android_env.devices import Device, Verdict
-from android_env.devices.mobilegym import Phone
 from android_env.errors import TaskError
 from android_env.evaluators import Moment
 from android_env.tasks.task import Task
@@ -22,19 +21,33 @@ class MobileGymJudge:
     """Whether it looks when the agent declares the task complete, as MobileGym does, or after every action."""
 
     def answers(self, device: Device) -> bool:
-        return isinstance(device, AppiumDevice) and isinstance(device.dialect, Phone)
+        return _phone(device) is not None
 
     def refusal(self, task: Task) -> str:
         return ""
 
     def __call__(self, moment: Moment) -> Verdict | None:
         device, ends = moment.device, moment.action.ends_episode
-        if not isinstance(device, AppiumDevice) or not isinstance(device.dialect, Phone):
+        if (phone := _phone(device)) is None:
             raise TaskError(
                 f"device {device.name!r} is no phone of MobileGym's, which task {moment.task.task_id!r} needs."
             )
         if not ends and self.when == "declared":
             return None
-        if moment.action.type is not ActionType.STATUS_TASK_IMPOSSIBLE and device.ask(device.dialect.passed):
+        if moment.action.type is not ActionType.STATUS_TASK_IMPOSSIBLE and phone():
             return "success"
         return "failure" if ends else None
+
+
+def _phone(device: Device) -> Callable[[], bool] | None:
+    """What asks this device for MobileGym's verdict; None where it is no phone of MobileGym's."""
+    from android_env.appium.device import AppiumDevice
+
+    if not isinstance(device, AppiumDevice):
+        return None
+    from android_env.devices.mobilegym import Phone  # imported here: few runs need it
+
+    if not isinstance(device.dialect, Phone):
+        return None
+    passed = device.dialect.passed
+    return lambda: device.ask(passed)

@@ -9,23 +9,23 @@ Naming a checkout runs its code, as naming a recipe does. Name those that you tr
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import json
 import sys
 import threading
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from android_env.errors import SetupError, TaskError
 from android_env.faults import CommandFailed, JudgeError, TaskRefused, classify
 from android_env.tasks.task import Task
 
+T = TypeVar("T")
 FAMILY = "mobilegym"
 SPLITS = ("train", "test")
 BUDGETS = {"L1": 15, "L2": 30, "L3": 45, "L4": 60}
@@ -238,7 +238,7 @@ class Checkout:
         made = self._class(_named(task))(_seed=seed)
         environment = Environment(simulator)
         try:
-            first = asyncio.run(made.setup(environment))
+            first = _run(made.setup(environment))
         except Exception as error:
             if classify(error) is not None:
                 raise
@@ -254,7 +254,7 @@ class Checkout:
                 "answers": {},
                 "submitted": False,
             }
-            asyncio.run(environment.set_state({"apps": {"answer_sheet": sheet}}))
+            _run(environment.set_state({"apps": {"answer_sheet": sheet}}))
         else:
             goal = made.description
         return Episode(_named(task), made, goal, first)
@@ -266,7 +266,7 @@ class Checkout:
             JudgeError: it has no answer.
             DeviceFault: the simulator cannot be asked.
         """
-        last = asyncio.run(Environment(simulator).get_observation())
+        last = _run(Environment(simulator).get_observation())
         try:
             found = self._judged(episode, last)
         except Exception as error:
@@ -342,6 +342,12 @@ class Checkout:
         params = {"task": task_id, "apps": ",".join(cls.apps)}
         goal = cls.templates[0] if cls.templates else task_id  # with gaps, which its state fills
         return Task(f"{FAMILY}/{task_id}", goal, FAMILY, level, split, params, budget)
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
+    return asyncio.run(coroutine)
 
 
 def _joined(answers: Mapping[str, Any]) -> str:
