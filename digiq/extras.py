@@ -13,6 +13,7 @@ EXTRAS = {
     "miniwob": "miniwob",
     "num2words": "vlm",
     "peft": "vlm",
+    "ray": "ray",
     "safetensors": "vlm",
     "selenium": "appium",
     "tokenizers": "vlm",

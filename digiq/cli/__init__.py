@@ -14,11 +14,11 @@ from digiq.cli.boundary import one_sentence
 from digiq.errors import DigiQError
 from digiq.pipeline.stages import STAGES
 from digiq.processes import INTERRUPTED, TERMINATED
-from digiq.switches import DEBUG, TRUST_CODE, TRUST_REMOTE_CODE
+from digiq.switches import DEBUG, RAY, TRUST_CODE, TRUST_REMOTE_CODE
 
 ALIASES = {"import-aitw": ("import", "aitw")}
 """Older names: the command, and which member's settings are options without a prefix."""
-FLAGS = {"--trust-code": TRUST_CODE, "--trust-remote-code": TRUST_REMOTE_CODE, "--debug": DEBUG}
+FLAGS = {"--trust-code": TRUST_CODE, "--trust-remote-code": TRUST_REMOTE_CODE, "--debug": DEBUG, "--ray": RAY}
 """Switches of every command, and the variables of the environment that they set."""
 
 
@@ -82,6 +82,7 @@ def usage() -> str:
             "digiq COMMAND --help teaches one; digiq COMMAND FILE.yaml reads its config from a file. Members of your own are",
             "named package.module:Class; code that only an artefact names is not imported without --trust-code, and the",
             "code that a model directory brings not without --trust-remote-code. --debug shows where an error happened.",
+            "--ray plays evaluations on the devices of a Ray cluster.",
         ]
     )
 

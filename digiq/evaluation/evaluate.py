@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from digiq import artifacts
+from digiq.agents import remote
 from digiq.agents.build import (
     AgentConfig,
     DeviceConfig,
@@ -134,14 +135,19 @@ def run(
                 features=features,
                 vlm=vlm,
             )
+            far = remote.asked_for()
+            if far and getattr(agent, "reads_device", False):
+                raise ConfigError(
+                    f"--ray: agent.kind '{config.agent.kind}' looks into its device; leave --ray out."
+                )
             runs = rollout(
                 agent,
                 missing,
-                env_factory(config.device, tasks),
+                remote.remotely(config.device, tasks) if far else env_factory(config.device, tasks),
                 batch_size=config.batch_size,
                 record=lambda spec: spec.episode_id in recorded,
                 infra_retries=config.infra_retries,
-                threads=config.device.chosen.waits,
+                threads=far or config.device.chosen.waits,
                 patience_s=_PATIENCE_S,
                 recordings=w.path / RECORDINGS if config.record_all else None,
             )
