@@ -26,6 +26,7 @@ SPLIT_TITLES = {
     "test_query": "unseen query",
     "test_combination": "unseen pairing",
     "test_site": "unseen site",
+    "test_screen": "unseen screen",
 }
 
 
@@ -107,6 +108,9 @@ def print_summary(
     if any(faults.values()):
         text = ", ".join(f"{arm_title(a)} {n}" for a, n in faults.items())
         console.print(f"Device or judge faults, counted as no success: {text}.")
+    for arm, row in summary["arms"].items():
+        if row.get("no_claim"):
+            console.print(f"{arm_title(arm)}, no claim of success: {row['no_claim']}")
     total = sum(summary["seconds"].values())
     if total:
         console.print(f"Stages took {total / 60:.1f} min in all.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
@@ -61,6 +62,21 @@ def test_summary_has_the_arms_their_splits_and_the_seconds(tmp_path):
     for text in ("80.0", "49.0–94.3", "Behaviour policy", "unseen", "site"):
         assert text in printed
     assert "faults" in printed and "report.html" in printed.replace("\n", "")
+
+
+def test_a_rate_that_claims_nothing_is_said_to(tmp_path):
+    """Of a replayed recording that knows too few of the actions."""
+    rows = [dataclasses.replace(row, steps=10, notes={"unrecorded": 4}) for row in results(2, 10)]
+    few = [dataclasses.replace(row, notes={"unrecorded": 2}) for row in rows]
+    arms = {
+        "behavior": evaluation(tmp_path / "a", "behavior", rows),
+        "digiq": evaluation(tmp_path / "b", "digiq", few),
+    }
+    console = Console(file=io.StringIO(), width=300)
+    print_summary(write_summary(arms, {}, tmp_path / "summary.json"), console=console)
+    printed = console.file.getvalue()
+    assert "Behaviour policy, no claim of success: 40 of 100 actions were never recorded" in printed
+    assert "Digi-Q, no claim" not in printed
 
 
 def test_an_unfinished_evaluation_is_refused(tmp_path):
