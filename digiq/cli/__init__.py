@@ -18,6 +18,8 @@ from digiq.switches import DEBUG, TRUST_CODE, TRUST_REMOTE_CODE
 
 ALIASES = {"import-aitw": ("import", "aitw")}
 """Older names: the command, and which member's settings are options without a prefix."""
+COMMANDS = ("recipes", "init", "doctor", "status", "view", "compare", "rejudge", "verify", "devices")
+"""Those that are no stages and have a module of their name here, with a ``main``."""
 FLAGS = {"--trust-code": TRUST_CODE, "--trust-remote-code": TRUST_REMOTE_CODE, "--debug": DEBUG}
 """Switches of every command, and the variables of the environment that they set."""
 
@@ -60,19 +62,25 @@ def usage() -> str:
             "  digiq run quickstart        the whole method on the embedded phone",
             "  digiq run quickstart --help what people change in a recipe; --help-all shows every field",
             "  digiq recipes               the recipes that come with the package",
+            "  digiq init mine.yaml        a recipe for logs of your own",
+            "  digiq doctor                what this machine has and lacks, and how to mend it",
             "",
             "Stages, in order; each reads and writes artefact directories:",
             "",
             *lines,
             "",
-            "Studies:",
+            "Looking at a run:",
             "",
-            "  study   many arms and seeds as one graph, with records and a page: digiq study configs/study/core.yaml",
-            "  card    what the offline data of a run is like: digiq card runs/quickstart",
+            "  status  its stages, how far each is, and the next command: digiq status runs/quickstart",
+            "  view    its episodes in the browser, with candidates, Q and V: digiq view runs/quickstart",
+            "  card    what its offline data is like: digiq card runs/quickstart",
+            "  verify  reads every file again, and says what to rebuild: digiq verify runs/quickstart",
             "",
+            "Studies and comparisons:",
+            "",
+            "  study    many arms and seeds as one graph, with records and a page: digiq study configs/study/core.yaml",
             "  compare  which of two evaluations is the better one, with intervals: digiq compare A B",
             "  rejudge  judges recorded episodes again: digiq rejudge runs/night/recordings --judge.name rules",
-            "  verify  reads every file of a run again, and says what to rebuild: digiq verify runs/quickstart",
             "",
             "Devices:",
             "",
@@ -86,8 +94,26 @@ def usage() -> str:
     )
 
 
+def welcome() -> str:
+    """What ``digiq`` alone prints: the pipeline, and what to do first."""
+    return """DigiQ trains agents that operate phones and web pages from logged episodes alone.
+
+  collect or import ─► fit-policy ─► propose ─► tune-vlm, featurize ─► train-q ─► distill ─► evaluate
+  episodes             behaviour     N actions  a frozen VLM, once     Q and V    a policy   on devices
+
+  digiq run quickstart      all of it on the embedded phone: minutes on a laptop, nothing to download
+  digiq init mine.yaml      a recipe for logs of your own
+  digiq doctor              what this machine has and lacks
+
+A run is a directory. 'digiq status RUN' says how far it is and what comes next, 'digiq view RUN' shows its episodes.
+'digiq --help' lists all commands."""
+
+
 def _dispatch(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        print(welcome())
+        return
+    if arguments[0] in ("-h", "--help"):
         print(usage())
         return
     command, rest = arguments[0], arguments[1:]
@@ -109,26 +135,10 @@ def _dispatch(arguments: list[str]) -> None:
         from digiq.cli import node
 
         {"run-node": node.main, "serve-nodes": node.serve}[command](rest)
-    elif command == "recipes":
-        from digiq.cli.recipes import main as recipes
+    elif command in COMMANDS:
+        import importlib
 
-        recipes(rest)
-    elif command == "compare":
-        from digiq.cli.compare import main as compare
-
-        compare(rest)
-    elif command == "rejudge":
-        from digiq.cli.rejudge import main as rejudge
-
-        rejudge(rest)
-    elif command == "verify":
-        from digiq.cli.verify import main as verify
-
-        verify(rest)
-    elif command == "devices":
-        from digiq.cli.devices import main as devices
-
-        devices(rest)
+        importlib.import_module(f"digiq.cli.{command}").main(rest)
     elif command in STAGES:
         from digiq.cli import stage as stages
 
@@ -146,7 +156,7 @@ def _dispatch(arguments: list[str]) -> None:
 
         near = difflib.get_close_matches(
             command,
-            [*STAGES, "run", "recipes", "study", "card", "compare", "rejudge", "verify", "devices"],
+            [*STAGES, "run", "study", "card", *COMMANDS],
             n=1,
         )
         hint = f" Did you mean '{near[0]}'?" if near else ""

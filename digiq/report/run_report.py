@@ -146,17 +146,31 @@ def logged_values(run: RunArtifacts) -> LoggedValues | None:
         return None
     episodes = list(LabelledEpisodes(run.episodes, run.rewards))
     index = observation_index(episodes)
-    proposals = load_proposals(run.proposals)
-    q, v = candidate_values(load_critic(run.critic), open_features(run.features))
-    if not len(index) == len(q) == len(proposals.valid):
+    proposals, q, v = candidate_scores(run)
+    if len(index) != len(q):
         raise DigiQError(
             f"{run.features}: {len(q)} rows, but the episodes have {len(index)} and the proposals "
             f"{len(proposals.valid)}; name artefacts of one run."
         )
     # What features leave out (``featurize.support``) has no Q, and is no candidate here.
     proposals = dataclasses.replace(proposals, valid=proposals.valid & ~np.isnan(q))
-    q = np.where(proposals.valid, np.asarray(q, np.float64), np.nan)
-    return LoggedValues(episodes, index, proposals, q, np.asarray(v, np.float64))
+    return LoggedValues(episodes, index, proposals, q, v)
+
+
+def candidate_scores(run: RunArtifacts) -> tuple[Proposals, np.ndarray, np.ndarray]:
+    """The stored candidates, Q of each (float64 [S, N], NaN where it is not valid or has no features), and V (float64 [S]).
+
+    Raises:
+      DigiQError: proposals and features of different runs.
+    """
+    assert run.proposals and run.features and run.critic
+    proposals = load_proposals(run.proposals)
+    q, v = candidate_values(load_critic(run.critic), open_features(run.features))
+    if len(q) != len(proposals.valid):
+        raise DigiQError(
+            f"{run.features}: {len(q)} rows, but the proposals have {len(proposals.valid)}; name artefacts of one run."
+        )
+    return proposals, np.where(proposals.valid, np.asarray(q, np.float64), np.nan), np.asarray(v, np.float64)
 
 
 def headline(evaluations: Mapping[str, Path]) -> tuple[Tile, ...]:
