@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from digiq.cli.boundary import one_sentence
@@ -20,6 +21,8 @@ ALIASES = {"import-aitw": ("import", "aitw")}
 """Older names: the command, and which member's settings are options without a prefix."""
 COMMANDS = ("recipes", "init", "doctor", "status", "view", "compare", "rejudge", "verify", "devices")
 """Those that are no stages and have a module of their name here, with a ``main``."""
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+"""Libraries that load weights tell of it at length, between the lines of ours; what is set already stays."""
 FLAGS = {"--trust-code": TRUST_CODE, "--trust-remote-code": TRUST_REMOTE_CODE, "--debug": DEBUG}
 """Switches of every command, and the variables of the environment that they set."""
 
@@ -36,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if flag in arguments:
             arguments.remove(flag)
             os.environ[variable] = "1"  # stages in processes of their own inherit it
+    if os.environ.get(DEBUG) != "1":
+        for variable, value in QUIET.items():
+            os.environ.setdefault(variable, value)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         with one_sentence(inner=arguments[:1] in (["run-node"], ["serve-nodes"])):
             _dispatch(arguments)

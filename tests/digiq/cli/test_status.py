@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
 
 from digiq import artifacts
 from digiq.cli import COMMANDS, doctor, main, status
+from digiq.cli.following import NEXT, following
 from digiq.config import load_yaml, to_dict
 from digiq.errors import ConfigError
 from digiq.pipeline.plan import plan
 from digiq.pipeline.recipe import Recipe
 from digiq.pipeline.run import RECIPE
+from digiq.pipeline.stages import STAGES
 
 
 @pytest.fixture
@@ -155,3 +158,19 @@ def test_doctor_names_the_mend_for_what_is_missing(monkeypatch, tmp_path, capsys
     with pytest.raises(SystemExit) as stop:
         main(["doctor"])
     assert stop.value.code in (0, 1) and "Every run needs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", list(STAGES))
+def test_the_command_that_comes_next_is_one(command, tmp_path):
+    """Its options are those of its stage, and paths that were given are used again."""
+    said = following(command, {"out": tmp_path / "made", "episodes": tmp_path / "mine", "rewards": None})
+    assert str(tmp_path) in said and "{" not in said and "None" not in said
+    program, name, *rest = said.split()
+    if program == "digiq" and name in STAGES:
+        options = {word[2:].replace("-", "_") for word in rest if word.startswith("--")}
+        known = set(inspect.signature(STAGES[name].open().run).parameters)
+        assert {o.partition(".")[0] for o in options} <= known | {"agent", "tasks"}
+    if "{episodes}" in NEXT[command]:
+        assert f"--episodes {tmp_path / 'mine'}" in said
+    if "{rewards}" in NEXT[command]:
+        assert f"--rewards {tmp_path / 'rewards'}" in said
