@@ -12,7 +12,7 @@ APPIUM := 3.8.0
 CHROMIUM_DRIVER := 3.1.1
 APPIUM_STAMP := .appium/.installed-$(APPIUM)-$(CHROMIUM_DRIVER)
 
-.PHONY: install quickstart bring-your-own study-slice aitw appium test test-appium test-slow soak wheel lock lint types imports notebooks help
+.PHONY: install quickstart bring-your-own study-slice aitw appium test test-appium test-slow soak wheel lock lint types imports notebooks docs help
 
 help:
 	@echo "make quickstart  the whole method on the embedded phone, with a table and a report at the end"
@@ -22,6 +22,7 @@ help:
 	@echo "make appium      Appium 3 with its Chromium driver, and Debian's chromium (npm and apt-get)"
 	@echo "make test-appium the tests that drive a real browser through it"
 	@echo "make lint types imports notebooks wheel   what CI checks besides"
+	@echo "make docs        the site, from docs/ and docstrings, into runs/site"
 	@echo "make test-slow   ten minutes of 'make soak' and 20,000 damaged recordings, beside all else that is too slow for CI"
 	@echo "make soak        an hour of kills, damage, full disks and junk, with a table at the end"
 	@echo "make lock        pins every package anew, with hashes"
@@ -104,3 +105,7 @@ imports: install
 
 notebooks: install
 	$(BIN)/python notebooks/execute.py
+
+# A broken link, or a public name without a docstring, fails it.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 import threading
 import time
@@ -31,7 +32,6 @@ from typing import Any
 import numpy as np
 import psutil
 
-from android_env.testing.browser import headless
 from digiq import artifacts
 from digiq.agents import collect
 from digiq.agents.build import AgentConfig
@@ -40,6 +40,9 @@ from digiq.data.rewards import LabelledEpisodes
 from digiq.proposals import propose
 from digiq.report.viewer import gather
 from digiq.report.viewer.serve import ViewServer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tools.browser import headless
 
 WATCH = """
 window.keyed = 0; window.took = null; window.first = null;

@@ -8,18 +8,21 @@ the most candidates to draw; and the first recorded test episode of the first tw
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from android_env.testing.browser import emulate, headless  # noqa: E402
 from digiq.report.viewer.gather import RunView, find  # noqa: E402
 from digiq.report.viewer.serve import ViewServer  # noqa: E402
+from tools.browser import emulate, headless  # noqa: E402
 
 
 def main() -> None:
@@ -72,7 +75,8 @@ def shoot(
     driver.get("about:blank")
     driver.get(url)
     time.sleep(1.5)  # fonts and images
-    driver.save_screenshot(str(out))
+    with Image.open(io.BytesIO(driver.get_screenshot_as_png())) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, optimize=True)
     print(out)
 
 

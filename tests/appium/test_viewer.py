@@ -11,11 +11,11 @@ import pytest
 
 from android_env.appium.chromium import find_browser
 from android_env.errors import SetupError
-from android_env.testing.browser import emulate, headless
 from digiq.report.viewer.gather import RunView, find
 from digiq.report.viewer.pages import write
 from digiq.report.viewer.serve import ViewServer
 from tests.digiq.conftest import make_run, read_values
+from tools.browser import emulate, headless
 
 PAINTED = """
 window.painted = []; window.broken = [];

@@ -1,4 +1,4 @@
-"""A headless Chromium of its own, without Appium: for tests, benchmarks and pictures of pages that we make."""
+"""A headless Chromium without Appium, for tests, benchmarks and pictures of pages that we make."""
 
 from __future__ import annotations
 
