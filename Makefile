@@ -13,7 +13,7 @@ CHROMIUM_DRIVER := 3.1.1
 UIAUTOMATOR2_DRIVER := 8.7.0
 APPIUM_STAMP := .appium/.installed-$(APPIUM)-$(CHROMIUM_DRIVER)-$(UIAUTOMATOR2_DRIVER)
 
-.PHONY: install quickstart bring-your-own study-slice aitw appium test test-appium test-slow soak wheel lock lint types imports notebooks help
+.PHONY: install quickstart bring-your-own study-slice aitw appium test test-appium test-slow soak wheel lock lint types imports notebooks docs help
 
 help:
 	@echo "make quickstart  the whole method on the embedded phone, with a table and a report at the end"
@@ -23,6 +23,7 @@ help:
 	@echo "make appium      Appium 3 with its Chromium and UiAutomator2 drivers, Debian's chromium and adb (npm and apt-get)"
 	@echo "make test-appium the tests that drive a real browser, and the real UiAutomator2 driver, through it"
 	@echo "make lint types imports notebooks wheel   what CI checks besides"
+	@echo "make docs        the site, from docs/ and docstrings, into runs/site"
 	@echo "make test-slow   ten minutes of 'make soak' and 20,000 damaged recordings, beside all else that is too slow for CI"
 	@echo "make soak        an hour of kills, damage, full disks and junk, with a table at the end"
 	@echo "make lock        pins every package anew, with hashes"
@@ -105,3 +106,7 @@ imports: install
 
 notebooks: install
 	$(BIN)/python notebooks/execute.py
+
+# A broken link, or a public name without a docstring, fails it.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -208,6 +208,28 @@ def is_complete(
         return False
 
 
+def state_of(path: str | Path) -> tuple[str, Manifest | None]:
+    """How far an artefact is, without opening it, and its manifest where it has a readable one.
+
+    Returns:
+      ``absent``, ``running`` (a process is writing it), ``partial``, ``complete`` or ``damaged``.
+    """
+    path = Path(path)
+    try:
+        manifest = _read_manifest(path)
+    except ArtifactError:
+        return "damaged", None
+    if (path / LOCK).is_file():
+        try:
+            with _lock(path):
+                pass
+        except ArtifactError:
+            return "running", manifest
+        except OSError:
+            pass  # somebody else's directory, read only: nobody here writes it
+    return ("absent" if manifest is None else manifest.state), manifest
+
+
 def open(path: str | Path, stage: str | None = None) -> Artifact:
     """Opens a finished artefact, having read every file of it once in this process or run (:func:`verified_once`).
 

@@ -1,4 +1,4 @@
-"""Progress with rate and ETA: a bar on a terminal, a line every few seconds in a log file."""
+"""Progress with rate and ETA: a bar on a terminal, a line a minute in a log file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
-_LINE_EVERY = 10.0  # seconds between lines when the output is not a terminal
+_LINE_EVERY = 60.0  # seconds between lines when the output is not a terminal
+_FIRST_LINE = 10.0  # seconds to the first of them, which says how long it will be
 
 
 class Bar(Protocol):
@@ -64,26 +65,27 @@ def _shown(fields: dict[str, Any]) -> str:
 
 
 class _LineBar:
-    """Plain lines for logs and CI: at most one in ten seconds, and one at the end."""
+    """Plain lines for logs and CI: one after ten seconds, then one a minute, and one at the end."""
 
     def __init__(self, description: str, total: float | None, unit: str, done: float):
         self._description, self._total, self._unit = description, total, unit
         self._resumed = self._done = done
-        self._start = self._last = time.monotonic()
+        self._start = time.monotonic()
+        self._next = self._start + _FIRST_LINE
         self._fields: dict[str, Any] = {}
 
     def advance(self, count: float = 1, **fields: Any) -> None:
         self._done += count
         self._fields |= fields
-        if time.monotonic() - self._last >= _LINE_EVERY:
+        if time.monotonic() >= self._next:
             self._print()
 
     def close(self) -> None:
         self._print()
 
     def _print(self) -> None:
-        self._last = time.monotonic()
-        elapsed = self._last - self._start
+        now = time.monotonic()
+        self._next, elapsed = now + _LINE_EVERY, now - self._start
         rate = (self._done - self._resumed) / max(elapsed, 1e-9)
         of = f"/{self._total:g}" if self._total is not None else ""
         left = (

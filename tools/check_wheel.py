@@ -2,7 +2,7 @@
 
   python tools/check_wheel.py [FOLDER]
 
-For each Python from 3.11 to 3.13 on this machine: the core alone, with the README's array example and every command that
+For each Python from 3.11 to 3.13 on this machine: the core alone, with the docs' array example and every command that
 needs an extra. For one of them with ``[vlm]``: the quickstart, cut down to its bones. Environments are made in FOLDER (a
 temporary one by default).
 """
@@ -112,8 +112,8 @@ def core(tools: Path, cwd: Path) -> None:
     listed = run(tools, cwd, "recipes").stdout
     assert all(name in listed for name in ("quickstart", "aitw_sample", "study/core")), listed
     run(tools, cwd, "--help")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = (code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "fit_critic" in code)
+    page = (ROOT / "docs" / "your_logs.md").read_text(encoding="utf-8")
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.S) if "fit_critic" in code)
     check = """
 assert q.shape == (400, 3) and v.shape == (400,)
 assert q[done & success, 0].mean() > q[done & ~success, 0].mean() + 0.5

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from digiq.cli.boundary import one_sentence
@@ -18,6 +19,10 @@ from digiq.switches import DEBUG, RAY, TRUST_CODE, TRUST_REMOTE_CODE
 
 ALIASES = {"import-aitw": ("import", "aitw")}
 """Older names: the command, and which member's settings are options without a prefix."""
+COMMANDS = ("recipes", "init", "doctor", "status", "view", "compare", "rejudge", "verify", "devices")
+"""Those that are no stages and have a module of their name here, with a ``main``."""
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+"""Libraries that load weights tell of it at length, between the lines of ours; what is set already stays."""
 FLAGS = {"--trust-code": TRUST_CODE, "--trust-remote-code": TRUST_REMOTE_CODE, "--debug": DEBUG, "--ray": RAY}
 """Switches of every command, and the variables of the environment that they set."""
 
@@ -34,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if flag in arguments:
             arguments.remove(flag)
             os.environ[variable] = "1"  # stages in processes of their own inherit it
+    if os.environ.get(DEBUG) != "1":
+        for variable, value in QUIET.items():
+            os.environ.setdefault(variable, value)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         with one_sentence(inner=arguments[:1] in (["run-node"], ["serve-nodes"])):
             _dispatch(arguments)
@@ -60,19 +69,25 @@ def usage() -> str:
             "  digiq run quickstart        the whole method on the embedded phone",
             "  digiq run quickstart --help what people change in a recipe; --help-all shows every field",
             "  digiq recipes               the recipes that come with the package",
+            "  digiq init mine.yaml        a recipe for logs of your own",
+            "  digiq doctor                what this machine has and lacks, and how to mend it",
             "",
             "Stages, in order; each reads and writes artefact directories:",
             "",
             *lines,
             "",
-            "Studies:",
+            "Looking at a run:",
             "",
-            "  study   many arms and seeds as one graph, with records and a page: digiq study configs/study/core.yaml",
-            "  card    what the offline data of a run is like: digiq card runs/quickstart",
+            "  status  its stages, how far each is, and the next command: digiq status runs/quickstart",
+            "  view    its episodes in the browser, with candidates, Q and V: digiq view runs/quickstart",
+            "  card    what its offline data is like: digiq card runs/quickstart",
+            "  verify  reads every file again, and says what to rebuild: digiq verify runs/quickstart",
             "",
+            "Studies and comparisons:",
+            "",
+            "  study    many arms and seeds as one graph, with records and a page: digiq study configs/study/core.yaml",
             "  compare  which of two evaluations is the better one, with intervals: digiq compare A B",
             "  rejudge  judges recorded episodes again: digiq rejudge runs/night/recordings --judge.name rules",
-            "  verify  reads every file of a run again, and says what to rebuild: digiq verify runs/quickstart",
             "",
             "Devices:",
             "",
@@ -87,8 +102,26 @@ def usage() -> str:
     )
 
 
+def welcome() -> str:
+    """What ``digiq`` alone prints: the pipeline, and what to do first."""
+    return """DigiQ trains agents that operate phones and web pages from logged episodes alone.
+
+  collect or import ─► fit-policy ─► propose ─► tune-vlm, featurize ─► train-q ─► distill ─► evaluate
+  episodes             behaviour     N actions  a frozen VLM, once     Q and V    a policy   on devices
+
+  digiq run quickstart      all of it on the embedded phone: minutes on a laptop, nothing to download
+  digiq init mine.yaml      a recipe for logs of your own
+  digiq doctor              what this machine has and lacks
+
+A run is a directory. 'digiq status RUN' says how far it is and what comes next, 'digiq view RUN' shows its episodes.
+'digiq --help' lists all commands."""
+
+
 def _dispatch(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        print(welcome())
+        return
+    if arguments[0] in ("-h", "--help"):
         print(usage())
         return
     command, rest = arguments[0], arguments[1:]
@@ -110,26 +143,10 @@ def _dispatch(arguments: list[str]) -> None:
         from digiq.cli import node
 
         {"run-node": node.main, "serve-nodes": node.serve}[command](rest)
-    elif command == "recipes":
-        from digiq.cli.recipes import main as recipes
+    elif command in COMMANDS:
+        import importlib
 
-        recipes(rest)
-    elif command == "compare":
-        from digiq.cli.compare import main as compare
-
-        compare(rest)
-    elif command == "rejudge":
-        from digiq.cli.rejudge import main as rejudge
-
-        rejudge(rest)
-    elif command == "verify":
-        from digiq.cli.verify import main as verify
-
-        verify(rest)
-    elif command == "devices":
-        from digiq.cli.devices import main as devices
-
-        devices(rest)
+        importlib.import_module(f"digiq.cli.{command}").main(rest)
     elif command in STAGES:
         from digiq.cli import stage as stages
 
@@ -147,7 +164,7 @@ def _dispatch(arguments: list[str]) -> None:
 
         near = difflib.get_close_matches(
             command,
-            [*STAGES, "run", "recipes", "study", "card", "compare", "rejudge", "verify", "devices"],
+            [*STAGES, "run", "study", "card", *COMMANDS],
             n=1,
         )
         hint = f" Did you mean '{near[0]}'?" if near else ""

@@ -19,6 +19,7 @@ import docstring_parser
 import tyro
 from typing_extensions import Doc
 
+from digiq.cli.following import following
 from digiq.config import load_yaml
 from digiq.errors import DigiQError
 from digiq.pipeline.stages import Stage
@@ -43,7 +44,7 @@ def main(command: str, stage: Stage, arguments: list[str]) -> None:
     stage.require(config)
     artifact = module.run(config, **values)
     counts = ", ".join(f"{key} {value}" for key, value in artifact.manifest.counts.items())
-    print(f"{artifact.path}: complete. {counts}", file=sys.stderr)
+    print(f"{artifact.path}: complete. {counts}\nNext: {following(command, values)}", file=sys.stderr)
 
 
 def schema(stage: Stage, arguments: list[str]) -> str:
@@ -124,10 +125,10 @@ def _switches(cls: Any, prefix: str = "--") -> set[str]:
 
 def _spelled(arguments: list[str], switches: set[str]) -> Iterator[str]:
     """A switch of a config alone is one that is on: ``--data-parallel`` is ``--data-parallel True``."""
-    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
+    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
         yield argument
         alone = argument.replace("_", "-") in switches and argument != "--overwrite"
-        if alone and following.startswith("--"):
+        if alone and after.startswith("--"):
             yield "True"
 
 

@@ -92,6 +92,11 @@ def print_plan(config, cells: Sequence, folder: Path, jobs: int) -> None:
     from digiq.studies import run as studies
 
     waiting = studies.open_cells(cells, folder)
+    if not waiting:
+        print(
+            f"{config.name}: all {len(cells)} records are there, so nothing would run; --page writes the page again."
+        )
+        return
     nodes = studies.unique_nodes(waiting)
     stages: dict[str, list[float]] = {}
     for node, seconds in zip(nodes, studies.estimate(nodes), strict=True):

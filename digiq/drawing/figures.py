@@ -19,6 +19,29 @@ ARM_COLORS = {"behavior": "#98a2b3", "filtered_bc": "#e39b2d", "digiq": "#2f6fed
 """Colours of the arms, the same in every figure and table."""
 PALETTE = ("#2f6fed", "#e39b2d", "#12a594", "#d6456b", "#7c5cdb", "#98a2b3", "#5c8a2f", "#b0613a")
 
+_DARK = {
+    INK: "#e7eaf0",
+    MUTED: "#9aa4b5",
+    GRID: "#2b3340",
+    "#c9cfd9": "#3a4454",
+    "#000000": "#e7eaf0",
+    "#9db8f5": "#4a6bb5",
+}
+"""What becomes of colours in the dark; those of data stay."""
+
+
+class Drawn(str):
+    """A figure as SVG, with the numbers that it shows."""
+
+    title: str
+    data: Mapping[str, Any]
+
+    def __new__(cls, svg: str, title: str = "", data: Mapping[str, Any] | None = None) -> Drawn:
+        made = super().__new__(cls, svg)
+        made.title, made.data = title, data or {}
+        return made
+
+
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.edgecolor": "#c9cfd9",
@@ -47,43 +70,103 @@ def arm_color(arm: str, position: int = 0) -> str:
 
 
 @matplotlib.rc_context(_STYLE)
-def success_bars(groups: Sequence[str], arms: Mapping[str, Sequence[Estimate]], colors: Sequence[str]) -> str:
+def success_bars(
+    groups: Sequence[str],
+    arms: Mapping[str, Sequence[Estimate]],
+    colors: Sequence[str],
+    *,
+    hatched: Sequence[str] = (),
+    narrow: bool = False,
+) -> Drawn:
     """Success rates as grouped bars with intervals.
 
     Args:
       groups: what the bars are grouped by (pooled, then the splits).
       arms: for each arm one estimate a group, as fractions; NaN where it has none.
       colors: one an arm.
+      hatched: arms that are no contestants, such as a ceiling.
+      narrow: lying bars, for a phone.
     """
-    figure, axis = _figure(9.0, 2.9)
     width = 0.8 / max(len(arms), 1)
+    figure, axis = _figure(4.2, 0.9 + 0.3 * len(groups) * (len(arms) + 1)) if narrow else _figure(9.0, 2.9)
     for position, (arm, estimates) in enumerate(arms.items()):
-        x = np.arange(len(groups)) + (position - (len(arms) - 1) / 2) * width
+        at = np.arange(len(groups)) + (position - (len(arms) - 1) / 2) * width
         value = np.array([100 * e.value for e in estimates])
         reach = np.array(
             [[100 * (e.value - e.low) for e in estimates], [100 * (e.high - e.value) for e in estimates]]
         )
-        axis.bar(x, value, width * 0.92, color=colors[position], label=arm)
-        axis.errorbar(x, value, np.nan_to_num(reach), fmt="none", ecolor=INK, elinewidth=1.1, capsize=3)
-        for at, height, top in zip(x, value, value + np.nan_to_num(reach[1]), strict=True):
+        color = colors[position]
+        look: dict[str, Any] = {"color": color, "label": arm}
+        if arm in hatched:
+            look = {
+                "facecolor": "none",
+                "edgecolor": color,
+                "hatch": "////",
+                "linewidth": 1.0,
+                "label": arm,
+            }
+        gap = np.nan_to_num(reach)
+        bar: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 1.1, "capsize": 3}
+        if narrow:
+            axis.barh(at, value, width * 0.9, **look)
+            axis.errorbar(value, at, xerr=gap, **bar)
+        else:
+            axis.bar(at, value, width * 0.9, **look)
+            axis.errorbar(at, value, gap, **bar)
+        for where, height, top in zip(at, value, value + np.nan_to_num(reach[1]), strict=True):
             if np.isfinite(height):
                 axis.annotate(
                     f"{height:.0f}",
-                    (at, top),
-                    (0, 3),
+                    (top, where) if narrow else (where, top),
+                    (4, 0) if narrow else (0, 3),
                     textcoords="offset points",
-                    ha="center",
+                    ha="left" if narrow else "center",
+                    va="center" if narrow else "bottom",
                     fontsize=9,
                     color=INK,
                 )
-    axis.set_xticks(np.arange(len(groups)), groups)
-    axis.tick_params(axis="x", length=0, labelcolor=INK)
-    axis.set_ylim(0, 109)
-    axis.set_yticks(range(0, 101, 25))
-    axis.set_ylabel("success, %")
-    axis.grid(axis="x", visible=False)
-    axis.legend(ncols=max(len(arms), 1), loc="upper left", bbox_to_anchor=(0, 1.14), borderaxespad=0)
-    return _svg(figure)
+    if narrow:
+        axis.set_yticks(np.arange(len(groups)), groups)
+        axis.tick_params(axis="y", length=0, labelcolor=INK)
+        axis.invert_yaxis()
+        axis.set_xlim(0, 112)
+        axis.set_xticks(range(0, 101, 25))
+        axis.set_xlabel("success, %")
+        axis.grid(axis="y", visible=False)
+        figure.legend(loc="outside upper left", ncols=2)
+    else:
+        axis.set_xticks(np.arange(len(groups)), groups)
+        axis.tick_params(axis="x", length=0, labelcolor=INK)
+        axis.set_ylim(0, 109)
+        axis.set_yticks(range(0, 101, 25))
+        axis.set_ylabel("success, %")
+        axis.grid(axis="x", visible=False)
+        axis.legend(ncols=max(len(arms), 1), loc="upper left", bbox_to_anchor=(0, 1.14), borderaxespad=0)
+    data = {
+        arm: {group: e._asdict() for group, e in zip(groups, estimates, strict=True)}
+        for arm, estimates in arms.items()
+    }
+    return _svg(figure, title="Success", data=data)
+
+
+_SMOOTHED_FROM = 24
+"""Points of a curve from which a moving average is drawn over it."""
+
+
+def smoothed(y: np.ndarray) -> np.ndarray:
+    """A moving average over about a twelfth of the points; at the ends over as many as there are.
+
+    Args:
+      y: float[n].
+
+    Returns:
+      float64[n].
+    """
+    half = max(1, len(y) // 24)
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(y, np.float64))])
+    at = np.arange(len(y))
+    first, last = np.maximum(at - half, 0), np.minimum(at + half + 1, len(y))
+    return (sums[last] - sums[first]) / (last - first)
 
 
 @matplotlib.rc_context(_STYLE)
@@ -95,7 +178,7 @@ def curves(
     ylabel: str = "",
     log: bool = False,
     limits: tuple[float, float] | None = None,
-) -> str:
+) -> Drawn:
     """Lines over a common x axis.
 
     Args:
@@ -109,7 +192,11 @@ def curves(
     figure, axis = _figure(4.4, 3.1)
     for position, (name, (x, y)) in enumerate(series.items()):
         color = arm_color(name, position)
-        axis.plot(x, y, color=color, label=name, marker="o" if len(x) < 3 else None, markersize=4)
+        if len(y) >= _SMOOTHED_FROM:
+            axis.plot(x, y, color=color, alpha=0.25, linewidth=1.0)
+            axis.plot(x, smoothed(y), color=color, label=name)
+        else:
+            axis.plot(x, y, color=color, label=name, marker="o" if len(x) < 3 else None, markersize=4)
     values = np.concatenate([np.asarray(y, np.float64) for _, y in series.values()])
     if log and (values > 0).all() and values.max() > 20 * values.min():
         axis.set_yscale("log")
@@ -120,11 +207,11 @@ def curves(
     axis.set_ylabel(ylabel)
     if len(series) > 1:
         figure.legend(loc="outside lower center", ncols=2)
-    return _svg(figure)
+    return _svg(figure, title=title, data={name: {xlabel: x, "value": y} for name, (x, y) in series.items()})
 
 
 @matplotlib.rc_context(_STYLE)
-def calibration(predicted: np.ndarray, returns: np.ndarray, *, bins: int = 10) -> str:
+def calibration(predicted: np.ndarray, returns: np.ndarray, *, bins: int = 10) -> Drawn:
     """Predicted Q of the logged actions against the discounted return that followed, in bins of equal counts.
 
     Args:
@@ -146,13 +233,14 @@ def calibration(predicted: np.ndarray, returns: np.ndarray, *, bins: int = 10) -
     axis.set_title("Calibration of Q")
     axis.set_xlabel("predicted Q of the logged action (mean of a bin)")
     axis.set_ylabel("return that followed")
-    return _svg(figure)
+    shown = {"predicted": x, "returned": y, "half_width": spread, "count": [len(g) for g in groups]}
+    return _svg(figure, title="Calibration of Q", data=shown)
 
 
 @matplotlib.rc_context(_STYLE)
 def values_by_outcome(
     remaining: np.ndarray, predicted: np.ndarray, succeeded: np.ndarray, *, horizon: int = 12
-) -> str:
+) -> Drawn:
     """Mean predicted Q against the actions left until the episode ended, successes and failures apart.
 
     Args:
@@ -162,6 +250,7 @@ def values_by_outcome(
       horizon: how many actions before the end are shown.
     """
     figure, axis = _figure(4.4, 3.4)
+    shown: dict[str, Any] = {}
     for flag, name, color in [
         (True, "episodes that succeed", PALETTE[2]),
         (False, "episodes that do not", PALETTE[3]),
@@ -171,13 +260,14 @@ def values_by_outcome(
         mean = np.array([g.mean() for g in groups])
         half = np.array([1.96 * g.std() / np.sqrt(len(g)) for g in groups])
         axis.plot(steps, mean, color=color, label=name)
+        shown[name] = {"actions_left": steps, "mean": mean, "half_width": half}
         axis.fill_between(steps, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
     axis.invert_xaxis()
     axis.set_title("Q along episodes")
     axis.set_xlabel("actions left until the end")
     axis.set_ylabel("mean predicted Q")
     axis.legend(loc="best")
-    return _svg(figure)
+    return _svg(figure, title="Q along episodes", data=shown)
 
 
 @matplotlib.rc_context(_STYLE)
@@ -189,7 +279,7 @@ def horizontal_bars(
     xlabel: str,
     color: str = PALETTE[0],
     form: str = "{:.0f}",
-) -> str:
+) -> Drawn:
     """Named quantities, the first on top.
 
     Args:
@@ -219,7 +309,7 @@ def horizontal_bars(
     axis.grid(axis="y", visible=False)
     axis.set_title(title)
     axis.set_xlabel(xlabel)
-    return _svg(figure)
+    return _svg(figure, title=title, data=dict(zip(names, values, strict=True)))
 
 
 @matplotlib.rc_context(_STYLE)
@@ -230,7 +320,7 @@ def histogram(
     xlabel: str,
     marks: Mapping[str, float] | None = None,
     integers: bool = False,
-) -> str:
+) -> Drawn:
     """Distributions as shares.
 
     Args:
@@ -265,7 +355,10 @@ def histogram(
     axis.set_ylabel("share, %")
     if len(samples) > 1 or marks:
         axis.legend(loc="best")
-    return _svg(figure)
+    shown = {
+        name: 100 * np.histogram(sample, bins)[0] / max(len(sample), 1) for name, sample in samples.items()
+    }
+    return _svg(figure, title=title, data={"edges": bins, "share": shown, "marks": dict(marks or {})})
 
 
 @matplotlib.rc_context(_STYLE)
@@ -348,7 +441,20 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _svg(figure: Figure, *, opaque: bool = False) -> str:
+def _svg(
+    figure: Figure, *, opaque: bool = False, title: str = "", data: Mapping[str, Any] | None = None
+) -> Drawn:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=not opaque, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    svg = buffer.getvalue()
+    if not opaque:
+        # Text that has no colour of its own is black; a figure on a page follows the page into the dark.
+        rules = "".join(
+            f'[style*="{kind}: {old}"]{{{kind}:{new}!important}}'
+            for old, new in _DARK.items()
+            for kind in ("fill", "stroke")
+        )
+        legend = 'g[id^="text"] path,g[id^="text"] use{fill:#e7eaf0}'
+        style = f"<style>@media (prefers-color-scheme:dark){{{legend}{rules}}}</style>"
+        svg = svg.replace("<defs>", f"{style}<defs>", 1)
+    return Drawn(svg, title, data)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
+import math
+from collections.abc import Mapping
 from importlib import resources
+from typing import Any
 
 import jinja2
 
+from digiq.drawing.figures import Drawn
 from digiq.drawing.strips import Strip
 
 
@@ -45,6 +50,15 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
+class Term:
+    """A name and what it means."""
+
+    name: str
+    text: str
+    color: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Detail:
     """Text that is folded until clicked."""
 
@@ -60,11 +74,16 @@ class Section:
     anchor: str
     name: str
     lead: str = ""
+    terms: tuple[Term, ...] = ()
     wide_figures: tuple[tuple[str, str], ...] = ()
     """SVG and caption."""
+    narrow_figures: tuple[tuple[str, str], ...] = ()
+    """What a phone shows instead of the wide ones."""
     tables: tuple[Table, ...] = ()
     figures: tuple[tuple[str, str], ...] = ()
     strips: tuple[Strip, ...] = ()
+    pairs: tuple[tuple[Strip, ...], ...] = ()
+    """Episodes of one task by several arms, one under the other."""
     details: tuple[Detail, ...] = ()
 
 
@@ -72,6 +91,8 @@ class Section:
 class Page:
     title: str
     subtitle: str
+    verdict: str = ""
+    """What it comes to, in a sentence or two; stands first."""
     tiles: tuple[Tile, ...] = ()
     sections: tuple[Section, ...] = ()
     footer: str = ""
@@ -88,11 +109,39 @@ def render(page: Page) -> str:
     )
     environment.filters |= {
         "data_uri": lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode(),
+        "json_uri": lambda data: (
+            "data:application/json;base64," + base64.b64encode(plain_json(data).encode()).decode()
+        ),
         "px": lambda value: f"{value:.1f}",
         "num": lambda value: f"{value:z.2f}",  # z: no minus before a zero
         "signed": lambda value: f"{value:+z.2f}",
     }
     return environment.get_template("page.html.jinja").render(page=page)
+
+
+def plain_json(data: Any) -> str:
+    """JSON of a figure's numbers, arrays as lists and NaN as null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        if hasattr(value, "tolist"):
+            value = value.tolist()
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(data), indent=1, ensure_ascii=False)
+
+
+def figure_data(page: Page) -> dict[str, Any]:
+    """The numbers of every figure of a page, by section and title."""
+    found: dict[str, Any] = {}
+    for section in page.sections:
+        for svg, _ in (*section.wide_figures, *section.figures):
+            if isinstance(svg, Drawn) and svg.data:
+                found.setdefault(section.anchor, {})[svg.title] = svg.data
+    return found
 
 
 def _template(name: str) -> str:

@@ -82,6 +82,12 @@ class Strip:
         return any(frame.candidates for frame in self.frames)
 
     @property
+    def end(self) -> str:
+        """How it ended, in words."""
+        actions = len(self.frames) - 1
+        return f"{self.outcome.replace('_', ' ')} after {actions} action{'s' if actions != 1 else ''}"
+
+    @property
     def gated(self) -> bool:
         """True where the frames say what passes the extraction's threshold."""
         return any(frame.kept is not None for frame in self.frames)

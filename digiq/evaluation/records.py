@@ -70,20 +70,23 @@ def remove_torn(folder: Path) -> None:
 
 def recorded_strips(evaluation: Path) -> list[Strip]:
     """The episodes that an evaluation recorded, as strips."""
-    strips = []
+    return list(recorded_by_id(evaluation).values())
+
+
+def recorded_by_id(evaluation: Path) -> dict[str, Strip]:
+    """The same, by episode id: arms that ran the same episodes share their ids."""
+    strips = {}
     for file in sorted((evaluation / RECORDS).glob("*/record.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
         # An unparsable answer ends an episode without an action.
         actions = [parse_action(step["action"]) for step in record["steps"]]
-        strips.append(
-            plain_strip(
-                [png.read_bytes() for png in sorted(file.parent.glob("*.png"))],
-                [action if isinstance(action, Action) else None for action in actions],
-                captions=[step["caption"] for step in record["steps"]],
-                goal=record["goal"],
-                outcome=record["outcome"],
-                title=f"{split_title(record['split'])} · {record['episode_id']}",
-            )
+        strips[record["episode_id"]] = plain_strip(
+            [png.read_bytes() for png in sorted(file.parent.glob("*.png"))],
+            [action if isinstance(action, Action) else None for action in actions],
+            captions=[step["caption"] for step in record["steps"]],
+            goal=record["goal"],
+            outcome=record["outcome"],
+            title=f"{split_title(record['split'])} · {record['episode_id']}",
         )
     return strips
 

@@ -19,8 +19,27 @@ ARM_TITLES = {
     "behavior": "Behaviour policy",
     "filtered_bc": "Filtered BC",
     "digiq": "Digi-Q",
-    "ceiling": "Best-of-N by Q*",
+    "ceiling": "Ceiling: best of N by Q*",
 }
+CEILING = "ceiling"
+"""No contestant: it asks the simulator."""
+ARM_ABOUT = {
+    "behavior": "the policy that recorded the offline episodes",
+    "filtered_bc": "imitates the logged actions of the episodes that succeeded; no Q",
+    "digirl": "imitates the logged actions that DigiRL's offline filter keeps",
+    "digiq": "imitates, at each state, the candidate with the highest learned Q, where its advantage passes the threshold",
+    "ceiling": "takes, on the device, the best of the behaviour policy's N candidates by the simulator's own values; no critic "
+    "on these candidates can do better in the long run",
+    "critic": "takes, on the device, the best of the behaviour policy's N candidates by the learned Q; nothing is distilled",
+}
+"""What stands behind an arm's name, in a sentence."""
+SPLIT_ABOUT = {
+    "pooled": "every test episode",
+    "test_query": "queries that no training task asks, on sites of the training tasks",
+    "test_combination": "sites and queries of the training tasks that never stand together there",
+    "test_site": "a site, drawn in a theme, that no training task shows",
+}
+"""What a split tests."""
 SPLIT_TITLES = {
     "pooled": "all test",
     "test_query": "unseen query",
@@ -98,10 +117,11 @@ def print_summary(
         table.add_column(split_title(split), justify="right", max_width=9)
     table.add_column("episodes", justify="right", no_wrap=True)
     table.add_column("mean steps", justify="right", max_width=5)
-    rates = [row["success"] for row in summary["arms"].values()]
+    rates = [row["success"] for arm, row in summary["arms"].items() if arm != CEILING]
     for arm, row in summary["arms"].items():
         cells = [_rate(row), *(_rate(row["splits"][s]) if s in row["splits"] else "–" for s in splits)]
-        style = "bold" if row["success"] == max(rates) and rates.count(max(rates)) == 1 else ""
+        best = arm != CEILING and row["success"] == max(rates) and rates.count(max(rates)) == 1
+        style = "bold" if best else "dim" if arm == CEILING else ""
         table.add_row(arm_title(arm), *cells, str(row["episodes"]), _number(row["mean_steps"]), style=style)
     console.print(table)
     faults = {a: row.get("faults", 0) for a, row in summary["arms"].items()}

@@ -11,10 +11,12 @@ from pathlib import Path
 from digiq import artifacts
 from digiq.config import to_dict
 from digiq.errors import DigiQError
+from digiq.pipeline.estimate import Remaining, estimate, words
 from digiq.pipeline.nodes import Node
 from digiq.pipeline.plan import plan, preflight
 from digiq.pipeline.recipe import Recipe
 from digiq.pipeline.scheduler import run_nodes
+from digiq.pipeline.stages import STAGES
 
 RECIPE = "recipe.json"
 
@@ -41,9 +43,17 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
         print(f"{recipe.directory}: everything is complete, nothing to do.", file=sys.stderr)
 
     started = itertools.count(len(nodes) - len(waiting) + 1)
+    costs = dict(zip((node.name for node in nodes), estimate(nodes), strict=True))
+    left = Remaining(waiting, [costs[node.name] for node in waiting])
+    about = {stage.module: stage.about for stage in STAGES.values()}
 
     def announce(node: Node) -> None:
-        print(f"[{next(started)}/{len(nodes)}] {node.name}", file=sys.stderr, flush=True)
+        print(
+            f"[{next(started)}/{len(nodes)}] {node.name}: {about[node.module]} (about {words(costs[node.name])}; the run "
+            f"about {words(left.seconds)} more)",
+            file=sys.stderr,
+            flush=True,
+        )
 
     folder = recipe.directory / "nodes"
     running = run_nodes(waiting, folder=folder, overwrite=overwrite, on_start=announce)
@@ -53,6 +63,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
                 raise DigiQError(
                     f"stage '{node.name}' failed ({failure}). What is finished stays; the same command goes on from there."
                 )
+            left.ended(node)
     seconds = {node.name: _seconds(node) for node in nodes}
     _conclude(recipe, nodes, seconds, changed=bool(waiting))
     return seconds
@@ -92,6 +103,7 @@ def _conclude(recipe: Recipe, nodes: list[Node], seconds: Mapping[str, float], *
             write_summary(evaluations, {**seconds, "report": time.time() - started}, summary_file)
         print_summary(json.loads(summary_file.read_text(encoding="utf-8")), report)
         print(f"Look closer: open {report}", file=sys.stderr)
+    print(f"Step by step: digiq view {recipe.directory}", file=sys.stderr)
     if recipe.rank is not None:
         from digiq.report.ranking import print_ranking
 

@@ -12,6 +12,7 @@ from digiq.config import configclass
 from digiq.data.rewards import LabelledEpisodes
 from digiq.data.schema import Episode, decode_png
 from digiq.errors import DigiQError
+from digiq.events import LOGS, event_writer
 from digiq.policies import POLICIES
 from digiq.policies.base import Metrics, PolicyInput, Row
 from digiq.policies.fitting import FitConfig
@@ -43,12 +44,14 @@ def logged_rows(episodes: Iterable[tuple[int, Episode]]) -> Iterator[Row]:
 
 
 def metrics_writer(path: Path) -> Metrics:
-    """Starts ``path`` anew and appends one JSON line a call."""
+    """Starts ``path`` anew and appends one JSON line a call; the same as TensorBoard events beside it."""
     path.write_text("", encoding="utf-8")
+    events = event_writer(path.parent / LOGS, "update")
 
     def write(metrics: dict[str, float]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
+        events(metrics)
 
     return write
 

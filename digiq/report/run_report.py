@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,28 @@ from digiq.data.rewards import LabelledEpisodes
 from digiq.data.schema import Episode
 from digiq.data.transitions import build_transitions, observation_index, returns
 from digiq.drawing import figures
-from digiq.drawing.page import Cell, Detail, Page, Row, Section, Table, Tile, render
+from digiq.drawing.page import (
+    Cell,
+    Detail,
+    Page,
+    Row,
+    Section,
+    Table,
+    Term,
+    Tile,
+    figure_data,
+    plain_json,
+    render,
+)
 from digiq.drawing.strips import Strip, candidate_strip
 from digiq.errors import DigiQError
 from digiq.evaluation.evaluate import EPISODES, TABLE, read_results
 from digiq.evaluation.outcomes import Outcome
-from digiq.evaluation.records import recorded_strips
-from digiq.evaluation.summary import arm_title, main_arm, split_title
+from digiq.evaluation.records import recorded_by_id
+from digiq.evaluation.summary import ARM_ABOUT, CEILING, SPLIT_ABOUT, arm_title, main_arm, split_title
 from digiq.features.extract import open_features
 from digiq.proposals.propose import Proposals, load_proposals, supported
-from digiq.statistics import Estimate, paired_comparison
+from digiq.statistics import Comparison, Estimate, paired_comparison
 
 MAX_STRIP_STEPS = 20
 
@@ -111,15 +123,16 @@ def write_report(
       further: sections of others, after the critic's; None leaves one out.
 
     Returns:
-      ``out``.
+      ``out``. Beside it, with the suffix ``.json``, lie the numbers of every figure.
 
     Raises:
       ArtifactError: a named artefact is missing or unfinished.
     """
     values = logged_values(run)
     gate = gate_of(run.policies)
+    pairs = compare_arms(run.evaluations, run.policies)
     sections = [
-        results_section(run.evaluations, run.policies),
+        results_section(run.evaluations, run.policies, pairs),
         episodes_section(values, gate),
         critic_section(run, values, gate),
         *(section(run, values) for section in further),
@@ -132,11 +145,13 @@ def write_report(
     page = Page(
         title=title,
         subtitle=_subtitle(run),
+        verdict=verdict(run.evaluations, run.policies, pairs),
         tiles=headline(run.evaluations),
         sections=tuple(s for s in sections if s is not None),
         footer=f"Made {made}. Rates are fractions of all scheduled episodes; intervals are Wilson 95 %.",
     )
     artifacts.atomic_write_text(out, render(page))
+    artifacts.atomic_write_text(out.with_suffix(".json"), plain_json(figure_data(page)) + "\n")
     return out
 
 
@@ -146,17 +161,31 @@ def logged_values(run: RunArtifacts) -> LoggedValues | None:
         return None
     episodes = list(LabelledEpisodes(run.episodes, run.rewards))
     index = observation_index(episodes)
-    proposals = load_proposals(run.proposals)
-    q, v = candidate_values(load_critic(run.critic), open_features(run.features))
-    if not len(index) == len(q) == len(proposals.valid):
+    proposals, q, v = candidate_scores(run)
+    if len(index) != len(q):
         raise DigiQError(
             f"{run.features}: {len(q)} rows, but the episodes have {len(index)} and the proposals "
             f"{len(proposals.valid)}; name artefacts of one run."
         )
     # What features leave out (``featurize.support``) has no Q, and is no candidate here.
     proposals = dataclasses.replace(proposals, valid=proposals.valid & ~np.isnan(q))
-    q = np.where(proposals.valid, np.asarray(q, np.float64), np.nan)
-    return LoggedValues(episodes, index, proposals, q, np.asarray(v, np.float64))
+    return LoggedValues(episodes, index, proposals, q, v)
+
+
+def candidate_scores(run: RunArtifacts) -> tuple[Proposals, np.ndarray, np.ndarray]:
+    """The stored candidates, Q of each (float64 [S, N], NaN where it is not valid or has no features), and V (float64 [S]).
+
+    Raises:
+      DigiQError: proposals and features of different runs.
+    """
+    assert run.proposals and run.features and run.critic
+    proposals = load_proposals(run.proposals)
+    q, v = candidate_values(load_critic(run.critic), open_features(run.features))
+    if len(q) != len(proposals.valid):
+        raise DigiQError(
+            f"{run.features}: {len(q)} rows, but the proposals have {len(proposals.valid)}; name artefacts of one run."
+        )
+    return proposals, np.where(proposals.valid, np.asarray(q, np.float64), np.nan), np.asarray(v, np.float64)
 
 
 def headline(evaluations: Mapping[str, Path]) -> tuple[Tile, ...]:
@@ -169,13 +198,46 @@ def headline(evaluations: Mapping[str, Path]) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def results_section(evaluations: Mapping[str, Path], policies: Mapping[str, Path]) -> Section | None:
-    """Success bars, the table, and the main arm against each other, paired."""
+def verdict(
+    evaluations: Mapping[str, Path], policies: Mapping[str, Path], pairs: Mapping[str, Comparison]
+) -> str:
+    """What the run comes to, in words that its intervals hold; empty without evaluations."""
+    tables = _tables(evaluations)
+    if not tables:
+        return ""
+    main = _main(tables, policies)
+    rate = f"{arm_title(main)} succeeds on {100 * tables[main]['pooled']['success']:.1f} % of the held-out episodes"
+    told = [
+        _difference(arm_title(other), found.difference) for other, found in pairs.items() if other != CEILING
+    ]
+    said = [f"{rate}: {', and '.join(told)}." if told else f"{rate}."]
+    if CEILING in tables:
+        ceiling = 100 * tables[CEILING]["pooled"]["success"]
+        said.append(f"The ceiling, which asks the simulator, is at {ceiling:.1f} %.")
+    said.append("This is one run under one seed; a study over several says more.")
+    return " ".join(said)
+
+
+def _difference(other: str, found: Estimate) -> str:
+    points, low, high = (100 * x for x in found)
+    span = f"{abs(points):.1f} points, 95 %: {low:+.1f} to {high:+.1f}"
+    other = "the behaviour policy" if other == arm_title("behavior") else other
+    if low > 0:
+        return f"more than {other} ({span})"
+    if high < 0:
+        return f"less than {other} ({span})"
+    return f"not told apart from {other} ({points:+.1f} points, 95 %: {low:+.1f} to {high:+.1f})"
+
+
+def results_section(
+    evaluations: Mapping[str, Path], policies: Mapping[str, Path], pairs: Mapping[str, Comparison]
+) -> Section | None:
+    """What the arms are, success bars, the table, and the main arm against each other, paired."""
     tables = _tables(evaluations)
     if not tables:
         return None
     splits = list(dict.fromkeys(s for t in tables.values() for s in t["splits"]))
-    groups = ["pooled", *splits]
+    groups = ["pooled", *splits] if len(splits) > 1 else splits or ["pooled"]
     rows = {arm: {"pooled": t["pooled"], **t["splits"]} for arm, t in tables.items()}
     nothing = Estimate(float("nan"), float("nan"), float("nan"))
     bars = {
@@ -183,26 +245,40 @@ def results_section(evaluations: Mapping[str, Path], policies: Mapping[str, Path
         for arm, parts in rows.items()
     }
     colors = [figures.arm_color(arm, i) for i, arm in enumerate(rows)]
-    bars_svg = figures.success_bars([split_title(g) for g in groups], bars, colors)
-    header = ("arm", *(split_title(g) for g in groups), "mean steps", "truncated", "faults", "episodes")
-    pooled_rates = [parts["pooled"]["success"] for parts in rows.values()]
-    best = pooled_rates.index(max(pooled_rates)) if pooled_rates.count(max(pooled_rates)) == 1 else -1
+    names, hatched = [split_title(g) for g in groups], [arm_title(CEILING)]
+    wide, narrow = (
+        figures.success_bars(names, bars, colors, hatched=hatched, narrow=narrow) for narrow in (False, True)
+    )
+    header = ("arm", *names, "mean steps", "truncated", "faults", "episodes")
+    pooled_rates = [parts["pooled"]["success"] for arm, parts in rows.items() if arm != CEILING]
+    top = max(pooled_rates, default=0.0)
+    best = next(
+        (i for i, arm in enumerate(rows) if arm != CEILING and rows[arm]["pooled"]["success"] == top), -1
+    )
     table_rows = []
-    for position, (arm, parts) in enumerate(rows.items()):
+    for position, parts in enumerate(rows.values()):
         pooled = parts["pooled"]
         steps = "–" if pooled["mean_steps"] is None else f"{pooled['mean_steps']:.1f}"
-        cells = [Cell(arm_title(arm)), *(_rate_cell(parts.get(g)) for g in groups)]
+        cells = [Cell(list(bars)[position]), *(_rate_cell(parts.get(g)) for g in groups)]
         counts = (steps, str(pooled["outcomes"]["truncated"]), str(pooled["faults"]), str(pooled["episodes"]))
         cells += [Cell(text) for text in counts]
         table_rows.append(Row(tuple(cells), colors[position]))
-    note = "Success in % of all scheduled episodes with its Wilson 95 % interval."
-    success = Table(header, tuple(table_rows), best, note)
-    paired = _paired_table(evaluations, policies)
+    note = "Success in % of all scheduled episodes with its Wilson 95 % interval. Truncated: out of steps."
+    success = Table(header, tuple(table_rows), best if pooled_rates.count(top) == 1 else -1, note)
+    paired = _paired_table(_main(evaluations, policies), pairs)
+    terms = [
+        Term(arm_title(arm), f"{ARM_ABOUT[arm]}.", color)
+        for arm, color in zip(rows, colors, strict=True)
+        if arm in ARM_ABOUT
+    ]
+    terms += [Term(split_title(g), f"{SPLIT_ABOUT[g]}.") for g in groups if g in SPLIT_ABOUT]
     return Section(
         anchor="results",
         name="Success on held-out tasks",
         lead="Every arm ran the same episodes: the same tasks, layouts and noise. No test task was seen in training.",
-        wide_figures=((bars_svg, ""),),
+        terms=tuple(terms),
+        wide_figures=((wide, ""),),
+        narrow_figures=((narrow, ""),),
         tables=(success, *((paired,) if paired else ())),
     )
 
@@ -219,7 +295,8 @@ def episodes_section(values: LoggedValues | None, gate: Gate | None) -> Section 
     return Section(
         anchor="episodes",
         name="What the critic sees",
-        lead="Logged episodes of the behaviour policy. On each screen stand its candidate actions, ranked by the learned "
+        lead="Two logged episodes of the behaviour policy, picked by their length alone: the median of those that succeeded, "
+        "and of those that did not. On each screen stand its candidate actions, ranked by the learned "
         "Q. Pale ones are left out, because the behaviour policy hardly ever does them. Ticked where the best of the others "
         "exceeds V by more than the threshold: there the new policy imitates it.",
         strips=tuple(strips),
@@ -434,18 +511,47 @@ def distinct_candidates(proposals: Proposals) -> np.ndarray:
 
 
 def play_section(evaluations: Mapping[str, Path], policies: Mapping[str, Path]) -> Section | None:
-    """Recorded test episodes of the main arm."""
+    """Recorded test episodes: the behaviour policy and the main arm on the same ones, or the main arm alone."""
     if not evaluations:
         return None
-    arm = main_arm(evaluations, policies)
-    strips = tuple(recorded_strips(evaluations[arm]))
+    arm = _main(evaluations, policies)
+    strips = recorded_by_id(evaluations[arm])
     if not strips:
         return None
+    before = (
+        recorded_by_id(evaluations["behavior"]) if "behavior" in evaluations and arm != "behavior" else {}
+    )
+    common = [i for i in strips if i in before]
+    if not common:
+        return Section(
+            anchor="play",
+            name=f"{arm_title(arm)} at play",
+            lead="The first test episodes of the evaluation, as they came.",
+            strips=tuple(strips.values()),
+        )
+    won = {i: (before[i].outcome == "success", strips[i].outcome == "success") for i in common}
+    kinds = {
+        (False, True): f"{arm_title(arm)} alone succeeds",
+        (True, False): "the behaviour policy alone succeeds",
+        (True, True): "both succeed",
+        (False, False): "neither succeeds",
+    }
+    counts = [f"on {n} {words}" for kind, words in kinds.items() if (n := list(won.values()).count(kind))]
+    # One of each kind, the first that came, so that nobody picks.
+    shown = [next(i for i in common if won[i] == kind) for kind in kinds if kind in won.values()]
+    pairs = tuple(
+        tuple(
+            dataclasses.replace(of[i], title=f"{arm_title(name)} · {of[i].title}")
+            for name, of in (("behavior", before), (arm, strips))
+        )
+        for i in shown
+    )
     return Section(
         anchor="play",
-        name=f"{arm_title(arm)} at play",
-        lead="The first test episodes of the evaluation, as they came.",
-        strips=strips,
+        name=f"Behaviour policy and {arm_title(arm)} on the same tasks",
+        lead=f"Of the {len(common)} recorded test episodes, {', '.join(counts)}. The first of each kind, from the first screen "
+        "to the end, with the action that followed each screen. 'digiq view' shows the others.",
+        pairs=pairs,
     )
 
 
@@ -509,15 +615,15 @@ def _tables(evaluations: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _paired_table(evaluations: Mapping[str, Path], policies: Mapping[str, Path]) -> Table | None:
-    """The main arm against each other one, over the episodes that both ran."""
+def compare_arms(evaluations: Mapping[str, Path], policies: Mapping[str, Path]) -> dict[str, Comparison]:
+    """The main arm against each other one, over the episodes that both ran; by the other's name."""
     if len(evaluations) < 2:
-        return None
+        return {}
     results = {
         arm: {r.episode_id: r for r in read_results(path / EPISODES)} for arm, path in evaluations.items()
     }
-    main = main_arm(results, policies)
-    rows = []
+    main = _main(results, policies)
+    found: dict[str, Comparison] = {}
     for other in (arm for arm in results if arm != main):
         common = [
             i for i, r in results[main].items() if i in results[other] and results[other][i].seed == r.seed
@@ -525,15 +631,33 @@ def _paired_table(evaluations: Mapping[str, Path], policies: Mapping[str, Path])
         if not common:
             continue
         a, b = ([float(results[arm][i].outcome is Outcome.SUCCESS) for i in common] for arm in (main, other))
-        found = paired_comparison(a, b, [results[main][i].task_id for i in common], resamples=4000)
+        tasks = [results[main][i].task_id for i in common]
+        found[other] = paired_comparison(a, b, tasks, resamples=_RESAMPLES)
+    return found
+
+
+_RESAMPLES = 4000
+
+
+def _main(arms: Iterable[str], policies: Mapping[str, Path]) -> str:
+    """The arm that the others are compared with; a ceiling is no contestant."""
+    names = list(arms)
+    return main_arm([arm for arm in names if arm != CEILING] or names, policies)
+
+
+def _paired_table(main: str, pairs: Mapping[str, Comparison]) -> Table | None:
+    if not pairs:
+        return None
+    rows = []
+    for other, found in pairs.items():
         low, high = 100 * found.difference.low, 100 * found.difference.high
         difference = Cell(f"{100 * found.difference.value:+.1f}", f"{low:+.1f} to {high:+.1f}")
-        numbers = (str(found.wins), str(found.losses), str(found.ties), f"{found.p_value:.3g}")
+        floor = 1 / (1 + _RESAMPLES)  # no sign flip was as extreme: there is no smaller p than that
+        p = f"< {floor:.2g}" if found.p_value <= floor * 1.0001 else f"{found.p_value:.2g}"
+        numbers = (str(found.wins), str(found.losses), str(found.ties), p)
         rows.append(
             Row((Cell(f"{arm_title(main)} minus {arm_title(other)}"), difference, *map(Cell, numbers)))
         )
-    if not rows:
-        return None
     note = "The same episodes, pair by pair: bootstrap over tasks, p from sign flips of tasks."
     return Table(("paired difference", "points (95 %)", "won", "lost", "tied", "p"), tuple(rows), note=note)
 

@@ -24,11 +24,11 @@ from digiq import artifacts
 from digiq.agents.build import AgentConfig
 from digiq.config import load, load_yaml, to_dict
 from digiq.errors import ConfigError, DigiQError
+from digiq.pipeline.estimate import estimate
 from digiq.pipeline.nodes import Node
 from digiq.pipeline.plan import plan, preflight
 from digiq.pipeline.recipe import Recipe
 from digiq.pipeline.scheduler import run_nodes
-from digiq.pipeline.stages import STAGES, Load
 from digiq.progress import progress
 from digiq.studies.config import (
     FIRST_TUNING_SEED,
@@ -315,29 +315,6 @@ def longest_first(cells: Sequence[Cell]) -> list[Cell]:
     for node, seconds in zip(nodes, estimate(nodes), strict=True):
         end[node.out] = seconds + max((end.get(path, 0.0) for path in node.inputs.values()), default=0.0)
     return sorted(cells, key=lambda cell: -max(end[node.out] for node in cell.nodes))
-
-
-def estimate(nodes: Sequence[Node]) -> list[float]:
-    """Seconds of each stage on one core, from what quickstart-sized stages took; for plans and ETAs only."""
-    kinds = {stage.module: stage for stage in STAGES.values()}
-    episodes: dict[Path, float] = {}
-    candidates: dict[Path, int] = {}
-    read: set[tuple[Any, ...]] = set()
-    """What some features are of already: others of the same find their rows stored, whatever the rewards."""
-    costs = []
-    for node in nodes:
-        config, inputs = node.config, node.inputs
-        count = next((episodes[p] for p in inputs.values() if p in episodes), 256.0)
-        n = max((candidates[p] for p in inputs.values() if p in candidates), default=1)
-        rows = inputs.get("episodes"), inputs.get("vlm"), getattr(config, "engine", "")
-        load = Load(config, frozenset(inputs), count, n, first=rows not in read)
-        costs.append(float(kinds[node.module].seconds(load)))
-        # What a stage makes more of, it says by these names.
-        episodes[node.out] = getattr(config, "num_episodes", count)
-        candidates[node.out] = getattr(config, "num_candidates", n)
-        if "vlm" in inputs:
-            read.add(rows)
-    return costs
 
 
 def _needed(nodes: Sequence[Node], targets: Iterable[str]) -> list[Node]:

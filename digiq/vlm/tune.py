@@ -26,6 +26,7 @@ from digiq.config import configclass
 from digiq.data.schema import Episode, decode_png
 from digiq.data.store import EpisodeStore
 from digiq.errors import DigiQError
+from digiq.events import LOGS, event_writer
 from digiq.progress import progress
 from digiq.statistics import auc
 from digiq.vlm.prompts import (
@@ -281,6 +282,8 @@ def _fit(backbone: Any, sample: Sequence[Example], config: TuneVlmConfig, log: P
     _hold_statistics(model)
     updates = -(-len(sample) // config.batch_size)
 
+    events = event_writer(log.parent / LOGS, "step")
+
     class Report(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             bar.advance(1)
@@ -290,6 +293,7 @@ def _fit(backbone: Any, sample: Sequence[Example], config: TuneVlmConfig, log: P
                 bar.advance(0, loss=float(logs["loss"]))
                 with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"step": state.global_step, "loss": logs["loss"]}) + "\n")
+                events({"step": state.global_step, "loss": float(logs["loss"])})
 
     with tempfile.TemporaryDirectory() as scratch, progress("tune-vlm", updates, unit="updates") as bar:
         arguments = TrainingArguments(

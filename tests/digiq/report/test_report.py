@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from digiq import artifacts
 from digiq.agents.build import AgentConfig
+from digiq.drawing import figures
 from digiq.errors import DigiQError
 from digiq.evaluation import evaluate
 from digiq.evaluation.evaluate import EvaluateConfig
@@ -18,6 +20,7 @@ from digiq.extraction.distill import DistillConfig
 from digiq.laboratory.truth_section import truth_section
 from digiq.report import run_report as report
 from digiq.report.run_report import logged_outcomes, logged_values, write_report
+from digiq.statistics import Estimate
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,13 @@ def test_the_report_is_one_file_with_every_section(small_run, evaluations, tmp_p
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert sum(source.startswith("data:image/png") for source in sources) > 5
     assert "Digi-Q minus Behaviour policy" in html and "held-out" in html.lower()
+    assert "imitates, at each state" in html and html.index('class="verdict"') < html.index('class="tiles"')
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert numbers["results"]["Success"]["Digi-Q"]["all test"]["value"] == 1.0
+    assert (
+        html.count('download="') >= len(numbers["critic"]) + 1
+        and numbers["critic"]["Calibration of Q"]["count"]
+    )
 
 
 def test_a_report_without_critic_or_evaluation_has_what_there_is(small_run, tmp_path):
@@ -110,3 +120,43 @@ def test_the_report_finds_threshold_and_support_whatever_the_arm_is_called(tmp_p
             writer.complete(extra=extra)
     assert report.gate_of(paths) == report.Gate(0.25, 0.3)
     assert report.gate_of({"first": paths["first"]}) is None and report.gate_of({}) is None
+
+
+def test_the_verdict_says_no_more_than_the_intervals_hold(evaluations):
+    found = report.compare_arms(evaluations, {})
+    said = report.verdict(evaluations, {}, found)
+    assert said.startswith("Digi-Q succeeds on 100.0 %") and "more than the behaviour policy" in said
+    low = Estimate(0.1, -0.05, 0.25)
+    near = {"behavior": found["behavior"]._replace(difference=low)}
+    assert "not told apart from the behaviour policy (+10.0 points" in report.verdict(evaluations, {}, near)
+
+
+def test_a_ceiling_is_no_contestant_and_p_at_its_floor_says_so(evaluations):
+    arms = {**evaluations, "ceiling": evaluations["digiq"]}
+    pairs = report.compare_arms(arms, {})
+    assert set(pairs) == {"behavior", "ceiling"}
+    floor = pairs["behavior"]._replace(p_value=1 / 4001)
+    section = report.results_section(arms, {}, {**pairs, "behavior": floor})
+    success, paired = section.tables
+    assert success.rows[success.best].cells[0].text == "Digi-Q"
+    assert paired.rows[0].cells[-1].text == "< 0.00025"
+    assert any(term.name.startswith("Ceiling") for term in section.terms)
+
+
+def test_behaviour_and_main_arm_play_one_task_to_its_end(evaluations):
+    section = report.play_section(evaluations, {})
+    for before, after in section.pairs:
+        assert before.goal == after.goal and before.title.startswith("Behaviour policy")
+        assert after.end == f"success after {len(after.frames) - 1} actions"
+        assert len(before.frames) - 1 == int(before.end.split()[-2])
+
+
+def test_a_long_curve_is_smoothed_and_a_short_one_is_not():
+    y = np.array([0.0, 1.0] * 60)
+    assert (
+        np.abs(figures.smoothed(y)[10:-10] - 0.5).max() < 0.06
+        and figures.smoothed(np.ones(30)).tolist() == [1.0] * 30
+    )
+    short, long = (figures.curves({"loss": (np.arange(n), y[:n])}, title="t", xlabel="x") for n in (10, 120))
+    assert "opacity: 0.25" in long and "opacity: 0.25" not in short
+    assert short.data["loss"]["value"].tolist() == y[:10].tolist()

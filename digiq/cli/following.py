@@ -1,0 +1,50 @@
+"""What comes after each command, said at its end with the paths that it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_DATA = "--episodes {episodes} --rewards {rewards}"
+NEXT = {
+    "import": "digiq label --episodes {out} --out {beside}/rewards",
+    "collect": "digiq label --episodes {out} --out {beside}/rewards",
+    "fit-policy": "digiq collect --agent.kind policy --policy {out} --out {beside}/episodes",
+    "label": "digiq propose --episodes {episodes} --rewards {out} --policy {behavior} --out {beside}/proposals",
+    "propose": f"digiq featurize {_DATA} --proposals {{out}} --vlm {{vlm}} --out {{beside}}/features",
+    "tune-vlm": f"digiq featurize {_DATA} --proposals {{proposals}} --vlm {{out}} --out {{beside}}/features",
+    "featurize": f"digiq train-q --features {{out}} {_DATA} --out {{beside}}/critic",
+    "train-q": f"digiq diagnose --critic {{out}} --features {{features}} {_DATA} --out {{beside}}/diagnostics",
+    "diagnose": f"digiq distill {_DATA} --behavior {{behavior}} --proposals {{proposals}} --features {{features}} "
+    "--critic {critic} --out {beside}/policy",
+    "select": "cat {out}/selection.json",
+    "distill": "digiq evaluate --policy {out} --tasks webshop/test --out {beside}/evaluation",
+    "export": "less {out}/README.md",
+    "evaluate": "digiq view {out}",
+    "offline": "digiq evaluate --policy {policy} --out {beside}/evaluation",
+    "card": "digiq status {beside}",
+    "value": "digiq status {beside}",
+    "q-metrics": "digiq status {beside}",
+    "rank": "open {out}/report.html",
+    "probe": "open {out}/probe.png",
+    "make-tiny-vlm": "digiq tune-vlm --episodes {episodes} --vlm {out} --out {beside}/vlm",
+}
+"""By stage: the command in which paths that were not given are those of a run's own directories."""
+
+
+def following(command: str, given: Mapping[str, Any]) -> str:
+    """The next command.
+
+    Args:
+      command: that has ended; of one that :data:`NEXT` lacks, the run's status comes next.
+      given: its ``out`` and the artefacts that it read, None where one was not given.
+    """
+    beside = Path(given["out"]).parent
+
+    class Paths(dict[str, Any]):
+        def __missing__(self, name: str) -> Path:
+            return beside / name
+
+    told = {name: value for name, value in given.items() if isinstance(value, Path)}
+    return NEXT.get(command, NEXT["card"]).format_map(Paths(told | {"beside": beside}))
