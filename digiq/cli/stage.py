@@ -43,7 +43,8 @@ def main(command: str, stage: Stage, arguments: list[str]) -> None:
     stage.require(config)
     artifact = module.run(config, **values)
     counts = ", ".join(f"{key} {value}" for key, value in artifact.manifest.counts.items())
-    print(f"{artifact.path}: complete. {counts}", file=sys.stderr)
+    state = "complete" if artifact.manifest.state == "complete" else "not complete yet, but this is done"
+    print(f"{artifact.path}: {state}. {counts}", file=sys.stderr)
 
 
 def schema(stage: Stage, arguments: list[str]) -> str:

@@ -358,7 +358,7 @@ def test_a_state_without_candidates_is_named(vlm, tmp_path):
     from digiq.data.rewards import LabelledEpisodes
 
     with pytest.raises(DigiQError, match="episode odd, step 1 has no candidate at all"):
-        stage._plan(LabelledEpisodes(inputs["episodes"], None), proposals, CONFIG.resolved(vlm))
+        stage.Plan(LabelledEpisodes(inputs["episodes"], None), proposals, CONFIG.resolved(vlm), {})
 
 
 def test_memory_that_runs_out_halves_the_batch(vlm, monkeypatch):
