@@ -5,7 +5,9 @@ import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,6 +22,7 @@ from digiq.data.rewards import LabelledEpisodes
 from digiq.errors import ConfigError, DigiQError
 from digiq.features.engines import ENGINES, ByState, Deals, Engine, Request
 from digiq.features.engines.base import Kind, Layer
+from digiq.features.engines.pipeline import Meter, metered
 from digiq.features.plan import Plan, check_sizes, cut, share_of
 from digiq.features.store import RowStore, StoredLayer, distinct, row_key
 from digiq.progress import progress
@@ -31,6 +34,7 @@ STAGE, VERSION = "featurize", 1
 INDEX = "index.npz"
 ROWS = "feature_rows"
 """Directory of the rows, beside the artefact, unless another is given."""
+_LONG = 60.0  # seconds from which on the time is said beforehand
 _LARGE = 10**9  # bytes from which on the size is said beforehand
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -56,8 +60,8 @@ class FeaturizeConfig(chosen_from(ENGINES, default="plain")):
     """So many previous actions of the episode stand in the prompt, in words; the prompt's file must have a place for them."""
     grounding: Literal["cursor", "text"] = "cursor"
     """How the VLM sees where a tap lands: drawn on the screenshot, or as coordinates."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    """Prompts a forward pass."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
+    """Prompts a forward pass; auto: as many as free memory allows by reckoning. A batch that does not fit is halved."""
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     """Of the model's weights and activations; stored features are bfloat16."""
     device: str = "cpu"
@@ -321,11 +325,12 @@ def _fill(work: "_Work", kind: Kind, worker: tuple[int, int] | None) -> None:
         _check_space(store, left, kind)
         total = wanted if worker else wanted + len(listed.order(together)) - len(order)
         named = f"featurize {kind}s" + (f" {worker[0]}/{worker[1]}" if worker else "")
-        with progress(named, total, unit="rows", done=total - left) as bar:
-            for shard in missing:
-                requests = work.plan.requests(kind, shard)
+        said = _Words(kind, left, len(missing) > 1)
+        with progress(named, total, unit="rows", done=total - left) as bar, metered() as meter:
+            for shard, requests, blocks in _started(work, kind, missing):
                 features = np.empty((len(shard), len(engine.layers), store.dim), np.float32)
-                for positions, block in engine.rows(requests):
+                for positions, block in blocks:
+                    said.hours(len(positions))
                     _check_finite(block, [requests[p] for p in positions], engine.layers)
                     features[positions] = block
                     bar.advance(len(positions))
@@ -334,6 +339,60 @@ def _fill(work: "_Work", kind: Kind, worker: tuple[int, int] | None) -> None:
                     new = ~store.has(listed.key[shard])
                     if new.any():
                         store.append(listed.key[shard][new], features[new])
+        said.waits(meter)
+
+
+def _started(
+    work: _Work, kind: Kind, shards: Sequence[npt.NDArray[np.int64]]
+) -> Iterator[tuple[npt.NDArray[np.int64], list[Request], Iterator[Any]]]:
+    """Shards with their requests and rows; the next one is read, and its first batch prepared, while one is computed."""
+
+    def start(shard: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[Request], Iterator[Any]]:
+        requests = work.plan.requests(kind, shard)
+        return shard, requests, work.engine.rows(requests)
+
+    with ThreadPoolExecutor(1) as reading:
+        following = [reading.submit(start, shard) for shard in shards[:1]]
+        for number in range(len(shards)):
+            current = following.pop().result()
+            following = [reading.submit(start, shard) for shard in shards[number + 1 : number + 2]]
+            yield current
+
+
+@dataclasses.dataclass
+class _Words:
+    """What is said of the time that the bulk of the work takes, where that is worth saying."""
+
+    kind: Kind
+    rows: int
+    bulk: bool
+    """There is more than a shard of them."""
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+    told: bool = False
+
+    def hours(self, done: int) -> None:
+        """Called with the number of rows after each batch; the first is reckoned with."""
+        seconds = time.perf_counter() - self.started
+        expected = seconds / max(done, 1) * self.rows
+        if not self.told and self.bulk and expected >= _LONG:
+            print(
+                f"featurize: {self.rows:,} {self.kind} rows take about {_duration(expected)} "
+                f"(the first {done} took {seconds:.2f} s)",
+                file=sys.stderr,
+            )
+        self.told = True
+
+    def waits(self, meter: Meter) -> None:
+        """Called at the end."""
+        if self.bulk and time.perf_counter() - self.started >= _LONG:
+            print(
+                f"featurize {self.kind}s: the model waited for its input {meter.share:.1%} of the time",
+                file=sys.stderr,
+            )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
 def _check_space(store: RowStore, rows: int, kind: Kind) -> None:

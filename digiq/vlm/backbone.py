@@ -272,7 +272,7 @@ def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequ
 
     Args:
       screenshots: uint8 [H, W, 3] each, cursors already drawn.
-      prompts: as many; each with the same span names. Adds the span ``answer``, the last position.
+      prompts: as many. Adds the span ``answer``, the last position.
 
     Raises:
       InputError: a prompt that is longer than the model takes, or that the processor refuses.
@@ -292,7 +292,8 @@ def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequ
             int(np.argmax(lengths)),
             f"a prompt of {max(lengths)} tokens is longer than the {backbone.context} that the model takes",
         )
-    spans = {name: torch.zeros_like(real) for name in prompts[0].spans}
+    # A prompt without history has no such span.
+    spans = {name: torch.zeros_like(real) for prompt in prompts for name in prompt.spans}
     for row, tokens in enumerate(tokenised(backbone, texts)):
         # The image's placeholder grows in the processor; what follows it stays the same, so places count from the end.
         shift = lengths[row] - len(tokens.ids)
