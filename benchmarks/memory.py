@@ -4,8 +4,8 @@ Steps are synthesised: noisy screens (PNG, no two alike), goals, actions and rew
 runs in a process of its own, through its ordinary ``run``, and reports the most memory it kept to itself (``RssAnon``,
 sampled; files that are mapped are the system's to drop) beyond what it had after its imports, and its seconds. Featurizing is
 done by an engine that makes rows out of the request's own digest, so that what is measured is DigiQ and not a model. Policies
-keep their small copies of screens in memory up to 1 GiB and in a file from then on; here from 64 MB on, so that the line
-is that of large data. A line is
+keep their small copies of screens in memory up to 1 GiB and in a file from then on, and featurize keeps 256 MB of the screens
+it read last; here these are 64 and 16 MB, so that the line is that of large data. A line is
 fitted over the numbers of steps: slope in bytes and seconds a step, R², and what it says of 5.7 million steps.
 
     .venv/bin/python benchmarks/memory.py --steps 10000 30000 100000 --directory /somewhere/with/10/GB
@@ -137,11 +137,13 @@ def anonymous() -> int:
 def run_stage(name: str, root: Path, steps: int, candidates: int, updates: int) -> dict[str, float]:
     """One stage in this process; its memory and time."""
     from digiq.config import load
+    from digiq.features import plan
     from digiq.memory import return_freed_memory
     from digiq.policies import pictures
 
     return_freed_memory()
     pictures.IN_MEMORY = 2**26
+    plan._KEPT = 2**24
     sources: dict[str, Any] = {"episodes": root / "episodes"}
     own = "benchmarks.memory:Noise"
     heads = {"q_hidden": [64], "v_hidden": [64]}
@@ -157,9 +159,11 @@ def run_stage(name: str, root: Path, steps: int, candidates: int, updates: int) 
     elif name == "propose":
         from digiq.proposals import propose as stage
 
-        config = load(stage.ProposeConfig, {"num_candidates": candidates})
+        policy = root / "behavior"
+        told = {"source": "policy" if policy.is_dir() else "perturbed", "num_candidates": candidates}
+        config = load(stage.ProposeConfig, told)
         work = lambda: stage.run(  # noqa: E731
-            config, **sources, policy=root / "behavior", out=root / "proposals"
+            config, **sources, policy=policy if policy.is_dir() else None, out=root / "proposals"
         )
     elif name == "featurize":
         from digiq.features import extract as stage
@@ -214,6 +218,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", help="numbers of steps, at least two")
     parser.add_argument("--candidates", type=int, default=8, help="N of propose")
     parser.add_argument("--updates", type=int, default=20, help="of the fits")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        default=STAGES,
+        choices=STAGES,
+        help="in this order; without fit-policy, another proposes",
+    )
     parser.add_argument("--directory", type=Path, help="where everything is written, and removed")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} steps")
     parser.add_argument("--stage", nargs=3, metavar=("NAME", "ROOT", "STEPS"), help=argparse.SUPPRESS)
@@ -223,12 +234,12 @@ def main() -> None:
         print(json.dumps(run_stage(name, Path(root), int(steps), options.candidates, options.updates)))
         return
     sizes = options.steps or (QUICK if options.quick else FULL)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in STAGES}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in options.stages}
     with tempfile.TemporaryDirectory(dir=options.directory) as folder:
         for steps in sizes:
             root = Path(folder) / str(steps)
             root.mkdir()
-            for name in STAGES:
+            for name in found:
                 command = [sys.executable, __file__, "--stage", name, str(root), str(steps)]
                 command += ["--candidates", str(options.candidates), "--updates", str(options.updates)]
                 here = Path(__file__).parents[1]

@@ -310,6 +310,26 @@ def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequ
     return Batch(moved, {name: mask.to(backbone.device) for name, mask in spans.items()})
 
 
+def with_answers(
+    inputs: dict[str, torch.Tensor], answers: torch.Tensor, answer_type: int
+) -> dict[str, torch.Tensor]:
+    """Model inputs [B, T], padded on the right, with one more token int64 [B] after each row: [B, T + 1].
+
+    ``answer_type`` is the token's own in ``token_type_ids``, where the model has those.
+    """
+    mask = inputs["attention_mask"]
+    rows, place = torch.arange(len(mask), device=mask.device), mask.sum(dim=1)
+    out = dict(inputs)
+    for name, value in inputs.items():
+        if value.shape == mask.shape and not value.is_floating_point():
+            out[name] = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
+    out["input_ids"][rows, place] = answers
+    out["attention_mask"][rows, place] = 1
+    if "token_type_ids" in out:
+        out["token_type_ids"][rows, place] = answer_type
+    return out
+
+
 @dataclass(frozen=True)
 class Tokens:
     """A text with the image's placeholder in it, as tokens: ids int[T], offsets int[T, 2] of characters."""

@@ -374,22 +374,15 @@ def _language_linears(backbone: Any) -> list[str]:
 
 
 def _with_answers(inputs: dict[str, Any], answers: Any, answer_type: int) -> dict[str, Any]:
-    """Appends one token to each row of right- or left-padded inputs, with labels for it alone."""
+    """Appends one token to each row, with labels for it alone."""
     import torch
 
-    mask = inputs["attention_mask"]
-    rows = torch.arange(len(mask), device=mask.device)
-    place = (torch.arange(mask.shape[1], device=mask.device) * mask).amax(dim=1) + 1
-    out = dict(inputs)
-    for name, value in inputs.items():
-        if value.shape == mask.shape and not value.is_floating_point():
-            out[name] = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
-    out["input_ids"][rows, place] = answers
-    out["attention_mask"][rows, place] = 1
-    if "token_type_ids" in out:
-        out["token_type_ids"][rows, place] = answer_type
+    from digiq.vlm.backbone import with_answers
+
+    out = with_answers(inputs, answers, answer_type)
     labels = torch.full_like(out["input_ids"], _IGNORE)
-    labels[rows, place] = answers
+    rows = torch.arange(len(labels), device=labels.device)
+    labels[rows, out["attention_mask"].sum(dim=1) - 1] = answers
     return {**out, "labels": labels}
 
 
