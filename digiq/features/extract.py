@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import shutil
 import sys
@@ -35,6 +36,7 @@ INDEX = "index.npz"
 ROWS = "feature_rows"
 """Directory of the rows, beside the artefact, unless another is given."""
 _LONG = 60.0  # seconds from which on the time is said beforehand
+_ENOUGH = 3.0  # seconds of work by which it is reckoned
 _LARGE = 10**9  # bytes from which on the size is said beforehand
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -368,19 +370,30 @@ class _Words:
     bulk: bool
     """There is more than a shard of them."""
     started: float = dataclasses.field(default_factory=time.perf_counter)
+    begun: float = math.nan
+    """When the first batch was done: what comes before is not the pace of the rest."""
+    done: int = 0
+    """Rows after the first batch."""
     told: bool = False
 
-    def hours(self, done: int) -> None:
-        """Called with the number of rows after each batch; the first is reckoned with."""
-        seconds = time.perf_counter() - self.started
-        expected = seconds / max(done, 1) * self.rows
-        if not self.told and self.bulk and expected >= _LONG:
+    def hours(self, count: int) -> None:
+        """Called with the number of rows after each batch; the first few are reckoned with."""
+        now = time.perf_counter()
+        if math.isnan(self.begun):
+            self.begun = now
+            return
+        self.done += count
+        seconds = now - self.begun
+        if self.told or not self.bulk or seconds < _ENOUGH:
+            return
+        self.told = True
+        expected = seconds / self.done * self.rows
+        if expected >= _LONG:
             print(
                 f"featurize: {self.rows:,} {self.kind} rows take about {_duration(expected)} "
-                f"(the first {done} took {seconds:.2f} s)",
+                f"({self.done} took {seconds:.1f} s)",
                 file=sys.stderr,
             )
-        self.told = True
 
     def waits(self, meter: Meter) -> None:
         """Called at the end."""

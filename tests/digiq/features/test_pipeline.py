@@ -107,10 +107,11 @@ def test_time_and_waiting_are_said_of_work_of_more_than_a_shard(vlm, tmp_path, m
     stage.run(CONFIG, **inputs, vlm=vlm, out=tmp_path / "short" / "features")
     assert "take about" not in capsys.readouterr().err
     monkeypatch.setattr(stage, "_LONG", 0.0)
+    monkeypatch.setattr(stage, "_ENOUGH", 0.0)
     kept = dict(stage.RowStore.__init__.__kwdefaults__ or {})
     monkeypatch.setattr(stage.RowStore.__init__, "__kwdefaults__", {**kept, "rows_per_shard": 3})
     stage.run(CONFIG, **inputs, vlm=vlm, out=tmp_path / "long" / "features")
     said = capsys.readouterr().err
-    assert said.count("4 observation rows take about 0 min (the first 3 took") == 1
-    assert said.count("10 pair rows take about") == 1
+    assert said.count("4 observation rows take about 0 min (1 took") == 1
+    assert said.count("10 pair rows take about 0 min (3 took") == 1
     assert "featurize pairs: the model waited for its input" in said
