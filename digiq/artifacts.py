@@ -144,6 +144,7 @@ def write(
     config: Any,
     inputs: Mapping[str, str | Path | None] | None = None,
     overwrite: bool = False,
+    wait: bool = False,
 ) -> Generator[Writer, None, None]:
     """Opens ``path`` as the output of a stage, for one process at a time.
 
@@ -154,6 +155,7 @@ def write(
       config: a configclass, or a plain dict.
       inputs: artefact directories (their content digest is taken) or any other file or directory; None is left out.
       overwrite: throw away what is there, whatever it is.
+      wait: for another process that writes it, instead of refusing.
 
     Raises:
       ArtifactMismatch: the directory holds another config's or other inputs' artefact.
@@ -163,7 +165,7 @@ def write(
     path = Path(path)
     wanted = _wanted(stage, version, config, inputs or {})
     path.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
+    with _lock(path, wait):
         started = time.time()
         if overwrite:
             _clear(path)
@@ -438,10 +440,10 @@ def _json_default(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Generator[None, None, None]:
+def _lock(path: Path, wait: bool = False) -> Generator[None, None, None]:
     with (path / LOCK).open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise ArtifactError(
                 f"{path}: another process is writing it; wait for it or name another directory."

@@ -140,6 +140,11 @@ class Agent:
         """Only for its scorer; the policy is given observations."""
         return getattr(self.scorer, "reads_device", False)
 
+    @property
+    def reads_past(self) -> bool:
+        """Likewise."""
+        return getattr(self.scorer, "reads_past", False)
+
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         """One decision a turn; the policy sees all turns as one batch."""
         count = self.num_candidates if self.scorer else 1

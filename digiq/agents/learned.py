@@ -16,11 +16,11 @@ from digiq.agents.agent import Turn
 from digiq.config import load
 from digiq.critics.critic import Critic, candidate_values, load_critic
 from digiq.critics.training_data import concatenate_layers
-from digiq.errors import ArtifactError, DigiQError
+from digiq.errors import ArtifactError
 from digiq.features.engines import Engine, Request
 from digiq.features.extract import FeaturizeConfig
 from digiq.policies.base import PolicyInput
-from digiq.vlm.prompts import Grounding, Template, prompt_file
+from digiq.vlm.prompts import Grounding, Template, describe_history, prompt_file
 
 _WIDTH = 8  # candidates are padded to a multiple of this, so that few shapes are compiled
 
@@ -36,6 +36,13 @@ class LearnedScorer:
     """Likewise."""
     template: Template | None = None
     """Likewise."""
+    history: int = 0
+    """Likewise: so many previous actions stand in the prompt."""
+
+    @property
+    def reads_past(self) -> bool:
+        """Whether it must be told what was done before in the episode."""
+        return self.history > 0
 
     @classmethod
     def open(cls, *, critic: Path, features: Path, vlm: Path) -> LearnedScorer:
@@ -64,23 +71,24 @@ class LearnedScorer:
             raise ArtifactError(
                 f"{own}: not the prompt that {features} were made with; its content has changed."
             )
-        if config.history:
-            raise DigiQError(
-                f"{features}: its prompts hold the last {config.history} actions, which agents do not pass on yet; train the critic "
-                "on features without history."
-            )
         config = config.resolved(vlm)
-        return cls(load_critic(critic), config.chosen.open(config, vlm), config.grounding, config.template)
+        engine = config.chosen.open(config, vlm)
+        return cls(load_critic(critic), engine, config.grounding, config.template, config.history)
 
     def score(self, observation: PolicyInput, candidates: Sequence[Action]) -> tuple[np.ndarray, float]:
-        """Q of each candidate, float32[N], and the baseline of the observation."""
-        return self._score([observation], [candidates])[0]
+        """Q of each candidate, float32[N], and the baseline of the observation.
+
+        Where the critic reads :attr:`history`, the observation must be one that carries its ``past``
+        (:class:`digiq.agents.proposers.Seen`); without one nothing was done before.
+        """
+        past = [one.action for one in getattr(observation, "past", ())]
+        return self._values(self._arrays([observation], [past], [candidates]), [candidates])[0]
 
     def score_turns(
         self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
     ) -> list[tuple[np.ndarray, float]]:
         """:meth:`score` of many turns, whose pairs share VLM batches."""
-        return self._score([turn.observation for turn in turns], candidates)
+        return self._values(self._of_turns(turns, candidates), candidates)
 
     def score_with_distance(
         self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
@@ -90,8 +98,7 @@ class LearnedScorer:
         The distance is the root mean square of the pair's standardised features: about 1 for pairs like those of training,
         and 0, which says nothing, for a critic that was trained on features as they are.
         """
-        observations = [turn.observation for turn in turns]
-        features = self._arrays(observations, candidates)
+        features = self._of_turns(turns, candidates)
         scores = self._values(features, candidates)
         s = self.critic.standardizer
         pairs = concatenate_layers(features["pair"], self.critic.pair_layers).astype(np.float32)
@@ -102,20 +109,24 @@ class LearnedScorer:
         ends = np.cumsum([len(actions) for actions in candidates])[:-1]
         return [(q, v, d) for (q, v), d in zip(scores, np.split(far, ends), strict=True)]
 
-    def _score(
-        self, observations: Sequence[PolicyInput], candidates: Sequence[Sequence[Action]]
-    ) -> list[tuple[np.ndarray, float]]:
-        return self._values(self._arrays(observations, candidates), candidates)
-
     def _values(
         self, features: dict[str, Any], candidates: Sequence[Sequence[Action]]
     ) -> list[tuple[np.ndarray, float]]:
         q, v = candidate_values(self.critic, features)
         return [(q[s, : len(actions)], float(v[s])) for s, actions in enumerate(candidates)]
 
+    def _of_turns(self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]) -> dict[str, Any]:
+        pasts = [[one.action for one in turn.past] for turn in turns]
+        return self._arrays([turn.observation for turn in turns], pasts, candidates)
+
     def _arrays(
-        self, observations: Sequence[PolicyInput], candidates: Sequence[Sequence[Action]]
+        self,
+        observations: Sequence[PolicyInput],
+        pasts: Sequence[Sequence[Action]],
+        candidates: Sequence[Sequence[Action]],
     ) -> dict[str, Any]:
+        histories = [describe_history(past, self.history) for past in pasts]
+        seen = list(zip(observations, histories, strict=True))
         pairs = [(s, action) for s, actions in enumerate(candidates) for action in actions]
         width = -(-max(map(len, candidates)) // _WIDTH) * _WIDTH
         rows = np.full((len(observations), width), -1, np.int32)
@@ -124,14 +135,19 @@ class LearnedScorer:
             rows[s, : len(actions)] = np.arange(start, start + len(actions))
             start += len(actions)
         return {
-            "observation": self._features([self._request(o, None) for o in observations]),
-            "pair": self._features([self._request(observations[s], action) for s, action in pairs]),
+            "observation": self._features([self._request(o, None, past) for o, past in seen]),
+            "pair": self._features([self._request(seen[s][0], action, seen[s][1]) for s, action in pairs]),
             "candidate_row": rows,
         }
 
-    def _request(self, observation: PolicyInput, action: Action | None) -> Request:
+    def _request(self, observation: PolicyInput, action: Action | None, history: str) -> Request:
         return Request.build(
-            observation.screenshot, observation.goal, action, self.grounding, template=self.template
+            observation.screenshot,
+            observation.goal,
+            action,
+            self.grounding,
+            template=self.template,
+            history=history,
         )
 
     def _features(self, requests: Sequence[Request]) -> dict[str, Any]:

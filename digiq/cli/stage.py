@@ -44,7 +44,10 @@ def main(command: str, stage: Stage, arguments: list[str]) -> None:
     stage.require(config)
     artifact = module.run(config, **values)
     counts = ", ".join(f"{key} {value}" for key, value in artifact.manifest.counts.items())
-    print(f"{artifact.path}: complete. {counts}\nNext: {following(command, values)}", file=sys.stderr)
+    if artifact.manifest.state == "complete":
+        print(f"{artifact.path}: complete. {counts}\nNext: {following(command, values)}", file=sys.stderr)
+    else:
+        print(f"{artifact.path}: not complete yet, but this share is done. {counts}", file=sys.stderr)
 
 
 def schema(stage: Stage, arguments: list[str]) -> str:

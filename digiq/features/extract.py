@@ -1,11 +1,14 @@
 """The ``featurize`` stage: features of every observation and every distinct candidate, by the chosen engine."""
 
+import contextlib
 import dataclasses
-import hashlib
+import math
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -13,24 +16,27 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from android_env.actions import Action
 from digiq import artifacts
 from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.data.rewards import LabelledEpisodes
-from digiq.errors import ArtifactError, ConfigError, DigiQError
+from digiq.errors import ConfigError, DigiQError
 from digiq.features.engines import ENGINES, ByState, Deals, Engine, Request
 from digiq.features.engines.base import Kind, Layer
-from digiq.features.store import KEY_BYTES, RowStore, StoredLayer, row_key
+from digiq.features.engines.pipeline import Meter, metered
+from digiq.features.plan import Plan, check_sizes, cut, share_of
+from digiq.features.store import RowStore, StoredLayer, distinct, row_key
 from digiq.progress import progress
-from digiq.proposals.propose import Proposals, load_proposals, supported
+from digiq.proposals.propose import load_proposals
 from digiq.tables import chosen_from
-from digiq.vlm.prompts import Template, default_prompt, describe_history, load_template, prompt_file
+from digiq.vlm.prompts import Template, default_prompt, load_template, prompt_file
 
 STAGE, VERSION = "featurize", 1
 INDEX = "index.npz"
 ROWS = "feature_rows"
 """Directory of the rows, beside the artefact, unless another is given."""
+_LONG = 60.0  # seconds from which on the time is said beforehand
+_ENOUGH = 3.0  # seconds of work by which it is reckoned
 _LARGE = 10**9  # bytes from which on the size is said beforehand
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -56,8 +62,8 @@ class FeaturizeConfig(chosen_from(ENGINES, default="plain")):
     """So many previous actions of the episode stand in the prompt, in words; the prompt's file must have a place for them."""
     grounding: Literal["cursor", "text"] = "cursor"
     """How the VLM sees where a tap lands: drawn on the screenshot, or as coordinates."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    """Prompts a forward pass."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
+    """Prompts a forward pass; auto: as many as free memory allows by reckoning. A batch that does not fit is halved."""
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     """Of the model's weights and activations; stored features are bfloat16."""
     device: str = "cpu"
@@ -130,6 +136,7 @@ def run(
     out: Path,
     rewards: Path | None = None,
     rows: str | Path | None = None,
+    worker: str | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Computes the rows that are not stored yet and writes an index over them.
@@ -144,6 +151,8 @@ def run(
       vlm: a Hugging Face image-text-to-text directory.
       out: the artefact.
       rows: the row store, a directory or a ``gs://`` or ``s3://`` URL; None: ``feature_rows`` beside ``out``.
+      worker: i/n computes the i-th of n fixed shares of the shards, for several devices or machines that share a directory;
+        whichever sees all rows stored writes the index, the others leave the artefact unfinished.
       overwrite: write the index anew; stored rows are read back, and computed again where they are damaged.
 
     Raises:
@@ -151,43 +160,75 @@ def run(
     """
     inputs = {"episodes": episodes, "rewards": rewards, "proposals": proposals, "vlm": vlm}
     inputs["prompt"] = prompt_file(config.prompt)
-    with artifacts.write(
-        out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
-    ) as w:
+    root = out.parent / ROWS if rows is None else rows
+    share = None if worker is None else _read_worker(worker, root, overwrite)
+
+    def opened() -> contextlib.AbstractContextManager[artifacts.Writer]:
+        return artifacts.write(
+            out,
+            stage=STAGE,
+            version=VERSION,
+            config=config,
+            inputs=inputs,
+            overwrite=overwrite,
+            wait=share is not None,
+        )
+
+    if share is None:
+        with opened() as w:
+            if w.done:
+                return w.artifact
+            work = _open(config.resolved(vlm), episodes, rewards, proposals, vlm, root, overwrite)
+            for kind in KINDS:
+                _fill(work, kind, None)
+            return _finish(w, work, rows)
+    with opened() as w:  # what is there may be of another config, or finished
         if w.done:
             return w.artifact
-        config = config.resolved(vlm)
-        plan = _plan(LabelledEpisodes(episodes, rewards), load_proposals(proposals), config)
-        engine: Engine = config.chosen.open(config, vlm)
-        root = out.parent / ROWS if rows is None else rows
-        index: dict[str, Any] = {"candidate_row": plan.candidate_row}
-        groups: dict[str, Any] = {}
-        wanted: dict[Kind, list[Request]] = {"observation": plan.observations, "pair": plan.pairs}
-        for kind, requests in wanted.items():
-            about = {"kind": kind, **engine.identity(kind)}
-            stamp = repr(about)
-            keys = [row_key(stamp, r.digest, r.prompt.text, r.drawn) for r in requests]
-            groups[kind] = f"{kind}-{row_key(stamp).hex()[:12]}", engine.dim(kind)
-            store = RowStore(
-                root, groups[kind][0], engine.layers, groups[kind][1], about=about, repair=overwrite
-            )
-            _fill(store, dict(zip(keys, requests, strict=True)), kind, engine)
-            listed = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
-            # A control of the laboratory deals rows out to the wrong requests.
-            index[f"{kind}_key"] = engine.deal(listed) if isinstance(engine, Deals) else listed
-        with artifacts.atomic_path(w.path / INDEX) as temporary, temporary.open("wb") as file:
-            np.savez(file, **index)
-        counts = {
-            "observations": len(plan.observations),
-            "distinct_observations": len(np.unique(index["observation_key"], axis=0)),
-            "candidates": int((plan.candidate_row >= 0).sum()),
-            "pairs": len(plan.pairs),
-        }
-        # A default store moves with the artefact; one that was named stays where it is.
-        where = os.path.relpath(root, w.path) if rows is None else _absolute(rows)
-        return w.complete(
-            counts=counts, extra={"rows": where, "groups": groups, "layers": list(engine.layers)}
+    work = _open(config.resolved(vlm), episodes, rewards, proposals, vlm, root, False)
+    for kind in KINDS:
+        _fill(work, kind, share)
+    if not work.is_done:
+        return Artifact(out, dataclasses.replace(w.manifest, counts={"share": worker}))
+    with opened() as w:
+        return w.artifact if w.done else _finish(w, work, rows)
+
+
+def _finish(w: artifacts.Writer, work: "_Work", rows: str | Path | None) -> Artifact:
+    """Writes the index."""
+    plan, engine = work.plan, work.engine
+    index: dict[str, Any] = {"candidate_row": plan.candidate_row}
+    for kind in KINDS:
+        keys = plan.listed[kind].key
+        # A control of the laboratory deals rows out to the wrong requests.
+        index[f"{kind}_key"] = engine.deal(keys) if isinstance(engine, Deals) else keys
+    with artifacts.atomic_path(w.path / INDEX) as temporary, temporary.open("wb") as file:
+        np.savez(file, **index)
+    counts = {
+        "observations": len(plan.listed["observation"]),
+        "distinct_observations": len(distinct(index["observation_key"])[0]),
+        "candidates": int((plan.candidate_row >= 0).sum()),
+        "pairs": len(plan.listed["pair"]),
+    }
+    # A default store moves with the artefact; one that was named stays where it is.
+    where = os.path.relpath(w.path.parent / ROWS, w.path) if rows is None else _absolute(rows)
+    return w.complete(
+        counts=counts, extra={"rows": where, "groups": work.groups, "layers": list(engine.layers)}
+    )
+
+
+def _read_worker(worker: str, root: str | Path, overwrite: bool) -> tuple[int, int]:
+    """(i, n) of ``i/n``."""
+    i, _, n = worker.partition("/")
+    if not (i.isascii() and i.isdigit() and n.isascii() and n.isdigit() and 1 <= int(i) <= int(n)):
+        raise ConfigError(f"featurize: --worker is '{worker}'; write 1/4, 2/4, 3/4 and 4/4 for four of them.")
+    if overwrite:
+        raise ConfigError("featurize: --overwrite is for one process; run it without --worker.")
+    if "://" in str(root):
+        raise ConfigError(
+            f"featurize: workers write to {root} only in turn, as there is no lock there; name a directory that they share."
         )
+    return int(i), int(n)
 
 
 def load_features(path: str | Path) -> Features:
@@ -214,99 +255,157 @@ def open_features(path: str | Path) -> StoredFeatures:
         for kind in KINDS:
             group, dim = extra["groups"][kind]
             store = RowStore(root, group, extra["layers"], dim)
-            keys = [key.tobytes() for key in index[f"{kind}_key"]]
+            keys = index[f"{kind}_key"]
             arrays[kind] = {layer: store.rows(layer, keys) for layer in extra["layers"]}
         return StoredFeatures(arrays["observation"], arrays["pair"], index["candidate_row"])
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
-    observations: list[Request]
-    """S."""
-    pairs: list[Request]
-    """M distinct ones, those of logged actions first."""
-    candidate_row: npt.NDArray[np.int32]
+class _Work:
+    """An opened stage: what is wanted, what computes it, and where it goes."""
+
+    plan: Plan
+    engine: Engine
+    stores: dict[Kind, RowStore]
+    groups: dict[str, tuple[str, int]]
+    """By kind, the store's group and the width of its rows."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every row is stored, by whichever process."""
+        for kind, store in self.stores.items():
+            with store.lock():
+                if not store.has(self.plan.listed[kind].key).all():
+                    return False
+        return True
 
 
-def _plan(episodes: LabelledEpisodes, proposals: Proposals, config: FeaturizeConfig) -> _Plan:
-    """Lists the rows. Screens and pairs that occur again, in whatever episode, are one row."""
-    png: dict[bytes, bytes] = {}
-    observations: list[Request] = []
-    template = config.template
-    for episode in episodes:
-        done: list[Action] = []
-        for t, step in enumerate(episode.steps):
-            if not step.is_terminal:
-                digest = hashlib.sha256(step.screenshot).digest()
-                request = Request.build(
-                    png.setdefault(digest, step.screenshot),
-                    step.goal,
-                    None,
-                    config.grounding,
-                    template=template,
-                    history=describe_history(done, config.history),
-                    digest=digest,
-                    where=f"episode {episode.episode_id}, step {t}",
-                    activity=step.activity,
-                    ui_elements=step.ui_elements,
-                )
-                observations.append(request)
-            if step.action is not None:
-                done.append(step.action)
-    if len(observations) != len(proposals):
-        raise ArtifactError(
-            f"proposals: made for {len(proposals)} observations, but the episodes have {len(observations)}; "
-            "run 'propose' on these episodes and rewards."
-        )
-    read = proposals.valid.copy()
-    if config.support > 0:
-        read[:, 1:] &= supported(proposals.log_prob, proposals.valid, config.support, any_n=True)[:, 1:]
-    candidate_row = np.full(read.shape, -1, np.int32)
-    pairs: list[Request] = []
-    if not read.any(axis=1).all() and len(read):
-        raise ArtifactError(
-            f"proposals: {observations[int(np.argmin(read.any(axis=1)))].where} has no candidate at all; run 'propose' again."
-        )
-    known: dict[tuple[bytes, str, str, Action], int] = {}
-    for n in range(read.shape[1]):
-        for s in np.flatnonzero(read[:, n]):
-            action, seen = proposals.action(int(s), n), observations[s]
-            row = known.setdefault((seen.digest, seen.goal, seen.history, action), len(pairs))
-            if row == len(pairs):
-                pairs.append(seen.of(action, template))
-            candidate_row[s, n] = row
-    return _Plan(observations, pairs, candidate_row)
+def _open(
+    config: FeaturizeConfig,
+    episodes: Path,
+    rewards: Path | None,
+    proposals: Path,
+    vlm: Path,
+    root: str | Path,
+    repair: bool,
+) -> _Work:
+    labelled, candidates = LabelledEpisodes(episodes, rewards), load_proposals(proposals)
+    check_sizes(labelled, candidates)
+    engine: Engine = config.chosen.open(config, vlm)
+    about: dict[Kind, dict[str, Any]] = {kind: {"kind": kind, **engine.identity(kind)} for kind in KINDS}
+    stamps: dict[Kind, str] = {kind: repr(about[kind]) for kind in KINDS}
+    plan = Plan(labelled, candidates, config, stamps)
+    groups = {kind: (f"{kind}-{row_key(stamps[kind]).hex()[:12]}", engine.dim(kind)) for kind in KINDS}
+    stores: dict[Kind, RowStore] = {
+        kind: RowStore(root, *_group(groups[kind], engine), about=about[kind], repair=repair)
+        for kind in KINDS
+    }
+    return _Work(plan, engine, stores, dict(groups))
 
 
-def _fill(store: RowStore, requests: dict[bytes, Request], kind: Kind, engine: Engine) -> None:
-    """Computes the rows that ``store`` lacks, shard by shard."""
-    with store.lock():
-        missing = [key for key in requests if key not in store]
-        _check_space(store, len(missing), kind)
-        together = isinstance(engine, ByState)
-        # Similar lengths share a shard, so that the batches inside it carry little padding; candidates of a state do,
-        # where an engine reads the state once for all of them.
-        missing.sort(
-            key=lambda key: (
-                (requests[key].state, len(requests[key].prompt.text))
-                if together
-                else (len(requests[key].prompt.text), requests[key].digest)
-            )
-        )
-        stored = len(requests) - len(missing)
-        with progress(f"featurize {kind}s", len(requests), unit="rows", done=stored) as bar:
-            start = 0
-            while start < len(missing):
-                shard = missing[start : start + store.rows_per_shard]
-                if together and start + len(shard) < len(missing):
-                    shard = _whole_states(shard, requests, missing[start + len(shard)])
-                start += len(shard)
+def _group(group: tuple[str, int], engine: Engine) -> tuple[str, tuple[str, ...], int]:
+    return group[0], engine.layers, group[1]
+
+
+def _fill(work: "_Work", kind: Kind, worker: tuple[int, int] | None) -> None:
+    """Computes the rows that a store lacks, shard by shard: all of them, or one worker's share.
+
+    Shares are cut from all rows, stored or not, so that they are the same whenever a worker starts.
+    """
+    store, engine, listed = work.stores[kind], work.engine, work.plan.listed[kind]
+    together = isinstance(engine, ByState)
+    order = listed.order(together)
+    with store.lock() if worker is None else contextlib.nullcontext():
+        if worker is None:
+            order = order[~store.has(listed.key[order])]
+        states = listed.state[order] if together else None
+        shards = share_of(cut(states, len(order), store.rows_per_shard), worker)
+        wanted = sum(s.stop - s.start for s in shards)
+        missing = [shard[~store.has(listed.key[shard])] for s in shards for shard in [order[s]]]
+        missing = [shard for shard in missing if len(shard)]
+        left = sum(map(len, missing))
+        _check_space(store, left, kind)
+        total = wanted if worker else wanted + len(listed.order(together)) - len(order)
+        named = f"featurize {kind}s" + (f" {worker[0]}/{worker[1]}" if worker else "")
+        said = _Words(kind, left, len(missing) > 1)
+        with progress(named, total, unit="rows", done=total - left) as bar, metered() as meter:
+            for shard, requests, blocks in _started(work, kind, missing):
                 features = np.empty((len(shard), len(engine.layers), store.dim), np.float32)
-                for positions, block in engine.rows([requests[key] for key in shard]):
-                    _check_finite(block, [requests[shard[p]] for p in positions], engine.layers)
+                for positions, block in blocks:
+                    said.hours(len(positions))
+                    _check_finite(block, [requests[p] for p in positions], engine.layers)
                     features[positions] = block
                     bar.advance(len(positions))
-                store.append(shard, features)
+                with contextlib.nullcontext() if worker is None else store.lock():
+                    # Another process may have stored some of them meanwhile.
+                    new = ~store.has(listed.key[shard])
+                    if new.any():
+                        store.append(listed.key[shard][new], features[new])
+        said.waits(meter)
+
+
+def _started(
+    work: _Work, kind: Kind, shards: Sequence[npt.NDArray[np.int64]]
+) -> Iterator[tuple[npt.NDArray[np.int64], list[Request], Iterator[Any]]]:
+    """Shards with their requests and rows; the next one is read, and its first batch prepared, while one is computed."""
+
+    def start(shard: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[Request], Iterator[Any]]:
+        requests = work.plan.requests(kind, shard)
+        return shard, requests, work.engine.rows(requests)
+
+    with ThreadPoolExecutor(1) as reading:
+        following = [reading.submit(start, shard) for shard in shards[:1]]
+        for number in range(len(shards)):
+            current = following.pop().result()
+            following = [reading.submit(start, shard) for shard in shards[number + 1 : number + 2]]
+            yield current
+
+
+@dataclasses.dataclass
+class _Words:
+    """What is said of the time that the bulk of the work takes, where that is worth saying."""
+
+    kind: Kind
+    rows: int
+    bulk: bool
+    """There is more than a shard of them."""
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+    begun: float = math.nan
+    """When the first batch was done: what comes before is not the pace of the rest."""
+    done: int = 0
+    """Rows after the first batch."""
+    told: bool = False
+
+    def hours(self, count: int) -> None:
+        """Called with the number of rows after each batch; the first few are reckoned with."""
+        now = time.perf_counter()
+        if math.isnan(self.begun):
+            self.begun = now
+            return
+        self.done += count
+        seconds = now - self.begun
+        if self.told or not self.bulk or seconds < _ENOUGH:
+            return
+        self.told = True
+        expected = seconds / self.done * self.rows
+        if expected >= _LONG:
+            print(
+                f"featurize: {self.rows:,} {self.kind} rows take about {_duration(expected)} "
+                f"({self.done} took {seconds:.1f} s)",
+                file=sys.stderr,
+            )
+
+    def waits(self, meter: Meter) -> None:
+        """Called at the end."""
+        if self.bulk and time.perf_counter() - self.started >= _LONG:
+            print(
+                f"featurize {self.kind}s: the model waited for its input {meter.share:.1%} of the time",
+                file=sys.stderr,
+            )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
 def _check_space(store: RowStore, rows: int, kind: Kind) -> None:
@@ -324,13 +423,6 @@ def _check_space(store: RowStore, rows: int, kind: Kind) -> None:
             )
         words += f" of {free / 1e9:.1f} GB free"
     print(f"featurize: {words}", file=sys.stderr)
-
-
-def _whole_states(shard: list[bytes], requests: dict[bytes, Request], following: bytes) -> list[bytes]:
-    """A shard without the state that goes on after it, unless it is all of one state."""
-    state = requests[following].state
-    kept = [key for key in shard if requests[key].state != state]
-    return kept or shard
 
 
 def _check_finite(block: npt.NDArray[np.float32], requests: Sequence[Request], layers: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ def extract_features(
     prompt: str = "auto",
     grounding: Grounding = "cursor",
     engine: str = "plain",
-    batch_size: int = 32,
+    batch_size: int | Literal["auto"] = 32,
     dtype: str = "bfloat16",
     device: str = "cpu",
 ) -> dict[int | str, npt.NDArray[np.float32]]:
@@ -47,7 +47,7 @@ def extract_features(
       prompt: general, paper, readout, the path of a file, or auto.
       grounding: how a tap's place is shown.
       engine: one of :data:`digiq.features.engines.ENGINES`.
-      batch_size: prompts a forward pass.
+      batch_size: prompts a forward pass; auto: as many as memory allows.
       dtype: torch's name of the model's type.
       device: where torch runs.
 

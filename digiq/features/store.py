@@ -35,6 +35,7 @@ from digiq.errors import ArtifactError
 ROWS_PER_SHARD = 512
 KEY_BYTES = 16
 _CHUNK_ROWS, _CHUNK_BYTES = 64, 2**16  # the least that is read for one row
+_RECENT = 2**14  # keys that wait to be sorted in
 _READERS = 4  # shards that are read at once
 _KEY = "key"
 _MEND = "run 'featurize' with --overwrite, which computes damaged rows again"
@@ -47,6 +48,89 @@ def row_key(*parts: str | bytes) -> bytes:
         data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.digest()[:KEY_BYTES]
+
+
+class KeyTable:
+    """Where the row of each key is: sorted arrays of 24 bytes a key, as millions of them are too many for a dict."""
+
+    def __init__(self) -> None:
+        self._high, self._low = np.empty(0, np.uint64), np.empty(0, np.uint64)
+        self._place = np.empty(0, np.int64)
+        self._recent: dict[bytes, int] = {}  # not sorted in yet
+
+    def __len__(self) -> int:
+        return len(self._place) + len(self._recent)
+
+    def add(self, keys: npt.NDArray[np.uint8], places: npt.NDArray[np.int64]) -> None:
+        """Keys uint8 [n, 16] and their rows; a key that is here already has its row from now on."""
+        self._recent |= dict(zip(map(bytes, keys), places.tolist(), strict=True))
+        if len(self._recent) > max(_RECENT, len(self._place) // 4):
+            self._sort_in()
+
+    def find(self, keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """The rows of keys, int64 [n]; -1 where there is none."""
+        found = np.full(len(keys), -1, np.int64)
+        if len(self._place):
+            high, low = _halves(keys)
+            at = np.searchsorted(self._high, high)
+            open_ones = np.arange(len(keys))
+            while len(open_ones):
+                here = at[open_ones]
+                inside = here < len(self._high)
+                here = np.minimum(here, len(self._high) - 1)
+                same = inside & (self._high[here] == high[open_ones])
+                hit = same & (self._low[here] == low[open_ones])
+                found[open_ones[hit]] = self._place[here[hit]]
+                open_ones = open_ones[same & ~hit]  # two keys may share their first half
+                at[open_ones] += 1
+        if self._recent:
+            for i, key in enumerate(map(bytes, keys)):
+                found[i] = self._recent.get(key, int(found[i]))
+        return found
+
+    def _sort_in(self) -> None:
+        high, low = _halves(np.frombuffer(b"".join(self._recent), np.uint8).reshape(-1, KEY_BYTES))
+        place = np.fromiter(self._recent.values(), np.int64, len(self._recent))
+        self._recent = {}
+        # The newest first among equals, which alone are kept.
+        high, low, place = (
+            np.concatenate([new, old])
+            for new, old in ((high, self._high), (low, self._low), (place, self._place))
+        )
+        order = np.lexsort((low, high))
+        high, low, place = high[order], low[order], place[order]
+        kept = np.ones(len(place), bool)
+        kept[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+        self._high, self._low, self._place = high[kept], low[kept], place[kept]
+
+
+def _halves(keys: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Keys uint8 [n, 16] as two numbers each."""
+    numbers = np.ascontiguousarray(keys).view(">u8").astype(np.uint64)
+    return np.ascontiguousarray(numbers[:, 0]), np.ascontiguousarray(numbers[:, 1])
+
+
+def distinct(
+    keys: npt.NDArray[np.uint8],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Of keys uint8 [n, 16]: where each distinct one stands first, int64 [m] in order, and which of them each is, int64 [n]."""
+    high, low = _halves(keys)
+    order = np.lexsort((low, high))  # stable: of equals, the first is first
+    begins = np.ones(len(order), bool)
+    begins[1:] = (np.diff(high[order]) != 0) | (np.diff(low[order]) != 0)
+    first = order[begins]
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    which = np.empty(len(order), np.int64)
+    which[order] = number[np.cumsum(begins) - 1]
+    return np.sort(first), which
+
+
+def as_keys(keys: Sequence[bytes] | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """uint8 [n, 16]."""
+    if isinstance(keys, np.ndarray):
+        return keys
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
 
 
 class RowStore:
@@ -83,7 +167,7 @@ class RowStore:
         self._lock_file = Path(self.path) / "rows.lock" if local else None
         spec = {"driver": "file", "path": f"{self.path}/"} if local else f"{self.path}/"
         self._kv = ts.KvStore.open(spec).result()
-        self._rows: dict[bytes, int] = {}
+        self._rows, self._listed = KeyTable(), set[int]()
         if repair:
             with self._locked():
                 self._drop_damaged()
@@ -94,7 +178,11 @@ class RowStore:
         self._load_keys()
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._rows
+        return bool(self.has(as_keys([key]))[0])
+
+    def has(self, keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        """Which of the keys, uint8 [n, 16], have a row here."""
+        return self._rows.find(keys) >= 0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -109,7 +197,9 @@ class RowStore:
             self._load_keys()
             yield
 
-    def append(self, keys: Sequence[bytes], features: npt.NDArray[np.float32]) -> None:
+    def append(
+        self, keys: Sequence[bytes] | npt.NDArray[np.uint8], features: npt.NDArray[np.float32]
+    ) -> None:
         """Writes one shard; see :meth:`lock`.
 
         Args:
@@ -126,11 +216,12 @@ class RowStore:
             array = self._open(layer, start + size)
             array[start : start + len(keys)].write(features[:, i].astype(ml_dtypes.bfloat16)).result()
         listing = np.zeros((size, KEY_BYTES), np.uint8)
-        listing[: len(keys)] = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+        listing[: len(keys)] = as_keys(keys)
         self._open(_KEY, start + size)[start : start + size].write(listing).result()
-        self._rows |= {key: start + i for i, key in enumerate(keys)}
+        self._rows.add(as_keys(keys), np.arange(start, start + len(keys)))
+        self._listed.add(shard)
 
-    def read(self, layer: str, keys: Sequence[bytes]) -> npt.NDArray[Any]:
+    def read(self, layer: str, keys: Sequence[bytes] | npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         """One layer of the rows with these keys, bfloat16 [len(keys), dim].
 
         Raises:
@@ -139,16 +230,16 @@ class RowStore:
         """
         return self.rows(layer, keys).load()
 
-    def rows(self, layer: str, keys: Sequence[bytes]) -> StoredLayer:
+    def rows(self, layer: str, keys: Sequence[bytes] | npt.NDArray[np.uint8]) -> StoredLayer:
         """The same rows, read when asked for.
 
         Raises:
           ArtifactError: a row is not here.
         """
-        absent = sum(key not in self._rows for key in keys)
-        if absent:
+        rows = self._rows.find(as_keys(keys))
+        if absent := int((rows < 0).sum()):
             raise ArtifactError(f"{self.path}: {absent} of {len(keys)} rows are missing; {_MEND}.")
-        return StoredLayer(self, layer, np.array([self._rows[key] for key in keys], np.int64))
+        return StoredLayer(self, layer, rows)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -185,12 +276,13 @@ class RowStore:
                     self._delete(name, shard)
 
     def _load_keys(self) -> None:
+        """Those of shards that are not known yet."""
         size = self.rows_per_shard
-        self._rows = {}
-        for shard in self._shards():
+        for shard in sorted(set(self._shards()) - self._listed):
             listing = self._read(_KEY, shard, shard * size, (shard + 1) * size)
             keys = listing[listing.any(axis=1)]
-            self._rows |= {key.tobytes(): shard * size + i for i, key in enumerate(keys)}
+            self._rows.add(keys, shard * size + np.arange(len(keys)))
+            self._listed.add(shard)
 
     def _shards(self) -> list[int]:
         """Numbers of the shards whose keys are listed."""

@@ -26,6 +26,7 @@ from digiq.policies import spelling
 from digiq.policies.base import Metrics, Row
 from digiq.policies.distribution import kind_of, swipe_of
 from digiq.policies.network import KINDS, fit_screenshot, network, read_goal
+from digiq.policies.pictures import Pictures
 from digiq.policies.snapshots import Snapshots
 from digiq.progress import progress
 
@@ -64,7 +65,7 @@ class Encoded:
     """M rows ready for the device. Screens and goals are stored once however many rows show them."""
 
     images: np.ndarray
-    """uint8[U, h, w], luminance."""
+    """uint8[U, h, w], luminance; a memory map where there are too many for memory."""
     image: np.ndarray
     """int32[M], row of ``images``."""
     buckets: np.ndarray
@@ -107,8 +108,7 @@ def encode_rows(rows: Iterable[Row], config: Grid) -> Encoded:
     Raises:
       DigiQError: no row is left, a weight is negative or not finite, or an action has a type the policy lacks.
     """
-    images: dict[bytes, int] = {}
-    pixels: list[np.ndarray] = []
+    pictures = Pictures()
     goals: dict[str, int] = {}
     columns: dict[str, list[Any]] = {
         field: [] for field in ("image", "goal", "kind", "touch", "swipe", "gate")
@@ -126,14 +126,11 @@ def encode_rows(rows: Iterable[Row], config: Grid) -> Encoded:
                 f"actions: GridPolicy has no head for {action}; drop its row or give it weight 0."
             )
         small = np.ascontiguousarray(fit_screenshot(row.input.screenshot, config))
-        image = images.setdefault(small.tobytes(), len(images))
-        if image == len(pixels):
-            pixels.append(small)
         words = read_goal(row.input.goal, config)
         span = words.find(action.text, config.max_span) if kind == _TYPE else None
         text = spelling.encode_text(action.text, config.max_text) if kind == _TYPE and span is None else None
         encoded = {
-            "image": image,
+            "image": pictures.add(small),
             "goal": goals.setdefault(row.input.goal, len(goals)),
             "kind": kind,
             "touch": np.clip(action.touch_yx, 0, 1) if kind == _TAP else (0.0, 0.0),
@@ -146,13 +143,13 @@ def encode_rows(rows: Iterable[Row], config: Grid) -> Encoded:
         }
         for name, value in encoded.items():
             columns[name].append(value)
-    if not pixels:
+    if not len(pictures):
         raise DigiQError("nothing to fit: no row has a weight above 0.")
     all_words = [read_goal(goal, config) for goal in goals]
     text = np.stack(columns["text"])
     weight = np.asarray(columns["weight"], np.float64)
     return Encoded(
-        images=np.stack(pixels),
+        images=pictures.all(),
         image=np.asarray(columns["image"], np.int32),
         buckets=np.stack([w.buckets for w in all_words]),
         shapes=np.stack([w.shapes for w in all_words]),
@@ -203,6 +200,7 @@ def fit_grid(
     train, heldout = split_rows(encoded.group, config.heldout, config.seed)
     config = config.for_rows(len(train))
     data = _to_device(encoded)
+    images = None if "images" in data else encoded.images
     optimiser = make_optimiser(config)
     fit = _Fit.start(params, optimiser, config.seed)
     update, train_rows = _update(grid, config, fitting), jnp.asarray(train)
@@ -219,7 +217,7 @@ def fit_grid(
             "unreachable_texts": encoded.unreachable,
         }
         if len(heldout):
-            found = evaluate_loss(grid, params, data, heldout, config.batch_size)
+            found = evaluate_loss(grid, params, data, heldout, config.batch_size, images)
             fit.best_loss = found["loss"]
             metrics |= {f"heldout_{k}": v for k, v in found.items()}
         fit.log(metrics, on_metrics)
@@ -230,12 +228,12 @@ def fit_grid(
             losses = []
             for _ in range(count):
                 fit.key, augment, batch = _draw(config.batch_size, fit.key, data, train_rows)
-                fit.state, loss = update(fit.state, batch, augment)
+                fit.state, loss = update(fit.state, _with_images(batch, images), augment)
                 losses.append(loss)
             done += count
             metrics = {"update": done, "train_loss": float(np.mean(jax.device_get(losses)))}
             if len(heldout):
-                found = evaluate_loss(grid, fit.state[0], data, heldout, config.batch_size)
+                found = evaluate_loss(grid, fit.state[0], data, heldout, config.batch_size, images)
                 metrics |= {f"heldout_{k}": v for k, v in found.items()}
                 if found["loss"] < fit.best_loss:
                     fit.best, fit.best_loss = jax.tree.map(np.asarray, fit.state[0]), found["loss"]
@@ -359,13 +357,7 @@ def _evaluate(grid: Grid) -> Any:
     ) -> dict[str, jax.Array]:
         def body(total: dict[str, jax.Array], item: tuple[jax.Array, jax.Array]) -> Any:
             index, counts = item
-            batch = _gather(data, index)
-            images = batch["image"].astype(jnp.float32) / 255
-            losses, parts = row_losses(grid, params, batch, images, None)
-            weight = batch["weight"] * counts
-            found = {name: (weight * value).sum() for name, value in {"loss": losses, **parts}.items()}
-            found["weight"] = weight.sum()
-            return jax.tree.map(jnp.add, total, found), None
+            return jax.tree.map(jnp.add, total, _sums(grid, params, _gather(data, index), counts)), None
 
         zeros: dict[str, jax.Array] = dict.fromkeys(
             ("loss", "kind_loss", "touch_loss", "text_loss", "weight"), jnp.zeros(())
@@ -375,16 +367,46 @@ def _evaluate(grid: Grid) -> Any:
     return run
 
 
+def _sums(grid: Grid, params: Any, batch: dict[str, jax.Array], counts: jax.Array) -> dict[str, jax.Array]:
+    """Weighted sums over a batch of the loss, of its parts and of the weights; ``counts`` is 0 for padding."""
+    images = batch["image"].astype(jnp.float32) / 255
+    losses, parts = row_losses(grid, params, batch, images, None)
+    weight = batch["weight"] * counts
+    found = {name: (weight * value).sum() for name, value in {"loss": losses, **parts}.items()}
+    return {**found, "weight": weight.sum()}
+
+
+_sums_of_batch = jax.jit(_sums, static_argnums=0)
+_gather_batch = jax.jit(lambda data, rows: _gather(data, rows))
+
+
 def evaluate_loss(
-    grid: Grid, params: Any, data: dict[str, jax.Array], rows: np.ndarray, batch_size: int
+    grid: Grid,
+    params: Any,
+    data: dict[str, jax.Array],
+    rows: np.ndarray,
+    batch_size: int,
+    images: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Weighted mean of the loss and of its parts over ``rows``, in nats a row, without augmentation."""
+    """Weighted mean of the loss and of its parts over ``rows``, in nats a row, without augmentation.
+
+    ``images`` are those that ``data`` lacks.
+    """
     batches = -(-len(rows) // batch_size)
     padded = np.zeros(batches * batch_size, np.int32)
     padded[: len(rows)] = rows
     counted = (np.arange(len(padded)) < len(rows)).astype(np.float32)
     shape = (batches, batch_size)
-    total = _evaluate(grid)(params, data, padded.reshape(shape), counted.reshape(shape))
+    if images is None:
+        total = _evaluate(grid)(params, data, padded.reshape(shape), counted.reshape(shape))
+    else:
+        total = jax.tree.map(
+            lambda *parts: sum(parts),
+            *(
+                _sums_of_batch(grid, params, _with_images(_gather_batch(data, index), images), counts)
+                for index, counts in zip(padded.reshape(shape), counted.reshape(shape), strict=True)
+            ),
+        )
     weight = float(total.pop("weight"))
     return {name: float(value) / weight for name, value in total.items()}
 
@@ -458,17 +480,29 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _to_device(rows: Encoded) -> dict[str, jax.Array]:
-    names = [f.name for f in dataclasses.fields(rows) if f.name != "group"]
+    """All but the images where those are in a file."""
+    left = {"group", "images"} if isinstance(rows.images, np.memmap) else {"group"}
+    names = [f.name for f in dataclasses.fields(rows) if f.name not in left]
     return {name: jnp.asarray(getattr(rows, name)) for name in names}
 
 
+def _with_images(batch: dict[str, jax.Array], images: np.ndarray | None) -> dict[str, jax.Array]:
+    """A batch of :func:`_gather` with its images, which are not on the device unless ``images`` is None."""
+    if images is None:
+        return batch
+    return {**batch, "image": jnp.asarray(images[np.asarray(batch["image"])])}
+
+
 def _gather(data: dict[str, jax.Array], rows: jax.Array) -> dict[str, jax.Array]:
-    """The batch of ``rows``: ``image`` uint8[B, h, w] and the goal's arrays in place of their indices."""
+    """The batch of ``rows``: ``image`` uint8[B, h, w] and the goal's arrays in place of their indices.
+
+    Where the images are not among ``data``, ``image`` stays int32[B]; see :func:`_with_images`.
+    """
     goal = data["goal"][rows]
     named = ("kind", "touch", "swipe", "gate", "span", "text", "weight")
     batch = {name: data[name][rows] for name in named}
     return batch | {
-        "image": data["images"][data["image"][rows]],
+        "image": data["images"][data["image"][rows]] if "images" in data else data["image"][rows],
         "buckets": data["buckets"][goal],
         "shapes": data["shapes"][goal],
     }

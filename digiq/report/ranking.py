@@ -273,7 +273,7 @@ def actionability(vlm: Path, episodes: Sequence[Episode], config: RankingConfig)
     changed = np.array([example.changed for example in examples], bool)
     found = Estimate(math.nan, math.nan, math.nan)
     if len(examples):
-        screens = [hashlib.sha256(example.screenshot).digest() for example in examples]
+        screens = [hashlib.sha256(example.png).digest() for example in examples]
         found = bootstrap_statistic(
             lambda rows: auc(scores[rows], changed[rows]),
             screens,

@@ -272,7 +272,7 @@ def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequ
 
     Args:
       screenshots: uint8 [H, W, 3] each, cursors already drawn.
-      prompts: as many; each with the same span names. Adds the span ``answer``, the last position.
+      prompts: as many. Adds the span ``answer``, the last position.
 
     Raises:
       InputError: a prompt that is longer than the model takes, or that the processor refuses.
@@ -292,7 +292,8 @@ def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequ
             int(np.argmax(lengths)),
             f"a prompt of {max(lengths)} tokens is longer than the {backbone.context} that the model takes",
         )
-    spans = {name: torch.zeros_like(real) for name in prompts[0].spans}
+    # A prompt without history has no such span.
+    spans = {name: torch.zeros_like(real) for prompt in prompts for name in prompt.spans}
     for row, tokens in enumerate(tokenised(backbone, texts)):
         # The image's placeholder grows in the processor; what follows it stays the same, so places count from the end.
         shift = lengths[row] - len(tokens.ids)
@@ -307,6 +308,26 @@ def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequ
             layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
             moved[name] = value.to(backbone.dtype, memory_format=layout)
     return Batch(moved, {name: mask.to(backbone.device) for name, mask in spans.items()})
+
+
+def with_answers(
+    inputs: dict[str, torch.Tensor], answers: torch.Tensor, answer_type: int
+) -> dict[str, torch.Tensor]:
+    """Model inputs [B, T], padded on the right, with one more token int64 [B] after each row: [B, T + 1].
+
+    ``answer_type`` is the token's own in ``token_type_ids``, where the model has those.
+    """
+    mask = inputs["attention_mask"]
+    rows, place = torch.arange(len(mask), device=mask.device), mask.sum(dim=1)
+    out = dict(inputs)
+    for name, value in inputs.items():
+        if value.shape == mask.shape and not value.is_floating_point():
+            out[name] = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
+    out["input_ids"][rows, place] = answers
+    out["attention_mask"][rows, place] = 1
+    if "token_type_ids" in out:
+        out["token_type_ids"][rows, place] = answer_type
+    return out
 
 
 @dataclass(frozen=True)

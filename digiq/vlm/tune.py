@@ -8,9 +8,10 @@ Source: Digi-Q, section 4.1; upstream ``data_preprocess`` and its fine-tuning re
 """
 
 import dataclasses
+import functools
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,10 +84,16 @@ class TuneVlmConfig:
 class Example:
     """A screen, an action, and whether the screen changed."""
 
-    screenshot: bytes
+    screenshot: bytes | Callable[[], bytes]
+    """PNG, or what reads it: a sample of many episodes is held without its screens."""
     goal: str
     action: Action
     changed: bool
+
+    @property
+    def png(self) -> bytes:
+        """The screenshot."""
+        return self.screenshot if isinstance(self.screenshot, bytes) else self.screenshot()
 
 
 def screen_changed(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> bool:
@@ -103,10 +110,12 @@ def _quarter(screenshot: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return np.asarray(Image.fromarray(screenshot).resize(size, Image.Resampling.BILINEAR), np.float32)
 
 
-def actionability_examples(episodes: Iterable[Episode]) -> list[Example]:
+def actionability_examples(
+    episodes: Iterable[Episode], reader: Callable[[int], Callable[[], bytes]] | None = None
+) -> list[Example]:
     """One example for every executed action that a screenshot followed.
 
-    The terminal step that an importer appends repeats the last screen, so a final declaration is no example.
+    With ``reader``, which says by step what reads the screenshot, examples hold that and not the screenshot. The terminal step that an importer appends repeats the last screen, so a final declaration is no example.
     """
     examples = []
     for episode in episodes:
@@ -117,7 +126,8 @@ def actionability_examples(episodes: Iterable[Episode]) -> list[Example]:
             if step.action.type.name.startswith("STATUS_"):
                 continue
             changed = screen_changed(screens[t], screens[t + 1])
-            examples.append(Example(step.screenshot, step.goal, step.action, changed))
+            shown = step.screenshot if reader is None else reader(t)
+            examples.append(Example(shown, step.goal, step.action, changed))
     return examples
 
 
@@ -215,18 +225,32 @@ def _prompt(example: Example, grounding: Grounding, template: Template) -> Any:
 
 
 def _shown(example: Example, grounding: Grounding) -> npt.NDArray[np.uint8]:
-    screenshot = decode_png(example.screenshot)
+    screenshot = decode_png(example.png)
     return draw_cursor(screenshot, example.action) if grounding == "cursor" else screenshot
 
 
 def _split(store: EpisodeStore, config: TuneVlmConfig) -> tuple[list[Example], list[Example]]:
-    chosen = [episode for episode in store if episode.split == config.split]
+    chosen = [number for number, outline in enumerate(store.outlines) if outline.split == config.split]
     if not chosen:
         raise DigiQError(f"{store.path}: no episode of split '{config.split}'; set tune_vlm.split.")
     order = np.random.default_rng(config.seed).permutation(len(chosen))
     count = min(round(config.heldout * len(chosen)), len(chosen) - 1)
     heldout = [chosen[i] for i in order[:count]]
-    return actionability_examples(chosen[i] for i in order[count:]), actionability_examples(heldout)
+    training = [chosen[i] for i in order[count:]]
+    return _stored_examples(store, training), _stored_examples(store, heldout)
+
+
+def _stored_examples(store: EpisodeStore, numbers: Sequence[int]) -> list[Example]:
+    """Examples of some episodes, whose screens stay in the store."""
+    found: list[Example] = []
+    for number in numbers:
+        reader = functools.partial(functools.partial, _screenshot, store, number)
+        found += actionability_examples([store[number]], reader)
+    return found
+
+
+def _screenshot(store: EpisodeStore, number: int, step: int) -> bytes:
+    return store[number].steps[step].screenshot
 
 
 def _balanced(examples: Sequence[Example], config: TuneVlmConfig) -> list[Example]:
@@ -354,22 +378,15 @@ def _language_linears(backbone: Any) -> list[str]:
 
 
 def _with_answers(inputs: dict[str, Any], answers: Any, answer_type: int) -> dict[str, Any]:
-    """Appends one token to each row of right- or left-padded inputs, with labels for it alone."""
+    """Appends one token to each row, with labels for it alone."""
     import torch
 
-    mask = inputs["attention_mask"]
-    rows = torch.arange(len(mask), device=mask.device)
-    place = (torch.arange(mask.shape[1], device=mask.device) * mask).amax(dim=1) + 1
-    out = dict(inputs)
-    for name, value in inputs.items():
-        if value.shape == mask.shape and not value.is_floating_point():
-            out[name] = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
-    out["input_ids"][rows, place] = answers
-    out["attention_mask"][rows, place] = 1
-    if "token_type_ids" in out:
-        out["token_type_ids"][rows, place] = answer_type
+    from digiq.vlm.backbone import with_answers
+
+    out = with_answers(inputs, answers, answer_type)
     labels = torch.full_like(out["input_ids"], _IGNORE)
-    labels[rows, place] = answers
+    rows = torch.arange(len(labels), device=labels.device)
+    labels[rows, out["attention_mask"].sum(dim=1) - 1] = answers
     return {**out, "labels": labels}
 
 

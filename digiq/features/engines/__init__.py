@@ -11,6 +11,7 @@ ENGINES = Table(
     __name__,
     plain="Plain",
     shared="Shared",
+    generated="Generated",
 )
 """Name of an engine, which is its file's, and the class in there."""
 

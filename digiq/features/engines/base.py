@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
@@ -77,8 +79,11 @@ class Request:
     @property
     def screenshot(self) -> npt.NDArray[np.uint8]:
         """uint8 [H, W, 3], with the cursor where it is drawn; asked for once, when its batch is prepared."""
-        shown = _decode(self.image) if isinstance(self.image, bytes) else self.image
-        return draw_cursor(shown, self.action) if self.grounding == "cursor" else shown
+        return self.shown(_decode(self.image) if isinstance(self.image, bytes) else self.image)
+
+    def shown(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """The decoded image with the cursor where it is drawn; uint8 [H, W, 3], which is not changed."""
+        return draw_cursor(image, self.action) if self.grounding == "cursor" else image
 
     @property
     def drawn(self) -> str:
@@ -88,8 +93,25 @@ class Request:
         return format_action(self.action)
 
 
-# A screen's candidates follow one another, so a few decoded screens are enough.
-_decode = functools.lru_cache(maxsize=16)(decode_png)
+def decoded(
+    images: Sequence[bytes | npt.NDArray[np.uint8]],
+) -> list[npt.NDArray[np.uint8] | Exception]:
+    """Images as arrays, each distinct one decoded once, several at a time; the error of one that cannot be."""
+    distinct = {id(image): image for image in images if isinstance(image, bytes)}
+
+    def attempt(image: bytes) -> npt.NDArray[np.uint8] | Exception:
+        try:
+            return _decode(image)
+        except (OSError, SyntaxError, ValueError) as error:
+            return error
+
+    found = dict(zip(distinct, _decoding.map(attempt, distinct.values()), strict=True))
+    return [found[id(image)] if isinstance(image, bytes) else image for image in images]
+
+
+# A state's candidates are computed side by side, or one batch after another, so a few decoded screens are enough.
+_decode = functools.lru_cache(maxsize=64)(decode_png)
+_decoding = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decoding")
 
 
 class Engine(Protocol):

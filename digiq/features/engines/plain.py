@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +20,8 @@ from android_env.actions import Action
 from digiq import artifacts
 from digiq.config import configclass
 from digiq.errors import DigiQError
-from digiq.features.engines.base import Kind, Layer, Request, layer_name
+from digiq.features.engines.base import Kind, Layer, Request, decoded, layer_name
+from digiq.features.engines.pipeline import BatchSize, ahead, batch_size_for, preparing
 from digiq.vlm.prompts import Pooling, Prompt
 
 if TYPE_CHECKING:
@@ -159,9 +159,9 @@ def extract(
     layers: Sequence[int],
     spans: Sequence[str],
     pooling: Pooling = "last",
-    batch_size: int = 32,
+    batch_size: BatchSize = 32,
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-    """Yields (positions int64 [B], features float32 [B, L, P·H]) batch by batch, in no particular order.
+    """(positions int64 [B], features float32 [B, L, P·H]) batch by batch, in no particular order.
 
     Args:
       backbone: with at least ``max(layers)`` layers; cut it there, or the layers above run for nothing.
@@ -169,7 +169,7 @@ def extract(
       layers: L layers, from 1. The model's last layer is read after its final norm, as Hugging Face gives it.
       spans: P spans of the prompts; each is pooled and they are concatenated.
       pooling: the last token of a span, or the mean of its tokens; ``both`` gives 2·L, those of a layer side by side.
-      batch_size: requests a forward pass.
+      batch_size: requests a forward pass; auto: as many as memory allows by reckoning.
 
     Raises:
       DigiQError: a span that the prompts lack.
@@ -181,7 +181,9 @@ def extract(
     if requests:
         check_spans(spans, requests[0].prompt, "spans")
     # Prompts of one length need no mask either, and attention is faster without.
-    order = np.argsort(count_tokens(backbone, [r.prompt for r in requests]), kind="stable")
+    counts = preparing.submit(count_tokens, backbone, [r.prompt for r in requests]).result()
+    order = np.argsort(counts, kind="stable")
+    batch_size = sized(backbone, [requests[i] for i in order[-1:]], batch_size)
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
     def load(positions: npt.NDArray[np.int64]) -> Any:
@@ -200,64 +202,35 @@ def extract(
             ]
             return torch.stack(pooled, dim=1).float().cpu().numpy()
 
-    yield from ahead(batches, load, compute)
+    return ahead(batches, load, compute)
 
 
-def ahead(
-    batches: Sequence[npt.NDArray[np.int64]],
-    load: Callable[[npt.NDArray[np.int64]], Any],
-    compute: Callable[[Any], npt.NDArray[np.float32]],
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-    """Batches through ``compute``, in halves where memory does not do; the next one is loaded meanwhile.
+def sized(backbone: Backbone, longest: Sequence[Request], batch_size: BatchSize) -> int:
+    """Requests a forward pass; ``longest`` has the one that takes most memory, if there is any."""
+    if batch_size != "auto":
+        return batch_size
+    if not longest:
+        return 1
+    from digiq.vlm.backbone import prepare
 
-    Raises:
-      DigiQError: not even a single request fits into memory.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(load, batches[0]) if batches else None
-        for number, positions in enumerate(batches):
-            assert following is not None
-            loaded = following.result()
-            following = pool.submit(load, batches[number + 1]) if number + 1 < len(batches) else None
-            waiting = [(positions, loaded)]
-            while waiting:
-                part, inputs = waiting.pop()
-                try:
-                    block = compute(load(part) if inputs is None else inputs)
-                except (MemoryError, RuntimeError) as error:
-                    if not out_of_memory(error):
-                        raise
-                    if len(part) == 1:
-                        raise DigiQError(
-                            "featurize: memory does not suffice for a single prompt; take a smaller model or dtype, or smaller "
-                            "screens."
-                        ) from error
-                    half = len(part) // 2
-                    waiting += [(part[half:], None), (part[:half], None)]
-                    continue
-                yield part, block
+    def tokens() -> int:
+        with naming(longest):
+            batch = prepare(backbone, screens(longest), [r.prompt for r in longest])
+        return batch.inputs["input_ids"].shape[1]
 
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch, on whatever device, ran out of memory."""
-    import torch
-
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        w in str(error).lower() for w in words
-    )
+    return batch_size_for(backbone, preparing.submit(tokens).result())
 
 
 def screens(requests: Sequence[Request]) -> list[npt.NDArray[np.uint8]]:
     """The screenshots as they are shown; raises DigiQError, saying where, for one that cannot be read."""
+    images = decoded([request.image for request in requests])
     shown = []
-    for request in requests:
-        try:
-            shown.append(request.screenshot)
-        except (OSError, SyntaxError, ValueError) as error:
+    for request, image in zip(requests, images, strict=True):
+        if isinstance(image, Exception):
             raise DigiQError(
-                f"featurize: {request.where or 'a request'}: its screenshot cannot be read ({error}). Finished shards are kept."
-            ) from error
+                f"featurize: {request.where or 'a request'}: its screenshot cannot be read ({image}). Finished shards are kept."
+            ) from image
+        shown.append(request.shown(image))
     return shown
 
 

@@ -24,15 +24,16 @@ import numpy.typing as npt
 from digiq.config import configclass
 from digiq.errors import DigiQError
 from digiq.features.engines.base import Kind, Request
+from digiq.features.engines.pipeline import BatchSize, ahead
 from digiq.features.engines.plain import (
     PlainEngine,
-    ahead,
     check_spans,
     naming,
     open_plain,
     pool_span,
     poolings,
     screens,
+    sized,
 )
 from digiq.vlm.prompts import Pooling
 
@@ -119,7 +120,7 @@ def extract_shared(
     layers: Sequence[int],
     spans: Sequence[str],
     pooling: Pooling = "last",
-    batch_size: int = 32,
+    batch_size: BatchSize = 32,
     attention: str = "two_part",
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
     """As :func:`digiq.features.engines.plain.extract`; ``batch_size`` counts requests, of one or of several states."""
@@ -130,6 +131,8 @@ def extract_shared(
         groups.setdefault(request.state, []).append(position)
     # States with as many candidates and as long a prompt are batched together: little padding, few shapes.
     ordered = sorted(groups.values(), key=lambda g: (len(g), len(requests[g[0]].prompt.text)))
+    # A candidate of a state costs less than a prompt of its own, by which memory is reckoned.
+    batch_size = sized(backbone, [requests[g[0]] for g in ordered[-1:]], batch_size)
     batches: list[npt.NDArray[np.int64]] = []
     waiting: list[int] = []
     for group in ordered:
@@ -150,7 +153,7 @@ def extract_shared(
     def compute(loaded: _Loaded) -> npt.NDArray[np.float32]:
         return _compute(backbone, loaded, layers, spans, pooling, attention)
 
-    yield from ahead(batches, load, compute)
+    return ahead(batches, load, compute)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +229,7 @@ def _load(backbone: Backbone, chosen: Sequence[Request]) -> _Loaded:
     flat = [(i, cut, grown) for group, (cut, grown) in zip(rows, cuts, strict=True) for i in group]
     width = max(len(tokens[i].ids) + grown - cut for i, cut, grown in flat)
     suffix = np.zeros((len(flat), width), np.int64)
-    names = (*prompts[0].spans, "answer")
+    names = {name for prompt in prompts for name in prompt.spans} | {"answer"}
     in_prefix = {name: np.zeros((len(flat), longest), bool) for name in names}
     in_suffix = {name: np.zeros((len(flat), width), bool) for name in names}
     for row, (i, cut, grown) in enumerate(flat):

@@ -358,10 +358,11 @@ def test_a_state_without_candidates_is_named(vlm, tmp_path):
     from digiq.data.rewards import LabelledEpisodes
 
     with pytest.raises(DigiQError, match="episode odd, step 1 has no candidate at all"):
-        stage._plan(LabelledEpisodes(inputs["episodes"], None), proposals, CONFIG.resolved(vlm))
+        stage.Plan(LabelledEpisodes(inputs["episodes"], None), proposals, CONFIG.resolved(vlm), {})
 
 
-def test_memory_that_runs_out_halves_the_batch(vlm, monkeypatch):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_memory_that_runs_out_halves_the_batch(vlm, monkeypatch, capsys, error):
     backbone = load_backbone(vlm, dtype="float32")
     items = [
         stage.Request.build(encode_png(screen(i)), "go", Action.back(), "cursor", where=f"step {i}")
@@ -374,7 +375,7 @@ def test_memory_that_runs_out_halves_the_batch(vlm, monkeypatch):
     def small(self, *args, **inputs):
         sizes.append(len(inputs["input_ids"]))
         if sizes[-1] > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return forward(self, *args, **inputs)
 
     monkeypatch.setattr(type(backbone.model.base_model), "forward", small)
@@ -383,7 +384,10 @@ def test_memory_that_runs_out_halves_the_batch(vlm, monkeypatch):
         for positions, block in plain.extract(backbone, items, **options)
         for p, row in zip(positions, block, strict=True)
     }
-    assert sizes[0] == 5 and max(sizes[1:]) <= 3 and sorted(found) == [0, 1, 2, 3, 4]
+    assert sizes == [5, 3, 2, 1, 2] and sorted(found) == [0, 1, 2, 3, 4]
+    said = capsys.readouterr().err
+    assert "a batch of 5 prompts does not fit into memory; going on with 3." in said
+    assert said.count("does not fit") == 2
     for i, row in found.items():
         np.testing.assert_allclose(row, expected[i], atol=1e-5)
 

@@ -162,3 +162,25 @@ def test_groups_are_held_out_whole():
     train, heldout = split_rows(groups, 0.2, seed=0)
     assert len(heldout) == 6 and not set(groups[train]) & set(groups[heldout])
     assert len(split_rows(np.zeros(5, int), 0.5, 0)[0]) == 5
+
+
+def test_images_that_memory_does_not_hold_are_read_from_a_file_and_the_fit_is_the_same(monkeypatch):
+    inputs, actions = draw(12, screens.SEEN)
+    whole: list[dict[str, float]] = []
+    parts: list[dict[str, float]] = []
+    in_memory = fit(CONFIG.create(0), rows_of(inputs, actions), SHORT, whole)
+    expected = encode_rows(rows_of(inputs, actions), CONFIG)
+    monkeypatch.setattr("digiq.policies.pictures.IN_MEMORY", 3 * 64 * 64)
+    monkeypatch.setattr("digiq.policies.pictures._AT_ONCE", 2 * 64 * 64)
+    spilled = encode_rows(rows_of(inputs, actions), CONFIG)
+    assert isinstance(spilled.images, np.memmap) and not isinstance(expected.images, np.memmap)
+    np.testing.assert_array_equal(spilled.images, expected.images)
+    np.testing.assert_array_equal(spilled.image, expected.image)
+    from_file = fit(CONFIG.create(0), rows_of(inputs, actions), SHORT, parts)
+    for a, b in zip(whole, parts, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        in_memory.params,
+        from_file.params,
+    )

@@ -101,3 +101,19 @@ def test_scores_do_not_depend_on_the_batch(vlm):
     alone = tune.change_scores(backbone, examples, batch_size=1)
     together = tune.change_scores(backbone, examples, batch_size=4)
     np.testing.assert_allclose(alone, together, atol=1e-4)
+
+
+def test_examples_of_a_store_hold_no_screens(tmp_path):
+    from digiq.data.store import EpisodeStore, EpisodeWriter
+
+    made = [episode(i, (10, 60 + i, 90, 20), Action.type_text("oat")) for i in range(3)]
+    with EpisodeWriter(tmp_path) as writer:
+        for one in made:
+            writer.write(one)
+    found, _ = tune._split(EpisodeStore(tmp_path), TuneVlmConfig(heldout=0.0))
+    assert found and not any(isinstance(example.screenshot, bytes) for example in found)
+    order = np.random.default_rng(0).permutation(3)
+    expected = actionability_examples([made[i] for i in order])
+    assert [(e.png, e.goal, e.action, e.changed) for e in found] == [
+        (e.png, e.goal, e.action, e.changed) for e in expected
+    ]
