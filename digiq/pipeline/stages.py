@@ -162,6 +162,11 @@ STAGES: Mapping[str, Stage] = {
         packages=_of_member,
         seconds=_featurizing,
     ),
+    "import-features": Stage(
+        module="digiq.features.given",
+        about="upstream's precomputed features (.pt), with their episodes and candidates",
+        packages=lambda config: ("torch",),
+    ),
     "train-q": Stage(
         module="digiq.critics.train",
         about="Q- and V-heads by temporal difference",
