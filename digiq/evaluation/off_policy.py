@@ -105,8 +105,10 @@ def weights(episode: npt.NDArray[np.integer], discount: Numbers, ratio: Numbers)
     at = np.arange(lengths.max())
     row = np.where(at < lengths[:, None], starts[:, None] + at, -1)
     ended = row < 0
-    weight = np.cumprod(np.where(ended, 1.0, np.asarray(ratio, np.float64)[row]), axis=1)
-    before = np.column_stack([np.ones(len(row)), weight[:, :-1]])
+    weight: Numbers = np.cumprod(
+        np.where(ended, 1.0, np.asarray(ratio, np.float64)[row]), axis=1, dtype=np.float64
+    )
+    before: Numbers = np.column_stack([np.ones(len(row)), weight[:, :-1]])
     passed = np.cumprod(np.where(ended, 0.0, discount[row]), axis=1)
     scale = np.where(ended, 0.0, np.column_stack([np.ones(len(row)), passed[:, :-1]]))
     return Weights(weight, before, scale, row)

@@ -144,6 +144,7 @@ STAGES: Mapping[str, Stage] = {
         about="N candidate actions for every observation",
         writes="proposals",
         reads=_LABELLED,
+        packages=_of_member,
         seconds=lambda load: 4 + 0.002 * STEPS * load.episodes,
     ),
     "tune-vlm": Stage(
@@ -200,7 +201,7 @@ STAGES: Mapping[str, Stage] = {
     ),
     "offline": Stage(
         module="digiq.evaluation.offline",
-        about="how often a policy does what was logged (matching, not success)",
+        about="how often a policy does what was logged (matching, not success), and what it would be worth",
         writes="offline",
         reads=("episodes", "policy"),
         section="offline",
