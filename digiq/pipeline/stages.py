@@ -199,6 +199,18 @@ STAGES: Mapping[str, Stage] = {
         packages=_acting,
         seconds=_evaluating,
     ),
+    "evaluate-agent": Stage(
+        module="digiq.evaluation.evaluate_agent",
+        about="success of anyone's agent with a learned Q and guards on top; also 'evaluate --proposer NAME'",
+        writes="agent_evaluation",
+        section="evaluate_agent",
+        packages=lambda config: (
+            *_of_member(config),
+            *_of_member(config.device),
+            *(_VLM if config.rerank else ()),
+        ),
+        seconds=lambda load: 3 + 0.85 * load.config.episodes,
+    ),
     "offline": Stage(
         module="digiq.evaluation.offline",
         about="how often a policy does what was logged (matching, not success), and what it would be worth",
