@@ -18,7 +18,7 @@ from digiq.critics.critic import Critic, candidate_values, load_critic
 from digiq.critics.training_data import concatenate_layers
 from digiq.errors import ArtifactError
 from digiq.features.engines import Engine, Request
-from digiq.features.extract import FeaturizeConfig
+from digiq.features.extract import IMPORTED, FeaturizeConfig
 from digiq.policies.base import PolicyInput
 from digiq.vlm.prompts import Grounding, Template, describe_history, prompt_file
 
@@ -56,6 +56,11 @@ class LearnedScorer:
         Raises:
           DigiQError: one of them is missing or does not open, or ``vlm`` is another model than the features'.
         """
+        if artifacts.read_manifest(features).stage == IMPORTED:
+            raise DigiQError(
+                f"{features}: were computed elsewhere, so screens of the moment have no such features; distill a policy from the "
+                "critic, or train one on features of 'featurize'."
+            )
         manifest = artifacts.read_manifest(features, stage="featurize")
         config = load(
             FeaturizeConfig, manifest.config, where=str(features / artifacts.MANIFEST), recorded=True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from digiq.dialects.base import Dialect
 from digiq.endpoint import Endpoint, EndpointConfig
 from digiq.policies.base import Candidate, Policy, PolicyInput
 from digiq.proposals.asking import TEMPLATE, Asking
+from digiq.proposals.vlm import Speaker
 
 Proposal = Candidate | Action | ParseError
 """An action with its log-probability, or without; or what the agent said that is none, and why."""
@@ -126,84 +126,34 @@ class TextProposer:
         return {"proposer": "text", "say": name, "dialect": DIALECTS.name_of(type(self.dialect))}
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class VlmProposer:
-    """A local Hugging Face image-text-to-text model that answers in a dialect, sampled."""
+    """A local Hugging Face image-text-to-text model that answers in a dialect, sampled; log-probabilities are its own."""
 
-    model: Any
-    processor: Any
-    dialect: Dialect
-    temperature: float = 1.0
-    max_tokens: int = 256
+    speaker: Speaker
     where: str = ""
 
     @classmethod
     def open(cls, path: str | Path, dialect: Dialect, *, device: str = "cpu", **settings: Any) -> VlmProposer:
-        """Opens a model directory; nothing is fetched.
+        """Opens a model directory; nothing is fetched. ``settings`` are those of :class:`digiq.proposals.vlm.Speaker`.
 
         Raises:
           DigiQError: it is no such directory, or it wants to run code of its own.
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
-        from digiq.vlm.backbone import check_model_directory
-
-        check_model_directory(Path(path))
-        model: Any = AutoModelForImageTextToText.from_pretrained(path, local_files_only=True)
-        # Half precision is for accelerators: on a CPU it is no faster to sample from, and less exact.
-        model = (model.float() if device == "cpu" else model).to(device).eval()
-        processor = AutoProcessor.from_pretrained(path, local_files_only=True)
-        return cls(model, processor, dialect, where=str(path), **settings)
+        return cls(Speaker.open(path, dialect, device=device, **settings), str(path))
 
     def propose(self, observation: Seen, n: int) -> Sequence[Proposal]:
-        """See :class:`Proposer`. The prompt is computed once for the N answers; log-probabilities are the answers' own."""
-        import torch
-        from PIL import Image
-
-        height, width = observation.screenshot.shape[:2]
-        before = "".join(
-            f"Before: {self.dialect.write(p.action, (height, width))}\n" for p in observation.past[-4:]
-        )
-        said = TEMPLATE.format(manual=self.dialect.manual, goal=observation.goal, past=before)
-        inputs = self._inputs(Image.fromarray(observation.screenshot), said)
-        inputs = inputs.to(self.model.device, self.model.dtype)
-        torch.manual_seed(int(observation.rng.integers(2**31)))
-        with torch.inference_mode():
-            out = self.model.generate(
-                **inputs,
-                do_sample=True,
-                temperature=self.temperature,
-                top_k=0,
-                num_return_sequences=n,
-                max_new_tokens=self.max_tokens,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-        start = inputs["input_ids"].shape[1]
-        scores = self.model.compute_transition_scores(
-            out.sequences, tuple(s / self.temperature for s in out.logits), normalize_logits=True
-        )
-        pad = self.processor.tokenizer.pad_token_id
-        found: list[Proposal] = []
-        for tokens, score in zip(out.sequences[:, start:], scores, strict=True):
-            text = self.processor.decode(tokens, skip_special_tokens=True)
-            action = self.dialect.parse(text, (height, width))
-            kept = score[(tokens != pad) & torch.isfinite(score)]
-            log_prob = float(kept.sum()) if len(kept) else math.nan
-            found.append(action if isinstance(action, ParseError) else Candidate(action, log_prob))
-        return found
-
-    def _inputs(self, image: Any, text: str) -> Any:
-        content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
-        chat = [{"role": "user", "content": content}]
-        if getattr(self.processor, "chat_template", None):
-            return self.processor.apply_chat_template(
-                chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-            )
-        token = getattr(self.processor, "image_token", "<image>")
-        return self.processor(images=image, text=f"{token}\n{text}\n", return_tensors="pt")
+        """See :class:`Proposer`."""
+        past = [past.action for past in observation.past]
+        return self.speaker.say(observation, past, n, int(observation.rng.integers(2**31)))
 
     def describe(self) -> dict[str, Any]:
         """See :class:`Proposer`."""
-        dialect = to_dict(self.dialect) | {"name": DIALECTS.name_of(type(self.dialect))}
-        return {"proposer": "vlm", "path": self.where, "dialect": dialect, "temperature": self.temperature}
+        speaker = self.speaker
+        dialect = to_dict(speaker.dialect) | {"name": DIALECTS.name_of(type(speaker.dialect))}
+        return {
+            "proposer": "vlm",
+            "path": self.where,
+            "dialect": dialect,
+            "temperature": speaker.temperature,
+        }

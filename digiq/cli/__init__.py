@@ -127,6 +127,8 @@ def _dispatch(arguments: list[str]) -> None:
     command, rest = arguments[0], arguments[1:]
     if command == "evaluate" and "--offline" in rest:
         command, rest = "offline", [argument for argument in rest if argument != "--offline"]
+    if command == "evaluate" and any(argument.partition("=")[0] == "--proposer" for argument in rest):
+        command = "evaluate-agent"
     if command == "--version":
         from digiq import __version__
 

@@ -54,7 +54,7 @@ def verify(path: Path) -> tuple[str, int]:
 
 def _read_rows(path: Path, manifest: artifacts.Manifest) -> None:
     """Features' rows lie in a store that has checksums of its own: reading them is what holds them against these."""
-    if manifest.stage == "featurize":
+    if manifest.stage in ("featurize", "import-features"):
         from digiq.features.extract import load_features
 
         load_features(path)

@@ -154,5 +154,6 @@ def open_results(path: Path) -> tuple[str, list[EpisodeResult]]:
     Raises:
       ArtifactError: it is none, or unfinished.
     """
-    artifact = artifacts.open(path, stage="evaluate")
+    wrapped = artifacts.read_manifest(path).stage == "evaluate-agent"
+    artifact = artifacts.open(path, stage="evaluate-agent" if wrapped else "evaluate")
     return str(artifact.manifest.config["arm"]), read_results(artifact.path / EPISODES)

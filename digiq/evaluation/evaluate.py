@@ -3,14 +3,16 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from android_env.tasks import TaskSet
 from digiq import artifacts
 from digiq.agents import remote
+from digiq.agents.agent import Actor
 from digiq.agents.build import (
     AgentConfig,
     DeviceConfig,
@@ -114,60 +116,74 @@ def run(
         if w.done:
             return w.artifact
         tasks = device_tasks(config.tasks)
-        if config.repeats:
-            specs = plan_repeats(tasks, config.repeats, config.seed)
-        else:
-            specs = plan_episodes(tasks, config.episodes, config.seed)
         for learned in filter(None, (policy, critic)):
             warn_of_leakage(learned, tasks)
-        log = w.path / EPISODES
-        results = read_results(log)
-        remove_torn(w.path / RECORDS)
-        done = {r.episode_id for r in results}
-        missing = [spec for spec in specs if spec.episode_id not in done]
-        recorded = {spec.episode_id for spec in specs[: config.records]}
-        if missing:
-            agent = build_agent(
-                config.agent,
-                device=config.device,
-                policy=policy,
-                critic=critic,
-                features=features,
-                vlm=vlm,
+
+        def make_agent() -> Actor:
+            return build_agent(
+                config.agent, device=config.device, policy=policy, critic=critic, features=features, vlm=vlm
             )
-            far = remote.asked_for()
-            if far and getattr(agent, "reads_device", False):
-                raise ConfigError(
-                    f"--ray: agent.kind '{config.agent.kind}' looks into its device; leave --ray out."
-                )
-            runs = rollout(
-                agent,
-                missing,
-                remote.remotely(config.device, tasks) if far else env_factory(config.device, tasks),
-                batch_size=config.batch_size,
-                record=lambda spec: spec.episode_id in recorded,
-                infra_retries=config.infra_retries,
-                threads=far or config.device.chosen.waits,
-                patience_s=_PATIENCE_S,
-                recordings=w.path / RECORDINGS if config.record_all else None,
-            )
-            with (
-                log.open("a", encoding="utf-8") as file,
-                progress(f"evaluate {config.arm}", len(specs), unit="episodes", done=len(done)) as bar,
-            ):
-                for episode in runs:
-                    if episode.episode is not None:
-                        write_record(w.path / RECORDS, episode)
-                    results.append(result_of(episode))
-                    file.write(json.dumps(results[-1].to_json()) + "\n")
-                    file.flush()
-                    bar.advance(1, success=tally(results).strict.value)
+
+        specs, results = play(config, tasks, make_agent, w.path)
         exact = _exact_rates(config, specs, policy, w.path / EXACT) if config.exact else None
         table = make_table(config.arm, results, exact)
         artifacts.atomic_write_json(w.path / TABLE, table)
         page = arm_page(table, results, recorded_strips(w.path))
         artifacts.atomic_write_text(w.path / REPORT, render(page))
         return w.complete(counts={"episodes": len(results), **table["pooled"]["outcomes"]})
+
+
+def play(
+    config: Any, tasks: TaskSet, make_agent: Callable[[], Actor], path: Path
+) -> tuple[list[EpisodeSpec], list[EpisodeResult]]:
+    """Plays the episodes that ``path`` lacks: what is planned, and all results.
+
+    Args:
+      config: an :class:`EvaluateConfig`, or another with its fields from ``arm`` to ``seed``; those of the agent are not read.
+      tasks: ``config.tasks``, opened.
+      make_agent: opens the agent; called where there is anything to play.
+      path: of the artefact; gets lines of ``episodes.jsonl``, and records.
+    """
+    if config.repeats:
+        specs = plan_repeats(tasks, config.repeats, config.seed)
+    else:
+        specs = plan_episodes(tasks, config.episodes, config.seed)
+    log = path / EPISODES
+    results = read_results(log)
+    remove_torn(path / RECORDS)
+    done = {r.episode_id for r in results}
+    missing = [spec for spec in specs if spec.episode_id not in done]
+    recorded = {spec.episode_id for spec in specs[: config.records]}
+    if missing:
+        agent = make_agent()
+        far = remote.asked_for()
+        if far and getattr(agent, "reads_device", False):
+            raise ConfigError(
+                f"--ray: agent.kind '{config.agent.kind}' looks into its device; leave --ray out."
+            )
+        runs = rollout(
+            agent,
+            missing,
+            remote.remotely(config.device, tasks) if far else env_factory(config.device, tasks),
+            batch_size=config.batch_size,
+            record=lambda spec: spec.episode_id in recorded,
+            infra_retries=config.infra_retries,
+            threads=far or config.device.chosen.waits,
+            patience_s=_PATIENCE_S,
+            recordings=path / RECORDINGS if config.record_all else None,
+        )
+        with (
+            log.open("a", encoding="utf-8") as file,
+            progress(f"evaluate {config.arm}", len(specs), unit="episodes", done=len(done)) as bar,
+        ):
+            for episode in runs:
+                if episode.episode is not None:
+                    write_record(path / RECORDS, episode)
+                results.append(result_of(episode))
+                file.write(json.dumps(results[-1].to_json()) + "\n")
+                file.flush()
+                bar.advance(1, success=tally(results).strict.value)
+    return specs, results
 
 
 def result_of(run: EpisodeRun) -> EpisodeResult:

@@ -1,4 +1,6 @@
-"""The ``offline`` stage: how often a policy does what was logged. It is matching, not success: no device is there.
+"""The ``offline`` stage: how often a policy does what was logged, and what it would be worth. No device is there.
+
+The first is matching, not success; the second an estimate from logged rewards (:mod:`digiq.evaluation.off_policy`).
 
 Rules: Android in the Wild's action matching (``action_matching.py``; partial match is the share of an episode's actions,
 complete match all of them) and AndroidControl's step accuracy (Li et al. 2024: the action's type and its arguments; a tap must
@@ -7,22 +9,29 @@ fall into the element that was tapped).
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from android_env.actions import TAP_MATCH_DISTANCE, Action, ActionType, actions_match
 from digiq import artifacts
 from digiq.artifacts import Artifact
 from digiq.config import configclass
+from digiq.data.rewards import LabelledEpisodes
 from digiq.data.schema import Episode, Step, decode_png, element_boxes
 from digiq.data.store import EpisodeStore
+from digiq.data.transitions import build_transitions, observation_index, outlines_of
 from digiq.errors import DigiQError
+from digiq.evaluation import off_policy
+from digiq.features.extract import Features, load_features
 from digiq.policies.base import HasSupport, Policy, PolicyInput, load_policy
 from digiq.progress import progress
+from digiq.proposals.propose import Proposals, load_proposals
 from digiq.statistics import cluster_bootstrap
 
 STAGE, VERSION = "offline", 1
@@ -42,6 +51,19 @@ class OfflineConfig:
     """Only episodes of this split."""
     seed: int = 0
     """Of the draw, from policies that cannot name their likeliest action."""
+    estimate: tuple[Literal["fqe", "wis", "dr"], ...] = ()
+    """Also estimates what the policy, sampled as it is, would be worth: by fitted Q evaluation, by weighted importance sampling,
+    doubly robust. ``wis`` and ``dr`` need the log-probabilities of logged actions, ``fqe`` and ``dr`` proposals and features."""
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Discount an action of the estimated return."""
+    ridge: Annotated[float, Field(gt=0)] = 1e-3
+    """Penalty a row of the linear Q of ``fqe`` and ``dr``, on standardised features."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What the estimates need beside episodes and policy."""
+        model = ("proposals", "features") if {"fqe", "dr"} & {*self.estimate} else ()
+        return ("rewards", *model) if self.estimate else ()
 
 
 def run(
@@ -49,16 +71,31 @@ def run(
     *,
     episodes: Path,
     policy: Path,
+    rewards: Path | None = None,
+    proposals: Path | None = None,
+    features: Path | None = None,
     out: Path,
     overwrite: bool = False,
 ) -> Artifact:
     """Writes ``offline.json``: step accuracy and partial and complete match, with intervals over episodes, and accuracy by
-    type of action.
+    type of action; and the estimates that are asked for.
+
+    Args:
+      config: see :class:`OfflineConfig`.
+      episodes: what was logged.
+      policy: who is asked.
+      rewards: for estimates; without, rewards are as recorded.
+      proposals: candidates, over which the estimates' values are expected.
+      features: of the same candidates.
+      out: the artefact.
+      overwrite: start anew.
 
     Raises:
-      DigiQError: no episode is of the split, or with ``level: low`` none has instructions.
+      DigiQError: no episode is of the split, with ``level: low`` none has instructions, or an estimate lacks what it needs.
     """
     inputs = {"episodes": episodes, "policy": policy}
+    if config.estimate:
+        inputs |= {"rewards": rewards, "proposals": proposals, "features": features}
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as w:
@@ -82,9 +119,142 @@ def run(
                     same.append(matches(config.rule, action, step.action, step.ui_elements))
                 bar.advance(len(batch))
         result = scores([e.episode_id for e, _, _ in asked], [s.action for _, s, _ in asked], same)
+        if config.estimate:
+            result["estimates"] = estimates(
+                config,
+                LabelledEpisodes(episodes, rewards),
+                opened,
+                None if proposals is None else load_proposals(proposals),
+                None if features is None else load_features(features),
+            )
         artifacts.atomic_write_json(w.path / RESULT, result | {"rule": config.rule, "level": config.level})
         counts = {"episodes": len(chosen), "steps": len(asked), "matched": sum(same)}
         return w.complete(counts=counts)
+
+
+def estimates(
+    config: OfflineConfig,
+    episodes: Sequence[Episode],
+    policy: Policy,
+    proposals: Proposals | None,
+    features: Features | None,
+) -> dict[str, Any]:
+    """What the policy would be worth, by each of ``config.estimate``: value, low and high of the discounted return.
+
+    Copies of episodes under other goals are left out, as nobody acted for those. ``logged`` is the return of the log itself,
+    ``effective_episodes`` how many of its episodes the weights leave.
+
+    Args:
+      config: which estimates, of which split.
+      episodes: labelled.
+      policy: sampled at temperature 1.
+      proposals, features: of the rows of :func:`digiq.data.transitions.observation_index`; for ``fqe`` and ``dr``.
+
+    Raises:
+      DigiQError: log-probabilities, proposals or features are missing.
+    """
+    all_rows = build_transitions(episodes)
+    outlines = outlines_of(episodes)
+    wanted = np.array([e.split == config.split and not e.copy_of for e in outlines])
+    kept = wanted[all_rows.episode]
+    if not kept.any():
+        raise DigiQError(f"estimate: no episode of split '{config.split}' was acted in; set split.")
+    obs, episode = all_rows.obs[kept], all_rows.episode[kept]
+    reward = all_rows.reward[kept].astype(np.float64)
+    discount = config.gamma * all_rows.discount[kept].astype(np.float64)
+    found: dict[str, Any] = {}
+    weighed = None
+    if {"wis", "dr"} & {*config.estimate}:
+        read = functools.lru_cache(maxsize=2)(episodes.__getitem__)
+        logged = [read(int(e)).steps[t] for e, t in zip(episode, all_rows.step[kept], strict=True)]
+        behavior = np.array([step.behavior_log_prob for step in logged])
+        off_policy.ratios(behavior, behavior)  # before the policy is asked, which takes longer
+        seen = [(PolicyInput(decode_png(step.screenshot), step.goal), step.action) for step in logged]
+        ratio = off_policy.ratios(_log_probs(policy, seen, "estimate"), behavior)
+        weighed = off_policy.weights(episode, discount, ratio)
+        found["effective_episodes"] = off_policy.effective_episodes(weighed)
+    model = None
+    if {"fqe", "dr"} & {*config.estimate}:
+        if proposals is None or features is None:
+            raise DigiQError("estimate: 'fqe' and 'dr' need --proposals and their --features.")
+        if len(proposals) != len(features.candidate_row):
+            raise DigiQError(
+                "estimate: proposals and features are of other observations; name those of one run."
+            )
+        taken, expected = _model_features(episodes, policy, proposals, features, wanted)
+        # V of what follows an ended episode counts for nothing.
+        following = expected[np.where(all_rows.next_obs[kept] < 0, obs, all_rows.next_obs[kept])]
+        model = taken[obs], following, expected[obs]
+    same = off_policy.weights(episode, discount, np.ones(len(reward)))
+    told = {"logged": off_policy.weighted_importance(same, reward)}
+    if "wis" in config.estimate and weighed is not None:
+        told["wis"] = off_policy.weighted_importance(weighed, reward)
+    if "fqe" in config.estimate and model is not None:
+        w = off_policy.fitted_q(model[0], model[1], reward, discount, ridge=config.ridge)
+        told["fqe"] = off_policy.model_value(episode, model[2] @ w)
+    if "dr" in config.estimate and model is not None and weighed is not None:
+        q, v = off_policy.cross_fitted(episode, *model, reward, discount, ridge=config.ridge)
+        told["dr"] = off_policy.doubly_robust(weighed, reward, q, v)
+    return found | {name: estimate._asdict() for name, estimate in told.items()} | {"gamma": config.gamma}
+
+
+def _model_features(
+    episodes: Sequence[Episode], policy: Policy, proposals: Proposals, features: Features, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each observation the features of the logged pair and their mean over the policy's candidates, float64[S, D].
+
+    The candidates are weighed by the policy's probabilities, which are scaled to sum to 1 over the different ones; where the
+    policy would make none of them, all weigh alike. Rows of episodes that are not wanted stay 0.
+    """
+    index = observation_index(episodes)
+    rows = [s for s, (e, _) in enumerate(index) if wanted[e]]
+    observation, pair = (
+        np.concatenate([np.asarray(a, np.float64) for a in arrays.values()], axis=1)
+        for arrays in (features.observation, features.pair)
+    )
+    observation, pair = _standardised(observation), _standardised(pair)
+    shape = (len(observation), observation.shape[1] + pair.shape[1] + 1)
+    taken, expected = np.zeros(shape), np.zeros(shape)
+    asked: list[tuple[PolicyInput, Action]] = []
+    owner: list[tuple[int, int]] = []
+    read = functools.lru_cache(maxsize=2)(episodes.__getitem__)
+    for s in rows:
+        e, t = index[s]
+        step = read(int(e)).steps[t]
+        here = {
+            proposals.action(s, n): n
+            for n in reversed(range(proposals.valid.shape[1]))
+            if proposals.valid[s, n] and features.candidate_row[s, n] >= 0
+        }
+        seen = PolicyInput(decode_png(step.screenshot), step.goal)
+        asked += [(seen, action) for action in here]
+        owner += [(s, n) for n in here.values()]
+    log_prob = _log_probs(policy, asked, "estimate candidates")
+    states = np.array([s for s, _ in owner])
+    chance = np.exp(log_prob)
+    mass, count = (np.bincount(states, weights=w, minlength=shape[0]) for w in (chance, np.ones(len(chance))))
+    for (s, n), p in zip(owner, chance, strict=True):
+        weight = p / mass[s] if mass[s] > 0 else 1 / count[s]
+        expected[s] += weight * np.concatenate([observation[s], pair[features.candidate_row[s, n]], [1.0]])
+    for s in rows:
+        if (row := features.candidate_row[s, 0]) >= 0:
+            taken[s] = np.concatenate([observation[s], pair[row], [1.0]])
+    return taken, expected
+
+
+def _standardised(x: np.ndarray) -> np.ndarray:
+    spread = x.std(axis=0)
+    return (x - x.mean(axis=0)) / np.where(spread > 1e-6, spread, 1.0)
+
+
+def _log_probs(policy: Policy, asked: Sequence[tuple[PolicyInput, Any]], what: str) -> np.ndarray:
+    found: list[np.ndarray] = []
+    with progress(what, len(asked), unit="actions") as bar:
+        for batch in _batches(asked):
+            seen, actions = zip(*batch, strict=True)
+            found.append(np.asarray(policy.log_prob(seen, actions), np.float64))
+            bar.advance(len(batch))
+    return np.concatenate(found)
 
 
 def matches(rule: str, predicted: Action, logged: Action, ui_elements: str) -> bool:

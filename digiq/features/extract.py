@@ -32,6 +32,8 @@ from digiq.tables import chosen_from
 from digiq.vlm.prompts import Template, default_prompt, load_template, prompt_file
 
 STAGE, VERSION = "featurize", 1
+IMPORTED = "import-features"
+"""The other stage that writes such artefacts (:mod:`digiq.features.given`)."""
 INDEX = "index.npz"
 ROWS = "feature_rows"
 """Directory of the rows, beside the artefact, unless another is given."""
@@ -247,7 +249,8 @@ def load_features(path: str | Path) -> Features:
 
 def open_features(path: str | Path) -> StoredFeatures:
     """Opens a ``featurize`` artefact without reading its rows; raises as :func:`load_features`, damage when it is read."""
-    artifact = artifacts.open(path, stage=STAGE)
+    given = artifacts.read_manifest(path).stage == IMPORTED
+    artifact = artifacts.open(path, stage=IMPORTED if given else STAGE)
     extra = artifact.manifest.extra
     root = extra["rows"] if "://" in extra["rows"] else artifact.path / extra["rows"]
     arrays: dict[str, dict[str, StoredLayer]] = {}

@@ -9,14 +9,14 @@ among its own answers that needs no learning, and with the learned Q: equal call
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import tyro
@@ -25,7 +25,7 @@ from android_env.actions import Action, ParseError, actions_match
 from android_env.env import AndroidEnv
 from android_env.tasks import load_tasks
 from digiq import artifacts
-from digiq.agents.agent import EachTurn
+from digiq.agents.agent import EachTurn, Turn, screen_digest
 from digiq.agents.learned import LearnedScorer
 from digiq.agents.oracle import ExactScorer
 from digiq.agents.proposers import EndpointProposer, Proposal, Proposer, Seen
@@ -36,16 +36,20 @@ from digiq.critics import train
 from digiq.critics.scorer import RandomScorer
 from digiq.data import import_episodes, label
 from digiq.endpoint import EndpointConfig
+from digiq.errors import ArtifactError, DigiQError
 from digiq.features import extract
 from digiq.features.engines import Engine, Request
 from digiq.features.engines.base import Kind
 from digiq.laboratory.foreign import CHARACTERS, Character, Eyes, serving, watched
+from digiq.laboratory.truth import TIE
 from digiq.policies.base import Candidate
 from digiq.proposals import propose
-from digiq.statistics import paired_comparison, wilson
+from digiq.statistics import cluster_bootstrap, paired_comparison, wilson
 from digiq.vlm import TINY_VLM_PATH
 
 OFF = Guards.off()
+GAMMA = 0.95
+"""Discount of the critics, and of the values that they are held against."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,46 +70,66 @@ class Options:
     """N, answers a step in every arm but the first two."""
     epochs: int = 6
     """Of a critic."""
+    sweep: tuple[int, ...] = (1, 2, 4, 16)
+    """Further N that Q with guards plays."""
+    compared: int = 24
+    """Held-out episodes in whose states the step critics are held against the simulator's values."""
+    judge: float = 0.8
+    """How often the double of a judge is right about a step."""
     out: Path = Path("runs/bring_your_own")
+    """Logs, features and critics."""
+    records: Path | None = None
+    """Where records go, one JSON-lines file an agent and seed; none: to ``out``. A run that was interrupted goes on from them."""
+
+    def file(self, agent: str, seed: int) -> Path:
+        """Of the records."""
+        return (self.records or self.out) / f"{agent}-{seed}.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs what is not there yet, and prints the table."""
+    """Runs what is not there yet, and prints the tables."""
     options = tyro.cli(Options, args=arguments)
     for name in options.agents:
         for seed in options.seeds:
-            folder = options.out / f"{name}-{seed}"
-            if not (folder / "results.json").is_file():
-                started = time.monotonic()
-                found = one(CHARACTERS[name], seed, options, folder)
-                found["seconds"] = round(time.monotonic() - started)
-                artifacts.atomic_write_json(folder / "results.json", found)
+            one(CHARACTERS[name], seed, options, options.out / f"{name}-{seed}")
     print(table(options))
 
 
-def one(character: Character, seed: int, options: Options, folder: Path) -> dict[str, Any]:
-    """Everything of one agent under one seed: by arm, which held-out episodes succeed."""
-    folder.mkdir(parents=True, exist_ok=True)
+def one(character: Character, seed: int, options: Options, folder: Path) -> None:
+    """Everything of one agent under one seed that its records lack."""
+    records = Records(options.file(character.name, seed))
+    held_out = load_tasks(options.tasks)
+    specs = plan_episodes(held_out, options.episodes, 8000 + seed)
+    if records.has_all(arm_names(options), specs):
+        return
     eyes = Eyes()
     with serving(character, eyes) as url:
         model = EndpointConfig(url=url, key_env="", cache=None, several=True, log_probs=True)
-        asked = EndpointProposer.open(model, character.dialect)
+        asked = Remembered(EndpointProposer.open(model, character.dialect))
         greedy = EndpointProposer.open(dataclasses.replace(model, temperature=0.0), character.dialect)
 
-        def play(agent: Agent, specs: Sequence[EpisodeSpec], tasks: Any, record: bool) -> list[EpisodeRun]:
+        def play(
+            agent: Agent, specs: Sequence[EpisodeSpec], tasks: Any, record: bool
+        ) -> Iterator[EpisodeRun]:
             def make() -> AndroidEnv:
                 return AndroidEnv(watched(eyes), tasks)
 
-            return list(rollout(agent, specs, make, batch_size=16, record=lambda spec: record))
+            asked.said.clear()
+            return rollout(agent, specs, make, batch_size=16, record=lambda spec: record)
 
-        train_tasks = load_tasks("webshop/train")
-        specs = plan_episodes(train_tasks, options.logs, 7000 + seed)
-        logged = play(Agent(asked, None, 1, OFF), specs, train_tasks, True)
-        write_logs(logged, character, folder / "logs")
+        if not (folder / "logs" / "episodes.jsonl").is_file():
+            train_tasks = load_tasks("webshop/train")
+            acted = plan_episodes(train_tasks, options.logs, 7000 + seed)
+            logged = list(play(Agent(asked, None, 1, OFF), acted, train_tasks, True))
+            write_logs(logged, character, folder / "logs")
+        if not records.of("logs"):
+            text = (folder / "logs" / "episodes.jsonl").read_text(encoding="utf-8")
+            won = [json.loads(line)["outcome"] == "success" for line in text.splitlines()]
+            about = {"agent": character.name, "seed": seed, "n": options.candidates}
+            records.add(about | {"logs": len(won), "success": float(np.mean(won))})
         scorers = learn(folder, model, character, seed, options)
-        held_out = load_tasks(options.tasks)
-        specs = plan_episodes(held_out, options.episodes, 8000 + seed)
         n = options.candidates
+        judging = JudgeDouble(options.judge, seed)
         arms: dict[str, Callable[[], Agent]] = {
             "greedy": lambda: Agent(greedy, None, 1, OFF),
             "one sample": lambda: Agent(asked, None, 1, OFF),
@@ -117,30 +141,229 @@ def one(character: Character, seed: int, options: Options, folder: Path) -> dict
             "MC": lambda: Agent(asked, scorers["mc"], n, OFF),
             "Q without guards": lambda: Agent(asked, scorers["td"], n, OFF),
             "Q with guards": lambda: Agent(asked, scorers["td"], n, Guards()),
-            "best of N by the truth": lambda: Agent(asked, ExactScorer(), n, OFF),
+            JUDGE: lambda: Agent(asked, judging, n, OFF),
+            TRUTH: lambda: Agent(asked, ExactScorer(), n, OFF),
         }
-        results: dict[str, Any] = {}
+        for count in options.sweep:
+            arms[_swept(count)] = lambda count=count: Agent(asked, scorers["td"], count, Guards())
+        assert list(arms) == arm_names(options)
         for arm, make in arms.items():
-            agent = make()
-            runs = play(agent, specs, held_out, False)
-            won = [run.outcome == "success" for run in runs]
-            results[arm] = {
-                "won": won,
-                "outcomes": dict(collections.Counter(run.outcome for run in runs)),
+            missing = records.missing(arm, specs)
+            if not missing:
+                continue
+            agent, started = make(), time.monotonic()
+            for run in play(agent, missing, held_out, False):
+                about = {"episode": run.spec.episode_id, "task": run.spec.task.task_id, "steps": run.steps}
+                records.add({"arm": arm, **about, "outcome": str(run.outcome)})
+            told = {
+                "sitting": arm,
+                "seconds": round(time.monotonic() - started),
                 "counts": dict(agent.counts),
-                "latency_ms": agent.latency(),
             }
-            print(f"{folder.name}: {arm}: {100 * np.mean(won):.1f} %", file=sys.stderr)
-    return {
-        "agent": character.name,
-        "seed": seed,
-        "logs": {
-            "episodes": len(logged),
-            "success": float(np.mean([r.outcome == "success" for r in logged])),
-        },
-        "tasks": [spec.task.task_id for spec in specs],
-        "arms": results,
-    }
+            records.add(told | {"latency_ms": agent.latency()})
+            print(f"{folder.name}: {arm}: {100 * np.mean(records.won(arm)):.1f} %", file=sys.stderr)
+        if not records.of("ranking"):
+            critics = {
+                "Q": scorers["td"],
+                "MC": scorers["mc"],
+                JUDGE: judging,
+                "own log-probability": OwnLogProb(asked),
+                "random": EachTurn(RandomScorer(seed)),
+            }
+            comparing = Comparing(critics)
+            list(play(Agent(asked, comparing, n, OFF), specs[: options.compared], held_out, False))
+            for line in comparing.lines():
+                records.add(line)
+
+
+JUDGE, TRUTH = "judge (double)", "best of N by the truth"
+STEP_CRITICS = {
+    "Q": "Q without guards",
+    "MC": "MC",
+    JUDGE: JUDGE,
+    "own log-probability": "own log-probability",
+    "random": "random of N",
+}
+"""Step critics that stand side by side, and the arm in which each re-ranks."""
+
+
+def _swept(count: int) -> str:
+    return f"Q with guards, N = {count}"
+
+
+def arm_names(options: Options) -> list[str]:
+    """All arms, in the order in which they are played."""
+    fixed = [
+        "greedy",
+        "one sample",
+        "random of N",
+        "majority of N",
+        "own log-probability",
+        "guards without Q",
+    ]
+    fixed += ["shuffled Q", "MC", "Q without guards", "Q with guards", JUDGE, TRUTH]
+    return [*fixed, *map(_swept, options.sweep)]
+
+
+class Records:
+    """JSON lines of one agent and seed, appended as episodes end: a torn last line is run again."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        whole, newline, torn = text.rpartition("\n")
+        if torn:
+            artifacts.atomic_write_text(file, whole + newline)
+        self.lines: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Appends a line at once."""
+        self.lines.append(line)
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """Lines with such a field."""
+        return [line for line in self.lines if kind in line]
+
+    def by_episode(self, arm: str) -> dict[str, dict[str, Any]]:
+        """An arm's episodes."""
+        return {line["episode"]: line for line in self.of("arm") if line["arm"] == arm}
+
+    def won(self, arm: str) -> list[bool]:
+        """Of an arm's episodes, in the order of their ids."""
+        return [line["outcome"] == "success" for _, line in sorted(self.by_episode(arm).items())]
+
+    def missing(self, arm: str, specs: Sequence[EpisodeSpec]) -> list[EpisodeSpec]:
+        """Episodes that an arm has not played."""
+        known = self.by_episode(arm)
+        return [spec for spec in specs if spec.episode_id not in known]
+
+    def has_all(self, arms: Sequence[str], specs: Sequence[EpisodeSpec]) -> bool:
+        """Whether nothing is left to do."""
+        return bool(self.of("ranking")) and not any(self.missing(arm, specs) for arm in arms)
+
+
+@dataclasses.dataclass
+class Remembered:
+    """A proposer that knows how likely what it said was, for those who rank by that."""
+
+    proposer: EndpointProposer
+    said: dict[tuple[bytes, str, Action], float] = dataclasses.field(default_factory=dict)
+
+    def propose(self, observation: Seen, n: int) -> Sequence[Proposal]:
+        """See :class:`~digiq.agents.proposers.Proposer`, as the others."""
+        return self.propose_all([observation], n)[0]
+
+    def propose_all(self, observations: Sequence[Seen], n: int) -> list[list[Candidate | ParseError]]:
+        rows = self.proposer.propose_all(observations, n)
+        for seen, row in zip(observations, rows, strict=True):
+            for said in row:
+                if isinstance(said, Candidate):
+                    self.said[seen.screen, seen.goal, said.action] = said.log_prob
+        return rows
+
+    def describe(self) -> dict[str, Any]:
+        return self.proposer.describe()
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnLogProb:
+    """Ranks by the log-probability that the agent gave its own answers."""
+
+    remembered: Remembered
+
+    def score_turns(
+        self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
+    ) -> list[tuple[np.ndarray, float]]:
+        """See :class:`~digiq.agents.agent.TurnScorer`, as the others."""
+        found: list[tuple[np.ndarray, float]] = []
+        for turn, actions in zip(turns, candidates, strict=True):
+            seen = screen_digest(turn.observation.screenshot), turn.observation.goal
+            found.append((np.array([self.remembered.said[(*seen, a)] for a in actions]), 0.0))
+        return found
+
+
+@dataclasses.dataclass
+class JudgeDouble:
+    """The double of a judge of steps: 1 for an action as good as the best there is, 0 for others, and wrong as often as it is
+    told, always about the same screens and actions. It reads the simulator's values, which no real judge can."""
+
+    right: float
+    seed: int
+    exact: ExactScorer = dataclasses.field(default_factory=lambda: ExactScorer(discount=GAMMA))
+    reads_device: ClassVar[bool] = True
+
+    def score_turns(
+        self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
+    ) -> list[tuple[np.ndarray, float]]:
+        found: list[tuple[np.ndarray, float]] = []
+        for turn, actions, (q, v) in zip(
+            turns, candidates, self.exact.score_turns(turns, candidates), strict=True
+        ):
+            said = [float(x >= v - TIE) for x in q]
+            screen = screen_digest(turn.observation.screenshot)
+            for k, action in enumerate(actions):
+                word = f"{self.seed} {turn.observation.goal} {action}".encode()
+                number = hashlib.blake2b(screen + word, digest_size=8).digest()
+                if int.from_bytes(number, "little") / 2**64 >= self.right:
+                    said[k] = 1 - said[k]
+            found.append((np.array(said), 0.5))
+        return found
+
+
+@dataclasses.dataclass
+class Comparing:
+    """Holds step critics against the simulator's values on the same candidates; the last of them plays."""
+
+    critics: Mapping[str, Any]
+    exact: ExactScorer = dataclasses.field(default_factory=lambda: ExactScorer(discount=GAMMA))
+    right: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    """By critic, of each pair of candidates of different value: 1 in the right order, ½ tied, 0."""
+    lost: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    """By critic, of each state: the best candidate's value less that of the critic's pick."""
+    of_pair: list[str] = dataclasses.field(default_factory=list)
+    of_state: list[str] = dataclasses.field(default_factory=list)
+    reads_device: ClassVar[bool] = True
+
+    def score_turns(
+        self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
+    ) -> list[tuple[np.ndarray, float]]:
+        truth = [np.asarray(q, float) for q, _ in self.exact.score_turns(turns, candidates)]
+        said: list[tuple[np.ndarray, float]] = []
+        for name, critic in self.critics.items():
+            said = critic.score_turns(turns, candidates)
+            for q, (scores, _) in zip(truth, said, strict=True):
+                right, lost = order(q, np.asarray(scores, float))
+                self.right.setdefault(name, []).extend(right)
+                self.lost.setdefault(name, []).append(lost)
+        for turn, q in zip(turns, truth, strict=True):
+            episode = f"{turn.device.task.task_id}/{turn.device.layout_seed}"
+            self.of_state.append(episode)
+            self.of_pair += [episode] * len(order(q, q)[0])
+        return said
+
+    def lines(self) -> list[dict[str, Any]]:
+        """One record a critic."""
+        if not self.of_pair:
+            raise DigiQError("ranking: no state had candidates of different value; compare more episodes.")
+        found: list[dict[str, Any]] = []
+        for name in self.critics:
+            about = {"ranking": name, "states": len(self.of_state), "pairs": len(self.of_pair)}
+            about["accuracy"] = cluster_bootstrap(self.right[name], self.of_pair)._asdict()
+            about["regret"] = cluster_bootstrap(self.lost[name], self.of_state)._asdict()
+            found.append(about)
+        return found
+
+
+def order(truth: np.ndarray, scores: np.ndarray) -> tuple[list[float], float]:
+    """Of a state's candidates: for each pair of different value whether the scores order it rightly (ties ½), and what the
+    candidate of highest score (the first of them) falls short of the best."""
+    i, j = np.triu_indices(len(truth), 1)
+    apart = np.abs(truth[i] - truth[j]) > TIE
+    agree = np.sign(truth[i] - truth[j]) * np.sign(scores[i] - scores[j])
+    return ((agree[apart] + 1) / 2).tolist(), float(truth.max() - truth[int(np.argmax(scores))])
 
 
 def write_logs(runs: Sequence[EpisodeRun], character: Character, folder: Path) -> None:
@@ -168,7 +391,7 @@ def write_logs(runs: Sequence[EpisodeRun], character: Character, folder: Path) -
             outcome = run.outcome if run.outcome in ("success", "truncated") else "failure"
             about = {"episode_id": str(number), "goal": run.spec.task.goal, "policy": character.name}
             lines.append(json.dumps(about | {"outcome": outcome, "steps": steps}))
-    (folder / "episodes.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    artifacts.atomic_write_text(folder / "episodes.jsonl", "\n".join(lines) + "\n")
 
 
 def learn(
@@ -181,9 +404,7 @@ def learn(
     }  # fmt: skip
     reads = {"source": str(folder / "logs"), "say": dialect}
     import_episodes.run(
-        load(import_episodes.ImportConfig, {"format": "jsonl", "jsonl": reads}),
-        out=folder / "episodes",
-        overwrite=True,
+        load(import_episodes.ImportConfig, {"format": "jsonl", "jsonl": reads}), out=folder / "episodes"
     )
     episodes = folder / "episodes"
     sources = {
@@ -194,23 +415,25 @@ def learn(
         },
     }
     for name, settings in sources.items():
-        label.run(load(label.LabelConfig, settings), episodes=episodes, out=folder / name, overwrite=True)
+        label.run(load(label.LabelConfig, settings), episodes=episodes, out=folder / name)
     asks = {"model": {"url": model.url, "key_env": "", "cache": None, "several": True}, "say": dialect}
-    propose.run(
-        load(
-            propose.ProposeConfig,
-            {
-                "source": "endpoint",
-                "endpoint": asks,
-                "num_candidates": options.candidates,
-                "seed": seed,
-            },
-        ),
-        episodes=episodes,
-        rewards=folder / "rewards",
-        out=folder / "proposals",
-        overwrite=True,
-    )
+    # The server's port is in the config, and another one after an interruption: what is complete stays.
+    if not _is_complete(folder / "proposals"):
+        propose.run(
+            load(
+                propose.ProposeConfig,
+                {
+                    "source": "endpoint",
+                    "endpoint": asks,
+                    "num_candidates": options.candidates,
+                    "seed": seed,
+                },
+            ),
+            episodes=episodes,
+            rewards=folder / "rewards",
+            out=folder / "proposals",
+            overwrite=True,
+        )
     extract.run(
         extract.FeaturizeConfig(),
         episodes=episodes,
@@ -218,7 +441,6 @@ def learn(
         proposals=folder / "proposals",
         vlm=TINY_VLM_PATH,
         out=folder / "features",
-        overwrite=True,
     )
     scorers: dict[str, LearnedScorer] = {}
     for name, objective in (("td", "td"), ("mc", "mc"), ("shuffled", "td")):
@@ -233,12 +455,19 @@ def learn(
             episodes=episodes,
             rewards=rewards,
             out=folder / name,
-            overwrite=True,
         )
         opened = LearnedScorer.open(critic=folder / name, features=folder / "features", vlm=TINY_VLM_PATH)
         engine = scorers["td"].engine if scorers else Remembering(opened.engine)
         scorers[name] = dataclasses.replace(opened, engine=engine)
     return scorers
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        artifacts.open(path)
+    except ArtifactError:
+        return False
+    return True
 
 
 class Remembering:
@@ -269,7 +498,7 @@ class Remembering:
 class Winner:
     """Of a proposer's N answers the one that a rule chooses: as many calls, one candidate."""
 
-    proposer: EndpointProposer
+    proposer: Remembered
     rule: Callable[[list[Candidate]], Candidate]
 
     def propose(self, observation: Seen, n: int) -> Sequence[Proposal]:
@@ -304,25 +533,33 @@ def likeliest(said: list[Candidate]) -> Candidate:
 
 
 def table(options: Options) -> str:
-    """Success by arm and agent, and the contrast that counts, over all seeds that are there."""
+    """Success by arm and agent, the contrast that counts, and the step critics, over all seeds that are there.
+
+    Only episodes that every arm has played are counted, so that arms compare in pairs.
+    """
     lines: list[str] = []
     for name in options.agents:
-        files = [options.out / f"{name}-{seed}" / "results.json" for seed in options.seeds]
-        found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+        files = [(seed, options.file(name, seed)) for seed in options.seeds]
+        found = {seed: Records(file) for seed, file in files if file.is_file()}
         if not found:
             continue
-        clusters = [f"{r['seed']}/{task}" for r in found for task in r["tasks"]]
-        won = {arm: [w for r in found for w in r["arms"][arm]["won"]] for arm in found[0]["arms"]}
-        logs = np.mean([r["logs"]["success"] for r in found])
+        played = [arm for arm in arm_names(options) if all(r.by_episode(arm) for r in found.values())]
+        won: dict[str, list[bool]] = {arm: [] for arm in played}
+        clusters: list[str] = []
+        for seed, records in found.items():
+            rows = {arm: records.by_episode(arm) for arm in played}
+            for episode in sorted(set[str].intersection(*map(set, rows.values())) if rows else ()):
+                clusters.append(f"{seed}/{rows[played[0]][episode]['task']}")
+                for arm in played:
+                    won[arm].append(rows[arm][episode]["outcome"] == "success")
+        if not clusters:
+            continue
+        logs = np.mean([line["success"] for r in found.values() for line in r.of("logs")])
         lines += [f"### The {name} agent", "", f"In its logs it succeeds {100 * logs:.1f} % of the time.", ""]
         lines += ["| arm | success, % | 95 % |", "|---|---|---|"]
-        for arm, results in won.items():
-            rate = wilson(sum(results), len(results))
-            lines.append(
-                f"| {arm} | {100 * rate.value:.1f} | {100 * rate.low:.1f} to {100 * rate.high:.1f} |"
-            )
-        learned = ("Q without guards", "Q with guards")
-        others = [arm for arm in won if arm not in (*learned, "MC", "best of N by the truth")]
+        lines += [f"| {arm} | {_percent(won[arm])} |" for arm in played]
+        learned = [arm for arm in ("Q without guards", "Q with guards") if arm in won]
+        others = [arm for arm in won if not arm.startswith("Q with") and arm not in ("MC", JUDGE, TRUTH)]
         rival = max(others, key=lambda arm: np.mean(won[arm]))
         lines.append("")
         for arm in learned:
@@ -331,8 +568,34 @@ def table(options: Options) -> str:
                 f"{arm} against the best of the others ({rival}): {100 * gap.difference.value:+.1f} points "
                 f"({100 * gap.difference.low:+.1f} to {100 * gap.difference.high:+.1f}), paired, {len(clusters)} episodes."
             )
-        lines.append("")
+        lines += ["", *_side_by_side(list(found.values()), won)]
     return "\n".join(lines)
+
+
+def _percent(won: Sequence[bool]) -> str:
+    rate = wilson(sum(won), len(won))
+    return f"{100 * rate.value:.1f} | {100 * rate.low:.1f} to {100 * rate.high:.1f}"
+
+
+def _side_by_side(found: Sequence[Records], won: Mapping[str, Sequence[bool]]) -> list[str]:
+    """Step critics on the same candidates; of several seeds the mean, with the first one's interval only where it is alone."""
+    lines = [
+        "| step critic | pairs in the right order, % | 95 % | value lost a pick | success, % | 95 % |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, arm in STEP_CRITICS.items():
+        rows = [line for r in found for line in r.of("ranking") if line["ranking"] == name]
+        if not rows or arm not in won:
+            continue
+        accuracy = [100 * row["accuracy"]["value"] for row in rows]
+        spread = (
+            f"{100 * rows[0]['accuracy']['low']:.1f} to {100 * rows[0]['accuracy']['high']:.1f}"
+            if len(rows) == 1
+            else f"{min(accuracy):.1f} to {max(accuracy):.1f} over seeds"
+        )
+        lost = np.mean([row["regret"]["value"] for row in rows])
+        lines.append(f"| {name} | {np.mean(accuracy):.1f} | {spread} | {lost:.3f} | {_percent(won[arm])} |")
+    return [*lines, ""] if len(lines) > 2 else []
 
 
 __all__ = ["Options", "Proposer", "main", "one", "table"]

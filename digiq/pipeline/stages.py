@@ -144,6 +144,7 @@ STAGES: Mapping[str, Stage] = {
         about="N candidate actions for every observation",
         writes="proposals",
         reads=_LABELLED,
+        packages=_of_member,
         seconds=lambda load: 4 + 0.002 * STEPS * load.episodes,
     ),
     "tune-vlm": Stage(
@@ -161,6 +162,11 @@ STAGES: Mapping[str, Stage] = {
         reads=(*_LABELLED, "proposals", "vlm"),
         packages=_of_member,
         seconds=_featurizing,
+    ),
+    "import-features": Stage(
+        module="digiq.features.given",
+        about="upstream's precomputed features (.pt), with their episodes and candidates",
+        packages=lambda config: ("torch",),
     ),
     "train-q": Stage(
         module="digiq.critics.train",
@@ -193,9 +199,21 @@ STAGES: Mapping[str, Stage] = {
         packages=_acting,
         seconds=_evaluating,
     ),
+    "evaluate-agent": Stage(
+        module="digiq.evaluation.evaluate_agent",
+        about="success of anyone's agent with a learned Q and guards on top; also 'evaluate --proposer NAME'",
+        writes="agent_evaluation",
+        section="evaluate_agent",
+        packages=lambda config: (
+            *_of_member(config),
+            *_of_member(config.device),
+            *(_VLM if config.rerank else ()),
+        ),
+        seconds=lambda load: 3 + 0.85 * load.config.episodes,
+    ),
     "offline": Stage(
         module="digiq.evaluation.offline",
-        about="how often a policy does what was logged (matching, not success)",
+        about="how often a policy does what was logged (matching, not success), and what it would be worth",
         writes="offline",
         reads=("episodes", "policy"),
         section="offline",

@@ -14,6 +14,7 @@ CANDIDATES = Table(
     elements="Elements",
     perturbed="Perturbed",
     endpoint="EndpointSamples",
+    vlm="VlmSamples",
     mix="Mix",
 )
 """Name of a source, which is its file's, and the class in there (:class:`digiq.proposals.base.Source`)."""

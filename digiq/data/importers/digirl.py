@@ -53,6 +53,17 @@ class DigiRL:
 
     def read(self, part: Path) -> Iterator[Entry | BadEpisode]:
         """See :class:`digiq.data.importers.base.Importer`."""
+        for found in self.trajectories(part):
+            if isinstance(found, BadEpisode):
+                yield found
+                continue
+            name, where, steps = found
+            blank = sum(self._picture(part, step) is None for step in steps) if self.blank else 0
+            counts = {"blank": blank} if blank else {}
+            yield Entry(name, functools.partial(self._make, where, part, name, steps), counts)
+
+    def trajectories(self, part: Path) -> Iterator[tuple[str, str, list[dict[str, Any]]] | BadEpisode]:
+        """A file's trajectories as they are: the episode's id, where it is, and its steps."""
         try:
             trajectories = load_trajectories(part)
         except BadEpisode as error:
@@ -66,9 +77,7 @@ class DigiRL:
             if not first or not all(isinstance(step, dict) for step in steps):
                 yield BadEpisode(f"{where}: it is no list of step dictionaries; {MEND}")
                 continue
-            blank = sum(self._picture(part, step) is None for step in steps) if self.blank else 0
-            counts = {"blank": blank} if blank else {}
-            yield Entry(name, functools.partial(self._make, where, part, name, steps), counts)
+            yield name, where, steps
 
     def _picture(self, part: Path, step: dict[str, Any]) -> Path | None:
         name = Path(str(step.get("image_path") or "")).name
@@ -91,17 +100,15 @@ class DigiRL:
         try:
             frames = []
             for t, step in enumerate(steps):
-                action = _parsed(str(step["action"]), t)
+                action = logged_action(step, t)
                 extras: dict[str, Any] = {"observation": str(step.get("observation", ""))}
-                if offered := step.get("action_list"):
-                    texts = str(offered).split(_SPLIT) if isinstance(offered, str) else list(offered)
-                    read = [parse_action(str(text)) for text in texts]
+                if read := offered_actions(step):
                     extras["candidates"] = [
                         {"action": format_action(found), "log_prob": None}
                         for found in read
-                        if isinstance(found, Action)
+                        if found is not None
                     ]
-                    extras["unparsable"] = sum(isinstance(found, ParseError) for found in read)
+                    extras["unparsable"] = sum(found is None for found in read)
                 image = self._image(part, step, t)
                 frames.append(
                     Frame(image=image, action=action, reward=float(step.get("reward", 0.0)), extras=extras)
@@ -173,11 +180,28 @@ def _numpy_allowed() -> Generator[None, None, None]:
         yield
 
 
-def _parsed(text: str, t: int) -> Action:
+def logged_action(step: dict[str, Any], t: int) -> Action:
+    """What was executed at step ``t``.
+
+    Raises:
+      KeyError: the step has no ``action``.
+      ValueError: it does not parse.
+    """
+    text = str(step["action"])
     found = parse_action(text)
     if isinstance(found, ParseError):
         raise ValueError(f"step {t}: action {text[:80]!r}: {found.reason}")
     return found
+
+
+def offered_actions(step: dict[str, Any]) -> list[Action | None]:
+    """The candidates in ``action_list``, in its order; None where one does not parse."""
+    offered = step.get("action_list")
+    if not offered:
+        return []
+    texts = str(offered).split(_SPLIT) if isinstance(offered, str) else list(offered)
+    read = [parse_action(str(text)) for text in texts]
+    return [found if isinstance(found, Action) else None for found in read]
 
 
 def _goal(step: dict[str, Any]) -> str:

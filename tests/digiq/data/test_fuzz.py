@@ -8,15 +8,20 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import shutil
 
 import pytest
+import torch
 
 from digiq.config import load
 from digiq.data.import_episodes import ImportConfig
 from digiq.data.importers import IMPORTERS, BadEpisode
 from digiq.errors import DigiQError
+from digiq.features.given import ImportFeaturesConfig
+from digiq.features.given import run as import_features
 from tests.digiq.data.test_aitw import framed
 from tests.digiq.data.test_importers import SOURCES
+from tests.digiq.features.test_given import trajectories
 
 COUNT = int(os.environ.get("DIGIQ_FUZZ", "40"))
 
@@ -76,3 +81,20 @@ def test_damage_is_a_sentence_and_nothing_else(name, tmp_path):
         file.write_bytes(whole[file])
     # Some damage does not matter, such as to a field that nobody reads.
     assert good < COUNT or COUNT < 10
+
+
+def test_damaged_features_of_others_are_a_sentence_and_nothing_else(tmp_path):
+    """Upstream's precomputed features, which are read beside the trajectories; a tenth as many, as each is a whole import."""
+    torch.save(trajectories(), tmp_path / "t.pt")
+    whole, good = (tmp_path / "t.pt").read_bytes(), 0
+    count = COUNT // 10
+    config = load(ImportFeaturesConfig, {"digirl": {"source": str(tmp_path / "t.pt"), "blank": True}})
+    for number in range(count):
+        (tmp_path / "t.pt").write_bytes(damaged(whole, random.Random(f"features {number}")))
+        try:
+            import_features(config, out=tmp_path / f"{number}" / "features")
+            good += 1
+        except DigiQError as error:
+            assert str(error)
+        shutil.rmtree(tmp_path / f"{number}", ignore_errors=True)
+    assert good < count

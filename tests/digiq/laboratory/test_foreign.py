@@ -8,11 +8,14 @@ import pytest
 from android_env.actions import Action, ParseError
 from android_env.devices.simulated import kernel
 from android_env.tasks import load_tasks
+from digiq.agents.agent import Turn
+from digiq.agents.oracle import ExactScorer
 from digiq.agents.proposers import EndpointProposer, Seen
+from digiq.agents.rollout import plan_episodes
 from digiq.endpoint import EndpointConfig
 from digiq.laboratory import bring_your_own
 from digiq.laboratory.foreign import CHARACTERS, Eyes, choices, serving, watched
-from digiq.policies.base import Candidate
+from digiq.policies.base import Candidate, PolicyInput
 
 TASKS = list(load_tasks("webshop/tune"))
 
@@ -68,25 +71,92 @@ def test_votes_count_taps_that_are_near_as_one():
     assert bring_your_own.likeliest(said).action == Action.back()
 
 
-def test_the_table_names_the_contrast(tmp_path):
-    import json
-
+def test_the_table_names_the_contrast_and_sets_step_critics_side_by_side(tmp_path):
     arms = {
         "one sample": [False, True] * 10,
         "majority of N": [False] * 20,
+        "MC": [True] * 20,
         "Q without guards": [True] * 20,
         "Q with guards": [True] * 19 + [False],
         "best of N by the truth": [True] * 20,
-        "MC": [True] * 20,
     }
-    found = {
-        "seed": 0,
-        "logs": {"success": 0.5},
-        "tasks": [f"t{k}" for k in range(20)],
-        "arms": {arm: {"won": won} for arm, won in arms.items()},
-    }
-    (tmp_path / "weak-0").mkdir()
-    (tmp_path / "weak-0/results.json").write_text(json.dumps(found))
-    text = bring_your_own.table(bring_your_own.Options(agents=("weak", "strong"), out=tmp_path))
+    options = bring_your_own.Options(agents=("weak", "strong"), out=tmp_path)
+    records = bring_your_own.Records(options.file("weak", 0))
+    records.add({"logs": 100, "success": 0.5})
+    for arm, won in arms.items():
+        for k, one in enumerate(won):
+            line = {"arm": arm, "episode": f"e{k:02}", "task": f"t{k}"}
+            records.add(line | {"outcome": "success" if one else "failure"})
+    estimate = {"value": 0.75, "low": 0.7, "high": 0.8}
+    records.add({"ranking": "Q", "accuracy": estimate, "regret": estimate})
+    text = bring_your_own.table(options)
     assert "Q without guards against the best of the others (one sample): +50.0 points" in text
     assert "| Q with guards | 95.0 |" in text and "strong" not in text
+    assert "| Q | 75.0 | 70.0 to 80.0 | 0.750 | 100.0 |" in text
+    # An arm that was cut short leaves the others the episodes that it has.
+    records.add({"arm": "greedy", "episode": "e19", "task": "t19", "outcome": "failure"})
+    assert "paired, 1 episodes" in bring_your_own.table(options)
+
+
+def test_a_sitting_goes_on_where_the_last_was_cut_off(tmp_path):
+    specs = plan_episodes(TASKS, 3, 0)
+    records = bring_your_own.Records(tmp_path / "r.jsonl")
+    records.add({"arm": "greedy", "episode": specs[1].episode_id, "task": "t", "outcome": "success"})
+    with records.file.open("a") as file:
+        file.write('{"arm": "greedy", "epi')
+    again = bring_your_own.Records(tmp_path / "r.jsonl")
+    assert again.lines == records.lines and again.won("greedy") == [True]
+    assert again.missing("greedy", specs) == [specs[0], specs[2]]
+    assert len(again.missing("MC", specs)) == 3 and not again.has_all(["greedy"], specs)
+
+
+def test_order_of_candidates():
+    truth = np.array([0.9, 0.5, 0.5])
+    assert bring_your_own.order(truth, np.array([3.0, 2.0, 1.0])) == ([1.0, 1.0], 0.0)
+    right, lost = bring_your_own.order(truth, np.array([1.0, 1.0, 2.0]))
+    assert right == [0.5, 0.0] and lost == pytest.approx(0.4)
+
+
+def test_step_critics_are_held_against_the_simulator_on_the_same_candidates():
+    """One that knows the values is always right, its opposite never, and the judge's double as often as it is told."""
+    exact = ExactScorer(discount=bring_your_own.GAMMA)
+
+    class Wrong:
+        def score_turns(self, turns, candidates):
+            return [(-q, v) for q, v in exact.score_turns(turns, candidates)]
+
+    judge = bring_your_own.JudgeDouble(0.8, 0)
+    comparing = bring_your_own.Comparing({"truth": exact, "judge": judge, "wrong": Wrong()})
+    said, meant = [], []
+    for _, phone in screens(2):
+        seen = PolicyInput(phone.observe().screenshot, phone.task.goal)
+        turn = Turn(
+            seen,
+            np.random.default_rng(0),
+            phone,
+            step=phone.state.steps if hasattr(phone.state, "steps") else 0,
+        )
+        best = phone.display.concrete(kernel.oracle(phone.state, phone.task))
+        actions = list(dict.fromkeys([best, Action.home(), Action.back(), Action.tap(0.01, 0.99)]))
+        comparing.score_turns([turn], [actions])
+        (q, v), (scores, _) = exact.score_turns([turn], [actions])[0], judge.score_turns([turn], [actions])[0]
+        said += scores.tolist()
+        meant += (q >= v - bring_your_own.TIE).astype(float).tolist()
+    lines = {line["ranking"]: line for line in comparing.lines()}
+    assert lines["truth"]["accuracy"]["value"] == 1.0 and lines["truth"]["regret"]["value"] == 0.0
+    assert lines["wrong"]["accuracy"]["value"] == 0.0 and lines["wrong"]["regret"]["value"] > 0
+    assert 0.5 < lines["judge"]["accuracy"]["value"] < 1.0
+    assert 0.6 < np.mean(np.equal(said, meant)) < 0.95
+
+
+def test_ones_own_log_probability_ranks_what_was_said():
+    class Says:
+        def propose_all(self, observations, n):
+            return [[Candidate(Action.back(), -2.0), Candidate(Action.home(), -1.0)] for _ in observations]
+
+    remembered = bring_your_own.Remembered(Says())
+    screen = np.zeros((4, 3, 3), np.uint8)
+    remembered.propose(Seen(screen, "x"), 2)
+    turn = Turn(PolicyInput(screen, "x"), np.random.default_rng(0))
+    ((q, _),) = bring_your_own.OwnLogProb(remembered).score_turns([turn], [[Action.home(), Action.back()]])
+    assert q.tolist() == [-1.0, -2.0]

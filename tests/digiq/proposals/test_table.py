@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,7 @@ def source(request, served):
 def stage_config(name, served, **fields):
     settings = {
         "endpoint": {"model": {"url": served.url, "cache": None}},
+        "vlm": {"max_tokens": 1, "prompt": str(Path(__file__).with_name("goal.txt"))},
         "mix": {"parts": {"elements": {}, "policy": {}}},
     }
     chosen = {name: settings[name]} if name in settings else {}
@@ -250,6 +252,50 @@ def test_what_does_not_parse_is_counted_and_is_no_candidate(made, served, tmp_pa
         if n < stored.valid.shape[1] and stored.valid[i, n]
     }
     assert kinds == {"DUAL_POINT", "PRESS_BACK"}
+
+
+def test_a_local_model_knows_how_likely_what_it_says_is_and_junk_is_no_action(monkeypatch):
+    """The embedded model speaks no dialect; one that takes a word of one letter for an action shows what is stored."""
+    import torch
+
+    config = load(propose.ProposeConfig, {"source": "vlm", "vlm": {"max_tokens": 3}}).chosen
+    sampler = config.open({})
+    rows = sampler.propose(inputs(), LOGGED, 4, rngs())
+    assert [len(row) for row in rows] == [1] * len(LOGGED)  # the logged action, and nothing idle
+    assert sampler.report() == {"answers": 15, "unparsable": 15}
+
+    texts = []
+
+    class Takes:
+        manual = "Say anything."
+
+        def parse(self, text, screen_hw):
+            texts.append(text)
+            return Action.type_text(text)
+
+        def write(self, action, screen_hw):
+            return "home"
+
+    sampler.speaker.dialect = Takes()
+    (row,) = sampler.propose(inputs()[:1], LOGGED[:1], 4, rngs(0))
+    assert [c.action.text for c in row[1:]] == texts and all(c.log_prob < 0 for c in row[1:])
+    # The same tokens through the model at once have the same log-probability.
+    model, generate = sampler.speaker.model, type(sampler.speaker.model).generate
+    kept = {}
+
+    def keep(self, **inputs):
+        kept["inputs"], kept["out"] = inputs, generate(self, **inputs)
+        return kept["out"]
+
+    monkeypatch.setattr(type(model), "generate", keep)
+    (again,) = sampler.propose(inputs()[:1], LOGGED[:1], 4, rngs(0))
+    assert [c.log_prob for c in again[1:]] == [c.log_prob for c in row[1:]]
+    whole, start = kept["out"].sequences[:1], kept["inputs"]["input_ids"].shape[1]
+    with torch.inference_mode():
+        logits = model(input_ids=whole, pixel_values=kept["inputs"]["pixel_values"]).logits.log_softmax(-1)
+    each = logits[0, start - 1 : -1].gather(1, whole[0, start:, None])[:, 0]
+    each = each[whole[0, start:] != sampler.speaker.processor.tokenizer.pad_token_id]
+    assert again[1].log_prob == pytest.approx(float(each.sum()), abs=1e-3)
 
 
 def test_all_candidates_of_a_screen_can_be_one_call(made):
