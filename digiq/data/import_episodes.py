@@ -9,6 +9,7 @@ from digiq import artifacts
 from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.data.importers import IMPORTERS, BadEpisode
+from digiq.data.importers.ahead import read_parts
 from digiq.data.store import EpisodeWriter
 from digiq.errors import DigiQError
 from digiq.progress import progress
@@ -64,8 +65,8 @@ def run(config: ImportConfig, *, out: Path, overwrite: bool = False) -> Artifact
             EpisodeWriter(w.path, extras=True) as writer,
             progress("import", len(found.parts), unit="files") as bar,
         ):
-            for part in found.parts:
-                for entry in importer.read(part):
+            for part, entries in read_parts(importer, found.parts, frozenset(writer.written), w.path):
+                for entry in entries:
                     if isinstance(entry, BadEpisode):
                         leave_out(entry)
                         continue

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +23,24 @@ from android_env.actions import Action, ActionType
 from digiq.config import configclass
 from digiq.data.importers.base import BadEpisode, Entry, Sources
 from digiq.data.importers.files import files_under, other_format, read_splits
-from digiq.data.schema import Episode, Step, encode_png, shrunk
+from digiq.data.schema import Episode, Step, encode_png, shrunk, stored_image
 from digiq.data.tfrecord import Feature, TFRecordError, parse_example, read_records
 from digiq.dialects.base import SLIGHT
 from digiq.errors import DigiQError
 
 _MEND = "mend the file, or set on_bad: skip to leave the episode out."
 _SHARD = re.compile(r"([^._].*)-\d+-of-(\d+)")
+_ENCODED = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF")
+"""What PNG, JPEG and WebP files begin with."""
 _TERMINAL = {ActionType.STATUS_TASK_COMPLETE: 1.0, ActionType.STATUS_TASK_IMPOSSIBLE: 0.0}
 
 
 @configclass
 class AitW:
     """Android in the Wild TFRecords."""
+
+    in_processes: ClassVar[bool] = True
+    """See :func:`digiq.data.importers.ahead.read_parts`."""
 
     source: Path = Path("android_in_the_wild")
     """Directory with one folder a subset (general, google_apps, web_shopping, ...) of TFRecord shards."""
@@ -139,8 +144,8 @@ class RawStep:
     goal: str
     activity: str
     device: str
-    screenshot: npt.NDArray[np.uint8]
-    """[H, W, 3]."""
+    screenshot: npt.NDArray[np.uint8] | bytes
+    """[H, W, 3]; or the bytes of an image file, as some copies of the data hold them."""
     action: Action
     ui_elements: list[dict[str, Any]]
     clamped: int = 0
@@ -227,7 +232,8 @@ def parse_step(features: dict[str, Feature]) -> RawStep:
     data = _one(features, "image/encoded", bytes)
     if min(height, width) < 1:
         raise ValueError(f"image/height x image/width is {height} x {width}.")
-    if len(data) != height * width * channels:
+    encoded = data.startswith(_ENCODED) and len(data) != height * width * channels
+    if len(data) != height * width * channels and not encoded:
         raise ValueError(
             f"image/encoded has {len(data)} bytes, but height x width x channels is {height} x {width} x {channels}."
         )
@@ -241,7 +247,7 @@ def parse_step(features: dict[str, Feature]) -> RawStep:
         goal=_text(_one(features, "goal_info", bytes)),
         activity=_text(_one(features, "current_activity", bytes)),
         device=_text(_one(features, "device_type", bytes)),
-        screenshot=np.frombuffer(data, np.uint8).reshape(height, width, channels),
+        screenshot=data if encoded else np.frombuffer(data, np.uint8).reshape(height, width, channels),
         action=action,
         ui_elements=_ui_elements(features),
         clamped=clamped,
@@ -322,11 +328,18 @@ def to_episode(raw: RawEpisode, *, split: str, task_id: str, max_side: int) -> E
       raw: at least one action with a known outcome.
       split, task_id: written into the episode.
       max_side: longest side of the stored screenshots, in pixels.
+
+    Raises:
+      BadEpisode: a screenshot is an image file that cannot be read.
     """
     first = raw.steps[0]
+    try:
+        images = [_stored(step.screenshot, max_side) for step in raw.steps]
+    except ValueError as error:
+        raise BadEpisode(f"episode {raw.episode_id}: image/encoded is {error}; {_MEND}") from None
     steps = [
         Step(
-            screenshot=_png(step.screenshot, max_side),
+            screenshot=images[t][0],
             goal=first.goal,
             activity=step.activity,
             ui_elements=json.dumps(step.ui_elements, ensure_ascii=False),
@@ -346,7 +359,6 @@ def to_episode(raw: RawEpisode, *, split: str, task_id: str, max_side: int) -> E
     else:
         steps[-1] = dataclasses.replace(steps[-1], action=None, is_last=True, discount=0.0)
         outcome = "truncated"
-    stored = _resized(first.screenshot, max_side)
     return Episode(
         episode_id=raw.episode_id,
         task_id=task_id,
@@ -354,17 +366,17 @@ def to_episode(raw: RawEpisode, *, split: str, task_id: str, max_side: int) -> E
         outcome=outcome,
         policy="logged",
         device=first.device,
-        screen_hw=(stored.height, stored.width),
+        screen_hw=images[0][1],
         steps=tuple(steps),
     )
 
 
-def _png(screenshot: npt.NDArray[np.uint8], max_side: int) -> bytes:
-    return encode_png(np.asarray(_resized(screenshot, max_side)))
-
-
-def _resized(screenshot: npt.NDArray[np.uint8], max_side: int) -> Image.Image:
-    return shrunk(Image.fromarray(screenshot), max_side)
+def _stored(screenshot: npt.NDArray[np.uint8] | bytes, max_side: int) -> tuple[bytes, tuple[int, int]]:
+    """An image file's bytes, those of the source where they are of a size to keep; height and width."""
+    if isinstance(screenshot, bytes):
+        return stored_image(screenshot, max_side)
+    image = shrunk(Image.fromarray(screenshot), max_side)
+    return encode_png(np.asarray(image)), (image.height, image.width)
 
 
 def _one(features: dict[str, Feature], name: str, kind: type) -> Any:

@@ -1,6 +1,7 @@
 """Importing Android in the Wild: synthetic TFRecords with each fault, and the real sample where it is."""
 
 import gzip
+import io
 import math
 import struct
 from pathlib import Path
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from android_env.actions import ActionType
 from digiq.data.import_episodes import ImportConfig, run
+from digiq.data.importers import ahead
 from digiq.data.importers.aitw import AitW
 from digiq.data.label import LabelConfig
 from digiq.data.label import run as label
@@ -332,3 +335,71 @@ def test_the_real_sample(tmp_path):
     assert [e.split for e in EpisodeStore(tmp_path / "out") if e.task_id == "general-00002-of-00003"] == [
         "test"
     ] * 12
+
+
+def test_several_processes_store_the_same_in_the_same_order(tmp_path, monkeypatch):
+    """With a bad episode, and one that comes twice, in the middle."""
+    for number in range(5):
+        steps = []
+        for name in (f"e{number}", f"f{number}", "twice" if number in (1, 3) else f"g{number}"):
+            kind = 99 if name == "f2" else ActionType.DUAL_POINT
+            steps += [step(name, 0, 2, kind), step(name, 1, 2, ActionType.STATUS_TASK_COMPLETE)]
+        write_shard(tmp_path / f"source/app/app-{number:05d}-of-00005", steps)
+    config = ImportConfig(
+        format="aitw", on_bad="skip", aitw=AitW(source=tmp_path / "source", held_out_apps=0)
+    )
+    one = run(config, out=tmp_path / "one")
+    monkeypatch.setattr(ahead, "LARGE", 0)
+    monkeypatch.setattr(ahead, "usable_cores", lambda: [0, 1])
+    left = tmp_path / "several/import-left.tmp"  # of a run that was killed
+    left.mkdir(parents=True)
+    (left / "0").write_bytes(b"")
+    several = run(config, out=tmp_path / "several")
+    assert several.manifest.counts == one.manifest.counts and one.manifest.counts["bad"] == 2
+    assert several.manifest.extra == one.manifest.extra
+    assert list(map(repr, EpisodeStore(tmp_path / "several"))) == list(
+        map(repr, EpisodeStore(tmp_path / "one"))
+    )
+    assert not list((tmp_path / "several").glob("*.tmp"))
+
+
+def test_an_import_in_processes_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    for number in range(3):
+        steps = [step(f"e{number}", 0, 2, 4), step(f"e{number}", 1, 2, 10)]
+        write_shard(tmp_path / f"source/app/app-{number:05d}-of-00003", steps)
+    bad = tmp_path / "source/app/app-00002-of-00003"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:-20])
+    monkeypatch.setattr(ahead, "LARGE", 0)
+    monkeypatch.setattr(ahead, "usable_cores", lambda: [0, 1])
+    config = ImportConfig(format="aitw", aitw=AitW(source=tmp_path / "source", held_out_apps=0))
+    with pytest.raises(DigiQError, match="00002-of-00003"):
+        run(config, out=tmp_path / "out")
+    bad.write_bytes(whole)
+    assert run(config, out=tmp_path / "out").manifest.counts["episodes"] == 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_screens_that_are_image_files_already_stay_as_they_are(tmp_path, kind):
+    def image(number: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(np.full((64, 32, 3), 10 * number, np.uint8)).save(buffer, kind)
+        return buffer.getvalue()
+
+    size = {"image/height": [64], "image/width": [32]}
+    steps = [
+        step("e", t, 2, kind_, **size, **{"image/encoded": [image(t)]}) for t, kind_ in ((0, 4), (1, 10))
+    ]
+    write_shard(tmp_path / "source/app/app-00000-of-00001", steps)
+    aitw = AitW(source=tmp_path / "source", held_out_apps=0)
+    run(ImportConfig(format="aitw", aitw=aitw), out=tmp_path / "out")
+    (episode,) = EpisodeStore(tmp_path / "out")
+    assert [s.screenshot for s in episode.steps] == [image(0), image(1), image(1)]
+    assert episode.screen_hw == (64, 32)
+    small = AitW(source=tmp_path / "source", held_out_apps=0, max_side=32)
+    run(ImportConfig(format="aitw", aitw=small), out=tmp_path / "small")
+    assert EpisodeStore(tmp_path / "small")[0].screen_hw == (32, 16)
+    steps[0]["image/encoded"] = [image(0)[:20]]
+    write_shard(tmp_path / "source/app/app-00000-of-00001", steps)
+    with pytest.raises(DigiQError, match="episode e: image/encoded is no image"):
+        run(ImportConfig(format="aitw", aitw=aitw), out=tmp_path / "broken")
