@@ -586,8 +586,8 @@ class LinearFQE:
         weights = self._solve(self._phi.T @ difference, self._phi.T @ t.reward)
         q = np.full(candidates.shape, np.nan)
         for n in range(candidates.shape[1]):
-            states = np.flatnonzero(candidates[:, n] >= 0)
-            for part in np.array_split(states, -(-len(states) // _CHUNK) or 1):
+            states = np.flatnonzero(candidates[:, n] >= 0)  # of a column that nobody has, none
+            for part in (states[i : i + _CHUNK] for i in range(0, len(states), _CHUNK)):
                 q[part, n] = self._features(part, candidates[part, n]) @ weights
         return q
 

@@ -169,6 +169,11 @@ def test_linear_fqe_is_the_exact_value_of_the_policy():
     assert estimate.low < expected < estimate.high
     other = LinearFQE(data, ridge=1e-6).value(np.zeros(len(s), np.int64))
     assert abs(other.value - estimate.value) > 0.01
+    # A column that no state has a candidate in is no value, and no error.
+    rows = np.asarray(data.candidate_row)
+    wider = data._replace(candidate_row=np.concatenate([rows, np.full((len(rows), 1), -1, rows.dtype)], 1))
+    more = LinearFQE(wider, ridge=1e-6).q_values(column)
+    assert np.isnan(more[:, -1]).all() and more[:, :-1] == pytest.approx(known)
 
 
 def test_unseen_candidates_are_novel():
