@@ -69,17 +69,17 @@ def run(config: FitPolicyConfig, *, episodes: Path, out: Path, overwrite: bool =
         if writer.done:
             return writer.artifact
         store = LabelledEpisodes(episodes, None)
-        kept = [(number, episode) for number, episode in enumerate(store) if episode.split == config.split]
-        steps = sum(episode.num_actions for _, episode in kept)
+        kept = [(n, outline) for n, outline in enumerate(store.outlines) if outline.split == config.split]
+        steps = sum(outline.num_actions for _, outline in kept)
         if not steps:
             raise DigiQError(f"{episodes}: no action of split '{config.split}'; set fit-policy's 'split'.")
         start = config.chosen.create(config.seed)
         policy = start.fit(
-            logged_rows(kept),
+            logged_rows((n, store[n]) for n, _ in kept),  # an episode at a time
             config.fit,
             metrics_writer(writer.path / "metrics.jsonl"),
             resume=writer.path / FITTING,
         )
         policy.save(writer.path)
-        counted = sum(episode.num_actions > 0 for _, episode in kept)
+        counted = sum(outline.num_actions > 0 for _, outline in kept)
         return writer.complete(counts={"steps": steps, "episodes": counted})

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +148,46 @@ def to_arrays(rows: Sequence[Sequence[Candidate | None]]) -> Proposals:
     )
 
 
+def join(parts: Sequence[Proposals]) -> Proposals:
+    """One after the other, as if they had been packed together."""
+    width = max((part.valid.shape[1] for part in parts), default=0)
+    texts, sources = {"": 0}, {"": 0}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in _EMPTY}
+    for part in parts:
+        # Of their own numbers; ids are given out in the order in which texts come.
+        ids = {
+            "text_id": np.array([texts.setdefault(text, len(texts)) for text in part.texts]),
+            "source_id": np.array([sources.setdefault(s, len(sources)) for s in part.sources] or [0]),
+        }
+        for name, empty in _EMPTY.items():
+            array = getattr(part, name)
+            if array is None:
+                array = np.zeros(part.valid.shape, np.int32)
+            if name in ids:
+                array = ids[name][array].astype(np.int32)
+            missing = width - part.valid.shape[1]
+            padding: list[tuple[int, int]] = [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)
+            columns[name].append(np.pad(array, padding, constant_values=empty))
+    arrays: dict[str, Any] = {}
+    for name in _EMPTY:
+        arrays[name] = np.concatenate(columns.pop(name))  # what is packed need not be kept
+    mixed = len(sources) > 1
+    arrays |= {"texts": tuple(texts), "source_id": arrays["source_id"] if mixed else None}
+    return Proposals(**arrays, sources=tuple(sources) if mixed else ())
+
+
+_EMPTY = {
+    "action_type": -1,
+    "touch_yx": NO_POINT,
+    "lift_yx": NO_POINT,
+    "text_id": 0,
+    "log_prob": -np.inf,
+    "valid": False,
+    "source_id": 0,
+}
+"""What stands where a row has fewer candidates."""
+
+
 def save_proposals(proposals: Proposals, path: Path) -> None:
     """Writes ``proposals.npz`` into the directory ``path``."""
     arrays = {f.name: getattr(proposals, f.name) for f in dataclasses.fields(proposals)}
@@ -210,19 +250,21 @@ def run(
         if not total:
             raise DigiQError(f"{episodes}: holds no observation to propose for.")
         candidates = config.chosen.open(read)
-        rows: list[list[Candidate | None]] = []
+        parts: list[Proposals] = []
+        done = 0
         covered = Coverage()
         with progress("propose", total, unit="states") as bar:
             for batch in _batches(_observations(store, getattr(candidates, "reads_steps", False))):
                 observations, logged, elements = zip(*batch, strict=True)
                 # Of the row's own, so that draws do not depend on how rows are batched.
-                rngs = [np.random.default_rng([config.seed, len(rows) + b]) for b in range(len(batch))]
+                rngs = [np.random.default_rng([config.seed, done + b]) for b in range(len(batch))]
                 proposed = candidates.propose(observations, logged, config.num_candidates, rngs)
                 for row, shown in zip(proposed, elements, strict=True):
                     covered.add(row, shown)
-                rows += proposed
+                parts.append(to_arrays(proposed))  # objects would take ten times the memory
+                done += len(batch)
                 bar.advance(len(batch))
-        proposals = to_arrays(rows)
+        proposals = join(parts)
         save_proposals(proposals, writer.path)
         print(covered.in_words())
         distinct = np.mean(covered.sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -20,8 +21,8 @@ from digiq.laboratory.q_metrics import support_of
 from digiq.policies.base import Candidate
 from digiq.policies.grid import Grid
 from digiq.proposals import CANDIDATES, propose
-from digiq.proposals.base import StepInput
-from digiq.proposals.propose import Coverage, load_proposals, supported, to_arrays
+from digiq.proposals.base import Sourced, StepInput
+from digiq.proposals.propose import Coverage, join, load_proposals, supported, to_arrays
 from tests.digiq.guides import follow, identity, import_example
 from tests.digiq.served import Served
 
@@ -389,3 +390,17 @@ def test_the_contributors_guide_to_sources_works_as_it_stands(made, tmp_path):
     _, drawn, found = said.splitlines()  # the first says what they cover
     assert set(json.loads(drawn)) == {str(Action.tap(0.5, 0.5))}
     assert found == identity(propose.ProposeConfig())
+
+
+def test_batches_packed_one_by_one_are_the_rows_packed_together():
+    taps = [Candidate(Action.tap(0.1 * n, 0.5), -float(n)) for n in range(4)]
+    typed = [Candidate(Action.type_text(text), -1.0) for text in ("tea", "", "milk", "tea")]
+    rows = [[None, *taps], typed[:2], [taps[0], None, typed[2]], [typed[3]]]
+    mixed = [*rows, [Sourced(taps[1].action, -1.0, "policy"), Sourced(taps[2].action, -2.0, "elements")]]
+    for whole in (rows, mixed):
+        expected, found = (
+            to_arrays(whole),
+            join([to_arrays(whole[:1]), to_arrays(whole[1:4]), to_arrays(whole[4:])]),
+        )
+        for field in dataclasses.fields(expected):
+            np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
