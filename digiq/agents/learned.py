@@ -16,7 +16,7 @@ from digiq.agents.agent import Turn
 from digiq.config import load
 from digiq.critics.critic import Critic, candidate_values, load_critic
 from digiq.critics.training_data import concatenate_layers
-from digiq.errors import ArtifactError
+from digiq.errors import ArtifactError, DigiQError
 from digiq.features.engines import Engine, Request
 from digiq.features.extract import IMPORTED, FeaturizeConfig
 from digiq.policies.base import PolicyInput

@@ -20,6 +20,8 @@ NEXT = {
     "--critic {critic} --out {beside}/policy",
     "select": "cat {out}/selection.json",
     "distill": "digiq evaluate --policy {out} --tasks webshop/test --out {beside}/evaluation",
+    "import-features": "digiq train-q --features {out} --episodes {episodes} --out {beside}/critic",
+    "evaluate-agent": "digiq compare {out} {beside}/evaluation",
     "export": "less {out}/README.md",
     "evaluate": "digiq view {out}",
     "offline": "digiq evaluate --policy {policy} --out {beside}/evaluation",

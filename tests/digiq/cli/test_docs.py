@@ -56,6 +56,8 @@ def known(command: str, words: list[str]) -> str:
         return (ROOT / f"digiq/cli/{command}.py").read_text() + str(
             importlib.import_module(f"digiq.cli.{command}").HELP
         )
+    if command == "evaluate" and "--proposer" in words:
+        command = "evaluate-agent"
     return help_of("offline" if command == "evaluate" and "--offline" in words else command, "--help")
 
 
