@@ -100,6 +100,9 @@ def write_summary(evaluations: Mapping[str, Path], seconds: Mapping[str, float],
     return summary
 
 
+_INTERVAL = len("91.2–100.0")
+
+
 def print_summary(
     summary: Mapping[str, Any], report: Path | None = None, console: Console | None = None
 ) -> None:
@@ -112,9 +115,9 @@ def print_summary(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("arm", no_wrap=True)
+    table.add_column("arm", max_width=16)
     for split in ("pooled", *splits):
-        table.add_column(split_title(split), justify="right", max_width=9)
+        table.add_column(split_title(split), justify="right", min_width=_INTERVAL, max_width=_INTERVAL)
     table.add_column("episodes", justify="right", no_wrap=True)
     table.add_column("mean steps", justify="right", max_width=5)
     rates = [row["success"] for arm, row in summary["arms"].items() if arm != CEILING]

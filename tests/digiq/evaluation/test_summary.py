@@ -64,6 +64,19 @@ def test_summary_has_the_arms_their_splits_and_the_seconds(tmp_path):
     assert "faults" in printed and "report.html" in printed.replace("\n", "")
 
 
+def test_the_table_fits_a_narrow_terminal():
+    rate = {"success": 0.97, "low": 0.912, "high": 1.0, "episodes": 300, "mean_steps": 17.9}
+    splits = {name: rate for name in ("test_query", "test_combination", "test_site")}
+    summary = {
+        "arms": {arm: {**rate, "splits": splits} for arm in ("behavior", "digiq", "ceiling")},
+        "seconds": {},
+    }
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(summary, console=console)
+    printed = console.file.getvalue()
+    assert "…" not in printed and printed.count("91.2–100.0") == 3 * 4
+
+
 def test_a_rate_that_claims_nothing_is_said_to(tmp_path):
     """Of a replayed recording that knows too few of the actions."""
     rows = [dataclasses.replace(row, steps=10, notes={"unrecorded": 4}) for row in results(2, 10)]
