@@ -182,7 +182,7 @@ def read_recording(folder: str | Path) -> Recording:
     """Opens one recording, finished or cut off.
 
     Raises:
-        TaskError: it is none, or a line other than the last cannot be read.
+        TaskError: it is none, a line other than the last cannot be read, or a screenshot is not there.
     """
     folder = Path(folder)
     try:
@@ -193,6 +193,8 @@ def read_recording(folder: str | Path) -> Recording:
         for row in rows:
             if "image" in row:
                 image = folder / row["image"]
+                if image.parent != folder or not image.is_file():
+                    raise ValueError(f"{STEPS} names {row['image']!r}, which is no file beside it")
                 moments.append(Moment(image, row["activity"], row["ui_elements"]))
                 continue
             action = parse_action(row["action"]) if row["action"] is not None else None

@@ -73,3 +73,14 @@ def test_a_crash_at_any_byte_leaves_what_was_there_before(tmp_path):
     with pytest.raises(TaskError, match="damaged"):
         read_recording(folder)
     assert not (folder / END).exists()
+
+
+@pytest.mark.parametrize("named", ["gone.png", "../outside.png", "/etc/hostname"])
+def test_a_screenshot_that_is_not_beside_its_line_is_refused(tmp_path, named):
+    folder = write(tmp_path)
+    first = next(folder.glob("*.png")).name
+    (folder.parent / "outside.png").write_bytes((folder / first).read_bytes())
+    steps = folder / STEPS
+    steps.write_text(steps.read_text().replace(f'"{first}"', f'"{named}"'))
+    with pytest.raises(TaskError, match="which is no file beside it"):
+        read_recording(folder)

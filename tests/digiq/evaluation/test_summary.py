@@ -66,7 +66,7 @@ def test_summary_has_the_arms_their_splits_and_the_seconds(tmp_path):
 
 def test_the_table_fits_a_narrow_terminal():
     rate = {"success": 0.97, "low": 0.912, "high": 1.0, "episodes": 300, "mean_steps": 17.9}
-    splits = {name: rate for name in ("test_query", "test_combination", "test_site")}
+    splits = dict.fromkeys(("test_query", "test_combination", "test_site"), rate)
     summary = {
         "arms": {arm: {**rate, "splits": splits} for arm in ("behavior", "digiq", "ceiling")},
         "seconds": {},
