@@ -56,6 +56,11 @@ class ActionType(IntEnum):
     DRAG = 106
     """Holds what is touched and puts it down elsewhere; a DUAL_POINT of the same points would scroll."""
 
+    @property
+    def words(self) -> str:
+        """What it is called between words: ``PRESS_BACK`` is "back", ``STATUS_TASK_COMPLETE`` "task complete"."""
+        return self.name.lower().removeprefix("press_").removeprefix("status_").replace("_", " ")
+
 
 AITW_TYPES = frozenset(kind for kind in ActionType if kind < 100)
 """What Android in the Wild has, and every device can do."""

@@ -210,7 +210,7 @@ def describe(action: Action, ui_elements: str = "[]") -> str:
         return f"swipe {action.swipe_direction}"
     if action.text:
         return f"type “{action.text}”"
-    return action.type.name.lower().removeprefix("press_").removeprefix("status_").replace("_", " ")
+    return action.type.words
 
 
 def _element_at(point: tuple[float, float], ui_elements: str) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,11 +126,7 @@ def run(
 
         specs, results = play(config, tasks, make_agent, w.path)
         exact = _exact_rates(config, specs, policy, w.path / EXACT) if config.exact else None
-        table = make_table(config.arm, results, exact)
-        artifacts.atomic_write_json(w.path / TABLE, table)
-        page = arm_page(table, results, recorded_strips(w.path))
-        artifacts.atomic_write_text(w.path / REPORT, render(page))
-        return w.complete(counts={"episodes": len(results), **table["pooled"]["outcomes"]})
+        return finish(w, config.arm, results, exact)
 
 
 def play(
@@ -184,6 +180,20 @@ def play(
                 file.flush()
                 bar.advance(1, success=tally(results).strict.value)
     return specs, results
+
+
+def finish(
+    w: artifacts.Writer,
+    arm: str,
+    results: Sequence[EpisodeResult],
+    exact: Mapping[str, float] | None = None,
+) -> Artifact:
+    """Writes the table and the page of what was played, and completes the artefact; arguments as for :func:`make_table`."""
+    table = make_table(arm, results, exact)
+    artifacts.atomic_write_json(w.path / TABLE, table)
+    page = arm_page(table, results, recorded_strips(w.path))
+    artifacts.atomic_write_text(w.path / REPORT, render(page))
+    return w.complete(counts={"episodes": len(results), **table["pooled"]["outcomes"]})
 
 
 def result_of(run: EpisodeRun) -> EpisodeResult:

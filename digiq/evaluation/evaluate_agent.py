@@ -18,12 +18,9 @@ from digiq.agents.proposers import EndpointProposer, PolicyProposer, Proposer, S
 from digiq.agents.reranked import Agent, Guards
 from digiq.artifacts import Artifact
 from digiq.config import configclass
-from digiq.drawing.page import render
 from digiq.errors import ConfigError
-from digiq.evaluation.arm_page import arm_page
-from digiq.evaluation.evaluate import REPORT, TABLE, make_table, play
+from digiq.evaluation.evaluate import finish, play
 from digiq.evaluation.leakage import warn_of_leakage
-from digiq.evaluation.records import recorded_strips
 from digiq.policies.base import Candidate
 from digiq.proposals import CANDIDATES
 from digiq.proposals import endpoint as endpoints
@@ -147,12 +144,7 @@ def run(
                 f"evaluate-agent: {', '.join(f'{k} {n}' for k, n in agent.counts.items() if n)}",
                 file=sys.stderr,
             )
-        table = make_table(config.arm, results)
-        artifacts.atomic_write_json(w.path / TABLE, table)
-        artifacts.atomic_write_text(
-            w.path / REPORT, render(arm_page(table, results, recorded_strips(w.path)))
-        )
-        return w.complete(counts={"episodes": len(results), **table["pooled"]["outcomes"]})
+        return finish(w, config.arm, results)
 
 
 def build(

@@ -7,7 +7,6 @@ would do there and how that looks to a critic is worked out once and kept for al
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from android_env.devices.simulated.exact import ExactValues, optimal_q
 from android_env.devices.simulated.phone import SimulatedPhone
 from digiq.agents.rollout import EpisodeSpec
 from digiq.critics.critic import Critic
+from digiq.laboratory.arcade import Looks, play
 from digiq.laboratory.elements import action_features, observation_features
 from digiq.policies.base import HasSupport, PolicyInput
 
@@ -39,7 +39,8 @@ class Screen(NamedTuple):
     """[K, Dp]."""
     observation: npt.NDArray[np.float32]
     """[Do]."""
-    kind: str
+    screen: str
+    """Its kind."""
     display: Display
 
 
@@ -54,31 +55,17 @@ class Arcade:
     specs: Sequence[EpisodeSpec]
     policy: HasSupport
     """Proposes."""
-    _seen: dict[Any, Screen] = dataclasses.field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._looks = Looks(lambda display: look(display, self.policy))
 
     def play(self, choose: Chooser) -> tuple[list[bool], dict[str, int]]:
         """Whether each episode succeeds, and how many actions were taken on each kind of screen."""
-        won, visits = [], collections.Counter[str]()
-        for spec in self.specs:
-            phone = SimulatedPhone(render=False)
-            phone.reset(spec.task, seed=spec.seed)
-            rng = np.random.default_rng([spec.seed, spec.index])
-            verdict = None
-            for _ in range(spec.task.max_steps):
-                screen = self._look(phone)
-                visits[screen.kind] += 1
-                phone.execute(screen.actions[choose(screen, rng)])
-                verdict = phone.verdict()
-                if verdict is not None:
-                    break
-            won.append(verdict == "success")
-        return won, dict(sorted(visits.items()))
 
-    def _look(self, phone: SimulatedPhone) -> Screen:
-        key = (phone.task.task_id, phone.layout_seed, phone.state)
-        if key not in self._seen:
-            self._seen[key] = look(phone.display, self.policy)
-        return self._seen[key]
+        def act(phone: SimulatedPhone, screen: Screen, rng: np.random.Generator) -> None:
+            phone.execute(screen.actions[choose(screen, rng)])
+
+        return play(self.specs, self._looks, act)
 
 
 def look(display: Display, policy: HasSupport) -> Screen:

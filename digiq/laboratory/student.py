@@ -7,7 +7,6 @@ action's features (:mod:`digiq.laboratory.elements`), so perception and coordina
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from android_env.devices.simulated.display import Display
 from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import AbstractAction
 from digiq.agents.rollout import EpisodeSpec
+from digiq.laboratory.arcade import Looks, play
 from digiq.laboratory.elements import action_features, observation_features
 
 _HIDDEN = 64
@@ -182,33 +182,17 @@ class Arcade:
     """Episodes that many students play, all under the same chances; what screens offer is kept between them."""
 
     specs: Sequence[EpisodeSpec]
-    _seen: dict[Any, Shown] = dataclasses.field(default_factory=dict, repr=False)
+    _looks: Looks[Shown] = dataclasses.field(default_factory=lambda: Looks(look), repr=False)
 
     def play(self, student: Student, temperature: float = 1.0) -> tuple[list[bool], dict[str, int]]:
         """Whether each episode succeeds, and how often the student acts on each kind of screen."""
-        won, visits = [], collections.Counter()
-        for spec in self.specs:
-            phone = SimulatedPhone(render=False)
-            phone.reset(spec.task, seed=spec.seed)
-            rng = np.random.default_rng([spec.seed, spec.index])
-            verdict = None
-            for _ in range(spec.task.max_steps):
-                shown = self._look(phone)
-                visits[shown.screen] += 1
-                noise = rng.gumbel(size=200)[: len(shown.actions)]
-                picked = int(np.argmax(student.logits(shown.features) / temperature + noise))
-                phone.execute_abstract(shown.actions[picked])
-                verdict = phone.verdict()
-                if verdict is not None:
-                    break
-            won.append(verdict == "success")
-        return won, dict(sorted(visits.items()))
 
-    def _look(self, phone: SimulatedPhone) -> Shown:
-        key = (phone.task.task_id, phone.layout_seed, phone.state)
-        if key not in self._seen:
-            self._seen[key] = look(phone.display)
-        return self._seen[key]
+        def act(phone: SimulatedPhone, shown: Shown, rng: np.random.Generator) -> None:
+            noise = rng.gumbel(size=200)[: len(shown.actions)]
+            picked = int(np.argmax(student.logits(shown.features) / temperature + noise))
+            phone.execute_abstract(shown.actions[picked])
+
+        return play(self.specs, self._looks, act)
 
 
 def looks_of(

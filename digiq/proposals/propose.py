@@ -315,7 +315,7 @@ class Coverage:
 def _kind(action: Action) -> str:
     if action.type is ActionType.DUAL_POINT:
         return "tap" if action.is_tap else "swipe"
-    return action.type.name.lower().removeprefix("press_").removeprefix("status_").replace("_", " ")
+    return action.type.words
 
 
 def _observations(episodes: Sequence, all_of_it: bool) -> Iterator[tuple[PolicyInput, Action | None, str]]:

@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +405,15 @@ def key_of(record: dict[str, Any]) -> tuple[int, Cell]:
     return record["seed"], Cell(*(record[name] for name in names))
 
 
+def refuse_reported(study: str, seeds: Sequence[int]) -> None:
+    """Ends the program of a study that only looks for hypotheses where a seed is one that results are reported on."""
+    from digiq.studies.config import FIRST_TUNING_SEED
+
+    low = [seed for seed in seeds if seed < FIRST_TUNING_SEED]
+    if low:
+        raise SystemExit(f"{study}: seed {low[0]} is no tuning seed; take {FIRST_TUNING_SEED} or above.")
+
+
 def run_seeds(
     seeds: list[int],
     protocols: tuple[Protocol, ...],
@@ -413,11 +423,7 @@ def run_seeds(
     gates: tuple[str, ...] = (),
 ) -> None:
     """Runs the cells without a record, a seed after the other; with ``gates`` none but theirs."""
-    from digiq.studies.config import FIRST_TUNING_SEED
-
-    low = [seed for seed in seeds if seed < FIRST_TUNING_SEED]
-    if low:
-        raise SystemExit(f"causes: seed {low[0]} is no tuning seed; take {FIRST_TUNING_SEED} or above.")
+    refuse_reported("causes", seeds)
     for seed in seeds:
         done = {key_of(record) for record in read_records(records)}
         waiting = [

@@ -23,7 +23,7 @@ from digiq import artifacts
 from digiq.config import load, to_dict
 from digiq.laboratory.critic_limits import COVERAGE, EPOCHS, TARGETS, Cell, best_among, cells
 from digiq.statistics import Estimate
-from digiq.studies.causes import EPISODES, RESULTS, TASKS, Bench
+from digiq.studies.causes import EPISODES, RESULTS, TASKS, Bench, refuse_reported
 from digiq.studies.causes_page import over_seeds, percent, points
 
 if TYPE_CHECKING:
@@ -193,13 +193,8 @@ def run_seeds(
     from digiq.agents.build import device_tasks
     from digiq.agents.rollout import plan_episodes
     from digiq.laboratory.ranked import Arcade
-    from digiq.studies.config import FIRST_TUNING_SEED
 
-    low = [seed for seed in seeds if seed < FIRST_TUNING_SEED]
-    if low:
-        raise SystemExit(
-            f"critic_limits: seed {low[0]} is no tuning seed; take {FIRST_TUNING_SEED} or above."
-        )
+    refuse_reported("critic_limits", seeds)
     for seed in seeds:
         done = {
             Cell(r["targets"], r["coverage"], r["epochs"]) for r in read_records(records) if r["seed"] == seed

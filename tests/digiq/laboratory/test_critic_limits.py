@@ -95,7 +95,7 @@ def test_what_ranks_by_the_truth_finds_the_way_and_what_ranks_against_it_does_no
     assert arcade.play(BestOfN(truth, count=8)) == (won, visits), "what is kept changes nothing"
     against, _ = arcade.play(BestOfN(lambda screen: -truth(screen), count=8))
     assert not any(against)
-    screen = next(iter(arcade._seen.values()))
+    screen = next(iter(arcade._looks._seen.values()))
     assert screen.probability.sum() == pytest.approx(1) and len(screen.pair) == len(screen.actions) == 3
 
 
