@@ -8,7 +8,7 @@ their new rows. On disk, or under a ``gs://`` or ``s3://`` URL::
     <root>/<group>/key/{zarr.json, c/0/0, ...}               uint8 [rows, 16]; zeros: no row
 
 A shard is the unit of work: its rows are written layer by layer and its keys last, so a shard without keys does not
-exist and a killed run loses at most the one it was in. Sharding with crc32c at both levels makes a flipped byte an
+exist and a killed run loses at most the one it was in. Arrays are longer than what is written: they grow by many shards. Sharding with crc32c at both levels makes a flipped byte an
 error, and a missing shard is never filled in.
 """
 
@@ -20,6 +20,7 @@ import functools
 import hashlib
 import itertools
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,7 @@ KEY_BYTES = 16
 _CHUNK_ROWS, _CHUNK_BYTES = 64, 2**16  # the least that is read for one row
 _RECENT = 2**14  # keys that wait to be sorted in
 _READERS = 4  # shards that are read at once
+_GROWTH = 64  # shards that an array grows by: its metadata are written anew once in so many appends
 _KEY = "key"
 _MEND = "run 'featurize' with --overwrite, which computes damaged rows again"
 
@@ -166,8 +168,10 @@ class RowStore:
         self.layers, self.dim, self.rows_per_shard = tuple(layers), dim, rows_per_shard
         self._lock_file = Path(self.path) / "rows.lock" if local else None
         spec = {"driver": "file", "path": f"{self.path}/"} if local else f"{self.path}/"
-        self._kv = ts.KvStore.open(spec).result()
+        # One fsync a file, below, in place of two a file and others for what is deleted or renamed.
+        self._kv = ts.KvStore.open(spec, context=ts.Context({"file_io_sync": False})).result()
         self._rows, self._listed = KeyTable(), set[int]()
+        self._growing: dict[str, Any] = {}  # opened arrays, to append to
         if repair:
             with self._locked():
                 self._drop_damaged()
@@ -209,15 +213,20 @@ class RowStore:
         size = self.rows_per_shard
         if not 0 < len(keys) <= size or features.shape != (len(keys), len(self.layers), self.dim):
             raise ValueError(f"a shard takes 1 to {size} rows of {(len(self.layers), self.dim)}")
-        shard = next(n for n in itertools.count(len(self._shards())) if not self._has(_file(_KEY, n)))
+        shard = next(n for n in itertools.count(len(self._listed)) if not self._has(_file(_KEY, n)))
         start = shard * size
         for i, layer in enumerate(self.layers):
-            self._delete(layer, shard)  # what a killed run may have left
-            array = self._open(layer, start + size)
+            if (
+                len(keys) < size
+            ):  # a whole shard replaces what a killed run may have left; a part would be added to it
+                self._delete(layer, shard)
+            array = self._grown(layer, start + size)
             array[start : start + len(keys)].write(features[:, i].astype(ml_dtypes.bfloat16)).result()
+            self._sync(layer, shard)
         listing = np.zeros((size, KEY_BYTES), np.uint8)
         listing[: len(keys)] = as_keys(keys)
-        self._open(_KEY, start + size)[start : start + size].write(listing).result()
+        self._grown(_KEY, start + size)[start : start + size].write(listing).result()
+        self._sync(_KEY, shard)
         self._rows.add(as_keys(keys), np.arange(start, start + len(keys)))
         self._listed.add(shard)
 
@@ -291,6 +300,15 @@ class RowStore:
         names = [name.decode().removeprefix(prefix) for name in self._kv.list(span).result()]
         return sorted(int(name.removesuffix("/0")) for name in names if name.endswith("/0"))
 
+    def _sync(self, name: str, shard: int) -> None:
+        """Waits until a file is on the disk: features are there before their keys even if the power fails."""
+        if self._lock_file is not None:
+            file = os.open(f"{self.path}/{_file(name, shard)}", os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+
     def _delete(self, name: str, shard: int) -> None:
         self._kv.write(_file(name, shard), None).result()
 
@@ -308,23 +326,32 @@ class RowStore:
             reason = "Digest mismatch: its bytes have changed" if "Digest mismatch" in whole else whole[:300]
             raise ArtifactError(f"{file}: {reason}; {_MEND}.") from None
 
-    def _open(self, name: str, rows: int | None = None) -> Any:
-        """An array; made when absent, and grown to at least ``rows``, if that is given."""
+    def _open(self, name: str, metadata: dict[str, Any] | None = None) -> Any:
+        """An array; made anew with these metadata, if they are given."""
         spec: dict[str, Any] = {
             "driver": "zarr3",
             "fill_missing_data_reads": False,
             "store_data_equal_to_fill_value": True,
         }
         kvstore = self._kv / f"{name}/"
-        if rows is None:
+        if metadata is None:
             return ts.open(spec, kvstore=kvstore, open=True).result()
-        if not self._has(f"{name}/zarr.json"):
-            spec["metadata"] = self._metadata(name, rows)
-            return ts.open(spec, kvstore=kvstore, create=True).result()
-        array = ts.open(spec, kvstore=kvstore, open=True).result()
-        if array.shape[0] >= rows:
-            return array
-        return array.resize(exclusive_max=[rows, None]).result()
+        return ts.open(spec | {"metadata": metadata}, kvstore=kvstore, create=True).result()
+
+    def _grown(self, name: str, rows: int) -> Any:
+        """An array of at least ``rows``; made when absent."""
+        known = self._growing.get(name)
+        if known is None or known.shape[0] < rows:
+            step = _GROWTH * self.rows_per_shard
+            room = -(-rows // step) * step
+            if self._has(f"{name}/zarr.json"):
+                known = self._open(name)  # another process may have grown it
+                if known.shape[0] < rows:
+                    known = known.resize(exclusive_max=[room, None]).result()
+            else:
+                known = self._open(name, self._metadata(name, room))
+            self._growing[name] = known
+        return known
 
     def _metadata(self, name: str, rows: int) -> dict[str, Any]:
         size = self.rows_per_shard

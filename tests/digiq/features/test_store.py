@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from digiq.errors import ArtifactError
-from digiq.features.store import RowStore, row_key
+from digiq.features.store import _GROWTH, RowStore, row_key
 
 LAYERS, DIM, SIZE = ("layer_02", "layer_05"), 6, 16
 
@@ -115,6 +115,21 @@ def test_files_are_plain_zarr(tmp_path):
     np.testing.assert_array_equal(array[:5].read().result(), features[:, 1].astype(ml_dtypes.bfloat16))
 
 
+def test_metadata_are_written_once_in_many_appends(tmp_path):
+    """And by another process's store, too, when one has outgrown what this one knows of."""
+    one, other = open_store(tmp_path), open_store(tmp_path)
+    known = tmp_path / "group" / LAYERS[0] / "zarr.json"
+    shards = _GROWTH + 1
+    written = set[int]()
+    for shard in range(shards):
+        store = (one, other)[shard % 2]
+        with store.lock():
+            store.append(*rows(*range(16 * shard, 16 * shard + 16)))
+        written.add(known.stat().st_mtime_ns)
+    assert len(written) == 2
+    check(open_store(tmp_path), *range(16 * shards))
+
+
 def test_a_url_works_as_a_path():
     store = open_store("memory://features")
     store.append(*rows(*range(16)))
@@ -195,14 +210,14 @@ def test_repair_survives_broken_metadata(tmp_path, name):
 def test_a_shard_cut_off_before_its_keys_is_written_again(tmp_path, monkeypatch):
     store = open_store(tmp_path)
     store.append(*rows(*range(16)))
-    opened = store._open
+    grown = store._grown
 
-    def killed(name, count=None):
-        if name == "key" and count is not None:
+    def killed(name, count):
+        if name == "key":
             raise KeyboardInterrupt
-        return opened(name, count)
+        return grown(name, count)
 
-    monkeypatch.setattr(store, "_open", killed)
+    monkeypatch.setattr(store, "_grown", killed)
     with pytest.raises(KeyboardInterrupt):
         store.append(*rows(*range(16, 32)))
     store = open_store(tmp_path)
