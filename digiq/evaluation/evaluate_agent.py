@@ -126,8 +126,8 @@ def run(
         if w.done:
             return w.artifact
         tasks = device_tasks(config.tasks)
-        if policy is not None:
-            warn_of_leakage(policy, tasks)
+        for learned in filter(None, (policy, critic)):
+            warn_of_leakage(learned, tasks)
         made: list[Agent] = []
 
         def make_agent() -> Agent:

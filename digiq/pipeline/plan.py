@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,8 @@ def plan(recipe: Recipe) -> list[Node]:
         """Plans a stage: what it reads is what there is by those names, or ``instead`` of it."""
         stage = STAGES[command]
         name = name or stage.writes
-        reads = (*stage.reads, *getattr(config, "reads", ()))
-        inputs = {read: available[read] for read in reads if read in available} | instead
-        missing = [read for read in reads if read not in inputs]
+        inputs = {read: available[read] for read in _reads(command, config) if read in available} | instead
+        missing = _lacking(command, config, inputs)
         if missing:
             raise ConfigError(
                 f"recipe: {name.replace('/', '.')} reads '{missing[0]}'; give the recipe a section '{missing[0]}'."
@@ -56,8 +55,9 @@ def plan(recipe: Recipe) -> list[Node]:
     def have(name: str, path: Path) -> None:
         """Says that there is an artefact, and plans the asked stages that waited for it alone."""
         available[name] = path
-        for command in [c for c in asked if set(STAGES[c].reads) <= set(available)]:
-            have(STAGES[command].writes, add(command, asked.pop(command)))
+        for command in [c for c, config in asked.items() if not _lacking(c, config, available)]:
+            stage = STAGES[command]
+            have(stage.writes, add(command, asked.pop(command), seed_of=stage.seed_of))
 
     if recipe.episodes is not None:
         episodes = add("import", recipe.episodes)
@@ -110,7 +110,17 @@ def plan(recipe: Recipe) -> list[Node]:
             acting = {"policy": policy} if "policy" in config.reads else {}
             # All arms run the same tasks, layouts and noise, so that they can be compared in pairs.
             add("evaluate", config, f"evaluation/{arm}", seed_of="evaluate", **acting)
+    for command, config in asked.items():  # what nothing has made is named
+        add(command, config)
     return nodes
+
+
+def _reads(command: str, config: Any) -> tuple[str, ...]:
+    return (*STAGES[command].reads, *getattr(config, "reads", ()))
+
+
+def _lacking(command: str, config: Any, there: Container[str]) -> list[str]:
+    return [read for read in _reads(command, config) if read not in there]
 
 
 def _further_rounds(

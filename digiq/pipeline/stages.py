@@ -56,6 +56,8 @@ class Stage:
     section: str = ""
     """Section of a recipe that asks for it, where it is not a part of the method itself: null unless the recipe has it. It
     is planned after everything that it reads."""
+    seed_of: str = ""
+    """Stage whose seed it shares in a run: it plays the same episodes, to be compared in pairs."""
     one_core: Callable[[Any], bool] = _never
     """Whether one core is all it can use under this config, so that another such may run beside it."""
     packages: Callable[[Any], tuple[str, ...]] = lambda config: ()
@@ -204,6 +206,7 @@ STAGES: Mapping[str, Stage] = {
         about="success of anyone's agent with a learned Q and guards on top; also 'evaluate --proposer NAME'",
         writes="agent_evaluation",
         section="evaluate_agent",
+        seed_of="evaluate",
         packages=lambda config: (
             *_of_member(config),
             *_of_member(config.device),

@@ -12,8 +12,12 @@ from digiq.critics.heads import Heads
 from digiq.data.import_episodes import ImportConfig
 from digiq.data.label import LabelConfig
 from digiq.errors import ConfigError, DigiQError
+from digiq.evaluation.evaluate_agent import EvaluateAgentConfig
+from digiq.laboratory.card import CardConfig
 from digiq.pipeline.plan import plan, preflight
 from digiq.pipeline.recipe import Recipe
+from digiq.pipeline.stages import STAGES
+from digiq.proposals.propose import ProposeConfig
 
 QUICKSTART = load_yaml(Recipe, "configs/quickstart.yaml")
 AITW = load_yaml(Recipe, "configs/aitw_sample.yaml")
@@ -94,6 +98,37 @@ def test_a_second_round_draws_from_the_first_rounds_policy_and_asks_the_same_cri
         ConfigError, match=r"rounds 2 draw candidates from the policy .* 'perturbed' asks none"
     ):
         plan(dataclasses.replace(QUICKSTART, propose=perturbed, rounds=2))
+
+
+def test_an_agent_with_the_runs_critic_is_planned_after_it_and_plays_the_arms_episodes():
+    agent = load(EvaluateAgentConfig, {"proposer": "policy", "episodes": 6})
+    nodes = plan(dataclasses.replace(QUICKSTART, evaluate_agent=agent))
+    by_name = {node.name: node for node in nodes}
+    planned = by_name["agent_evaluation"]
+    assert list(planned.inputs) == ["policy", "critic", "features", "vlm"]
+    assert nodes.index(planned) > nodes.index(by_name["critic"])
+    assert planned.config.seed == by_name["evaluation/digiq"].config.seed
+    # One that reads nothing needs no critic, and is played all the same.
+    bare = load(
+        EvaluateAgentConfig,
+        {"proposer": "endpoint", "endpoint": {"model": {"url": "http://127.0.0.1:1"}}, "rerank": False},
+    )
+    nodes = plan(dataclasses.replace(QUICKSTART, evaluate_agent=bare))
+    assert [node.inputs for node in nodes if node.name == "agent_evaluation"] == [{}]
+
+
+def test_candidates_of_a_local_vlm_are_planned_from_the_recipe(tmp_path):
+    source = {"source": "vlm", "vlm": {"model": str(tmp_path)}}
+    recipe = dataclasses.replace(QUICKSTART, propose=load(ProposeConfig, source))
+    (node,) = (node for node in plan(recipe) if node.name == "proposals")
+    assert set(node.inputs) == {"episodes", "rewards"} and node.config.chosen.model == tmp_path
+
+
+def test_a_section_that_reads_what_no_stage_makes_is_refused(monkeypatch):
+    waits = dataclasses.replace(STAGES["card"], reads=("episodes", "nothing"))
+    monkeypatch.setitem(STAGES, "card", waits)
+    with pytest.raises(ConfigError, match="card reads 'nothing'"):
+        plan(dataclasses.replace(QUICKSTART, card=load(CardConfig, {})))
 
 
 def test_seeds_differ_by_stage_and_by_run_but_not_by_evaluated_arm():
