@@ -26,7 +26,7 @@ from digiq.proposals import CANDIDATES
 from digiq.proposals import endpoint as endpoints
 from digiq.proposals import policy as policies
 from digiq.proposals import vlm as vlms
-from digiq.proposals.base import StepInput
+from digiq.proposals.base import StepInput, files_of
 from digiq.tables import chosen_from
 
 STAGE, VERSION = "evaluate-agent", 1
@@ -119,7 +119,7 @@ def run(
         raise ConfigError(
             f"evaluate-agent: the proposer '{config.choice}'{' with rerank' if config.rerank else ''} needs --{missing}."
         )
-    inputs = {name: given[name] for name in config.reads}
+    inputs = {name: given[name] for name in config.reads} | dict(files_of(config.chosen))
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as w:

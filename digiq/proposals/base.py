@@ -68,7 +68,10 @@ class Candidates(Protocol):
 
 
 class Source(Protocol):
-    """A member of :data:`digiq.proposals.CANDIDATES`: a frozen config that opens what it proposes from."""
+    """A member of :data:`digiq.proposals.CANDIDATES`: a frozen config that opens what it proposes from.
+
+    One whose own fields name files or folders says so in a property ``files`` (see :func:`files_of`).
+    """
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -82,3 +85,9 @@ class Source(Protocol):
           paths: of the artefacts that ``reads`` names.
         """
         ...
+
+
+def files_of(source: Source) -> Mapping[str, Path]:
+    """Files and folders that a source's own fields name, by a word for each: what they hold is a part of what is made, so
+    that an artefact is made anew where they have changed."""
+    return getattr(source, "files", {})

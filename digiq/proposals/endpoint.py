@@ -35,6 +35,10 @@ class EndpointSamples:
     def reads(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def files(self) -> Mapping[str, Path]:
+        return {} if self.prompt is None else {"template": self.prompt}
+
     def open(self, paths: Mapping[str, Path]) -> "Sampler":
         """See :class:`digiq.proposals.base.Source`."""
         template = TEMPLATE if self.prompt is None else read_template(self.prompt)

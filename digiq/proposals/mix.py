@@ -13,7 +13,7 @@ from android_env.actions import Action
 from digiq.config import configclass, load
 from digiq.errors import ConfigError
 from digiq.policies.base import Candidate, PolicyInput
-from digiq.proposals.base import Candidates, Sourced
+from digiq.proposals.base import Candidates, Sourced, files_of
 from digiq.tables import json_argument
 
 _Parts = Annotated[
@@ -57,6 +57,14 @@ class Mix:
     @property
     def reads(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(read for source in self.sources.values() for read in source.reads))
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        return {
+            f"{name}_{word}": path
+            for name, source in self.sources.items()
+            for word, path in files_of(source).items()
+        }
 
     def open(self, paths: Mapping[str, Path]) -> "Mixer":
         """See :class:`digiq.proposals.base.Source`."""

@@ -24,7 +24,7 @@ from digiq.errors import ArtifactError, DigiQError
 from digiq.policies.base import Candidate, PolicyInput
 from digiq.progress import progress
 from digiq.proposals import CANDIDATES
-from digiq.proposals.base import Sourced, StepInput
+from digiq.proposals.base import Sourced, StepInput, files_of
 from digiq.tables import chosen_from
 
 STAGE, VERSION = "propose", 1
@@ -239,7 +239,7 @@ def run(
         if path is None:
             raise DigiQError(f"propose: the source '{config.choice}' needs --{name}.")
         read[name] = path
-    inputs = {"episodes": episodes, "rewards": rewards, **read}
+    inputs = {"episodes": episodes, "rewards": rewards, **read, **files_of(config.chosen)}
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as writer:

@@ -49,6 +49,10 @@ class VlmSamples:
     def reads(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def files(self) -> Mapping[str, Path]:
+        return {"speaker": self.model, **({} if self.prompt is None else {"template": self.prompt})}
+
     def open(self, paths: Mapping[str, Path]) -> Sampler:
         """See :class:`digiq.proposals.base.Source`."""
         speaker = Speaker.open(

@@ -21,7 +21,7 @@ from digiq.laboratory.q_metrics import support_of
 from digiq.policies.base import Candidate
 from digiq.policies.grid import Grid
 from digiq.proposals import CANDIDATES, propose
-from digiq.proposals.base import Sourced, StepInput
+from digiq.proposals.base import Sourced, StepInput, files_of
 from digiq.proposals.propose import Coverage, join, load_proposals, supported, to_arrays
 from tests.digiq.guides import follow, identity, import_example
 from tests.digiq.served import Served
@@ -139,7 +139,7 @@ def test_the_stage_proposes_for_every_observation_and_asks_for_what_is_read(sour
     config = stage_config(CANDIDATES.name_of(type(source)), served, num_candidates=3)
     read = {name: made / name for name in config.reads}
     manifest = propose.run(config, episodes=made / "episodes", **read, out=tmp_path / "p").manifest
-    assert set(manifest.inputs) - {f"code {TOY}"} == {"episodes", *source.reads}
+    assert set(manifest.inputs) - {f"code {TOY}"} == {"episodes", *source.reads, *files_of(source)}
     stored = load_proposals(tmp_path / "p")
     episodes = LabelledEpisodes(made / "episodes")
     steps = [step for episode in episodes for step in episode.steps if not step.is_terminal]
@@ -359,6 +359,19 @@ def test_mixed_sources_take_turns_and_say_whose_a_candidate_is(made, tmp_path):
 def test_a_mix_of_what_there_is_not_is_refused(parts, message):
     with pytest.raises(DigiQError, match=message):
         load(propose.ProposeConfig, {"source": "mix", "mix": {"parts": parts}}).chosen.open({})
+
+
+def test_candidates_are_of_what_the_named_files_hold(made, tmp_path):
+    """Not of their names: another text in the same file is another artefact, in a mix too."""
+    prompt = tmp_path / "goal.txt"
+    prompt.write_text("{goal} {past}")
+    source = {"source": "mix", "mix": {"parts": {"vlm": {"max_tokens": 1, "prompt": str(prompt)}}}}
+    config = load(propose.ProposeConfig, source | {"num_candidates": 2})
+    first = propose.run(config, episodes=made / "episodes", out=tmp_path / "p")
+    assert {"vlm_speaker", "vlm_template"} <= set(first.manifest.inputs)
+    prompt.write_text("{goal}")
+    with pytest.raises(DigiQError, match="vlm_template"):
+        propose.run(config, episodes=made / "episodes", out=tmp_path / "p")
 
 
 FOLLOWED = """
