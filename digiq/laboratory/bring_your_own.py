@@ -35,6 +35,7 @@ from digiq.config import load
 from digiq.critics import train
 from digiq.critics.scorer import RandomScorer
 from digiq.data import import_episodes, label
+from digiq.drawing.figures import sweep
 from digiq.endpoint import EndpointConfig
 from digiq.errors import ArtifactError, DigiQError
 from digiq.features import extract
@@ -87,12 +88,18 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs what is not there yet, and prints the tables."""
+    """Runs what is not there yet, prints the tables, and writes them and a picture of the sweep beside the records."""
     options = tyro.cli(Options, args=arguments)
     for name in options.agents:
         for seed in options.seeds:
             one(CHARACTERS[name], seed, options, options.out / f"{name}-{seed}")
-    print(table(options))
+    text = table(options)
+    print(text)
+    folder = options.records or options.out
+    artifacts.atomic_write_text(folder / "table.md", text)
+    picture = sweep_figure(options)
+    if picture:
+        artifacts.atomic_write_text(folder / "sweep.svg", picture)
 
 
 def one(character: Character, seed: int, options: Options, folder: Path) -> None:
@@ -532,6 +539,37 @@ def likeliest(said: list[Candidate]) -> Candidate:
     return max(said, key=lambda c: c.log_prob)
 
 
+@dataclasses.dataclass(frozen=True)
+class Played:
+    """What an agent's arms came to, over all seeds that are there; only episodes that every arm has played."""
+
+    records: Sequence[Records]
+    won: Mapping[str, Sequence[bool]]
+    """By arm, the same episodes in the same order."""
+    seeds: Sequence[int]
+    """Of each episode."""
+    clusters: Sequence[str]
+    """Of each episode, its seed and task."""
+
+
+def read_played(name: str, options: Options) -> Played | None:
+    """Of an agent's records; none where no episode was played by all arms."""
+    files = [(seed, options.file(name, seed)) for seed in options.seeds]
+    found = {seed: Records(file) for seed, file in files if file.is_file()}
+    played = [arm for arm in arm_names(options) if found and all(r.by_episode(arm) for r in found.values())]
+    won: dict[str, list[bool]] = {arm: [] for arm in played}
+    seeds: list[int] = []
+    clusters: list[str] = []
+    for seed, records in found.items():
+        rows = {arm: records.by_episode(arm) for arm in played}
+        for episode in sorted(set[str].intersection(*map(set, rows.values())) if rows else ()):
+            seeds.append(seed)
+            clusters.append(f"{seed}/{rows[played[0]][episode]['task']}")
+            for arm in played:
+                won[arm].append(rows[arm][episode]["outcome"] == "success")
+    return Played(list(found.values()), won, seeds, clusters) if clusters else None
+
+
 def table(options: Options) -> str:
     """Success by arm and agent, the contrast that counts, and the step critics, over all seeds that are there.
 
@@ -539,37 +577,46 @@ def table(options: Options) -> str:
     """
     lines: list[str] = []
     for name in options.agents:
-        files = [(seed, options.file(name, seed)) for seed in options.seeds]
-        found = {seed: Records(file) for seed, file in files if file.is_file()}
-        if not found:
+        found = read_played(name, options)
+        if found is None:
             continue
-        played = [arm for arm in arm_names(options) if all(r.by_episode(arm) for r in found.values())]
-        won: dict[str, list[bool]] = {arm: [] for arm in played}
-        clusters: list[str] = []
-        for seed, records in found.items():
-            rows = {arm: records.by_episode(arm) for arm in played}
-            for episode in sorted(set[str].intersection(*map(set, rows.values())) if rows else ()):
-                clusters.append(f"{seed}/{rows[played[0]][episode]['task']}")
-                for arm in played:
-                    won[arm].append(rows[arm][episode]["outcome"] == "success")
-        if not clusters:
-            continue
-        logs = np.mean([line["success"] for r in found.values() for line in r.of("logs")])
+        won, clusters = found.won, found.clusters
+        logs = np.mean([line["success"] for r in found.records for line in r.of("logs")])
         lines += [f"### The {name} agent", "", f"In its logs it succeeds {100 * logs:.1f} % of the time.", ""]
         lines += ["| arm | success, % | 95 % |", "|---|---|---|"]
-        lines += [f"| {arm} | {_percent(won[arm])} |" for arm in played]
+        lines += [f"| {arm} | {_percent(won[arm])} |" for arm in won]
         learned = [arm for arm in ("Q without guards", "Q with guards") if arm in won]
         others = [arm for arm in won if not arm.startswith("Q with") and arm not in ("MC", JUDGE, TRUTH)]
         rival = max(others, key=lambda arm: np.mean(won[arm]))
         lines.append("")
         for arm in learned:
             gap = paired_comparison(won[arm], won[rival], clusters)
+            each = [
+                f"{100 * np.mean([won[arm][i] - won[rival][i] for i, s in enumerate(found.seeds) if s == seed]):+.1f}"
+                for seed in dict.fromkeys(found.seeds)
+            ]
+            by_seed = f"; by seed {', '.join(each)}" if len(each) > 1 else ""
             lines.append(
                 f"{arm} against the best of the others ({rival}): {100 * gap.difference.value:+.1f} points "
-                f"({100 * gap.difference.low:+.1f} to {100 * gap.difference.high:+.1f}), paired, {len(clusters)} episodes."
+                f"({100 * gap.difference.low:+.1f} to {100 * gap.difference.high:+.1f}), paired, {len(clusters)} episodes{by_seed}."
             )
-        lines += ["", *_side_by_side(list(found.values()), won)]
+        lines += ["", *_side_by_side(found.records, won)]
     return "\n".join(lines)
+
+
+def sweep_figure(options: Options) -> str:
+    """Success of Q with guards over N, SVG, a line an agent; empty where no agent has played all N."""
+    counts = sorted({*options.sweep, options.candidates})
+    arms = ["Q with guards" if count == options.candidates else _swept(count) for count in counts]
+    series = {
+        f"the {name} agent": [wilson(sum(found.won[arm]), len(found.won[arm])) for arm in arms]
+        for name in options.agents
+        if (found := read_played(name, options)) and all(arm in found.won for arm in arms)
+    }
+    if not series:
+        return ""
+    labels = [f"N = {count}" for count in counts]
+    return sweep(labels, series, title="Q with guards over answers a step", ylabel="success, %")
 
 
 def _percent(won: Sequence[bool]) -> str:

@@ -93,9 +93,29 @@ def test_the_table_names_the_contrast_and_sets_step_critics_side_by_side(tmp_pat
     assert "Q without guards against the best of the others (one sample): +50.0 points" in text
     assert "| Q with guards | 95.0 |" in text and "strong" not in text
     assert "| Q | 75.0 | 70.0 to 80.0 | 0.750 | 100.0 |" in text
+    assert bring_your_own.sweep_figure(options) == ""  # not all N were played
+    for count in options.sweep:
+        arm = f"Q with guards, N = {count}"
+        for k in range(20):
+            line = {"arm": arm, "episode": f"e{k:02}", "task": f"t{k}"}
+            records.add(line | {"outcome": "success" if k < 5 + count else "failure"})
+    assert "the weak agent" in bring_your_own.sweep_figure(options)
     # An arm that was cut short leaves the others the episodes that it has.
     records.add({"arm": "greedy", "episode": "e19", "task": "t19", "outcome": "failure"})
     assert "paired, 1 episodes" in bring_your_own.table(options)
+
+
+def test_the_contrast_is_shown_by_seed(tmp_path):
+    options = bring_your_own.Options(agents=("weak",), seeds=(1, 2), out=tmp_path)
+    for seed, first in ((1, True), (2, False)):
+        records = bring_your_own.Records(options.file("weak", seed))
+        records.add({"logs": 100, "success": 0.5})
+        for arm, wins in (("one sample", [False, False]), ("Q with guards", [True, first])):
+            for k, won in enumerate(wins):
+                outcome = "success" if won else "failure"
+                records.add({"arm": arm, "episode": f"e{k}", "task": f"t{k}", "outcome": outcome})
+    assert "+75.0 points" in bring_your_own.table(options)
+    assert "by seed +100.0, +50.0" in bring_your_own.table(options)
 
 
 def test_a_sitting_goes_on_where_the_last_was_cut_off(tmp_path):
