@@ -75,7 +75,7 @@ class Agent:
     its advantage does not exceed ``threshold``, the agent's own choice, its first candidate, stands. Without a critic the
     guards alone decide. It is an :class:`~digiq.agents.agent.Actor`, so roll-outs can run it; :meth:`decide` is for loops of one's own.
 
-    ``counts`` says how often each guard acted, and how many answers did not parse; :meth:`latency` how long a step took.
+    ``counts`` says how often each guard acted, how many steps had a single candidate, which is played ``unscored``, and how many answers did not parse; :meth:`latency` how long a step took.
     """
 
     proposer: Proposer
@@ -160,11 +160,13 @@ class Agent:
                     one.candidates.append(candidate)
 
     def _score(self, turns: list[Turn], weighed: list[_Weighed]) -> None:
-        """Q of the candidates that have none yet."""
+        """Q of the candidates that have none yet, where there is a choice: a single one costs no look at the screen."""
         if self.critic is None:
             return
         open_pairs = [
-            (t, one) for t, one in zip(turns, weighed, strict=True) if len(one.candidates) > len(one.q)
+            (t, one)
+            for t, one in zip(turns, weighed, strict=True)
+            if len(one.candidates) > max(len(one.q), 1)
         ]
         if not open_pairs:
             return
@@ -203,7 +205,8 @@ class Agent:
             )
         left = self._without_loops(one, may)
         left = self._without_early_ends(one, left)
-        if self.critic is None:
+        if self.critic is None or not one.q:
+            self.counts["unscored"] += self.critic is not None
             return self._decision(one, left[0])
         best = max(left, key=lambda k: one.q[k])
         if self.guards.distance is not None and one.far[best] > self.guards.distance:

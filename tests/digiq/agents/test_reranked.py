@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -77,6 +78,15 @@ def test_without_a_critic_the_agents_own_choice_stands_with_its_probability():
 def test_equal_candidates_are_valued_once():
     made = agent([A, B, A, A], {A: 0.1, B: 0.2})
     assert decide(made).candidates == (A, B) and made.critic.scorer.seen == [[A, B]]
+
+
+def test_a_single_candidate_is_played_without_asking_the_critic():
+    made = agent((A, A), values={})  # which knows no value of anything
+    decision = decide(made)
+    assert (decision.action, decision.q) == (A, ()) and made.counts["unscored"] == 1
+    # Of two, both have a Q, however late the second came.
+    made = agent((A, A, B), values={A: 0.2, B: 0.1}, num_candidates=3, guards=dataclasses.replace(OFF, first=1))
+    assert decide(made).q == pytest.approx((0.2, 0.1)) and made.counts["unscored"] == 0
 
 
 @pytest.mark.parametrize(("v", "played"), [(0.3, C), (0.5, A)])
