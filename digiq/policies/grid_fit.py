@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from digiq.policies.fitting import FitConfig
     from digiq.policies.grid import Grid
 
+_SHOWN = 10  # updates between two looks at the progress bar
 _COPY, _SPELL = 0, 1
 _TAP, _SWIPE, _TYPE = (KINDS.index(name) for name in ("tap", "swipe", "type"))
 
@@ -204,6 +206,11 @@ def fit_grid(
     optimiser = make_optimiser(config)
     fit = _Fit.start(params, optimiser, config.seed)
     update, train_rows = _update(grid, config, fitting), jnp.asarray(train)
+    print(
+        f"{description}: {len(train)} actions to imitate; compiling comes first, which can take half a minute.",
+        file=sys.stderr,
+        flush=True,
+    )
     snapshots = Snapshots(resume)
     kept = snapshots.read()
     if kept is not None:
@@ -226,7 +233,10 @@ def fit_grid(
         while done < config.updates:
             count = min(config.evaluate_every, config.updates - done)
             losses = []
-            for _ in range(count):
+            for number in range(count):
+                if number and number % _SHOWN == 0:
+                    jax.block_until_ready(losses[-1])  # else the bar would count what is only queued
+                    bar.advance(_SHOWN)
                 fit.key, augment, batch = _draw(config.batch_size, fit.key, data, train_rows)
                 fit.state, loss = update(fit.state, _with_images(batch, images), augment)
                 losses.append(loss)
@@ -239,7 +249,8 @@ def fit_grid(
                     fit.best, fit.best_loss = jax.tree.map(np.asarray, fit.state[0]), found["loss"]
             fit.log(metrics, on_metrics)
             snapshots.write(fit.as_dict())
-            bar.advance(count, **{k: v for k, v in metrics.items() if k.endswith("loss")})
+            rest = count - (count - 1) // _SHOWN * _SHOWN
+            bar.advance(rest, **{k: v for k, v in metrics.items() if k.endswith("loss")})
     snapshots.clear()
     best = fit.best if len(heldout) else fit.state[0]
     return jax.tree.map(np.asarray, best), spells or encoded.spells
