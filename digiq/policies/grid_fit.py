@@ -6,6 +6,7 @@ Best-of-N (the chosen candidates): see :func:`fit_grid`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -29,7 +30,7 @@ from digiq.policies.distribution import kind_of, swipe_of
 from digiq.policies.network import KINDS, fit_screenshot, network, read_goal
 from digiq.policies.pictures import Pictures
 from digiq.policies.snapshots import Snapshots
-from digiq.progress import progress
+from digiq.progress import Bar, progress
 
 if TYPE_CHECKING:
     from digiq.policies.fitting import FitConfig
@@ -229,17 +230,22 @@ def fit_grid(
             metrics |= {f"heldout_{k}": v for k, v in found.items()}
         fit.log(metrics, on_metrics)
     done = int(fit.metrics[-1]["update"])
-    with progress(description, config.updates, unit="update", done=done) as bar:
+    with contextlib.ExitStack() as stack:
+        bar: Bar | None = None
         while done < config.updates:
             count = min(config.evaluate_every, config.updates - done)
             losses = []
             for number in range(count):
-                if number and number % _SHOWN == 0:
+                if bar is not None and number and number % _SHOWN == 0:
                     jax.block_until_ready(losses[-1])  # else the bar would count what is only queued
                     bar.advance(_SHOWN)
                 fit.key, augment, batch = _draw(config.batch_size, fit.key, data, train_rows)
                 fit.state, loss = update(fit.state, _with_images(batch, images), augment)
                 losses.append(loss)
+                if bar is None:  # compiled by now: what the bar reckons with are updates alone
+                    jax.block_until_ready(loss)
+                    bar = stack.enter_context(progress(description, config.updates, unit="update", done=done))
+            assert bar is not None
             done += count
             metrics = {"update": done, "train_loss": float(np.mean(jax.device_get(losses)))}
             if len(heldout):
