@@ -13,7 +13,7 @@ CHROMIUM_DRIVER := 3.1.1
 UIAUTOMATOR2_DRIVER := 8.7.0
 APPIUM_STAMP := .appium/.installed-$(APPIUM)-$(CHROMIUM_DRIVER)-$(UIAUTOMATOR2_DRIVER)
 
-.PHONY: install quickstart bring-your-own study-slice aitw appium test test-appium test-slow soak wheel lock lint types imports notebooks docs help
+.PHONY: install quickstart bring-your-own study-slice aitw appium test test-appium test-slow soak wheel lock lint types imports notebooks docs docs-commands help
 
 help:
 	@echo "make quickstart  the whole method on the embedded phone, with a table and a report at the end"
@@ -22,8 +22,10 @@ help:
 	@echo "make test        the tests"
 	@echo "make appium      Appium 3 with its Chromium and UiAutomator2 drivers, Debian's chromium and adb (npm and apt-get)"
 	@echo "make test-appium the tests that drive a real browser, and the real UiAutomator2 driver, through it"
-	@echo "make lint types imports notebooks wheel   what CI checks besides"
+	@echo "make notebooks   executes the four notebooks; notebooks/execute.py --write refreshes what is committed"
+	@echo "make lint types imports wheel   what CI checks besides"
 	@echo "make docs        the site, from docs/ and docstrings, into runs/site"
+	@echo "make docs-commands  runs the commands that README and docs show"
 	@echo "make test-slow   ten minutes of 'make soak' and 20,000 damaged recordings, beside all else that is too slow for CI"
 	@echo "make soak        an hour of kills, damage, full disks and junk, with a table at the end"
 	@echo "make lock        pins every package anew, with hashes"
@@ -106,6 +108,11 @@ imports: install
 
 notebooks: install
 	$(BIN)/python notebooks/execute.py
+
+# What README and docs show, in order, each page in a fresh directory; tools/docs_commands.yaml has what is not run, and why.
+docs-commands: install
+	test -f runs/small/summary.json || $(BIN)/digiq run configs/small.yaml
+	$(BIN)/python tools/run_docs.py
 
 # A broken link, or a public name without a docstring, fails it.
 docs: install

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from digiq.cli.following import run_of, say_next
 from digiq.errors import ConfigError
 from digiq.statistics import Estimate
 
@@ -57,6 +58,7 @@ def main(arguments: list[str]) -> None:
     for warning in found.warnings:
         print(f"Warning: {warning}")
     print(found.verdict)
+    say_next("compare", run=run_of(Path(arguments[0])))
 
 
 def _judge(arguments: list[str]) -> tuple[list[str], Agreement | None]:

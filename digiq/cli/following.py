@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,19 @@ NEXT = {
 }
 """By stage: the command in which paths that were not given are those of a run's own directories."""
 
+AFTER = {
+    "compare": "digiq view {run}",
+    "rejudge": "digiq rejudge {folder} --judge.name {judge} --out rows.jsonl",
+    "rejudge --out": "digiq compare A B --judge {rows}",
+    "verify": "digiq status {run}",
+    "verify, damaged": "rm -r {damaged} && digiq run {recipe}",
+    "study": "open {page}",
+    "study --plan": "digiq study {study}{options}",
+    "study --tune": "digiq study {study} --register",
+    "study --register": "git commit {study} && digiq study {study}",
+}
+"""By command that is no stage, and how it ended: what comes next, with names that its module gives."""
+
 
 def following(command: str, given: Mapping[str, Any]) -> str:
     """The next command.
@@ -50,3 +65,16 @@ def following(command: str, given: Mapping[str, Any]) -> str:
 
     told = {name: value for name, value in given.items() if isinstance(value, Path)}
     return NEXT.get(command, NEXT["card"]).format_map(Paths(told | {"beside": beside}))
+
+
+def say_next(ending: str, **given: object) -> None:
+    """Prints the command that :data:`AFTER` has for an ending, to standard error, so that results can be piped."""
+    print(f"Next: {AFTER[ending].format_map(given)}", file=sys.stderr)
+
+
+def run_of(path: Path) -> Path:
+    """The directory of the run that an artefact lies in, at most three folders above it; itself where it is in none."""
+    from digiq.pipeline.run import RECIPE
+
+    above = [folder for folder in list(path.absolute().parents)[:3] if (folder / RECIPE).is_file()]
+    return Path(os.path.relpath(above[0])) if above else path

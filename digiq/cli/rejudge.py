@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from digiq.agents.build import JudgeConfig
+from digiq.cli.following import say_next
 from digiq.errors import ConfigError
 from digiq.evaluation.rejudge import Agreement
 
@@ -61,6 +62,8 @@ def main(arguments: list[str]) -> None:
         print(f"  in {found.errors} it gave no answer")
     if options.rate is not None:
         _correct(options.rate, found)
+    ending = "rejudge" if options.out is None else "rejudge --out"
+    say_next(ending, folder=options.folder, judge=options.judge.name, rows=options.out)
 
 
 def _correct(path: Path, found: Agreement) -> None:

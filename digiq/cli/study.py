@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from digiq.cli.following import say_next
 from digiq.errors import ConfigError
 
 HELP = """usage: digiq study STUDY.yaml [options]
@@ -64,6 +65,7 @@ def main(arguments: list[str]) -> None:
     if options.register:
         studies.register(path)
         print(f"{path}: digests written; commit the file before the reported seeds run.", file=sys.stderr)
+        say_next("study --register", study=path)
         return
     if options.tune:
         cells, folder = studies.make_trials(config), config.output / "tuning"
@@ -72,23 +74,28 @@ def main(arguments: list[str]) -> None:
         cells = studies.make_cells(config, seeds, options.arms)
         folder = studies.records_folder(config, seeds)
     if options.plan:
-        print_plan(config, cells, folder, options.jobs or config.jobs)
+        if print_plan(config, cells, folder, options.jobs or config.jobs):
+            rest = [argument for argument in arguments[1:] if argument != "--plan"]
+            say_next("study --plan", study=path, options="".join(f" {argument}" for argument in rest))
         return
     if not options.page:
         studies.run(config, cells, folder, jobs=options.jobs)
     if options.tune:
         print_trials(read_records(folder))
+        say_next("study --tune", study=path)
         return
     page = write_page(config, read_records(folder), folder)
     print(f"{page}: written.", file=sys.stderr)
+    say_next("study", page=page)
 
 
-def print_plan(config, cells: Sequence, folder: Path, jobs: int) -> None:
-    """What would run, by kind of stage, with estimated minutes on one core and on ``jobs``."""
+def print_plan(config, cells: Sequence, folder: Path, jobs: int) -> bool:
+    """What would run, by kind of stage, with estimated minutes on one core and on ``jobs``; False where nothing would."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    from digiq.pipeline.estimate import words
     from digiq.studies import run as studies
 
     waiting = studies.open_cells(cells, folder)
@@ -96,12 +103,15 @@ def print_plan(config, cells: Sequence, folder: Path, jobs: int) -> None:
         print(
             f"{config.name}: all {len(cells)} records are there, so nothing would run; --page writes the page again."
         )
-        return
+        return False
     nodes = studies.unique_nodes(waiting)
     stages: dict[str, list[float]] = {}
     for node, seconds in zip(nodes, studies.estimate(nodes), strict=True):
         if not node.is_complete:
             stages.setdefault(node.out.name.rpartition("-")[0], []).append(seconds)
+    if not stages:
+        print(f"{config.name}: every stage is complete; only records and page are left to write.")
+        return True
     table = Table(title=f"{config.name}: {len(waiting)} of {len(cells)} cells to run", box=box.SIMPLE_HEAD)
     for name in ("stage", "times", "minutes on one core"):
         table.add_column(name, justify="left" if name == "stage" else "right")
@@ -114,8 +124,9 @@ def print_plan(config, cells: Sequence, folder: Path, jobs: int) -> None:
     wall = total / max(jobs, 1)
     verdict = "within" if wall <= config.minutes else "OVER"
     console.print(
-        f"About {wall:.0f} minutes with {jobs} stages side by side: {verdict} the budget of {config.minutes:g}."
+        f"About {words(60 * wall)} with {jobs} stages side by side: {verdict} the budget of {config.minutes:g} min."
     )
+    return True
 
 
 def card(arguments: list[str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from digiq import artifacts
+from digiq.cli.following import say_next
 from digiq.errors import ArtifactError, ConfigError
 
 HELP = """usage: digiq verify RUN
@@ -20,20 +22,29 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(HELP)
         return
+    from digiq.pipeline.run import RECIPE
+
     root = Path(arguments[0])
     found = {file.parent for name in (artifacts.MANIFEST, artifacts.CHECKSUMS) for file in root.rglob(name)}
     if not found:
         raise ConfigError(f"{root}: holds no artefact; name the directory of a run.")
     # A lock is left where a stage wrote: with no manifest beside it, the stage's files are nobody's.
     found |= {file.parent for file in root.rglob(artifacts.LOCK)}
-    wrong = 0
+    wrong: list[Path] = []
     for path in sorted(found):
         problem, count = verify(path)
-        wrong += bool(problem)
+        wrong += [path] * bool(problem)
         print(f"{'WRONG' if problem else 'ok':5}  {path}  {problem or f'{count} files'}")
-    rebuild = f"{wrong} of {len(found)} to rebuild: delete them and run the recipe again, the rest stays."
+    rebuild = (
+        f"{len(wrong)} of {len(found)} to rebuild: delete them and run the recipe again, the rest stays."
+    )
     print(f"\n{rebuild if wrong else 'All is as it was written.'}")
-    raise SystemExit(int(wrong > 0))
+    recipe = root / RECIPE
+    if not wrong:
+        say_next("verify", run=root)
+    elif recipe.is_file():
+        say_next("verify, damaged", damaged=shlex.join(map(str, wrong)), recipe=recipe)
+    raise SystemExit(1 if wrong else 0)
 
 
 def verify(path: Path) -> tuple[str, int]:

@@ -6,9 +6,11 @@ Best-of-N (the chosen candidates): see :func:`fit_grid`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,12 +30,13 @@ from digiq.policies.distribution import kind_of, swipe_of
 from digiq.policies.network import KINDS, fit_screenshot, network, read_goal
 from digiq.policies.pictures import Pictures
 from digiq.policies.snapshots import Snapshots
-from digiq.progress import progress
+from digiq.progress import Bar, progress
 
 if TYPE_CHECKING:
     from digiq.policies.fitting import FitConfig
     from digiq.policies.grid import Grid
 
+_SHOWN = 10  # updates between two looks at the progress bar
 _COPY, _SPELL = 0, 1
 _TAP, _SWIPE, _TYPE = (KINDS.index(name) for name in ("tap", "swipe", "type"))
 
@@ -204,6 +207,11 @@ def fit_grid(
     optimiser = make_optimiser(config)
     fit = _Fit.start(params, optimiser, config.seed)
     update, train_rows = _update(grid, config, fitting), jnp.asarray(train)
+    print(
+        f"{description}: {len(train)} actions to imitate; compiling comes first, which can take half a minute.",
+        file=sys.stderr,
+        flush=True,
+    )
     snapshots = Snapshots(resume)
     kept = snapshots.read()
     if kept is not None:
@@ -222,14 +230,22 @@ def fit_grid(
             metrics |= {f"heldout_{k}": v for k, v in found.items()}
         fit.log(metrics, on_metrics)
     done = int(fit.metrics[-1]["update"])
-    with progress(description, config.updates, unit="update", done=done) as bar:
+    with contextlib.ExitStack() as stack:
+        bar: Bar | None = None
         while done < config.updates:
             count = min(config.evaluate_every, config.updates - done)
             losses = []
-            for _ in range(count):
+            for number in range(count):
+                if bar is not None and number and number % _SHOWN == 0:
+                    jax.block_until_ready(losses[-1])  # else the bar would count what is only queued
+                    bar.advance(_SHOWN)
                 fit.key, augment, batch = _draw(config.batch_size, fit.key, data, train_rows)
                 fit.state, loss = update(fit.state, _with_images(batch, images), augment)
                 losses.append(loss)
+                if bar is None:  # compiled by now: what the bar reckons with are updates alone
+                    jax.block_until_ready(loss)
+                    bar = stack.enter_context(progress(description, config.updates, unit="update", done=done))
+            assert bar is not None
             done += count
             metrics = {"update": done, "train_loss": float(np.mean(jax.device_get(losses)))}
             if len(heldout):
@@ -239,7 +255,8 @@ def fit_grid(
                     fit.best, fit.best_loss = jax.tree.map(np.asarray, fit.state[0]), found["loss"]
             fit.log(metrics, on_metrics)
             snapshots.write(fit.as_dict())
-            bar.advance(count, **{k: v for k, v in metrics.items() if k.endswith("loss")})
+            rest = count - (count - 1) // _SHOWN * _SHOWN
+            bar.advance(rest, **{k: v for k, v in metrics.items() if k.endswith("loss")})
     snapshots.clear()
     best = fit.best if len(heldout) else fit.state[0]
     return jax.tree.map(np.asarray, best), spells or encoded.spells

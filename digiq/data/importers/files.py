@@ -15,6 +15,7 @@ from digiq.errors import DigiQError
 
 _LOOKED_AT = 200
 """So many files say of which format a folder is."""
+_SCREENS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def files_under(source: Path) -> list[Path]:
@@ -52,7 +53,9 @@ def format_of(path: Path) -> str | None:
     names = {file.name for file in files}
     if {"features.json", "dataset_info.json"} <= names:
         return "rlds"
-    for file in itertools.islice(files, _LOOKED_AT):
+    # Of most formats nearly all files are screenshots, whole folders of them before the first file that tells.
+    telling = (file for file in files if file.suffix.lower() not in _SCREENS)
+    for file in itertools.islice(telling, _LOOKED_AT):
         if (found := _format_of_file(file)) is not None:
             return found
     return None

@@ -16,6 +16,7 @@ import pytest
 from digiq import cli
 from digiq.cli.recipes import found
 from digiq.pipeline.stages import STAGES
+from tools import run_docs
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md")})
@@ -95,3 +96,65 @@ def test_a_page_that_shows_what_is_not_there_is_found_out(line, tmp_path):
     page.write_text(f"```sh\n.venv/bin/digiq {line}\n```\n")
     with pytest.raises(AssertionError):
         test_commands_that_pages_show_are_there(page)
+
+
+def page_of(tmp_path, text: str) -> list[run_docs.Step]:
+    page = tmp_path / "README.md"
+    page.write_text(text)
+    return list(run_docs.steps(page, tmp_path))
+
+
+def test_the_table_of_commands_that_are_not_run_is_of_these_pages():
+    ready, rules = run_docs.read_table(run_docs.TABLE)
+    found = [step for page in run_docs.pages(ROOT) for step in run_docs.steps(page, ROOT)]
+    run_docs.check(found, rules, ready)
+    with pytest.raises(run_docs.DocsError, match="digiq no-such"):
+        run_docs.check(found, [*rules, run_docs.Rule(why="none", command="digiq no-such")], ready)
+    with pytest.raises(run_docs.DocsError, match=r"docs/gone\.md"):
+        run_docs.check(found, rules, {**ready, "docs/gone.md": {}})
+
+
+def test_a_rule_says_why(tmp_path):
+    (tmp_path / "table.yaml").write_text("ready: {}\nrules: [{command: make test, why: ''}]\n")
+    with pytest.raises(run_docs.DocsError, match="says why"):
+        run_docs.read_table(tmp_path / "table.yaml")
+
+
+def test_commands_are_read_as_a_shell_reads_them(tmp_path):
+    sh = "```sh\nF=a\ntouch $F \\\n    b   # a comment\necho 'x y'\n```\n```json\n{}\n```\n```python\n1 + 1\n```\n"
+    found = page_of(tmp_path, sh)
+    assert [(step.kind, step.text) for step in found] == [
+        ("sh", "touch $F b"),
+        ("sh", "echo 'x y'"),
+        ("python", "1 + 1\n"),
+    ]
+    (tmp_path / "runs").mkdir()
+    assert run_docs.run_step(found[0], None, tmp_path) == "" and (tmp_path / "a").is_file()
+
+
+def test_what_does_not_work_as_written_is_said_with_its_last_lines(tmp_path):
+    sh, python = page_of(
+        tmp_path, "```sh\necho because; false\n```\n```python\nraise ValueError('why')\n```\n"
+    )
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(run_docs.DocsError, match=r"README\.md: .*exit 1(.|\n)*because"):
+        run_docs.run_step(sh, None, tmp_path)
+    with pytest.raises(run_docs.DocsError, match="ValueError: why"):
+        run_docs.run_step(python, None, tmp_path)
+    mended = run_docs.Rule(why="", python="raise", replace={"raise ValueError('why')": "pass"})
+    assert run_docs.run_step(python, mended, tmp_path) == ""
+    assert run_docs.run_step(sh, run_docs.Rule(why="it fails", command=sh.text), tmp_path) == "it fails"
+
+
+def test_what_serves_is_stopped_when_it_has_said_so(tmp_path):
+    code = "import time; print('ready', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('stopped')\n"
+    (step,) = page_of(tmp_path, f"```python\n{code}```\n")
+    (tmp_path / "runs").mkdir()
+    assert run_docs.run_step(step, run_docs.Rule(why="", python="import", until="ready"), tmp_path) == ""
+    assert "stopped" in (tmp_path / "runs" / "docs.log").read_text()
+
+
+def test_options_that_are_added_make_a_command_smaller(tmp_path):
+    (step,) = page_of(tmp_path, "```sh\ntest 1 -gt\n```\n")
+    (tmp_path / "runs").mkdir()
+    assert run_docs.run_step(step, run_docs.Rule(why="", command=step.text, add="0"), tmp_path) == ""

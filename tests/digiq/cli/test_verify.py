@@ -32,6 +32,17 @@ def test_a_whole_run_is_ok(run, capsys):
     assert code == 0 and out.count("ok ") == 2 and "All is as it was written" in out
 
 
+def test_the_command_that_mends_a_run_is_named(run, capsys):
+    (run / "recipe.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        cli.main(["verify", str(run)])
+    assert f"Next: digiq status {run}" in capsys.readouterr().err
+    damage(run / "b" / "data", "flip")
+    with pytest.raises(SystemExit):
+        cli.main(["verify", str(run)])
+    assert f"Next: rm -r {run / 'b'} && digiq run {run / 'recipe.json'}" in capsys.readouterr().err
+
+
 def damage(file, how):
     data = bytearray(file.read_bytes())
     times = file.stat()

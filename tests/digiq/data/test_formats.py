@@ -19,6 +19,7 @@ from android_env.actions import Action, ActionType
 from digiq.config import load
 from digiq.data.import_episodes import ImportConfig, run
 from digiq.data.importers.android_control import read_forest
+from digiq.data.importers.files import format_of
 from digiq.data.importers.jsonl import Jsonl
 from digiq.data.schema import Episode, decode_png
 from digiq.data.store import EpisodeStore
@@ -596,3 +597,12 @@ def test_the_writer_of_the_guide_writes_what_is_imported(tmp_path):
     from digiq.data.importers.jsonl import JsonlEpisode
 
     assert JsonlEpisode.model_validate(json.loads(example)).outcome == "success"
+
+
+def test_a_format_is_told_however_many_screenshots_come_first(tmp_path):
+    """As the writer in docs/data_formats.md lays files out: `0/0.png` sorts before `episodes.jsonl`."""
+    for number in range(300):
+        (tmp_path / f"{number}.PNG").touch()
+    assert format_of(tmp_path) is None
+    (tmp_path / "episodes.jsonl").write_text("{}")
+    assert format_of(tmp_path) == "jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from pathlib import Path
 
 import pytest
 
@@ -133,8 +134,14 @@ def test_evaluate_repeats_and_compare_from_the_command_line(tmp_path, capsys):
     table = (tmp_path / "oracle" / "table.json").read_text()
     assert '"repeats"' in table and '"pass_hat_k"' in table
     main(["compare", str(tmp_path / "oracle"), str(tmp_path / "idle")])
-    said = capsys.readouterr().out
-    assert "oracle succeeds more often than idle" in said and "idle alone 0" in said
+    out, err = capsys.readouterr()
+    assert "oracle succeeds more often than idle" in out and "idle alone 0" in out
+    # Beside no recipe there is only the evaluation itself to look at; beside one, the run.
+    assert f"Next: digiq view {tmp_path / 'oracle'}\n" in err and "Next" not in out
+    (tmp_path / "recipe.json").write_text("{}")
+    main(["compare", str(tmp_path / "oracle"), str(tmp_path / "idle")])
+    (command,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("Next: "))
+    assert Path(command.removeprefix("Next: digiq view ")).resolve() == tmp_path.resolve()
 
 
 def test_tasks_that_the_policy_has_learned_from_are_warned_of(tmp_path, caplog):

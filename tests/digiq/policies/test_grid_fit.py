@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import importlib.util
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from android_env.actions import Action, ActionType
 from digiq.errors import DigiQError
+from digiq.policies import grid_fit
 from digiq.policies.base import PolicyInput, Row
 from digiq.policies.fitting import FitConfig
 from digiq.policies.grid import Grid, GridPolicy
@@ -48,6 +50,21 @@ def fitted():
     inputs, actions = draw(600, screens.SEEN)
     found = []
     return fit(CONFIG.create(0), rows_of(inputs, actions), FIT, found), found
+
+
+def test_it_says_at_once_that_it_compiles_and_its_bar_counts_every_update(capsys, monkeypatch):
+    counted = []
+
+    class Counting:
+        def advance(self, count=1, **fields):
+            counted.append((count, sorted(fields)))
+
+    monkeypatch.setattr(grid_fit, "progress", lambda *args, **more: contextlib.nullcontext(Counting()))
+    inputs, actions = draw(8, screens.SEEN)
+    config = FitConfig(updates=13, batch_size=4, evaluate_every=12, heldout=0.0)
+    fit(CONFIG.create(0), rows_of(inputs, actions), config)
+    assert "8 actions to imitate; compiling comes first" in capsys.readouterr().err
+    assert counted == [(10, []), (2, ["train_loss"]), (1, ["train_loss"])]
 
 
 def likeliest(policy, inputs):

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from digiq.cli.study import print_plan
 from digiq.config import load
 from digiq.studies import run as studies
 from digiq.studies.config import StudyConfig
@@ -71,6 +72,15 @@ def test_every_cell_has_a_record_and_the_page_shows_it(finished):
     for part in ("## Success", "## Hypotheses", "simulator's own Q", "## The offline data", "| DigiRL |"):
         assert part in page
     assert (folder / "success.svg").is_file()
+
+
+def test_the_plan_says_so_where_nothing_is_left(finished, tmp_path, capsys):
+    config, cells, folder = finished
+    assert not print_plan(config, cells, folder, jobs=1)
+    assert "all 6 records are there, so nothing would run" in capsys.readouterr().out
+    # Records that were lost are written again from artefacts that are complete.
+    assert print_plan(config, cells, tmp_path, jobs=1)
+    assert "every stage is complete; only records and page are left" in capsys.readouterr().out
 
 
 def test_a_finished_study_has_nothing_to_do_even_without_its_artefacts(finished, tmp_path, capsys):
