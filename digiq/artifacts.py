@@ -159,8 +159,8 @@ def write(
 
     Raises:
       ArtifactMismatch: the directory holds an artefact of another config or other inputs.
-      ArtifactError: an input is missing or unfinished, the directory holds foreign files, or another process is
-        writing.
+      ArtifactError: an input is missing or unfinished, the directory holds foreign files, or another process
+        is writing it.
     """
     path = Path(path)
     wanted = _wanted(stage, version, config, inputs or {})

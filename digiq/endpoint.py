@@ -1,5 +1,4 @@
-"""Models behind HTTP: OpenAI-compatible servers and Gemini, with retries, a rate limit, a budget and a cache by
-content.
+"""Models behind HTTP: OpenAI-compatible servers and Gemini, with retries, a rate limit, a budget and a cache.
 
 Keys come from the environment and go only into a header: no config, manifest, cache or message holds one. Redirects are
 not followed, because they could carry the key elsewhere.
