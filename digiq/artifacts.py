@@ -1,9 +1,9 @@
-"""Artefacts: directories with a manifest, the one way stages meet.
+"""Artefacts: directories with a manifest, through which alone stages exchange data.
 
 A stage opens its output with :func:`write`, puts files under ``w.path`` and calls ``w.complete(...)``. The manifest
 holds the stage, its version, the resolved config and the content digests of the inputs; those four make the
-``identity``. On the next call the same identity and ``complete`` means there is nothing to do, ``partial`` means
-resume, and another identity is refused with the fields that differ.
+``identity``. On the next call with the same identity, ``complete`` means that there is nothing to do, and ``partial``
+means resume. Another identity is refused, with the fields that differ.
 """
 
 from __future__ import annotations
@@ -33,39 +33,39 @@ CHECKSUMS = "checksums.json"
 _OWN_CHECKSUM = "checksum"
 _VERIFIED = "DIGIQ_VERIFIED"
 LOCK = ".lock"
-# Logs carry times of day, so they are neither checksummed nor part of the content that later stages depend on.
+# Logs contain times of day, so they are neither checksummed nor part of the content that later stages depend on.
 _VOLATILE = ("logs/*", "metrics.jsonl", "*tfevents*", LOCK, MANIFEST, "*.tmp", "*.tmp/*")
 _VERSIONED = ("digiq", "jax", "flax", "optax", "numpy", "torch", "transformers", "tensorstore", "pillow")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What an artefact says of itself; see the module's text for ``identity``."""
+    """The description of an artefact; for ``identity`` see the module's docstring."""
 
     stage: str
     version: int
     config: dict[str, Any]
     inputs: dict[str, str]
-    """Content digest of each input, by name, and of the source of members of one's own (:mod:`digiq.tables`)."""
+    """Content digest of each input, by name, and of the source of user-defined members (:mod:`digiq.tables`)."""
     state: str
     """``partial`` or ``complete``."""
     counts: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     files: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
     """SHA-256 of each file, by relative path (logs excluded)."""
     content: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
-    """By directory in the artefact, a digest of what its files say, where their bytes differ between equal runs."""
+    """Digests of the content of directories in the artefact whose files differ in bytes between equal runs."""
     extra: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     environment: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
-    """Library versions, hardware and time spent: outside the identity."""
+    """Library versions, hardware and time spent; not part of the identity."""
 
     @property
     def identity(self) -> str:
-        """Digest of what the artefact was asked to be."""
+        """Digest of what was asked for: stage, version, config and inputs."""
         return _digest_json([self.stage, self.version, self.config, self.inputs])
 
     @property
     def digest(self) -> str:
-        """Content digest: what the artefact is, for the stages that read it; of equal runs it is the same."""
+        """Content digest, by which stages that read the artefact know it; the same for equal runs."""
         if not self.content:
             return _digest_json([self.stage, self.version, self.files])
         folders = tuple(f"{folder}/" for folder in self.content)
@@ -81,7 +81,7 @@ class Artifact:
     manifest: Manifest
 
     def verify(self) -> None:
-        """Reads every file again and raises ArtifactError naming the first one that is missing or changed."""
+        """Reads every file again; raises ArtifactError, which names the first file that is missing or changed."""
         _verify(
             self.path, self.manifest.files, MANIFEST, f"run '{self.manifest.stage}' again with --overwrite"
         )
@@ -97,7 +97,7 @@ class Writer:
 
     @property
     def done(self) -> bool:
-        """True when the artefact was already complete: nothing needs doing."""
+        """True if the artefact was already complete, so that nothing needs doing."""
         return self.manifest.state == "complete"
 
     @property
@@ -149,16 +149,16 @@ def write(
     """Opens ``path`` as the output of a stage, for one process at a time.
 
     Args:
-      path: the artefact's directory; made when absent.
+      path: the artefact's directory; created if absent.
       stage: the stage's command name, e.g. ``propose``.
       version: the stage's format number; raise it when the same config would give other files.
       config: a configclass, or a plain dict.
-      inputs: artefact directories (their content digest is taken) or any other file or directory; None is left out.
-      overwrite: throw away what is there, whatever it is.
-      wait: for another process that writes it, instead of refusing.
+      inputs: artefact directories (by their content digest) or any other files or directories; None is left out.
+      overwrite: delete what is there, whatever it is.
+      wait: if another process is writing the artefact, wait for it instead of refusing.
 
     Raises:
-      ArtifactMismatch: the directory holds another config's or other inputs' artefact.
+      ArtifactMismatch: the directory holds an artefact of another config or other inputs.
       ArtifactError: an input is missing or unfinished, the directory holds foreign files, or another process
         is writing it.
     """
@@ -197,7 +197,7 @@ def write(
 def is_complete(
     path: str | Path, *, stage: str, version: int, config: Any, inputs: Mapping[str, str | Path | None]
 ) -> bool:
-    """Whether ``path`` already is what :func:`write` with the same arguments would make; reads no more than manifests.
+    """Whether ``path`` already holds what :func:`write` with the same arguments would make; reads only manifests.
 
     Inputs that are missing or unfinished count as not complete.
     """
@@ -211,7 +211,7 @@ def is_complete(
 
 
 def state_of(path: str | Path) -> tuple[str, Manifest | None]:
-    """How far an artefact is, without opening it, and its manifest where it has a readable one.
+    """The state of an artefact, without opening it, and its manifest if it has a readable one.
 
     Returns:
       ``absent``, ``running`` (a process is writing it), ``partial``, ``complete`` or ``damaged``.
@@ -228,15 +228,15 @@ def state_of(path: str | Path) -> tuple[str, Manifest | None]:
         except ArtifactError:
             return "running", manifest
         except OSError:
-            pass  # somebody else's directory, read only: nobody here writes it
+            pass  # a read-only directory of another user, so no process here writes it
     return ("absent" if manifest is None else manifest.state), manifest
 
 
 def open(path: str | Path, stage: str | None = None) -> Artifact:
-    """Opens a finished artefact, having read every file of it once in this process or run (:func:`verified_once`).
+    """Opens a finished artefact, and verifies its files once per process or run (:func:`verified_once`).
 
     Raises:
-      ArtifactError: no manifest, not complete, made by another stage, or a file that is missing or changed.
+      ArtifactError: it has no manifest, is not complete, was made by another stage, or a file is missing or changed.
     """
     artifact = Artifact(Path(path), read_manifest(path, stage))
     seen = _seen(artifact)
@@ -248,10 +248,10 @@ def open(path: str | Path, stage: str | None = None) -> Artifact:
 
 
 def read_manifest(path: str | Path, stage: str | None = None) -> Manifest:
-    """What a finished artefact says of itself; its files are not looked at.
+    """The manifest of a finished artefact; its files are not read.
 
     Raises:
-      ArtifactError: no manifest, a changed one, not complete, or made by another stage.
+      ArtifactError: it has no manifest or a changed one, is not complete, or was made by another stage.
     """
     path = Path(path)
     manifest = _read_manifest(path)
@@ -271,13 +271,13 @@ def read_manifest(path: str | Path, stage: str | None = None) -> Manifest:
 
 @contextlib.contextmanager
 def verified_once(folder: Path) -> Generator[None, None, None]:
-    """Has this process and those that it starts verify each artefact once between them; what earlier runs found is forgotten.
+    """Makes this process and those that it starts verify each artefact only once between them, anew for each run.
 
     Args:
-      folder: for notes of what was verified: each file's size, number and times. The time of its last change cannot be
-        set back, so a file that was changed since is read again.
+      folder: holds notes of what was verified: size, inode number and times of each file. The time of the last status
+        change cannot be set back, so a file that has changed since is read again.
     """
-    _remove(folder)  # made when there is something to note
+    _remove(folder)  # created when there is something to note
     before = os.environ.get(_VERIFIED)
     os.environ[_VERIFIED] = str(folder.absolute())
     try:
@@ -293,7 +293,7 @@ def _seen(artifact: Artifact) -> str:
 
 
 def _stats(artifact: Artifact) -> dict[str, list[int]]:
-    """Of the files that are there."""
+    """Size, inode number and times of the files that exist."""
     found: dict[str, list[int]] = {}
     for name in artifact.manifest.files:
         with contextlib.suppress(OSError):
@@ -319,12 +319,12 @@ def _write_seen(seen: str, stats: dict[str, list[int]]) -> None:
     _noted[seen] = stats
     folder = os.environ.get(_VERIFIED)
     if folder is not None:
-        with contextlib.suppress(OSError):  # then the next one reads the files once more
+        with contextlib.suppress(OSError):  # then the next process reads the files again
             atomic_write_json(Path(folder) / seen, stats)
 
 
 def write_checksums(path: Path) -> None:
-    """Writes ``checksums.json`` over a directory that is no stage's, so that what reads it can tell whether it is whole."""
+    """Writes ``checksums.json`` for a directory that no stage made, so that readers can tell whether it is whole."""
     atomic_write_json(path / CHECKSUMS, checksums(path))
 
 
@@ -334,10 +334,10 @@ def checksums(path: Path) -> dict[str, str]:
 
 
 def check_directory(path: Path, stages: tuple[str, ...]) -> None:
-    """Verifies a directory that one of ``stages``, or :func:`write_checksums`, has made.
+    """Verifies a directory that one of ``stages`` has made, or that has checksums by :func:`write_checksums`.
 
     Raises:
-      ArtifactError: neither, unfinished, or a file that is missing or changed.
+      ArtifactError: it is neither, it is unfinished, or a file is missing or changed.
     """
     if (path / MANIFEST).is_file():
         found = open(path).manifest.stage
@@ -354,15 +354,15 @@ def check_directory(path: Path, stages: tuple[str, ...]) -> None:
 
 
 def check(path: Path, sums: Path, mend: str) -> None:
-    """Holds a directory against a file of its :func:`checksums`.
+    """Verifies a directory against a file of its :func:`checksums`.
 
     Args:
       path: the directory.
-      sums: JSON, SHA-256 by relative path.
-      mend: what to do, for errors.
+      sums: JSON file with SHA-256 by relative path.
+      mend: what to do about an error, for its message.
 
     Raises:
-      ArtifactError: a file of it is missing or changed, or ``sums`` is damaged.
+      ArtifactError: a file is missing or changed, or ``sums`` is damaged.
     """
     try:
         files: dict[str, str] = json.loads(sums.read_text(encoding="utf-8"))
@@ -381,12 +381,12 @@ def _verify(path: Path, files: Mapping[str, str], against: str, mend: str) -> No
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of what JSON says of a value, whatever the order of its keys."""
+    """SHA-256 of a value's JSON, regardless of the order of its keys."""
     return _digest_json(value)
 
 
 def content_digest(path: str | Path) -> str:
-    """Digest of an artefact's content, or of any other file or directory by its bytes."""
+    """Digest of an artefact's content, or of the bytes of any other file or directory."""
     path = Path(path)
     if (path / MANIFEST).is_file():
         return read_manifest(path).digest
@@ -399,7 +399,7 @@ def content_digest(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Generator[Path, None, None]:
-    """Yields a temporary sibling path (file or directory) that replaces ``path`` when the block ends well."""
+    """Yields a temporary sibling path (file or directory) that replaces ``path`` if the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -414,7 +414,7 @@ def atomic_path(path: str | Path) -> Generator[Path, None, None]:
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes a file so that a reader sees the old bytes or the new ones, never a part."""
+    """Writes a file so that a reader sees either the old bytes or the new ones, never a mixture."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(data)
         file.flush()
@@ -476,7 +476,8 @@ def _read_manifest(path: Path) -> Manifest | None:
         raise ArtifactError(f"{file}: not a readable manifest ({error}); use --overwrite.") from None
     if not whole:
         raise ArtifactError(
-            f"{file}: was changed after it was written, or by an earlier version; run '{manifest.stage}' again with --overwrite."
+            f"{file}: was changed after it was written, or written by an earlier version; run '{manifest.stage}' again "
+            "with --overwrite."
         )
     return manifest
 
@@ -514,7 +515,7 @@ def _files_under(path: Path) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """As it is read back from JSON."""
+    """The value as it would be read back from JSON."""
     return json.loads(json.dumps(value, default=_json_default))
 
 

@@ -1,4 +1,4 @@
-"""Typed configuration: frozen dataclasses validated by pydantic, read from YAML, refused with the nearest name.
+"""Typed configuration: frozen dataclasses, read from YAML and validated by pydantic; errors suggest the nearest name.
 
 A configuration is declared next to what it configures::
 
@@ -34,14 +34,14 @@ _recorded = contextvars.ContextVar("recorded", default=False)
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def configclass(cls: type[T]) -> type[T]:
-    """A frozen, keyword-only dataclass whose values pydantic checks and whose unknown keys are errors."""
+    """A frozen, keyword-only dataclass; pydantic checks its values, and unknown keys are errors."""
     config = pydantic.ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
     made = _pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
     construct = made.__init__
 
     @functools.wraps(construct)
     def checked(self: Any, **fields: Any) -> None:
-        # A value that does not fit is the same one-line error whether it comes from YAML, the command line or code.
+        # An invalid value gives the same one-line error whether it comes from YAML, the command line or code.
         try:
             construct(self, **fields)
         except pydantic.ValidationError as error:
@@ -82,7 +82,7 @@ def load(
 
 
 def is_recorded() -> bool:
-    """Whether what is being validated was read back from an artefact; see :func:`load`."""
+    """Whether the config being validated was read back from an artefact; see :func:`load`."""
     return _recorded.get()
 
 
@@ -94,7 +94,7 @@ def load_yaml(cls: type[T], path: str | Path) -> T:
         hint = f" Did you mean {path.parent / near[0]}?" if near else ""
         raise ConfigError(f"{path}: no such config file.{hint}")
     try:
-        # A byte-order mark, which some editors write, is no part of the text.
+        # Some editors write a byte-order mark, which is not part of the text.
         mapping = yaml.load(path.read_bytes().decode("utf-8-sig"), _OnceEach)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
@@ -106,7 +106,7 @@ def load_yaml(cls: type[T], path: str | Path) -> T:
 
 
 class _OnceEach(yaml.SafeLoader):
-    """YAML in which a key stands once in its mapping; by itself the last one would win without a word."""
+    """YAML that refuses a repeated key in a mapping; plain PyYAML would silently take the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -114,7 +114,7 @@ class _OnceEach(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
             if isinstance(key, str) and key in seen:
                 line = key_node.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: the key '{key}' stands there a second time")
+                raise yaml.YAMLError(f"line {line}: the key '{key}' is repeated")
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)
@@ -125,9 +125,9 @@ def _first_field(cls: Any) -> str:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as JSON-able nested dicts, every default that matters included.
+    """The configuration as JSON-able nested dicts, including every default that matters.
 
-    Settings of members that were not chosen (:mod:`digiq.tables`) do not matter, and are left out.
+    Settings of members that were not chosen (:mod:`digiq.tables`) do not matter, so they are left out.
     """
     return _without_unchosen(config, pydantic.TypeAdapter(type(config)).dump_python(config, mode="json"))
 
@@ -142,7 +142,7 @@ def _without_unchosen(value: Any, dumped: Any) -> Any:
 
 
 def describe_validation_error(error: pydantic.ValidationError, where: str) -> str:
-    """One line per wrong field: where it is, what it holds, what it must be."""
+    """One line per wrong field: its place, what it holds and what it must be."""
     lines = []
     for item in error.errors():
         message = _lower_first(item["msg"].removeprefix("Value error, ")).rstrip(".")
@@ -180,7 +180,7 @@ def _refuse_unknown(cls: type, mapping: Mapping[str, Any], where: str, prefix: s
 
 
 def _config_type(hint: Any) -> type | None:
-    """The config dataclass inside ``X`` or ``X | None``, else None."""
+    """The config dataclass in ``X`` or ``X | None``; None if there is none."""
     if typing.get_origin(hint) is typing.Annotated:
         return _config_type(typing.get_args(hint)[0])
     if typing.get_origin(hint) in (typing.Union, types.UnionType):

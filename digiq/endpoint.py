@@ -1,7 +1,7 @@
-"""Models behind HTTP: OpenAI-compatible servers and Gemini, with retries, a rate, a budget and a cache by content.
+"""Models behind HTTP: OpenAI-compatible servers and Gemini, with retries, a rate limit, a budget and a cache.
 
-Keys come from the environment and go into a header, nowhere else: no config, manifest, cache or message holds one. Redirects
-are not followed, as they could carry the key elsewhere.
+Keys come from the environment and go only into a header: no config, manifest, cache or message holds one. Redirects are
+not followed, because they could carry the key elsewhere.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 
 
 class EndpointError(DigiQError):
-    """An endpoint refused, or did not answer in spite of retries; what was answered before is in the cache."""
+    """An endpoint refused, or did not answer despite retries; earlier answers are in the cache."""
 
 
 class BudgetError(EndpointError):
@@ -45,9 +45,11 @@ class BudgetError(EndpointError):
 def _plain_url(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("an endpoint's url begins with http:// or https:// and names a host")
+        raise ValueError("an endpoint's url must begin with http:// or https:// and name a host")
     if parts.username or parts.password or parts.query:
-        raise ValueError("a url holds no key: put it into an environment variable and name that in key_env")
+        raise ValueError(
+            "a url must not hold a key; put the key into an environment variable and name that in key_env"
+        )
     return url.rstrip("/")
 
 
@@ -58,38 +60,38 @@ class EndpointConfig:
     api: Literal["openai", "gemini"] = "openai"
     """``openai``: chat completions (vLLM, SGLang, llama.cpp, and services). ``gemini``: generateContent."""
     url: Annotated[str, AfterValidator(_plain_url)] = "http://127.0.0.1:8000/v1"
-    """Base of the API, such as ``http://127.0.0.1:8000/v1``."""
+    """Base URL of the API, such as ``http://127.0.0.1:8000/v1``."""
     model: str = "default"
-    """As the server names it."""
+    """The server's name for the model."""
     key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; where it is not set, none is sent."""
+    """Environment variable that holds the key; if it is not set, no key is sent."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     max_tokens: Annotated[int, Field(ge=1)] = 512
-    """Of an answer."""
+    """Most tokens in an answer."""
     log_probs: bool = False
-    """Asks for log-probabilities, which not every server has; an answer's is the sum of its tokens'."""
+    """Ask for log-probabilities, which not every server has; that of an answer is the sum over its tokens."""
     several: bool = False
-    """Asks for all candidates of a screen in one call (``n``), which servers that can do so answer from one reading of the
-    prompt; otherwise each is a call of its own."""
+    """Ask for all candidates of a screen in one call (``n``); servers that support it read the prompt only once.
+    Otherwise each candidate takes its own call."""
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """Of a call, in seconds, from its start to its answer's last byte."""
+    """Longest duration of a call in seconds, from its start to the last byte of its answer."""
     retries: Annotated[int, Field(ge=0)] = 4
-    """Of a call that timed out, broke off, was told to wait, or got an answer that is none."""
+    """Retries of a call that timed out, broke off, was told to wait, or got an unreadable answer."""
     calls_per_minute: Annotated[float, Field(gt=0)] | None = None
-    """Most calls begun a minute; none: as many as answers allow."""
+    """Most calls started per minute; none sets no limit."""
     concurrency: Annotated[int, Field(ge=1)] = 4
-    """Calls under way at once."""
+    """Number of simultaneous calls."""
     most_calls: Annotated[int, Field(ge=1)] | None = None
-    """Budget of calls, retries included; answers from the cache are free."""
+    """Budget of calls, including retries; answers from the cache are free."""
     most_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Budget of tokens, prompts and answers, as the server counts them."""
+    """Budget of tokens in prompts and answers, as the server counts them."""
     cache: Path | None = Path("runs/endpoint_cache")
-    """Folder of what was answered, by the content of the question; none: every question is asked."""
+    """Folder of answers, by the content of the question; none turns the cache off."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """What is said to the model; ``bytes`` are images (PNG, JPEG or WebP)."""
+    """A message to the model; ``bytes`` are images (PNG, JPEG or WebP)."""
 
     role: Literal["system", "user", "assistant"]
     parts: Sequence[str | bytes]
@@ -97,16 +99,16 @@ class Message:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What it said."""
+    """An answer of the model."""
 
     text: str
     log_prob: float = math.nan
-    """Natural logarithm; NaN where the server does not tell."""
+    """Natural logarithm of the probability; NaN if the server does not return it."""
     cached: bool = False
 
 
 class Endpoint:
-    """Asks. Threads may share one.
+    """Client of an endpoint; threads may share one.
 
     ``used`` counts ``calls``, ``cached``, ``retried``, ``failed``, ``prompt_tokens`` and ``answer_tokens``.
     """
@@ -119,16 +121,16 @@ class Endpoint:
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def ask(self, messages: Sequence[Message], *, seed: int = 0) -> Answer:
-        """One answer; the same question with the same seed is asked once.
+        """One answer; the same question with the same seed is asked only once.
 
         Raises:
-          BudgetError: calls or tokens are used up.
-          EndpointError: it refused, or did not answer.
+          BudgetError: the budget of calls or tokens is used up.
+          EndpointError: the endpoint refused, or did not answer.
         """
         return self.ask_several(messages, 1, seed=seed)[0]
 
     def ask_several(self, messages: Sequence[Message], n: int, *, seed: int = 0) -> list[Answer]:
-        """``n`` answers of one call; raises as :meth:`ask`."""
+        """``n`` answers from one call; raises the errors of :meth:`ask`."""
         path, payload = self._request(messages, seed, n)
         file = self._file(path, payload)
         if file is not None and (found := _read(file)) is not None:
@@ -140,10 +142,10 @@ class Endpoint:
         return answers
 
     def ask_all(self, questions: Sequence[tuple[Sequence[Message], int]]) -> list[Answer | EndpointError]:
-        """:meth:`ask` of many (messages, seed) at once, in order; a question that fails has its error as a value.
+        """:meth:`ask` for many (messages, seed) at once, in order; a question that fails yields its error as the value.
 
         Raises:
-          BudgetError: calls or tokens are used up; answers until then are in the cache.
+          BudgetError: the budget of calls or tokens is used up; answers until then are in the cache.
         """
         rows = self.ask_all_several([(messages, 1, seed) for messages, seed in questions])
         return [row if isinstance(row, EndpointError) else row[0] for row in rows]
@@ -151,7 +153,7 @@ class Endpoint:
     def ask_all_several(
         self, questions: Sequence[tuple[Sequence[Message], int, int]]
     ) -> list[list[Answer] | EndpointError]:
-        """:meth:`ask_several` of many (messages, n, seed) at once, as :meth:`ask_all`."""
+        """:meth:`ask_several` for many (messages, n, seed) at once, like :meth:`ask_all`."""
 
         def one(question: tuple[Sequence[Message], int, int]) -> list[Answer] | EndpointError:
             messages, n, seed = question
@@ -191,8 +193,8 @@ class Endpoint:
                 time.sleep(pause)
         self._count(failed=1)
         raise EndpointError(
-            f"{self.config.url}: no answer after {self.config.retries + 1} calls ({problem}); see that it runs, and run the "
-            "same command again: what was answered is kept."
+            f"{self.config.url}: no answer after {self.config.retries + 1} calls ({problem}); check that it runs, then "
+            "run the same command again: earlier answers are kept."
         )
 
     def _mend(self, code: int) -> str:
@@ -213,7 +215,7 @@ class Endpoint:
         )
         deadline = time.monotonic() + self.config.timeout_s
         with self._opener.open(request, timeout=self.config.timeout_s) as response:
-            # A server that drips an answer byte by byte keeps every read short, so the clock is looked at as well.
+            # A server that sends its answer byte by byte never lets a read time out, so the clock is checked as well.
             data = b""
             while chunk := response.read1(2**16):
                 data += chunk
@@ -224,19 +226,19 @@ class Endpoint:
             return data
 
     def _wait_for_turn(self) -> None:
-        """Counts a call against the budget, and waits as long as the rate asks for."""
+        """Counts a call against the budget, and waits as long as the rate limit demands."""
         config = self.config
         with self._lock:
             if config.most_calls is not None and self.used["calls"] >= config.most_calls:
                 raise BudgetError(
-                    f"{config.url}: the budget of {config.most_calls} calls is used up; raise most_calls, and what was answered is "
-                    "kept."
+                    f"{config.url}: the budget of {config.most_calls} calls is used up; raise most_calls to go on: "
+                    "earlier answers are kept."
                 )
             tokens = self.used["prompt_tokens"] + self.used["answer_tokens"]
             if config.most_tokens is not None and tokens >= config.most_tokens:
                 raise BudgetError(
-                    f"{config.url}: the budget of {config.most_tokens} tokens is used up ({tokens}); raise most_tokens, and what "
-                    "was answered is kept."
+                    f"{config.url}: the budget of {config.most_tokens} tokens is used up ({tokens}); raise most_tokens "
+                    "to go on: earlier answers are kept."
                 )
             self.used["calls"] += 1
             if config.calls_per_minute is None:
@@ -272,7 +274,7 @@ class Endpoint:
                 payload["systemInstruction"] = {"parts": told}
             return f"/models/{urllib.parse.quote(config.model, safe='')}:generateContent", payload
         said = [{"role": m.role, "content": [_openai(p) for p in m.parts]} for m in messages]
-        for message in said:  # not every server takes a list where there is but a text
+        for message in said:  # not every server accepts a list where the content is only text
             content = message["content"]
             if len(content) == 1 and isinstance(content[0], dict) and content[0]["type"] == "text":
                 message["content"] = content[0]["text"]  # type: ignore[assignment]
@@ -301,9 +303,9 @@ class Endpoint:
                 counts = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
             prompt, told = int(counts[0] or 0), int(counts[1] or 0)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise _Junk(f"the answer is none: {data[:60]!r}") from error
+            raise _Junk(f"the answer cannot be read: {data[:60]!r}") from error
         if not answers:
-            raise _Junk("the answer has no choice")
+            raise _Junk("the answer has no choices")
         self._count(prompt_tokens=prompt, answer_tokens=told)
         return answers
 
@@ -316,7 +318,7 @@ class Endpoint:
 
 
 class _Junk(Exception):
-    """An answer that is none."""
+    """An answer that cannot be read."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -344,7 +346,7 @@ def _gemini(part: str | bytes) -> dict[str, Any]:
 
 
 def _text(message: dict[str, Any]) -> str:
-    """What a message says; a call of a tool as the text that models of that kind write it in."""
+    """The text of a message; a tool call is turned into the text in which such models write it."""
     text = message.get("content") or ""
     if not isinstance(text, str):
         text = "".join(part.get("text", "") for part in text)
@@ -365,7 +367,7 @@ def _read(file: Path) -> list[Answer] | None:
         found = json.loads(file.read_text(encoding="utf-8"))["answers"]
         return [Answer(str(text), math.nan if p is None else float(p)) for text, p in found] or None
     except (OSError, ValueError, LookupError, TypeError):
-        return None  # absent or damaged: asked again
+        return None  # absent or damaged, so the question is asked again
 
 
 def _write(file: Path, answers: Sequence[Answer]) -> None:

@@ -1,11 +1,11 @@
-"""The one family of errors that a user can mend."""
+"""The errors that a user can fix."""
 
 
 class DigiQError(Exception):
-    """Bad input or state that a user can mend.
+    """Bad input or state that a user can fix.
 
-    The message is one sentence (or two) that names the file, the field and the mend. The command line prints it
-    without a traceback and exits with status 2.
+    The message is a sentence or two that names the file, the field and the fix. The command line prints it without a
+    traceback and exits with status 2.
     """
 
 

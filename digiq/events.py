@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 LOGS = "logs"
-"""The folder of events in an artefact; no part of its content."""
+"""The folder of events in an artefact; not part of its content."""
 
 
 def event_writer(folder: Path, clock: str) -> Callable[[Mapping[str, float]], None]:
-    """Starts a folder of events anew, and returns what appends to it.
+    """Starts a folder of events anew, and returns a function that appends to it.
 
     Args:
-      folder: for the events; what an earlier try left there is removed.
-      clock: the metric that counts, e.g. ``update``; all others are drawn over it.
+      folder: the folder of events; anything that an earlier try left there is removed.
+      clock: the metric that counts steps, e.g. ``update``; all others are drawn over it.
     """
     shutil.rmtree(folder, ignore_errors=True)
     opened: list[Any] = []
@@ -27,10 +27,10 @@ def event_writer(folder: Path, clock: str) -> Callable[[Mapping[str, float]], No
         from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar
 
-        proto: Any = event_pb2  # protobuf makes its classes as it is imported
+        proto: Any = event_pb2  # protobuf creates its classes at import
         if not opened:
             folder.mkdir(parents=True)
-            # SummaryWriter hands events to a thread, and a stage that ends soon after would lose the last of them.
+            # SummaryWriter hands events to a thread, so a stage that ends soon after would lose the last ones.
             opened.append(EventsWriter(str(folder / "events")))
         for name, value in metrics.items():
             if name != clock:

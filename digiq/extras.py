@@ -1,4 +1,4 @@
-"""Packages that the core does without, and the extras that bring them."""
+"""Optional packages, and the extras that install them."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ EXTRAS = {
     "torch": "vlm",
     "transformers": "vlm",
 }
-"""By package, as it is imported."""
+"""The extra that installs each package, by the name under which the package is imported."""
 
 
 def mend(package: str) -> str:
-    """What to do about a package that is not there."""
-    return f"needs the package '{package}', which 'pip install digiq[{EXTRAS[package]}]' brings"
+    """What to do about a missing package."""
+    return f"needs the package '{package}', which 'pip install digiq[{EXTRAS[package]}]' installs"
 
 
 def require(packages: Sequence[str], who: str) -> None:
-    """Looks for packages without importing them.
+    """Checks that packages are installed, without importing them.
 
     Args:
-      packages: as they are imported; each is in :data:`EXTRAS`.
-      who: needs them, for the error.
+      packages: names under which they are imported; each is in :data:`EXTRAS`.
+      who: what needs them, for the error.
 
     Raises:
-      DigiQError: one is not installed; names the extra that brings it.
+      DigiQError: a package is not installed; the message names the extra that installs it.
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:

@@ -1,8 +1,8 @@
-"""What becomes of freed memory, where the C library is glibc: kept, or given back.
+"""Whether a process keeps freed memory or returns it to the system, if the C library is glibc.
 
-A stage's memory goes when its process ends, so stages of a run keep what they free (:data:`KEEP`): XLA and torch ask for
-it again at every step. One that streams gives it back instead (:func:`return_freed_memory`), and so undoes ``KEEP``: its
-readers' gaps would add up. Both choices stand here, because the second is the first's opposite.
+A stage's memory is released when its process ends. So stages of a run keep freed memory (:data:`KEEP`), because XLA and
+torch ask for it again at every step. A stage that streams returns it instead (:func:`return_freed_memory`), which
+undoes ``KEEP``: otherwise the gaps that its readers leave would add up.
 """
 
 import contextlib
@@ -10,22 +10,23 @@ import ctypes
 import sys
 
 KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-"""Environment of a process that keeps what it frees: a sixth of a stage's time went into the kernel zeroing the same
-pages."""
+"""Environment of a process that keeps freed memory. Without it, the kernel spent a sixth of a stage's time zeroing the
+same pages again."""
 _ONE_HEAP = {
     -8: 1,  # M_ARENA_MAX
-    -4: 65536,  # M_MMAP_MAX, glibc's own
-    -3: 32 * 2**20,  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: where glibc's own adapt to under large arrays
+    -4: 65536,  # M_MMAP_MAX, glibc's default
+    -3: 32
+    * 2**20,  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: the values that glibc adapts to under large arrays
     -1: 64 * 2**20,
 }
-"""Options of malloc.h by number."""
+"""Options of malloc.h, by number."""
 
 
 def return_freed_memory() -> None:
-    """Has freed memory go back to the system, and to all threads alike, from now on.
+    """From now on, freed memory returns to the system, and all threads share one heap.
 
-    By itself glibc gives every thread a heap of its own, and what is freed in one is of no use to the others: readers that
-    hand batches on then hold a multiple of what they need.
+    By default glibc gives every thread its own heap, and memory freed in one is of no use to the others. Reader threads
+    that hand batches on then hold a multiple of what they need.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library

@@ -1,4 +1,4 @@
-"""Processes that work for another one, and the cores there are for them."""
+"""Child processes, and the cores available to them."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 INTERRUPTED, TERMINATED = 130, 143
-"""Exit status of a process that SIGINT or SIGTERM ended: 128 and the signal's number, as shells have it."""
+"""Exit status of a process that SIGINT or SIGTERM ended: 128 plus the signal's number, as in shells."""
 _LOOK_EVERY = 0.5  # seconds
 
 
 def usable_cores() -> list[int]:
-    """Numbers of the cores that this process may use; all there are where the system does not tell."""
+    """Numbers of the cores that this process may use; all cores if the system does not tell."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C. Of a plain KeyboardInterrupt that passes through an ``exec`` on its way, as dataclasses have them, the
-    interpreter remembers that nobody handled it, and in the end kills itself whatever status it was told."""
+    """Ctrl-C. If a plain KeyboardInterrupt passes through an ``exec``, as in dataclasses, the interpreter marks it as
+    unhandled and in the end kills itself by SIGINT, whatever exit status it was given."""
 
 
 @contextlib.contextmanager
 def exit_when_asked(say: Callable[[str], None]) -> Iterator[None]:
-    """Has SIGTERM and SIGINT end this process as an exit does, with everything that cleans up, while the block runs:
-    SystemExit (143) or :class:`Interrupted` is raised wherever it is.
+    """While the block runs, SIGTERM and SIGINT end this process like an exit, with all its clean-up: they raise
+    SystemExit (143) or :class:`Interrupted` wherever the process is.
 
-    While a module is being imported the process ends at once instead: an exception in the middle of a library's native code
-    aborts it. Ended either way, stages leave artefacts that they resume from. Outside the main thread it changes nothing,
-    and a signal that is ignored, or that somebody else handles, stays so.
+    During the import of a module the process ends at once instead, because an exception in the middle of a library's
+    native code aborts it. Either way, stages leave artefacts that they can resume from. Outside the main thread this
+    has no effect, and a signal that is ignored or already handled stays so.
 
     Args:
       say: called with ``terminated`` or ``interrupted`` before the process ends at once.
@@ -76,14 +76,14 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Ends this process soon after the one that started it is gone, however that ended.
+    """Ends this process soon after its parent is gone, however the parent ended.
+
+    Otherwise children of a killed run would go on writing beside the run that replaces it, and the processes of a pool
+    would wait for work for ever.
 
     Args:
-      parent: its number, as it says itself; where it does not, whoever is the parent now. A process that imports for
-        seconds before it gets here may have lost its parent by then, and would take another for it.
-
-    Otherwise what a killed run had started would go on writing beside the run that takes its place, and a pool's
-    processes would wait for work for ever.
+      parent: process number of the parent, as the parent passed it; by default the current parent. A process that
+        imports for seconds before it gets here may have lost its parent by then, and would watch another process.
     """
     expected = os.getppid() if parent is None else parent
 

@@ -1,4 +1,4 @@
-"""Progress with rate and ETA: a bar on a terminal, a line a minute in a log file."""
+"""Progress with rate and ETA: a bar on a terminal, one line per minute in a log file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
-_LINE_EVERY = 60.0  # seconds between lines when the output is not a terminal
-_FIRST_LINE = 10.0  # seconds to the first of them, which says how long it will be
+_LINE_EVERY = 60.0  # seconds between lines if the output is not a terminal
+_FIRST_LINE = 10.0  # seconds until the first line, which shows the time left
 
 
 class Bar(Protocol):
-    """What :func:`progress` yields."""
+    """The bar that :func:`progress` yields."""
 
     def advance(self, count: float = 1, **fields: Any) -> None:
         """Counts ``count`` more units; ``fields`` (a loss, a rate) are shown at the end of the line."""
@@ -27,7 +27,7 @@ def progress(description: str, total: float | None, *, unit: str = "it", done: f
 
     Args:
       description: what is being done, e.g. ``collect``.
-      total: units in all, or None when unknown.
+      total: number of units, or None if unknown.
       unit: what is counted, for the rate.
       done: units that an earlier, interrupted run already did; they do not count in the rate.
     """

@@ -78,10 +78,10 @@ def cluster_bootstrap(
       clusters: n labels, e.g. task ids; values of one label stay together.
       confidence: coverage in (0, 1).
       resamples: bootstrap replicates.
-      seed: of the resampling.
+      seed: seed of the resampling.
 
     Raises:
-      ValueError: no values, or the two lengths differ.
+      ValueError: there are no values, or the two lengths differ.
     """
     totals, counts = _cluster_sums(values, clusters)
     weights = _bootstrap_weights(len(totals), resamples, seed)
@@ -100,7 +100,7 @@ def hierarchical_bootstrap(
 ) -> Estimate:
     """Mean of the seeds' means, with an interval from resampling seeds, then tasks within each drawn seed.
 
-    Every training seed weighs the same, however many episodes it ran. The interval answers "what would another
+    Every training seed has the same weight, however many episodes it ran. The interval answers "what would another
     set of seeds and tasks give?".
 
     Args:
@@ -109,10 +109,10 @@ def hierarchical_bootstrap(
       tasks: n labels of the inner level.
       confidence: coverage in (0, 1).
       resamples: bootstrap replicates.
-      seed: of the resampling.
+      seed: seed of the resampling.
 
     Raises:
-      ValueError: no values, or the lengths differ.
+      ValueError: there are no values, or the lengths differ.
     """
     values = np.asarray(values, np.float64)
     if not len(values) == len(seeds) == len(tasks) or not len(values):
@@ -145,28 +145,29 @@ def hierarchical_replicates(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Means of several arms that ran the same episodes, and bootstrap replicates of them, drawn together.
+    """Means of several arms that ran the same episodes, with joint bootstrap replicates.
 
-    Seeds are drawn with replacement, then tasks within each drawn seed, the same ones for all arms, so that whatever is
-    computed from the replicates (a ratio, a difference, the best of some) is paired. Every seed weighs the same.
+    Seeds are drawn with replacement, then tasks within each drawn seed. All arms share the draws, so anything computed
+    from the replicates (a ratio, a difference, the best of some) is paired. Every seed has the same weight.
 
     Args:
-      values: float[A, n], a row an arm.
+      values: float[A, n], one row per arm.
       seeds: n labels of the outer level (training seeds).
       tasks: n labels of the inner level.
       resamples: bootstrap replicates, R.
-      seed: of the resampling.
+      seed: seed of the resampling.
 
     Returns:
-      float64[A], the mean of the seeds' means, and float64[R, A].
+      float64[A], the mean of the seeds' means, and float64[R, A], the replicates.
 
     Raises:
-      ValueError: no values, or the lengths differ.
+      ValueError: there are no values, or the lengths differ.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 2 or not values.shape[1] == len(seeds) == len(tasks) or not values.size:
         raise ValueError(
-            f"values has shape {values.shape}; it needs an arm a row and {len(seeds)} columns, as many as seeds and tasks."
+            f"values has shape {values.shape}; it needs one row per arm and {len(seeds)} columns, one per label of seeds "
+            "and tasks."
         )
     rng = np.random.default_rng(seed)
     labels = list(dict.fromkeys(seeds))
@@ -199,12 +200,12 @@ def hierarchical_statistic(
 ) -> Estimate:
     """Any function of the arms' means, with a percentile interval; see :func:`hierarchical_replicates`.
 
-    With few seeds a percentile interval is short of its nominal coverage: the simulation in the tests finds about 90 %
-    of intervals at 95 % holding the truth with five seeds. The p-value of a difference is not derived from it.
+    With few seeds, a percentile interval falls short of its nominal coverage. In the simulation of the tests, about 90
+    % of the 95 % intervals with five seeds hold the truth. The p-value of a difference is not derived from it.
 
     Args:
       statistic: maps float[..., A] means to float[...]; replicates where it is NaN (0 / 0) are left out.
-      values, seeds, tasks, resamples, seed: as there.
+      values, seeds, tasks, resamples, seed: as for :func:`hierarchical_replicates`.
       confidence: coverage in (0, 1).
     """
     point, replicates = hierarchical_replicates(values, seeds, tasks, resamples=resamples, seed=seed)
@@ -225,15 +226,15 @@ def bootstrap_statistic(
     """Any statistic of rows, with a percentile interval from resampling whole clusters.
 
     Args:
-      statistic: maps int[m] row numbers (repeated where a cluster was drawn twice) to a number; a NaN (an AUC of
-        one class only) leaves that replicate out.
-      clusters: one label a row.
+      statistic: maps int[m] row numbers (repeated if a cluster was drawn twice) to a number; replicates where it is NaN
+        (such as the AUC of a single class) are left out.
+      clusters: one label per row.
       confidence: coverage in (0, 1).
       resamples: bootstrap replicates.
-      seed: of the resampling.
+      seed: seed of the resampling.
 
     Raises:
-      ValueError: no rows.
+      ValueError: there are no rows.
     """
     if not len(clusters):
         raise ValueError("clusters is empty, so there is nothing to resample.")
@@ -265,14 +266,14 @@ def paired_comparison(
 
     Args:
       a: float[n], the first arm's result of each episode.
-      b: float[n], the second arm's results of the same episodes in the same order.
+      b: float[n], the second arm's results of the same episodes, in the same order.
       clusters: n labels, e.g. task ids.
       confidence: coverage in (0, 1).
-      resamples: bootstrap replicates and sign flips.
-      seed: of both.
+      resamples: number of bootstrap replicates, and of sign flips.
+      seed: seed of both.
 
     Raises:
-      ValueError: no pairs, or the lengths differ.
+      ValueError: there are no pairs, or the lengths differ.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:
@@ -281,7 +282,7 @@ def paired_comparison(
     difference = cluster_bootstrap(gaps, clusters, confidence=confidence, resamples=resamples, seed=seed)
     totals, _ = _cluster_sums(gaps, clusters)
     signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], size=(resamples, len(totals)))
-    # The tolerance keeps replicates that equal the observed sum up to rounding.
+    # The tolerance also counts replicates that equal the observed sum up to rounding.
     extreme = np.abs(signs @ totals) >= abs(totals.sum()) - 1e-9
     p_value = (1 + int(extreme.sum())) / (1 + resamples)
     return Comparison(
@@ -293,9 +294,9 @@ def pass_at_k(episodes: int, successes: int, k: int) -> float:
     """Unbiased probability that at least one of ``k`` tries succeeds (Chen et al., 2021, eq. 1).
 
     Args:
-      episodes: tries made of one task, n.
-      successes: how many succeeded, c.
-      k: tries asked about, 1..n.
+      episodes: n, the number of tries at one task.
+      successes: c, how many of them succeeded.
+      k: number of tries asked about, 1..n.
 
     Raises:
       ValueError: ``k`` or ``successes`` out of range.
@@ -325,27 +326,27 @@ def judge_corrected(
     draws: int = 20_000,
     seed: int = 0,
 ) -> Estimate:
-    """A success rate as a fallible judge gives it, corrected for the judge's errors (Rogan & Gladen, 1978).
+    """A success rate according to a fallible judge, corrected for the judge's errors (Rogan & Gladen, 1978).
 
-    The interval carries all three uncertainties: draws from the Beta posteriors (uniform priors) of the judged rate, the
-    judge's sensitivity and its specificity.
+    The interval covers all three uncertainties, by draws from the Beta posteriors (uniform priors) of the judged rate,
+    the judge's sensitivity and its specificity.
 
     Args:
       successes: episodes that the judge called successes.
       trials: episodes that it judged.
-      true_positives: of the episodes whose truth is known, true successes that it called so.
+      true_positives: of the episodes whose truth is known, the true successes that it called successes.
       positives: true successes among them.
-      true_negatives: true failures that it called so.
+      true_negatives: true failures that it called failures.
       negatives: true failures among them.
       confidence: coverage in (0, 1).
-      draws: of the posteriors.
-      seed: of the draws.
+      draws: number of posterior draws.
+      seed: seed of the draws.
 
     Returns:
-      The rate in [0, 1]; NaN, with the interval [0, 1], where the judge does no better than chance.
+      The rate in [0, 1]; NaN, with the interval [0, 1], if the judge does no better than chance.
 
     Raises:
-      ValueError: a count out of range, or no known success or failure.
+      ValueError: a count is out of range, or no success or no failure is known.
     """
     for part, whole in ((successes, trials), (true_positives, positives), (true_negatives, negatives)):
         if not 0 <= part <= whole or not whole:
@@ -383,28 +384,28 @@ def judge_corrected_difference(
     draws: int = 20_000,
     seed: int = 0,
 ) -> Estimate:
-    """A difference of success rates, both as one fallible judge gives them, corrected for the judge's errors.
+    """A difference of success rates according to one fallible judge, corrected for the judge's errors.
 
-    A judge that sees a share of the successes and denies a share of the failures shrinks a difference by
-    ``sees + denies - 1`` (Rogan & Gladen, 1978, applied to both arms). The interval carries what resampling clusters tells
-    of the judged difference, and draws from the Beta posteriors (uniform priors) of the two shares.
+    The judge shrinks a difference by the factor ``sensitivity + specificity - 1`` (Rogan & Gladen, 1978, applied to
+    both arms). The interval combines a cluster bootstrap of the judged difference with draws from the Beta posteriors
+    (uniform priors) of sensitivity and specificity.
 
     Args:
-      gaps: float[n], of each pair of episodes the first arm's judged success less the second's.
+      gaps: float[n], for each pair of episodes the first arm's judged success minus the second's.
       clusters: n labels, e.g. task ids.
-      true_positives: of the episodes whose truth is known, true successes that the judge called so.
+      true_positives: of the episodes whose truth is known, the true successes that the judge called successes.
       positives: true successes among them.
-      true_negatives: true failures that it called so.
+      true_negatives: true failures that it called failures.
       negatives: true failures among them.
       confidence: coverage in (0, 1).
-      draws: bootstrap replicates, and draws of the posteriors.
-      seed: of both.
+      draws: number of bootstrap replicates, and of posterior draws.
+      seed: seed of both.
 
     Returns:
-      The difference in [-1, 1]; NaN, with the interval [-1, 1], where the judge does no better than chance.
+      The difference in [-1, 1]; NaN, with the interval [-1, 1], if the judge does no better than chance.
 
     Raises:
-      ValueError: a count out of range, no known success or failure, or no pair.
+      ValueError: a count is out of range, no success or no failure is known, or there is no pair.
     """
     for part, whole in ((true_positives, positives), (true_negatives, negatives)):
         if not 0 <= part <= whole or not whole:
@@ -434,7 +435,7 @@ def auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
       labels: bool[n].
 
     Returns:
-      A number in [0, 1]; NaN when one class is absent.
+      A number in [0, 1]; NaN if one class is absent.
     """
     labels = np.asarray(labels, bool)
     positives, negatives = int(labels.sum()), int((~labels).sum())

@@ -1,8 +1,8 @@
-"""Tables of members: what a config can choose by name, one line each.
+"""Tables of members: the choices that a config offers by name, one line each.
 
-A *member* is a config class whose methods do the work (an objective's ``loss``, an importer's ``read``), so that its
-fields are its settings. A table names members and where they live, and :func:`chosen_from` makes of it the base of a
-config that chooses one::
+A *member* is a config class whose methods do the work (an objective's ``loss``, an importer's ``read``) and whose
+fields are its settings. A table lists members and where they live. :func:`chosen_from` turns it into the base class of
+a config that chooses one::
 
     OBJECTIVES = Table("objective", __name__, td="TD", iql="IQL")         # td.py holds TD
 
@@ -12,9 +12,9 @@ config that chooses one::
 
     CriticConfig(objective="iql", iql=IQL(expectile=0.8)).chosen                 # the IQL
 
-A member of one's own is named ``package.module:Class``, and its settings stand under ``own``. It is imported where a
+A user-defined member is named ``package.module:Class``, and its settings stand under ``own``. It is imported if a
 recipe, the command line or code names it. A name that is read back from an artefact (:func:`digiq.config.load` with
-``recorded``) imports nothing that is not in the tables, unless ``--trust-code`` says so.
+``recorded``) imports nothing that is not in the tables, unless ``--trust-code`` is given.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ from digiq.switches import TRUST_CODE
 
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _OURS = ("digiq.", "android_env.")
-"""Of what these packages hold, the versions of stages say when it is another; and it is trusted as they are."""
+"""Code in these packages is trusted, and versions of stages tell when it changes, so it is not hashed."""
 _trusted: set[str] = set()
 
 
 class Table(Mapping[str, type]):
-    """Members by name; looking one up imports it."""
+    """Members by name; a look-up imports the member."""
 
     def __init__(self, what: str, package: str, **members: str):
         """
         Args:
-          what: a member is called so, in configs and in errors.
-          package: where the members' files are.
-          members: by name, which is the file's, the class in there; or ``package.module:Class`` elsewhere.
+          what: what a member is called in configs and errors.
+          package: the package with the members' files.
+          members: by name, which is that of the file, its class; or ``package.module:Class`` for one elsewhere.
         """
         self.what, self._package, self._members = what, package, members
 
@@ -70,10 +70,10 @@ class Table(Mapping[str, type]):
         return len(self._members)
 
     def check(self, name: str) -> str:
-        """The name, if there can be such a member.
+        """Returns the name if it is valid.
 
         Raises:
-          ValueError: it is in no line of the table, and is not of the form ``package.module:Class``.
+          ValueError: it is not in the table, and is not of the form ``package.module:Class``.
         """
         if name in self._members:
             return name
@@ -86,7 +86,7 @@ class Table(Mapping[str, type]):
         raise ValueError(f"unknown {self.what} '{name}'; {hint}")
 
     def name_of(self, cls: type) -> str:
-        """How configs and artefacts name a member; of one's own as ``package.module:Class``."""
+        """The name of a member in configs and artefacts; ``package.module:Class`` for a user-defined one."""
         where = f"{cls.__module__}:{cls.__qualname__}"
         for name, member in self._members.items():
             if where == (member if ":" in member else f"{self._package}.{name}:{member}"):
@@ -97,12 +97,12 @@ class Table(Mapping[str, type]):
         """The member that an artefact names, with its settings.
 
         Args:
-          name: as :meth:`name_of` gives it.
-          settings: of the member.
+          name: as :meth:`name_of` returns it.
+          settings: settings of the member.
           where: the artefact, for errors.
 
         Raises:
-          ConfigError: there is none, its settings do not fit, or it is code that only an artefact names.
+          ConfigError: there is no such member, its settings do not fit, or only an artefact names its code.
         """
         if name in self._members:
             return load(cast(Any, self[name]), settings, where=where, recorded=True)
@@ -114,7 +114,7 @@ class Table(Mapping[str, type]):
         """The member that ``package.module:Class`` names, with its settings.
 
         Raises:
-          ConfigError: it does not import, is no config class, its settings do not fit, or only an artefact names it.
+          ConfigError: it does not import, is not a config class, its settings do not fit, or only an artefact names it.
         """
         return _own(self.what, name, json.dumps(settings, sort_keys=True))
 
@@ -124,15 +124,17 @@ def _own(what: str, name: str, settings: str) -> Any:
     cls: Any = _import(what, name)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ConfigError(f"{what} '{name}': not a config class; decorate it with digiq.config.configclass.")
-    _trusted.add(f"{cls.__module__}:{cls.__qualname__}")  # as artefacts name it, whatever module passes it on
+    _trusted.add(
+        f"{cls.__module__}:{cls.__qualname__}"
+    )  # by the name in artefacts, whatever module re-exports it
     return load(cast(Any, cls), json.loads(settings), where=f"{what} '{name}'")
 
 
 def _import(what: str, name: str) -> Any:
     if name not in _trusted and not name.startswith(_OURS) and os.environ.get(TRUST_CODE) != "1":
         raise ConfigError(
-            f"{what} '{name}': an artefact names this code, and nothing else does, so it is not imported; add --trust-code "
-            "if you know where it comes from."
+            f"{what} '{name}': only an artefact names this code, so it is not imported; add --trust-code if you know "
+            "where it comes from."
         )
     module, _, attribute = name.partition(":")
     try:
@@ -142,9 +144,9 @@ def _import(what: str, name: str) -> Any:
 
 
 def own_name(name: str) -> str:
-    """Takes note that a config names code of one's own, where it does; for fields that name a function or class.
+    """Validator of fields that name a function or class: notes that a config names user-defined code, if it does.
 
-    The config's property ``code`` then lists such fields, so that their sources are part of what artefacts are; and
+    The config's property ``code`` then lists such fields, so that their sources become part of an artefact's identity;
     :func:`own_code` imports them.
     """
     if is_own(name) and not is_recorded():
@@ -153,15 +155,15 @@ def own_name(name: str) -> str:
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is of the form ``package.module:Name``."""
+    """Whether a name has the form ``package.module:Name``."""
     return _OWN.fullmatch(name) is not None
 
 
 def own_code(what: str, name: str) -> Any:
-    """The function or class that ``package.module:Name`` is.
+    """The function or class that ``package.module:Name`` names.
 
     Raises:
-      ConfigError: it does not import, is neither, or only an artefact names it.
+      ConfigError: it does not import, is neither a function nor a class, or only an artefact names it.
     """
     found = _import(what, name)
     if not (inspect.isfunction(found) or inspect.isclass(found)):
@@ -170,21 +172,22 @@ def own_code(what: str, name: str) -> Any:
 
 
 def named() -> list[str]:
-    """The members of one's own that recipes, the command line or code have named in this process."""
+    """The user-defined members that recipes, the command line or code have named in this process."""
     return sorted(_trusted)
 
 
 def trust(names: Iterable[str]) -> None:
-    """Takes over what was :func:`named` in the process that started this one."""
+    """Takes over the names that were :func:`named` in the parent process."""
     _trusted.update(names)
 
 
 def chosen_from(table: Table, default: str | None, field: str = "") -> Any:
-    """A config class to inherit from, with a choice of one member.
+    """A config class to inherit from, which chooses one member.
 
-    Its fields are the choice, called ``field`` or else as what the table holds, a section of settings a member, and
-    ``own``. Its property ``chosen`` is the chosen member, None where the default is none. Of the settings, :func:`digiq.config.to_dict`, and so the identity of
-    artefacts, holds the chosen member's alone: a new member changes no digest.
+    Its fields are the choice (named ``field``, or by default after what the table holds), a section of settings for
+    each member, and ``own``. Its property ``chosen`` is the chosen member, or None if ``default`` is None and nothing
+    is chosen. :func:`digiq.config.to_dict`, and so the identity of artefacts, holds only the settings of the chosen
+    member: a new member changes no digest.
     """
     members = {name: table[name] for name in table}
     about = f"One of {', '.join(members)}; or one of your own, as package.module:Class."
@@ -193,7 +196,7 @@ def chosen_from(table: Table, default: str | None, field: str = "") -> Any:
     field = field or table.what
     annotations = {field: choice, **members, "own": _Own}
     defaults: dict[str, Any] = {field: default, **{name: cls() for name, cls in members.items()}}
-    # Equal configs are equal in it, so leaving it out of the hash is sound; a dict has none.
+    # Equal configs have equal ``own``, so the hash may leave it out; a dict has no hash.
     defaults["own"] = dataclasses.field(default_factory=dict, hash=False)
     check = model_validator(mode="after")(_check_own)
     body = {
@@ -218,7 +221,7 @@ _Own = Annotated[dict[str, Any], json_argument, Doc("Settings of a member of you
 
 
 class _Choice:
-    """What :func:`chosen_from` adds to the fields."""
+    """The properties that :func:`chosen_from` adds to the fields."""
 
     table: ClassVar[Table]
     choice_field: ClassVar[str]
@@ -239,7 +242,7 @@ class _Choice:
 
     @property
     def unchosen(self) -> frozenset[str]:
-        """Fields that do not matter, as they are settings of other members."""
+        """Fields that do not matter, because they are settings of other members."""
         name = self.choice
         matters = {name} if name is None or name in self.table else {"own"}
         return frozenset({*self.table, "own"} - matters)
@@ -260,9 +263,9 @@ def _check_own(self: _Choice) -> _Choice:
 
 
 def own_sources(config: Any) -> dict[str, str]:
-    """SHA-256 of the source files of the members of one's own that a config chooses, by ``code package.module:Class``.
+    """SHA-256 of the source files of the user-defined members that a config chooses, by ``code package.module:Class``.
 
-    Those that the library itself holds are not among them: as for the rest of it, a stage's ``VERSION`` stands for them.
+    Members in the library itself are not included; as for the rest of its code, a stage's ``VERSION`` stands for them.
     """
     found: dict[str, str] = {}
     if isinstance(config, _Choice):

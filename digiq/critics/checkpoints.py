@@ -21,13 +21,13 @@ from digiq.errors import ArtifactError
 
 @dataclasses.dataclass
 class _Newest:
-    """Orbax's policy of what stays: the newest ``count`` (all when None), and epoch ``besides``."""
+    """Orbax's preservation policy: keep the newest ``count`` (all when None), and epoch ``besides``."""
 
     count: int | None
     besides: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Of each checkpoint, oldest first."""
+        """Whether to keep each checkpoint, oldest first."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         newest = steps if self.count is None else steps[-self.count :]
         return [step in newest or step == self.besides for step in steps]
@@ -36,14 +36,14 @@ class _Newest:
 class Checkpoints:
     """Saves in the background, commits by rename, and keeps the last ``keep``; a context manager.
 
-    A process killed while saving leaves the previous checkpoint as the latest. Each has its checksums beside it, which are
-    held against it before it is read; one that was killed before it had them is no checkpoint.
+    A process killed while saving leaves the previous checkpoint as the latest. Each checkpoint has its checksums beside
+    it and is verified against them before it is read. A checkpoint without checksums was cut short and does not count.
     """
 
     def __init__(self, path: Path, keep: int | None = None):
         self._path = Path(path).absolute()
         self._path.mkdir(parents=True, exist_ok=True)
-        # Of several processes, whichever opens checkpoints reads and writes them alone.
+        # With several processes, the one that opens the checkpoints reads and writes them alone.
         me = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(me, {me}, f"{me}")
         self._stays = _Newest(keep)
@@ -72,9 +72,9 @@ class Checkpoints:
         return self._sums(epoch).with_suffix(".sha256")
 
     def _settle(self) -> None:
-        """Waits for what is being written, and gives it its checksums; those of deleted checkpoints go."""
+        """Waits for pending saves and writes their checksums; deletes the checksums of deleted checkpoints."""
         if not self._saved:
-            return  # what only reads must not vouch for what it finds
+            return  # a mere reader must not vouch for what it finds
         self._manager.wait_until_finished()
         steps = set(self._manager.all_steps())
         for epoch in self._saved.keys() & steps:
@@ -92,9 +92,9 @@ class Checkpoints:
             self._manager.delete(epoch)
 
     def save(self, epoch: int, state: LearnerState, stays: int | None = None) -> None:
-        """Copies the state to the host and writes it in the background, the sampler's key with it.
+        """Copies the state, including the sampler's key, to the host and writes it in the background.
 
-        Old checkpoints make room, but for that of epoch ``stays``.
+        Old checkpoints are deleted to make room, except that of epoch ``stays``.
         """
         self._settle()
         self._stays.besides = stays
@@ -111,13 +111,13 @@ class Checkpoints:
         )
 
     def save_params(self, epoch: int, params: Params) -> None:
-        """Writes the parameters alone: a checkpoint that can score and not resume."""
+        """Writes the parameters alone; such a checkpoint can score but not resume."""
         host = jax.tree.map(lambda x: np.array(x, copy=True), params)
         self._saved[epoch] = _digest(host)
         self._manager.save(epoch, args=ocp.args.Composite(params=ocp.args.StandardSave(host)))
 
     def restore(self, epoch: int, like: LearnerState) -> LearnerState:
-        """Reads a state; ``like`` has the shapes (see ``jax.eval_shape``)."""
+        """Reads a state; ``like`` gives its shapes (see ``jax.eval_shape``)."""
         training = {"target": like.target, "optimizer": like.optimizer, "key": like.key, "step": like.step}
         found = self._read(epoch, params=like.params, training=training)
         return LearnerState(params=found["params"], **found["training"])
@@ -138,7 +138,7 @@ class Checkpoints:
             if stored != wanted:
                 different = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))[0]
                 raise ArtifactError(
-                    f"{self._path}/{epoch}: a checkpoint of another architecture: {different} is "
+                    f"{self._path}/{epoch}: the checkpoint has another architecture: {different} is "
                     f"{stored.get(different)} there and {wanted.get(different)} by the config; use the config it "
                     "was trained with."
                 )
@@ -159,9 +159,9 @@ class Checkpoints:
 
 
 def contents(path: Path) -> dict[str, str]:
-    """Of the directories of checkpoints below ``path`` and of their checksums, a digest of what they hold.
+    """Content digests by name, of the checkpoint directories below ``path`` and of their checksum directories.
 
-    Orbax writes equal arrays into files of other names and bytes at each run, so the files themselves say nothing.
+    Orbax writes equal arrays to files with different names and bytes on every run, so digests of the files say nothing.
     """
     found: dict[str, str] = {}
     for sums in sorted(path.glob("*.sums")):
@@ -181,7 +181,7 @@ def _digest(tree: Any) -> str:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of every leaf by its path; the same for a live tree and for Orbax's metadata of it."""
+    """Shape of every leaf by its path; a live tree and Orbax's metadata of it give the same."""
     tree = getattr(tree, "tree", tree)
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
     return {"/".join(_name(key) for key in path): tuple(leaf.shape) for path, leaf in leaves}

@@ -1,4 +1,4 @@
-"""A trained critic: parameters, the standardisation of its inputs, and what they read; on disk and in memory.
+"""A trained critic, on disk and in memory: its parameters, the standardisation of its inputs, and its feature layers.
 
 Directory: ``critic.json`` (config, layers, sizes, the chosen epoch), ``standardizer.npz`` and Orbax checkpoints
 ``checkpoints/<epoch>/{params,training}``; scoring reads ``params`` alone.
@@ -36,7 +36,7 @@ Aggregate = Literal["mean", "min", "max", "lcb"]
 Baseline = Literal["v", "candidate_mean", "logged"]
 _DESCRIPTION = "critic.json"
 _STANDARDIZER = "standardizer.npz"
-_STATES_AT_ONCE, _VALUES_AT_ONCE = 512, 2**26  # the second bounds what many wide candidates take
+_STATES_AT_ONCE, _VALUES_AT_ONCE = 512, 2**26  # the second bounds memory where candidates are many and wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Critic:
     """Layers whose features are concatenated; empty when trained on a plain array."""
     pair_layers: tuple[str, ...] = ()
     metrics: tuple[dict[str, float], ...] = ()
-    """One row an epoch, when it was just trained."""
+    """One row per epoch, if it was just trained."""
 
     def q(
         self, observation: Float[Array, "*#batch Do"], pair: Float[Array, "*batch Dp"]
@@ -69,7 +69,7 @@ class Critic:
         )
 
     def aggregate(self, values: Float[np.ndarray, "*batch E"], how: Aggregate | None = None) -> np.ndarray:
-        """One value from the members'; ``how`` defaults to the config's ``aggregate``."""
+        """Combines the members' values into one; ``how`` defaults to the config's ``aggregate``."""
         chosen: Aggregate = self.config.aggregate if how is None else how
         if chosen == "lcb":
             return values.mean(-1) - self.config.lcb_scale * values.std(-1)
@@ -87,7 +87,7 @@ class Critic:
 
 
 def flat(critic: Critic) -> Critic:
-    """The critic on features whose layers are joined already."""
+    """The critic for features whose layers are already concatenated."""
     return dataclasses.replace(critic, observation_layers=(), pair_layers=())
 
 
@@ -97,10 +97,10 @@ def candidate_values(
     """Q of every stored candidate, and the value it must beat at extraction.
 
     Args:
-      critic: whose values.
-      features: ``observation``, ``pair`` and ``candidate_row``, as an object or a mapping. Those of
-        :func:`digiq.features.open_features` are read a block of states at a time where they do not fit into memory.
-      aggregate: of the members' Q and V; defaults to the critic's config.
+      critic: the critic to evaluate.
+      features: ``observation``, ``pair`` and ``candidate_row``, as an object or a mapping. Features opened by
+        :func:`digiq.features.open_features` are read a block of states at a time if they do not fit into memory.
+      aggregate: how the members' Q and V are combined; defaults to the critic's config.
       baseline: ``v`` the V-head, ``candidate_mean`` the mean Q of the candidates, ``logged`` Q of candidate 0 (NaN
         where there is none); defaults to the critic's config. With ``backup: max`` V follows the best candidate, so
         ``Q - V`` passes almost nothing: take another baseline there.
@@ -145,7 +145,7 @@ def member_values(
 
 
 def state_values(critic: Critic, features: Any) -> Float[np.ndarray, "S"]:
-    """V of every stored observation, its members as one; float32. See :func:`candidate_values`."""
+    """V of every stored observation, aggregated over members; float32. See :func:`candidate_values`."""
     (observation,) = _open([(_field(features, "observation"), critic.observation_layers)])
     v = np.zeros((len(observation), critic.config.heads.members), np.float32)
     for states in _blocks(*observation.shape):
@@ -158,7 +158,7 @@ def _field(features: Any, name: str) -> Any:
 
 
 def _open(sources: list[tuple[Any, tuple[str, ...]]]) -> list[Any]:
-    """Arrays with the layers of each joined; those of a store are read once where all of them fit, and stay there else."""
+    """Arrays with their layers concatenated; stored ones are read into memory if all fit, and stay on disk if not."""
     if not all(isinstance(a, Mapping) and all(hasattr(x, "load") for x in a.values()) for a, _ in sources):
         return [concatenate_layers(arrays, layers) for arrays, layers in sources]
     stored = [StoredRows(choose_layers(arrays, layers)) for arrays, layers in sources]
@@ -166,7 +166,7 @@ def _open(sources: list[tuple[Any, tuple[str, ...]]]) -> list[Any]:
 
 
 def _blocks(states: int, values: int) -> Iterator[np.ndarray]:
-    """Rows to look at together, of ``values`` numbers each; the last block repeats the last state: one shape compiles."""
+    """Blocks of states, ``values`` numbers each; the last is padded with the last state, so that one shape compiles."""
     size = max(1, min(_STATES_AT_ONCE, _VALUES_AT_ONCE // values))
     for start in range(0, states, size):
         yield np.minimum(np.arange(start, start + size), states - 1)
@@ -175,7 +175,7 @@ def _blocks(states: int, values: int) -> Iterator[np.ndarray]:
 def critic_of(
     config: CriticConfig, params: Any, data: CriticData, features: Any, metrics: tuple[dict[str, float], ...]
 ) -> Critic:
-    """A critic of trained parameters, with the standardisation and the layers of the data that it was trained on."""
+    """A critic with trained parameters, and the standardisation and layers of its training data."""
     standardizer = type(data.standardizer)(*(np.asarray(x) for x in data.standardizer))
     return Critic(
         config,
@@ -223,7 +223,7 @@ def load_critic(path: str | Path, epoch: int | None = None) -> Critic:
       epoch: which checkpoint; None takes the chosen one.
 
     Raises:
-      ArtifactError: no critic there, unfinished, no such checkpoint, or one of another architecture.
+      ArtifactError: no critic is there, it is unfinished, or the checkpoint is missing or of another architecture.
     """
     path = Path(path).absolute()
     if not (path / _DESCRIPTION).is_file():

@@ -24,14 +24,14 @@ STAGE, VERSION = "diagnose", 1
 
 @configclass
 class DiagnoseConfig:
-    """What to look at."""
+    """Which checkpoints are diagnosed, and how."""
 
     threshold: float = 0.1
-    """Of the extraction gate whose share of states is reported, in units of Q."""
+    """Threshold of the extraction gate whose share of passing states is reported, in units of Q."""
     every_checkpoint: bool = True
-    """All checkpoints, or the chosen one alone."""
+    """Diagnose all checkpoints, or only the chosen one."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
 
 
 def run(
@@ -50,10 +50,10 @@ def run(
     Args:
       config: see :class:`DiagnoseConfig`.
       critic: an artefact of ``train-q``.
-      features, episodes, rewards: those it was trained on; rewards if it had any.
-      truth: optional artefact of ``digiq value``, or ``.npy`` float[S, N]: the true value of every candidate (a
-        simulator's), NaN where unknown.
-      out: the artefact.
+      features, episodes, rewards: what it was trained on; rewards only if it was trained with any.
+      truth: optional artefact of ``digiq value``, or ``.npy`` float[S, N]: the true value of every candidate (from a
+        simulator), NaN where unknown.
+      out: where the artefact is written.
       overwrite: start anew.
 
     Raises:
@@ -66,7 +66,9 @@ def run(
         "rewards": rewards,
         "truth": truth,
     }
-    training_of(critic, features=features, episodes=episodes, rewards=rewards)  # before ``out`` is taken
+    training_of(
+        critic, features=features, episodes=episodes, rewards=rewards
+    )  # checked before ``out`` is claimed
     with artifacts.write(
         out, stage=STAGE, version=VERSION, config=config, inputs=inputs, overwrite=overwrite
     ) as writer:
@@ -101,7 +103,7 @@ def _load_truth(path: Path) -> np.ndarray:
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DigiQError(
-            f"{path}: no array of true values ({error}); name an artefact of 'digiq value'."
+            f"{path}: not an array of true values ({error}); name an artefact of 'digiq value'."
         ) from None
     if isinstance(found, np.ndarray):
         return found
@@ -122,28 +124,28 @@ def training_data_of(critic: Path, *, features: Path, episodes: Path, rewards: P
 
 
 def training_of(critic: Path, *, features: Path, episodes: Path, rewards: Path | None) -> TrainQConfig:
-    """How a ``train-q`` artefact was trained, on these data; reads manifests alone.
+    """The config of a ``train-q`` artefact that was trained on these data; reads manifests alone.
 
     Raises:
-      DigiQError: it was trained on other data, or rewards are missing here or were not there.
+      DigiQError: it was trained on other data, or exactly one of the training and this call has rewards.
     """
     from digiq.config import load
 
     manifest = artifacts.read_manifest(critic, stage="train-q")
     if rewards is None and "rewards" in manifest.inputs:
-        raise DigiQError(f"{critic}: was trained with rewards of their own; name them with --rewards.")
+        raise DigiQError(f"{critic}: was trained with rewards from an artefact; name it with --rewards.")
     if rewards is not None and "rewards" not in manifest.inputs:
         raise DigiQError(
             f"{critic}: was trained on the episodes' own rewards; leave out --rewards {rewards}."
         )
     for name, path in {"features": features, "episodes": episodes, "rewards": rewards}.items():
         if path is not None and manifest.inputs[name] != artifacts.content_digest(path):
-            raise DigiQError(f"{path}: not the {name} that {critic} was trained on; name those.")
+            raise DigiQError(f"{path}: not the {name} that {critic} was trained on; name the original ones.")
     return load(TrainQConfig, manifest.config, where=str(critic), recorded=True)
 
 
 def checkpoint_epochs(critic: Path) -> list[int]:
-    """Epochs with a checkpoint."""
+    """Epochs that have a checkpoint."""
     with Checkpoints(critic / "checkpoints") as checkpoints:
         return checkpoints.epochs
 
@@ -151,8 +153,7 @@ def checkpoint_epochs(critic: Path) -> list[int]:
 def judge_checkpoint(
     critic: Path, epoch: int, data: CriticData, threshold: float, reference: Reference, truth: Any = None
 ) -> tuple[Diagnostics, np.ndarray]:
-    """:func:`diagnose` of one checkpoint on disk, its verdict from the epochs up to it; and Q of every candidate,
-    float32[S, N]."""
+    """:func:`diagnose` of one checkpoint on disk, judged by the epochs up to it; and its Q, float32[S, N]."""
     opened = load_critic(critic, epoch)
     values = values_of(opened, data)
     found = diagnose(
@@ -175,16 +176,16 @@ def metrics_of(critic: Path) -> list[dict[str, float]]:
 def in_words(d: Diagnostics) -> str:
     """A few lines for the terminal."""
     lines = [
-        f"errors       TD {d.td_error:.3f}, Bellman residual {d.bellman_residual:.3f}; Q changes by {d.q_trend:+.2g} an "
-        f"epoch, {d.initial_value:.3f} at first states",
+        f"errors       TD {d.td_error:.3f}, Bellman residual {d.bellman_residual:.3f}; Q changes by {d.q_trend:+.2g} "
+        f"per epoch; best Q of first states {d.initial_value:.3f}",
         f"verdict      {d.verdict.kind}: {d.verdict.reason}; advice: {d.verdict.advice}",
         f"rests on     {d.evidence.successes} successes and {d.evidence.failures} failures"
-        f"{', held out' if d.evidence.held_out else ', which it was trained on'}; {d.evidence.pairs} pairs",
+        f"{', held out' if d.evidence.held_out else ', seen in training'}; {d.evidence.pairs} pairs",
         f"calibration  ECE {d.calibration.ece:.3f}, bias {d.calibration.bias:+.3f}",
         f"ranking      AUC success/failure {d.success_auc:.3f}; logged action of successes above "
         f"{100 * d.logged_ranking.accuracy:.0f} % of its candidates, first in {100 * d.logged_ranking.rank_at_1:.0f} % "
         f"(chance {100 * d.logged_ranking.random_at_1:.0f} %)",
-        f"steps        advantages correlate with one step's by {d.step_agreement:+.2f}",
+        f"steps        correlation with one-step advantages {d.step_agreement:+.2f}",
         f"gate         {100 * d.gaps.share:.1f} % of states above {d.gaps.threshold:g}",
         f"ensemble     disagreement {d.disagreement:.2f} of the spread of Q; novelty of the chosen {d.novelty:.2f}",
         f"policy value {d.policy_value.value:.3f} [{d.policy_value.low:.3f}, {d.policy_value.high:.3f}]; "
@@ -192,7 +193,7 @@ def in_words(d: Diagnostics) -> str:
     ]
     if d.truth is not None:
         lines.append(
-            f"truth        pairs ordered rightly {d.truth.accuracy:.3f}, rank at 1 {d.truth.rank_at_1:.3f}"
+            f"truth        pairs ordered correctly {d.truth.accuracy:.3f}, rank at 1 {d.truth.rank_at_1:.3f}"
         )
     return "\n".join(lines)
 

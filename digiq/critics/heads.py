@@ -1,7 +1,7 @@
 """Q- and V-heads: ensembles of small multilayer perceptrons over stored features.
 
-A head ends in one number, one logit, or a histogram of logits; :class:`Readout` turns those into values and losses,
-so that every objective works with every kind of output. All functions are pure; parameters are plain pytrees whose
+A head ends in one number, one logit, or a histogram of logits. :class:`Readout` turns those into values and losses,
+so every objective works with every kind of output. All functions are pure; parameters are plain pytrees whose
 leaves have a leading member axis.
 """
 
@@ -22,14 +22,15 @@ from digiq.config import configclass
 from digiq.critics.training_data import Array
 
 Params = Any
-"""``{"q": members, "v": members}``; see :data:`_STACK_UP_TO` for what members are."""
+"""``{"q": members, "v": members}``; see :data:`_STACK_UP_TO` for how members are stored."""
 
 _STACK_UP_TO = 2**20
-"""Weights in a head's largest layer up to which members are stacked: one pytree whose leaves have a leading member axis,
-applied by ``vmap`` (fewer, larger operations). Larger heads are a tuple of pytrees, applied one by one: XLA's batched
-matrix products are several times slower than single ones on CPUs, and slicing a stack would copy the weights."""
+"""Members are stacked if the largest layer of a head has at most this many weights: one pytree whose leaves have a
+leading member axis, applied by ``vmap`` (fewer, larger operations). Larger heads are a tuple of pytrees, applied one by
+one: XLA's batched matrix products are several times slower than single ones on CPUs, and slicing a stack would copy the
+weights."""
 
-_UNIFORM_SHARE = 0.01  # of a fresh histogram head's mass, spread over all bins
+_UNIFORM_SHARE = 0.01  # share of a fresh histogram head's mass that is spread over all bins
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
 
@@ -41,11 +42,11 @@ class ReadoutConfig:
     kind: Literal["scalar", "hl_gauss", "bernoulli"] = "scalar"
     """``scalar`` regression; ``hl_gauss`` histogram classification; ``bernoulli`` one logit, for returns in [0, 1]."""
     low: float = 0.0
-    """Least value that an ``hl_gauss`` histogram represents."""
+    """Smallest value that an ``hl_gauss`` histogram represents."""
     high: float = 1.0
     """Largest value that an ``hl_gauss`` histogram represents."""
     bins: Annotated[int, Field(ge=2)] = 51
-    """Bins of an ``hl_gauss`` histogram."""
+    """Number of bins of an ``hl_gauss`` histogram."""
     sigma_ratio: Annotated[float, Field(gt=0)] = 0.75
     """Width of the smoothing Gaussian of ``hl_gauss``, in bins."""
 
@@ -59,32 +60,32 @@ class HeadsConfig:
     """Size and shape of the Q- and V-heads."""
 
     q_hidden: tuple[Annotated[int, Field(gt=0)], ...] = (256, 256)
-    """Hidden units of each layer of a Q-head; empty for a linear one."""
+    """Hidden units of each layer of a Q-head; empty for a linear head."""
     v_hidden: tuple[Annotated[int, Field(gt=0)], ...] = (256, 256)
     """Hidden units of each layer of a V-head."""
     activation: Literal["relu", "gelu", "silu"] = "relu"
-    """Between layers."""
+    """Activation between layers."""
     layer_norm: bool = True
     """Normalise each hidden layer before its activation."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of hidden units dropped while training."""
+    """Share of hidden units dropped during training."""
     members: Annotated[int, Field(ge=1)] = 2
     """Heads in the ensemble; 2 are the paper's twins."""
     q_input: Literal["both", "pair"] = "both"
-    """Q reads the observation's and the pair's features, or the pair's alone."""
+    """Whether Q reads the features of the observation and of the pair, or of the pair alone."""
     readout: ReadoutConfig = ReadoutConfig()
     """What the last layer means."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of activations; parameters are float32 always. ``auto`` is bfloat16 on accelerators and float32 on CPUs, where
-    bfloat16 is slower. With bfloat16 Q moves by less than a tenth of its deviation over candidates (root mean
+    """Type of activations; parameters are always float32. ``auto`` is bfloat16 on accelerators and float32 on CPUs,
+    where bfloat16 is slower. bfloat16 moves Q by less than a tenth of its standard deviation over candidates (root mean
     square)."""
     matmul_precision: Literal["default", "high", "highest"] = "highest"
-    """Of float32 matrix products, in JAX's words: ``highest`` multiplies in float32 on every device; ``default`` does so on
-    CPUs alone, in TensorFloat-32 on NVIDIA's GPUs and in bfloat16 on TPUs, so that devices disagree."""
+    """Precision of float32 matrix products, in JAX's terms. ``highest`` multiplies in float32 on every device.
+    ``default`` uses float32 on CPUs, TensorFloat-32 on NVIDIA GPUs and bfloat16 on TPUs, so devices disagree."""
 
     @property
     def compute_dtype(self) -> Literal["float32", "bfloat16"]:
-        """``dtype``, chosen where it is ``auto``."""
+        """``dtype``, with ``auto`` resolved for the device."""
         if self.dtype != "auto":
             return self.dtype
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -93,8 +94,8 @@ class HeadsConfig:
 class MLP(nn.Module):
     """A multilayer perceptron over the concatenation of its inputs.
 
-    The first layer is a sum of one dense layer an input, which is the dense layer of their concatenation; inputs
-    broadcast, so an observation's share is computed once for all of its candidates.
+    The first layer is the sum of one dense layer per input, which equals a dense layer over their concatenation. Inputs
+    broadcast, so an observation's part is computed once for all of its candidates.
     """
 
     hidden: tuple[int, ...]
@@ -104,9 +105,9 @@ class MLP(nn.Module):
     dropout: float = 0.0
     dtype: Any = jnp.float32
     first_output: tuple[float, ...] = ()
-    """What the outputs start at, whatever the input; zeros when empty."""
+    """Initial outputs, whatever the input; zeros when empty."""
     precision: str | None = None
-    """Of matrix products; None is JAX's default."""
+    """Precision of matrix products; None is JAX's default."""
 
     @nn.compact
     def __call__(self, *inputs: Array, train: bool = False) -> Array:
@@ -117,7 +118,7 @@ class MLP(nn.Module):
         for i, part in enumerate(inputs):
             init = nn.initializers.variance_scaling(
                 part.shape[-1] / fan_in, "fan_in", "truncated_normal"
-            )  # of the whole concatenation's fan-in
+            )  # scaled by the fan-in of the whole concatenation
             bias = nn.initializers.zeros if self.hidden else output_bias
             x = x + nn.Dense(
                 sizes[0],
@@ -134,8 +135,8 @@ class MLP(nn.Module):
             x = _ACTIVATIONS[self.activation](x)
             if self.dropout:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            # The last layer starts at zero, so that every value does: a random start is a bias that bootstrapping
-            # passes on from target to target and forgets only as γ to the number of times they have turned over.
+            # The last layer starts at zero, so every value does. A random start would be a bias that bootstrapping
+            # passes from target to target; it decays only by γ each time that the targets have turned over.
             last = i == len(sizes) - 2
             init = nn.initializers.zeros if last else nn.initializers.lecun_normal()
             bias = output_bias if last else nn.initializers.zeros
@@ -153,7 +154,7 @@ class MLP(nn.Module):
 
 
 def _constant(values: tuple[float, ...]) -> Callable[..., Array]:
-    """An initialiser that gives ``values``."""
+    """An initialiser that returns ``values``."""
     return lambda key, shape, dtype=jnp.float32: jnp.broadcast_to(jnp.array(values, dtype), shape)
 
 
@@ -165,7 +166,7 @@ class Readout:
 
     @property
     def width(self) -> int:
-        """Outputs of a head."""
+        """Number of outputs of a head."""
         return self.config.bins if self.config.kind == "hl_gauss" else 1
 
     def value(self, output: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
@@ -195,11 +196,11 @@ class Readout:
         return self._histogram(jnp.clip(target, self.config.low, self.config.high))
 
     def start(self) -> tuple[float, ...]:
-        """Raw outputs that a fresh head gives: value 0, or the end of an ``hl_gauss`` range that is nearest to it.
+        """Raw outputs of a fresh head: value 0, or the end of an ``hl_gauss`` range that is nearest to it.
 
-        Equal logits would mean the middle of the range, an optimism of half of it that bootstrapping hands on. The
+        Equal logits would mean the middle of the range: a bias of half the range that bootstrapping passes on. The
         histogram of 0 is mixed with one hundredth of a uniform one, so that no bin starts out of reach, and shifted
-        to keep the mean (to a thousandth of the range). A ``bernoulli`` head starts undecided, at 0.5.
+        to keep the mean (to a thousandth of the range). A ``bernoulli`` head starts at 0.5.
         """
         c = self.config
         if c.kind != "hl_gauss":
@@ -239,7 +240,7 @@ class Heads:
         return Readout(self.config.readout)
 
     def init(self, key: Array, observation_dim: int, pair_dim: int) -> Params:
-        """Draws parameters ``{"q": ..., "v": ...}``; every member from its own key."""
+        """Draws parameters ``{"q": ..., "v": ...}``, each member's from its own key."""
         q_key, v_key = jax.random.split(key)
         observation, pair = jnp.zeros((1, observation_dim)), jnp.zeros((1, pair_dim))
 
@@ -265,10 +266,10 @@ class Heads:
         """Raw outputs of every Q-head.
 
         Args:
-          params: of :meth:`init`.
+          params: as :meth:`init` returns them.
           observation: standardised observation features; batch axes broadcast against the pair's.
           pair: standardised features of (observation, action).
-          key: draws dropout masks; None switches dropout off.
+          key: key of the dropout masks; None switches dropout off.
         """
         return self._apply(
             self._mlp(self.config.q_hidden), params["q"], self._q_inputs(observation, pair), key

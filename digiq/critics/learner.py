@@ -1,8 +1,8 @@
 """The learner: one pure update, scanned over an epoch, jitted once.
 
-``epoch(state, hyper, data)`` donates the state and takes the data as an argument, draws its indices on the device and
-returns the mean of what the objective logs. :func:`train` is a generator of epochs; logging, checkpoints and early
-stopping are its consumers (see ``train.py``).
+``epoch(state, hyper, data)`` donates the state and takes the data as an argument. It draws its indices on the device
+and returns the mean of the numbers that the objective logs. :func:`train` is a generator of epochs; logging,
+checkpoints and early stopping consume it (see ``train.py``).
 """
 
 import dataclasses
@@ -25,52 +25,53 @@ from digiq.critics.placement import split_batches
 from digiq.critics.training_data import Array, Batch, CriticData, Needs, gather
 from digiq.tables import chosen_from
 
-_HELDOUT_ROWS = 2048  # of the held-out transitions, so that the check stays a small part of an epoch
+_HELDOUT_ROWS = (
+    2048  # most held-out transitions that are checked, so that the check stays a small part of an epoch
+)
 
 
 @configclass
 class CriticConfig(chosen_from(OBJECTIVES, default="td")):
-    """What the critic is and how it learns; the ``paper`` values are upstream's."""
+    """Architecture and training of a critic; values marked ``paper`` are those of the authors' code."""
 
     gamma: Annotated[float, Field(ge=0, lt=1)] = 0.95
     """Discount per executed action."""
     timeout: Literal["terminal", "bootstrap"] = "terminal"
-    """Whether an episode that ran out of steps ends in value 0 (paper) or in the value of its last observation."""
+    """Whether an episode that ran out of steps ends with value 0 (paper) or with the value of its last observation."""
     heads: HeadsConfig = HeadsConfig()
     """The networks."""
     observation_layers: tuple[str, ...] = ()
-    """Layers of observation features to concatenate; empty takes all that are stored."""
+    """Layers of observation features to concatenate; empty takes all stored layers."""
     pair_layers: tuple[str, ...] = ()
-    """Layers of pair features to concatenate; empty takes all that are stored."""
+    """Layers of pair features to concatenate; empty takes all stored layers."""
     standardize: bool = True
-    """Scale every input dimension to mean 0 and deviation 1 on the training split."""
+    """Scale every input dimension to mean 0 and standard deviation 1 on the training split."""
     epochs: Annotated[int, Field(ge=1)] = 20
-    """Epochs; each ends with metrics."""
+    """Number of epochs; each ends with metrics."""
     steps_per_epoch: Annotated[int, Field(ge=1)] = 100
-    """Optimiser steps in an epoch (paper: 20)."""
+    """Optimiser steps per epoch (paper: 20)."""
     passes: Annotated[float, Field(gt=0)] | None = None
-    """Passes over the transitions in all epochs together, instead of ``steps_per_epoch``: more data are then learned from for
-    longer."""
+    """Total passes over the transitions, instead of ``steps_per_epoch``; training then takes longer on more data."""
     batch_size: Annotated[int, Field(ge=1)] = 256
-    """Transitions a step (paper: 128 in 4 micro-batches); all of them when there are no more than this."""
+    """Transitions per step (paper: 128 in 4 micro-batches); all of them if there are no more than this."""
     micro_batches: Annotated[int, Field(ge=1)] = 1
-    """Parts of a batch whose gradients are clipped one by one, then averaged (paper: 4)."""
+    """Parts of a batch whose gradients are clipped separately, then averaged (paper: 4)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     """Peak step size of Adam (paper: 1e-5)."""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """Of the learning rate, over all steps (paper: constant)."""
+    """Schedule of the learning rate over all steps (paper: constant)."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     """Decoupled decay of weight matrices, as a multiple of the learning rate (paper: 0.01, AdamW's default)."""
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest global gradient norm (paper: 0.01); none does not clip."""
+    """Largest global gradient norm (paper: 0.01); none turns clipping off."""
     tau: Annotated[float, Field(gt=0, le=1)] = 0.005
-    """Share of the online parameters that enters the target's moving average each step (paper: 0.1)."""
+    """Weight of the online parameters in the target network's moving average, per step (paper: 0.1)."""
     aggregate: Literal["mean", "min", "max", "lcb"] = "mean"
-    """How members' Q become one at extraction (paper: max); ``lcb`` is mean minus ``lcb_scale`` deviations."""
+    """How the members' Q are combined at extraction (paper: max); ``lcb``: mean minus ``lcb_scale`` deviations."""
     lcb_scale: Annotated[float, Field(ge=0)] = 1.0
-    """Deviations below the mean, for ``lcb``."""
+    """Standard deviations below the mean, for ``lcb``."""
     baseline: Literal["v", "candidate_mean", "logged"] = "v"
     """What extraction subtracts from Q: the V-head (paper), the mean Q of the candidates, or Q of the logged action."""
 
@@ -81,7 +82,7 @@ class CriticConfig(chosen_from(OBJECTIVES, default="td")):
             )
 
     def for_transitions(self, count: int) -> Self:
-        """The same with ``steps_per_epoch`` for so many transitions, where it is told in ``passes``."""
+        """This config for ``count`` transitions: ``passes``, if given, sets ``steps_per_epoch``."""
         if self.passes is None:
             return self
         steps = math.ceil(self.passes * count / (self.batch_size * self.epochs))
@@ -89,7 +90,7 @@ class CriticConfig(chosen_from(OBJECTIVES, default="td")):
 
 
 class Hyper(NamedTuple):
-    """Numbers that are arguments of the compiled epoch, so that changing them compiles nothing anew.
+    """Numbers that are arguments of the compiled epoch, so that changing them does not recompile it.
 
     Members of a population differ in the learning rate alone (see :class:`digiq.critics.population.PopulationConfig`).
     """
@@ -100,33 +101,33 @@ class Hyper(NamedTuple):
 
 
 class LearnerState(NamedTuple):
-    """Everything that an epoch changes, the sampler's key included; donated to it."""
+    """Everything that an epoch changes, including the sampler's key; it is donated to the epoch."""
 
     params: Params
     target: Params
     """Moving average of ``params``; a copy, never an alias, and outside the optimiser."""
     optimizer: optax.OptState
     key: UInt32[Array, "2"]
-    """Of the sampler and of dropout: the epoch's draws are a function of it."""
+    """Key of the sampler and of dropout; it determines all of the epoch's draws."""
     step: Int[Array, ""]
 
 
 class Epoch(NamedTuple):
-    """What the generator yields. The next epoch consumes ``state``: copy what should outlive it."""
+    """One epoch, as :func:`train` yields it. The next one consumes ``state``: copy what should outlive it."""
 
     number: int
-    """Epochs done, from 1."""
+    """Epochs done so far, from 1."""
     state: LearnerState
     metrics: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """Static description of the computation; hashable, so that ``jit`` compiles once a configuration."""
+    """Static description of the computation; hashable, so that ``jit`` compiles once per configuration."""
 
     config: CriticConfig
     mesh: Mesh | None = None
-    """Devices that share each batch; None is the default device alone. ``batch_size`` must be a multiple of them."""
+    """Devices that share each batch, whose number must divide ``batch_size``; None is the default device alone."""
 
     @property
     def heads(self) -> Heads:
@@ -173,7 +174,7 @@ class Learner:
         return LearnerState(params, target, optimizer, state.key, state.step + 1), info
 
     def draw(self, key: Array, count: int) -> tuple[Int[Array, "steps B"], Array, Array]:
-        """The positions (in ``train_rows``) of an epoch's batches, a key a step, and the next epoch's key."""
+        """The positions (in ``train_rows``) of an epoch's batches, one key per step, and the next epoch's key."""
         c = self.config
         key, index_key, step_key = jax.random.split(key, 3)
         if c.batch_size >= count and c.micro_batches == 1:
@@ -185,7 +186,7 @@ class Learner:
     def scan_epoch(
         self, state: LearnerState, hyper: Hyper, data: CriticData
     ) -> tuple[LearnerState, dict[str, Float[Array, ""]]]:
-        """One epoch as a pure function: draw, then scan gather and update. See :meth:`epoch` for the jitted one."""
+        """One epoch as a pure function: draw, then scan gather and update. :meth:`epoch` is the jitted version."""
         positions, keys, next_key = self.draw(state.key, len(data.train_rows))
 
         def step(state: LearnerState, xs: tuple[Array, Array]) -> tuple[LearnerState, dict[str, Array]]:
@@ -214,16 +215,17 @@ class Learner:
     def check(
         self, params: Params, target: Params, batch: Batch, single: Batch
     ) -> dict[str, Float[Array, ""]]:
-        """The objective without dropout, the Bellman residual, and the error towards returns.
+        """The objective without dropout, the Bellman residual, and the error against returns.
 
         ``bellman_residual`` is the root mean square of ``Q(s, a) - r - γ (1 - terminal) V(s')`` with online
-        parameters on both sides, so it compares objectives with one another; ``return_error`` that of ``Q - G``.
-        ``initial_q`` is the mean over the first states of episodes, ``disagreement`` the members' mean deviation.
+        parameters on both sides, so it is comparable between objectives. ``return_error`` is that of ``Q - G``.
+        ``initial_q`` is the mean Q over the first states of episodes. ``disagreement`` is the mean standard deviation
+        over members.
 
         Args:
           params: online parameters.
           target: target parameters.
-          batch: as the objective needs it.
+          batch: the rows as the objective needs them.
           single: the same rows as single transitions.
         """
         _, info = self.objective.loss(self.heads, params, target, batch)
@@ -239,7 +241,7 @@ class Learner:
         }
 
     def _gradient(self, state: LearnerState, batch: Batch, key: Array) -> tuple[Params, dict[str, Array]]:
-        """Clipped gradient of the loss; over micro-batches, the mean of their clipped gradients.
+        """Clipped gradient of the loss; with micro-batches, the mean of their clipped gradients.
 
         ``gradient_norm`` is the norm before clipping.
         """
@@ -250,8 +252,8 @@ class Learner:
             norm = optax.global_norm(gradient)
             info |= {"gradient_norm": norm}
             if self.config.gradient_clip is not None:
-                # As optax.clip_by_global_norm, but by one factor: its division by the norm is a pass over memory of
-                # its own, and at upstream's sizes passes over memory are what an update costs.
+                # Like optax.clip_by_global_norm, but with a single factor. Optax's division by the norm is another pass
+                # over memory, and at the paper's sizes the cost of an update is its passes over memory.
                 factor = jnp.minimum(1.0, self.config.gradient_clip / norm)
                 gradient = jax.tree.map(lambda g: g * factor, gradient)
             return gradient, info
@@ -289,14 +291,14 @@ class Learner:
 def join_checks(
     parts: Sequence[dict[str, Array]], rows: Sequence[int], first: Sequence[int]
 ) -> dict[str, Array]:
-    """What :meth:`Learner.check` gives for all rows, from what it gives for parts of them.
+    """The result of :meth:`Learner.check` for all rows, from its results for parts of them.
 
-    All are means over rows, but for root mean squares and what is of first states alone.
+    All numbers are means over rows, except root mean squares and the mean over first states.
 
     Args:
-      parts: of :meth:`Learner.check`.
+      parts: results of :meth:`Learner.check`.
       rows: how many rows each part has.
-      first: how many of them are an episode's first.
+      first: how many of them are the first of an episode.
     """
     joined = {}
     for name in parts[0]:
@@ -309,7 +311,7 @@ def join_checks(
 
 
 class Runner(Protocol):
-    """What :func:`train` asks for: a :class:`Learner`, or one that reads its data another way."""
+    """What :func:`train` needs: a :class:`Learner`, or something like it that reads its data another way."""
 
     @property
     def config(self) -> CriticConfig: ...
@@ -324,13 +326,13 @@ class Runner(Protocol):
 def train(
     learner: Runner, state: LearnerState, hyper: Hyper, data: CriticData, *, first: int = 0
 ) -> Iterator[Epoch]:
-    """Yields the remaining epochs, ``first`` of them being done.
+    """Yields the epochs after the first ``first``.
 
     Args:
       learner: the computation, in memory or streaming.
       state: where to start; consumed.
       hyper: see :meth:`Learner.hyper`.
-      data: where ``learner`` wants it; NumPy arrays given to a :class:`Learner` are copied to the device each epoch.
+      data: where ``learner`` expects it; a :class:`Learner` copies NumPy arrays to the device every epoch.
       first: epochs that an earlier run has done.
     """
     heldout = heldout_sample(data)
@@ -344,7 +346,7 @@ def train(
 
 
 def heldout_sample(data: CriticData) -> Int[Array, "R"]:
-    """The held-out rows that are looked at after every epoch, spread over all of them."""
+    """The held-out rows that are checked after every epoch, spread evenly over all of them."""
     stride = -(-len(data.heldout_rows) // _HELDOUT_ROWS) or 1
     return data.heldout_rows[::stride]
 

@@ -1,7 +1,7 @@
-"""What can be known of a critic from its data alone: calibration, ranking, gaps, novelty, verdict, policy value.
+"""What a critic's data alone tell about it: calibration, ranking, gaps, novelty, verdict, policy value.
 
-Everything here is NumPy on arrays that :func:`diagnose` collects once; simulator truth is an optional argument that
-nothing else reads (``select`` never passes it).
+Everything here is NumPy on arrays that :func:`diagnose` collects once. Simulator truth is an optional argument that
+nothing else depends on (``select`` never passes it).
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from digiq.critics.training_data import CriticData, Standardizer, Table, read_ro
 from digiq.statistics import auc
 
 _CHUNK = 2048
-_SAMPLE = 4096  # rows that directions are fitted to
+_SAMPLE = 4096  # rows that principal components are fitted to
 LEAST_EPISODES = 4
-"""Held-out episodes that succeed, and that fail, below which a critic is not called sound."""
+"""A critic is called sound only if at least this many held-out episodes succeed, and as many fail."""
 LEAST_PAIRS = 30
-"""Likewise, pairs of a logged action that led to success and another candidate."""
+"""Likewise, the least number of pairs of a logged action that led to success and another candidate."""
 _BLOCKS = 200  # episodes are pooled into at most this many resampling units, which bounds memory
 
 
@@ -54,11 +54,11 @@ class Ranking:
     """How well values order the candidates of one state, averaged over states."""
 
     accuracy: float
-    """Share of candidate pairs with different truth that are ordered rightly; ties count half. Chance is 0.5."""
+    """Share of candidate pairs of different true value that are ordered correctly; ties count half. Chance is 0.5."""
     rank_at_1: float
-    """Share of states whose best candidate by value is a best one by truth; ties share."""
+    """Share of states whose best candidate by value is also a truly best one; ties share the credit."""
     states: int
-    """States that have something to order."""
+    """States with at least two candidates whose true values differ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LoggedRanking:
     """Rank of the logged action among its candidates where it led to success; mid-ranks for ties."""
 
     accuracy: float
-    """Share of the other candidates that stand below the logged action; ties count half. Chance is 0.5."""
+    """Share of the other candidates that rank below the logged action; ties count half. Chance is 0.5."""
     mean_rank: float
     """From 1 (best) to N."""
     rank_at_1: float
@@ -83,17 +83,17 @@ class Gaps:
     quantiles: list[float]
     """At 0, 10, ..., 100 %."""
     edges: list[float]
-    """Of the bins of ``counts``, one more than those."""
+    """Edges of the bins of ``counts``, one more than there are bins."""
     counts: list[int]
     """Histogram over states."""
     threshold: float
     share: float
-    """Of states strictly above the threshold."""
+    """Share of states strictly above the threshold."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Over- or underfitting, with the advice of Kumar et al. 2021 in words."""
+    """Whether the critic over- or underfits, with the advice of Kumar et al. 2021 in words."""
 
     kind: Literal["overfitting", "underfitting", "sound", "unknown"]
     reason: str
@@ -102,21 +102,21 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """On how much the diagnostics of a critic rest."""
+    """How much data the diagnostics of a critic rest on."""
 
     held_out: bool
     """Whether the judged episodes were kept out of training."""
     successes: int
     """Judged episodes with a return above 0."""
     failures: int
-    """The others."""
+    """The other judged episodes."""
     pairs: int
-    """Pairs of the logged action of a success and another candidate of its state."""
+    """Pairs of a logged action of a successful episode and another candidate of its state."""
 
     def lacks(self) -> str:
-        """Why nothing can be said, in words; empty where something can."""
+        """Why the evidence is too thin for a verdict, in words; empty if it suffices."""
         if not self.held_out:
-            return "no episode was held out, so what was learned by heart looks like knowledge"
+            return "no episode was held out, so memorised episodes cannot be told from learning"
         counts = ((self.successes, "success", "successes"), (self.failures, "failure", "failures"))
         few = [
             f"{count or 'no'} {one if count == 1 else more}"
@@ -124,49 +124,49 @@ class Evidence:
             if count < LEAST_EPISODES
         ]
         if few:
-            return (
-                f"the held-out episodes have {' and '.join(few)}, and {LEAST_EPISODES} of each are the least"
-            )
+            return f"the held-out episodes have {' and '.join(few)}, but at least {LEAST_EPISODES} of each are needed"
         if self.pairs < LEAST_PAIRS:
-            return f"the held-out episodes have {self.pairs or 'no'} pairs to order, and {LEAST_PAIRS} are the least"
+            pairs = self.pairs or "no"
+            return f"the held-out episodes have {pairs} pairs to order, but at least {LEAST_PAIRS} are needed"
         return ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnostics:
-    """Everything :func:`diagnose` reports; JSON-able by ``dataclasses.asdict``."""
+    """Everything that :func:`diagnose` reports; JSON-able by ``dataclasses.asdict``."""
 
     td_error: float
-    """Root mean square error towards the objective's own target on held-out transitions, as the trainer logged it for
-    this epoch; NaN when it did not."""
+    """Root mean square error against the objective's own target on held-out transitions, as the trainer logged it for
+    this epoch; NaN if it did not."""
     bellman_residual: float
-    """Root mean square of ``Q(s, a) - r - γ (1 - terminal) V(s')``, aggregated members, on the judged transitions."""
+    """Root mean square of ``Q(s, a) - r - γ (1 - terminal) V(s')``, members aggregated, on the judged transitions."""
     q_trend: float
-    """Change an epoch of the mean held-out Q over the last quarter of the epochs; NaN with fewer than two."""
+    """Change of the mean held-out Q per epoch over the last quarter of the epochs; NaN with fewer than two epochs."""
     calibration: Calibration
     success_auc: float
     """Chance that a logged action of a successful episode has a higher Q than one of a failed episode."""
     logged_ranking: LoggedRanking
     step_agreement: float
-    """Correlation, over the judged logged actions, of the critic's advantage ``Q(s, a)`` minus the candidates' mean with the
-    one-step advantage ``r + γ V(s') - V(s)`` under the behaviour's own fitted V. A return says as much about all that
-    followed as about the action; one step says less and is much less noisy."""
+    """Correlation between two advantages of the judged logged actions. One is the critic's, ``Q(s, a)`` minus the mean
+    Q of the candidates. The other is the one-step advantage ``r + γ V(s') - V(s)`` under a V fitted to the behaviour
+    policy. A return says as much about everything that followed as about the action; a single step says less, with far
+    less noise."""
     gaps: Gaps
     disagreement: float
-    """Deviation of the members' Q, mean over candidates, as a share of the deviation of Q over candidates."""
+    """Deviation of Q over members, averaged over candidates, as a share of the deviation of Q over candidates."""
     novelty: float
-    """Mean quantile of the chosen candidates' distance from the logged actions (0.5: as usual as those)."""
+    """Mean quantile of the chosen candidates' distance from the logged actions (0.5: as typical as those)."""
     initial_value: float
-    """Mean over first states of the best candidate's Q: what the critic promises."""
+    """Mean Q of the best candidate over first states: what the critic promises."""
     policy_value: Interval
     """Fitted Q evaluation of Best-of-N with this critic, over first states."""
     behavior_value: Interval
-    """The same estimator for the logged actions: the yardstick of ``policy_value``."""
+    """The same estimate for the logged actions, to compare ``policy_value`` with."""
     verdict: Verdict
     evidence: Evidence
-    """What all of this rests on; where it is too little the verdict is not ``sound``."""
+    """What the diagnostics rest on; with too little of it the verdict is not ``sound``."""
     truth: Ranking | None = None
-    """Against ground truth, where it was given."""
+    """Ranking against the true values, if they were given."""
 
 
 def diagnose(
@@ -184,15 +184,15 @@ def diagnose(
     """All diagnostics of one checkpoint.
 
     Args:
-      critic: of the data's features.
-      data: as :func:`digiq.critics.training_data.prepare` gives it, on the host.
-      rows: transitions to judge on; the held-out ones by default (all of them when there are none).
-      threshold: of the extraction gate.
+      critic: a critic of the data's features.
+      data: as :func:`digiq.critics.training_data.prepare` returns it, on the host.
+      rows: transitions to judge on; by default the held-out ones, or all if there are none.
+      threshold: threshold of the extraction gate.
       history: the run's metrics, for the verdict.
       truth: true value of every candidate (NaN: unknown), from a simulator.
-      seed: of the bootstrap.
-      reference: what does not depend on the critic, when several are looked at; made here otherwise.
-      values: the members' Q and V as :func:`values_of` gives them, where they are known.
+      seed: seed of the bootstrap.
+      reference: the part that does not depend on the critic, to share it between critics; computed if not given.
+      values: the members' Q and V as :func:`values_of` returns them, if they are already known.
     """
     q_members, v_members = values or values_of(critic, data)
     q, v = critic.aggregate(q_members), critic.aggregate(v_members)
@@ -240,27 +240,27 @@ def diagnose(
 def values_of(
     critic: Critic, data: CriticData
 ) -> tuple[Float[np.ndarray, "S N E"], Float[np.ndarray, "S E"]]:
-    """Q of every candidate (NaN: none) and V of every observation, by each of the E members."""
+    """Q of every candidate (NaN: no candidate) and V of every observation, by each of the E members."""
     features = {"observation": data.observation, "pair": data.pair, "candidate_row": data.candidate_row}
     return member_values(flat(critic), features)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What diagnostics measure a critic against, the same for all critics of the data."""
+    """What diagnostics measure a critic against; the same for all critics of the data."""
 
     fqe: "LinearFQE"
     novelty: Float[np.ndarray, "S N"]
     behavior_value: Interval
     step_advantage: Float[np.ndarray, "R"]
-    """``r + γ (1 - terminal) V(s') - V(s)`` of every transition, V being the behaviour's by :class:`LinearFQE`: the
-    mean of its Q over the candidates, which are draws of the behaviour policy."""
+    """``r + γ (1 - terminal) V(s') - V(s)`` of every transition. V is that of the behaviour policy by
+    :class:`LinearFQE`: its mean Q over the candidates, which are draws from that policy."""
 
     @classmethod
     def of(
         cls, data: CriticData, *, novelty_: Float[np.ndarray, "S N"] | None = None, seed: int = 0
     ) -> "Reference":
-        """Of data on the host; ``novelty_`` when it is known from a larger set."""
+        """The reference for data on the host; give ``novelty_`` if it is known from a larger set."""
         fqe = LinearFQE(data, seed=seed)
         logged = np.zeros(len(data.candidate_row), np.int64)
         v, t = np.nanmean(fqe.q_values(logged), axis=1), data.table
@@ -270,21 +270,21 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Monitor:
-    """Diagnostics while training goes on, at a bounded cost: over a sample of episodes that is held in memory."""
+    """Diagnostics during training, at a bounded cost: over a sample of episodes held in memory."""
 
     sample: CriticData
     reference: Reference
     threshold: float = 0.1
-    """Of the extraction gate whose share of states is reported, in units of Q."""
+    """Threshold of the extraction gate whose share of passing states is reported, in units of Q."""
 
     @classmethod
     def of(cls, data: CriticData, states: int, threshold: float = 0.1) -> "Monitor":
-        """Of whole held-out episodes (of any, where none are held out) with about ``states`` observations.
+        """A monitor over whole held-out episodes (any if none are held out) with about ``states`` observations.
 
         Args:
           data: on the host, on the device, or on disk; only the sample and 4,096 logged actions are read.
-          states: at least one episode is taken.
-          threshold: of the gate.
+          states: observations of the sample; at least one episode is taken.
+          threshold: threshold of the gate.
         """
         small, observations = sample_episodes(data, states)
         reference = Reference.of(small, novelty_=novelty(data, states=observations))
@@ -298,7 +298,7 @@ class Monitor:
 
 
 def scalars(d: Diagnostics) -> dict[str, float]:
-    """The single numbers of diagnostics, by the name they are logged under; what is NaN is left out."""
+    """The scalar diagnostics, by the name they are logged under; NaN values are left out."""
     found = {
         "bellman_residual": d.bellman_residual,
         "ece": d.calibration.ece,
@@ -321,10 +321,10 @@ def scalars(d: Diagnostics) -> dict[str, float]:
 
 
 def sample_episodes(data: CriticData, states: int, seed: int = 0) -> tuple[CriticData, Int[np.ndarray, "S"]]:
-    """A part of ``data``: whole held-out episodes (any, where none are held out), their features read into memory.
+    """A sample of ``data``: whole held-out episodes (any episodes if none are held out), their features in memory.
 
     Returns:
-      the part, all of it held out, with indices of its own; and the observations of ``data`` that it holds.
+      the sample, all of it held out, with indices of its own; and the observations of ``data`` that it holds.
     """
     t = Table(*(np.asarray(column) for column in data.table))
     rows = np.asarray(data.heldout_rows)
@@ -359,7 +359,7 @@ def sample_episodes(data: CriticData, states: int, seed: int = 0) -> tuple[Criti
 
 
 def q_trend(history: Sequence[dict[str, float]]) -> float:
-    """Change of the mean Q (held-out, where it is logged) an epoch, over the last quarter of the epochs."""
+    """Change of the mean Q (held-out, if that is logged) per epoch, over the last quarter of the epochs."""
     name = "heldout_q_mean" if history and "heldout_q_mean" in history[-1] else "q_mean"
     q = [row[name] for row in history if name in row]
     if len(q) < 2:
@@ -379,7 +379,7 @@ def draw_reliability(axes: Any, c: Calibration) -> None:
 def calibration(
     predicted: Float[np.ndarray, "n"], observed: Float[np.ndarray, "n"], bins: int = 10
 ) -> Calibration:
-    """Bins by predicted value; see :class:`Calibration`."""
+    """Calibration in bins by predicted value; see :class:`Calibration`."""
     parts = [p for p in np.array_split(np.argsort(predicted, kind="stable"), bins) if len(p)]
     mean_predicted = np.array([predicted[p].mean() for p in parts])
     mean_observed = np.array([observed[p].mean() for p in parts])
@@ -394,7 +394,7 @@ def calibration(
 
 
 def ranking(q: Float[np.ndarray, "S N"], truth: Float[np.ndarray, "S N"], tolerance: float = 1e-6) -> Ranking:
-    """Orders against a known truth; candidates that are NaN in either are left out."""
+    """Ranking by ``q`` against known true values; candidates that are NaN in either are left out."""
     accuracies, firsts = [], []
     for values, true in zip(q, truth, strict=True):
         both = ~np.isnan(values) & ~np.isnan(true)
@@ -414,7 +414,7 @@ def ranking(q: Float[np.ndarray, "S N"], truth: Float[np.ndarray, "S N"], tolera
 
 
 def logged_ranking(q: Float[np.ndarray, "S N"]) -> LoggedRanking:
-    """Rank of column 0 among the candidates of each row; NaN is no candidate."""
+    """Rank of column 0 among the candidates of each row; NaN marks a missing candidate."""
     ranks, firsts, counts = [], [], []
     for values in q:
         values = values[~np.isnan(values)]
@@ -451,16 +451,15 @@ def gaps(gap: Float[np.ndarray, "S"], threshold: float) -> Gaps:
 
 
 def verdict(history: Sequence[dict[str, float]], evidence: Evidence | None = None) -> Verdict:
-    """Reads learning curves as Kumar et al. 2021 ("A Workflow for Offline Model-Free Robotic RL") do.
+    """Judges learning curves as Kumar et al. 2021 ("A Workflow for Offline Model-Free Robotic RL") do.
 
-    Flat curves are ``sound`` only where ``evidence`` is enough to tell; without it, that is not asked.
-
-    Overfitting: the held-out error has risen clearly from its least, or Q of the data has fallen from a peak.
-    Underfitting: the training error is still a large part of the spread of the values, or still falling fast.
+    Overfitting: the held-out error has risen clearly from its minimum, or Q of the data has fallen from a peak.
+    Underfitting: the training error is as high as the held-out error and has hardly fallen, or is still falling fast.
+    Flat curves are ``sound`` only if the ``evidence`` suffices; if None is given, it is not checked.
     """
     train = np.array([row["td_error"] for row in history if "td_error" in row])
     if len(train) < 4:
-        return Verdict("unknown", "fewer than four epochs were logged", "train for longer, then look again")
+        return Verdict("unknown", "fewer than four epochs were logged", "train longer, then look again")
     heldout = np.array([row["heldout_return_error"] for row in history if "heldout_return_error" in row])
     q = np.array([row["q_mean"] for row in history])
     if len(heldout) == len(train):
@@ -493,26 +492,26 @@ def verdict(history: Sequence[dict[str, float]], evidence: Evidence | None = Non
         return Verdict(
             "underfitting",
             f"the training error stays at {train[-1]:.3g}, as high as on held-out episodes",
-            "larger heads, more layers of features, less regularisation",
+            "try larger heads, more feature layers or less regularisation",
         )
     lack = "" if evidence is None else evidence.lacks()
     if lack:
-        return Verdict("unknown", lack, "collect more episodes, of tasks that succeed now and then")
-    return Verdict("sound", "training and held-out curves are flat", "nothing to mend here")
+        return Verdict("unknown", lack, "collect more episodes of tasks that sometimes succeed")
+    return Verdict("sound", "training and held-out curves are flat", "nothing to change")
 
 
 def novelty(
     data: CriticData, components: int = 64, states: Int[np.ndarray, "S"] | None = None
 ) -> Float[np.ndarray, "S N"]:
-    """How unusual each candidate is: quantile of its distance among those of the logged actions, in [0, 1].
+    """How unusual each candidate is: the quantile of its distance among those of the logged actions, in [0, 1].
 
-    The distance is Mahalanobis' in the leading principal components of the pairs' standardised features, fitted to
-    the logged actions of the training split (to 4,096 of them, when there are more).
+    It is the Mahalanobis distance in the leading principal components of the pairs' standardised features, fitted to
+    the logged actions of the training split (to 4,096 of them if there are more).
 
     Args:
-      data: wherever it is.
-      components: at most.
-      states: the observations to look at; None for all.
+      data: on the host, on the device, or on disk.
+      components: largest number of components.
+      states: observations to look at; None for all.
     """
     std = _on_host(data.standardizer)
     candidates = np.asarray(data.candidate_row)
@@ -536,10 +535,10 @@ def novelty(
 
 
 class LinearFQE:
-    """Fitted Q evaluation with a linear Q, solved exactly (LSTD-Q, Lagoudakis & Parr 2003), any policy over candidates.
+    """Fitted Q evaluation of any policy over candidates, by an exact linear Q (LSTD-Q, Lagoudakis & Parr 2003).
 
     ``w = (Σ φ (φ - γ (1 - terminal) φ'_π)ᵀ + λ)⁻¹ Σ φ r`` on the principal components of the standardised features of
-    observation and pair. No network, no learning rate, and an interval by resampling episodes.
+    observation and pair. It needs no network and no learning rate; resampling episodes gives an interval.
     """
 
     def __init__(self, data: CriticData, *, components: int = 96, ridge: float = 1e-2, seed: int = 0):
@@ -551,7 +550,7 @@ class LinearFQE:
         self._phi = self._features(data.table.obs, logged)
 
     def value(self, choice: Int[np.ndarray, "S"], resamples: int = 200) -> Interval:
-        """Mean value of first states when ``choice[s]`` (a column of ``candidate_row``) is taken in every state."""
+        """Mean value of first states if ``choice[s]`` (a column of ``candidate_row``) is taken in every state."""
         t, row = self._data.table, self._rows(choice)
         difference = self._difference(row)
         start = t.obs[t.first]
@@ -580,25 +579,25 @@ class LinearFQE:
         return Interval(solve(np.ones(len(a))), float(low), float(high))
 
     def q_values(self, choice: Int[np.ndarray, "S"]) -> Float[np.ndarray, "S N"]:
-        """Q of every candidate under the policy that takes ``choice``; NaN where there is none."""
+        """Q of every candidate under the policy that takes ``choice``; NaN where there is no candidate."""
         t, candidates = self._data.table, np.asarray(self._data.candidate_row)
         difference = self._difference(self._rows(choice))
         weights = self._solve(self._phi.T @ difference, self._phi.T @ t.reward)
         q = np.full(candidates.shape, np.nan)
         for n in range(candidates.shape[1]):
-            states = np.flatnonzero(candidates[:, n] >= 0)  # of a column that nobody has, none
+            states = np.flatnonzero(candidates[:, n] >= 0)  # may be empty
             for part in (states[i : i + _CHUNK] for i in range(0, len(states), _CHUNK)):
                 q[part, n] = self._features(part, candidates[part, n]) @ weights
         return q
 
     def _rows(self, choice: Int[np.ndarray, "S"]) -> Int[np.ndarray, "S"]:
-        """Pair rows of ``choice``; of any candidate where that is none."""
+        """Pair rows of ``choice``; those of any other candidate where it is missing."""
         candidates = np.asarray(self._data.candidate_row)
         row = candidates[np.arange(len(choice)), choice]
         return np.where(row >= 0, row, np.max(candidates, axis=1))
 
     def _difference(self, row: Int[np.ndarray, "S"]) -> Float[np.ndarray, "R K"]:
-        """``φ - γ (1 - terminal) φ'_π`` of every transition, π taking pair ``row`` in each state."""
+        """``φ - γ (1 - terminal) φ'_π`` of every transition, where π takes pair ``row[s]`` in state s."""
         t = self._data.table
         following = self._features(t.next_obs, np.maximum(row[t.next_obs], 0)) * t.discount[:, None]
         return self._phi - following
@@ -627,7 +626,7 @@ class LinearFQE:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's; NaN where either does not vary."""
+    """Pearson correlation; NaN if either argument does not vary."""
     known = ~np.isnan(a) & ~np.isnan(b)
     a, b = a[known], b[known]
     if len(a) < 2 or np.ptp(a) <= 1e-9 or np.ptp(b) <= 1e-9:
@@ -647,7 +646,7 @@ def _principal(x: Any, components: int) -> tuple[Any, Any, Any]:
     """Leading directions [D, K], their deviations [K], and the mean [D]."""
     centre = x.mean(0)
     y = (x - centre).astype(np.float64)
-    # Of the two matrices with the same spectrum the smaller is decomposed.
+    # Two matrices have the same spectrum; the smaller one is decomposed.
     small = y.T @ y if y.shape[1] <= len(y) else y @ y.T
     variance, vectors = np.linalg.eigh(small)
     keep = np.argsort(variance)[::-1][: min(components, max(1, len(x) // 8))]

@@ -1,4 +1,4 @@
-"""What training says of itself, epoch by epoch: ``metrics.jsonl`` and TensorBoard events; and the metric it is judged by."""
+"""The log of a training run (``metrics.jsonl`` and TensorBoard events), and the metric that the run is judged by."""
 
 import contextlib
 import json
@@ -14,20 +14,20 @@ from digiq.errors import DigiQError
 
 
 def metric_of(choose_by: str, row: dict[str, float]) -> float:
-    """The metric that critics are compared by, the lower the better; infinite where it diverged.
+    """The metric that critics are compared by, lower is better; infinite if training diverged.
 
     Raises:
-      DigiQError: it is not logged.
+      DigiQError: the metric is not logged.
     """
     if choose_by not in row:
         known = ", ".join(k for k in row if k.startswith("heldout_")) or "none: heldout_fraction is too small"
         raise DigiQError(f"train-q: choose_by = {choose_by!r} is not logged; held-out metrics: {known}.")
     value = row[choose_by]
-    return math.inf if math.isnan(value) else value  # what diverged is the worst there is
+    return math.inf if math.isnan(value) else value  # a diverged critic is the worst
 
 
 class MetricsLog:
-    """``metrics.jsonl`` and TensorBoard events of a run, one row an epoch; a context manager."""
+    """``metrics.jsonl`` and TensorBoard events of a run, one row per epoch; a context manager."""
 
     def __init__(self, path: Path, name: str = "metrics.jsonl", events: bool = True):
         self._file, self._logs = path / name, path / "logs" if events else None
@@ -36,7 +36,7 @@ class MetricsLog:
 
     def rewind(self, epoch: int) -> None:
         """Keeps the rows of the first ``epoch`` epochs that an earlier run wrote, and drops later ones."""
-        # A damaged line is dropped as a torn one is.
+        # A damaged line is dropped, like a torn one.
         whole = self._file.read_text(encoding="utf-8", errors="replace") if self._file.is_file() else ""
         lines = whole.splitlines()
         self.rows.clear()
@@ -51,11 +51,11 @@ class MetricsLog:
         if self._logs is not None:
             from tensorboardX import SummaryWriter
 
-            # Viewers drop the later steps that an earlier run has left.
+            # This makes viewers drop later steps that an earlier run left behind.
             self._events = SummaryWriter(logdir=str(self._logs), purge_step=epoch + 1)
 
     def write(self, epoch: int, metrics: dict[str, float], found: Diagnostics | None = None) -> None:
-        """Appends an epoch, with what its diagnostics found: numbers, the gaps' histogram, a reliability plot, a verdict."""
+        """Appends an epoch and its diagnostics: numbers, the histogram of gaps, a reliability plot, a verdict."""
         metrics = metrics | ({} if found is None else scalars(found))
         self.rows.append({"epoch": epoch, **metrics})
         row: dict[str, Any] = dict(self.rows[-1])

@@ -1,13 +1,12 @@
-"""Where arrays live: one device, or every device of every process with the batch split over them.
+"""Where arrays live: on one device, or on every device of every process with the batch split over them.
 
-Data parallelism is two shardings: of the drawn positions, so that each device differentiates its share of the batch,
-and of the features' rows, which all devices together hold once. XLA inserts what crosses devices: positions, the rows
-that are drawn, and the reduction of the gradients. Parameters are replicated. It is the same program on one device, on
-eight, and on several hosts that :func:`connect` has joined.
+Data parallelism is two shardings. The drawn positions are split, so that each device differentiates its share of the
+batch. The rows of features are split too, so that all devices together hold them once. XLA inserts the communication:
+positions, drawn rows, and the reduction of the gradients. Parameters are replicated. The program is the same on one
+device, on eight, and on several hosts that :func:`connect` has joined.
 
-What devices do together they must all do, in one order, or they wait for one another for ever. So nothing but an epoch and
-the check after it touches rows that are split, and what the first process computes besides, it computes on one device, see
-:func:`local`.
+All devices must run joint operations in the same order, or they wait for one another for ever. So only an epoch and the
+check after it touch split rows. Whatever else the first process computes, it computes on one device (:func:`local`).
 """
 
 import os
@@ -26,10 +25,10 @@ ADDRESS, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "J
 
 
 def connect() -> None:
-    """Joins this process to those of the other hosts, if the environment names their coordinator; once.
+    """Joins this process to those of the other hosts, if the environment names their coordinator; does so only once.
 
-    ``JAX_COORDINATOR_ADDRESS`` is ``host:port`` of the first process. How many there are and which one this is, Slurm, Open
-    MPI and TPU pods say themselves; elsewhere ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` (from 0) do.
+    ``JAX_COORDINATOR_ADDRESS`` is ``host:port`` of the first process. Slurm, Open MPI and TPU pods announce the number
+    of processes and the number of this one; elsewhere set ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` (from 0).
 
     Raises:
       DigiQError: the variables cannot be read.
@@ -52,12 +51,12 @@ def leads() -> bool:
 
 
 def agree(tree: T) -> T:
-    """The first process's numbers, on the host of every process; shapes are the same everywhere."""
+    """The first process's numbers, on the host of every process; shapes must be the same everywhere."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
 def local(tree: T) -> T:
-    """One device's copy of what all devices hold copies of, to compute with it alone."""
+    """One device's copy of a replicated tree, to compute with on that device alone."""
 
     def own(x: Any) -> Any:
         shared = isinstance(x, jax.Array) and len(x.sharding.device_set) > 1
@@ -80,7 +79,7 @@ def replicate(tree: T, mesh: Mesh | None) -> T:
         return jax.device_put(tree, everywhere)
 
     def spread(x: Any) -> jax.Array:
-        host = np.asarray(x)  # device_put would have all processes compare all that they pass
+        host = np.asarray(x)  # device_put would make all processes compare their arrays
         return jax.make_array_from_callback(host.shape, everywhere, lambda index: host[index])
 
     return jax.tree.map(spread, tree)
@@ -89,7 +88,7 @@ def replicate(tree: T, mesh: Mesh | None) -> T:
 def split_rows(array: np.ndarray, mesh: Mesh | None) -> jax.Array:
     """Moves an array [rows, D] to the device, or a share of its rows to each device of the mesh.
 
-    Rows of zeros, which no index points to, fill the shares up; every process passes equal values.
+    Shares are padded with rows of zeros, which no index points to; every process passes equal values.
     """
     if mesh is None:
         return jax.device_put(array)
@@ -113,7 +112,7 @@ def split_batches(positions: Any, mesh: Mesh | None) -> Any:
 
 
 def own_rows(size: int, mesh: Mesh | None) -> np.ndarray:
-    """int[n]: which rows of a batch of ``size`` go to devices of this process, in order."""
+    """int[n]: the rows of a batch of ``size`` that go to devices of this process, in order."""
     if mesh is None:
         return np.arange(size)
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -122,10 +121,10 @@ def own_rows(size: int, mesh: Mesh | None) -> np.ndarray:
 
 
 def place_batch(batch: T, mesh: Mesh | None, size: int) -> T:
-    """Moves a batch from the host, its first axis split over the mesh; without one it is left to ``jit``.
+    """Moves a batch from the host, its first axis split over the mesh; without a mesh it is left to ``jit``.
 
     Args:
-      batch: arrays [n, ...] of :func:`own_rows`.
+      batch: arrays [n, ...], the rows that :func:`own_rows` names.
       mesh: the devices.
       size: rows of the whole batch.
     """

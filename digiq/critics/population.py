@@ -1,7 +1,7 @@
 """Many critics at once: ``vmap`` of the epoch over seeds × learning rates, the features shared.
 
-A member's initial parameters, batches and numbers are those of the same seed trained alone. Worth it where one
-learner leaves the device idle: on GPUs. On two CPU cores eight members take about as long as eight runs.
+A member's initial parameters, batches and numbers are those of the same seed trained alone. This pays off on GPUs,
+where one learner leaves the device idle. On two CPU cores, eight members take about as long as eight runs.
 """
 
 import dataclasses
@@ -34,30 +34,30 @@ class PopulationConfig:
     """Members are the product of seeds and learning rates."""
 
     seeds: Annotated[int, Field(ge=1)] = 1
-    """Seeds in a row, from the stage's own on."""
+    """Number of consecutive seeds, starting at the stage's seed."""
     lr: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    """Peak learning rates; none takes the critic's own."""
+    """Peak learning rates; none takes the critic's."""
 
     @property
     def size(self) -> int:
-        """Members in all."""
+        """Number of members."""
         return self.seeds * max(1, len(self.lr))
 
 
 class Member(NamedTuple):
-    """What tells members apart."""
+    """The settings in which members differ."""
 
     seed: int
     learning_rate: float
 
 
 class PopulationEpoch(NamedTuple):
-    """What the generator yields; every leaf of ``state`` has a leading member axis. Copy it to keep it."""
+    """One epoch of all members; every leaf of ``state`` has a leading member axis. Copy the state to keep it."""
 
     number: int
     state: LearnerState
     metrics: list[dict[str, float]]
-    """One a member."""
+    """One per member."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Population:
 
     @classmethod
     def of(cls, learner: Learner, config: PopulationConfig, seed: int) -> "Population":
-        """Every seed from ``seed`` on with every learning rate."""
+        """Every seed, from ``seed`` on, with every learning rate."""
         rates = config.lr or (learner.config.learning_rate,)
         return cls(learner, tuple(Member(seed + k, rate) for k in range(config.seeds) for rate in rates))
 
@@ -129,7 +129,7 @@ def population_table(final: Sequence[dict[str, float]], metric: str, best: int) 
 
 
 def plot_population(rows: Sequence[dict[str, float]], metric: str, path: Path) -> None:
-    """Draws the metric of every member over the epochs, one colour a learning rate."""
+    """Draws the metric of every member over the epochs, one colour per learning rate."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -151,7 +151,7 @@ def plot_population(rows: Sequence[dict[str, float]], metric: str, path: Path) -
 def train_best_member(
     config: "TrainQConfig", data: CriticData, monitor: Monitor, features: Any, path: Path
 ) -> tuple[int, list[dict[str, float]]]:
-    """Trains all members, resuming like one; writes a table and a plot, and the best member as the critic."""
+    """Trains all members, resumably; writes a table, a plot, and the best member as the critic."""
     learner = Learner(config.critic)
     population = Population.of(learner, config.population, config.seed)
     with (
@@ -185,7 +185,7 @@ def train_best_member(
     rows = [r for r in log.rows if Member(int(r["seed"]), r["learning_rate"]) == population.members[best]]
     with Checkpoints(path / "checkpoints") as chosen, MetricsLog(path) as chosen_log:
         chosen.drop_unfinished()
-        chosen_log.rewind(0)  # a run that was killed here has written rows already
+        chosen_log.rewind(0)  # a run killed here has already written rows
         chosen.save_params(config.critic.epochs, params)
         critic = critic_of(config.critic, params, data, features, ())
         for row in rows:

@@ -1,7 +1,7 @@
-"""Scorers: anything that gives candidates of one observation a Q.
+"""Scorers: anything that assigns Q to the candidates of one observation.
 
-The learned scorer needs the VLM at test time and the exact one needs a simulator, so both live in ``digiq.agents``;
-here are the protocol and the random baseline.
+The learned scorer needs the VLM at test time and the exact one needs a simulator, so both live in ``digiq.agents``.
+This module has the protocol and the random baseline.
 """
 
 from __future__ import annotations

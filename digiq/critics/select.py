@@ -1,14 +1,14 @@
 """``digiq select``: chooses a checkpoint, of one critic or among many, without a device and without simulator truth.
 
-Why no truth: where exact values exist (on the simulator) one would not need to choose by proxy, and where they do not
-(on phones) a score tuned to them would be a promise nobody can keep. Nothing here takes them as an argument, and a test
-makes asking for them an error. ``benchmarks/selection_correlation.py`` measures, afterwards, how well the score orders
-critics whose true success is known.
+Why no truth: where exact values exist (on the simulator), there is no need to choose by a proxy; where they do not (on
+phones), a score tuned to them would promise too much. Nothing here takes them as an argument, and a test makes asking
+for them an error. ``benchmarks/selection_correlation.py`` measures afterwards how well the score orders critics whose
+true success is known.
 
-Three numbers say how good the policy extracted from a critic may be; none is reliable alone, so a candidate's score is
-the mean of its ranks by each, scaled to [0, 1]. What correlates with Monte-Carlo returns (calibration, the rank of actions
-that led to success) is reported by ``diagnose`` and not counted: over critics of different objectives it orders
-policies badly (``docs/results/selection.md``).
+Three numbers indicate how good the policy extracted from a critic may be. None is reliable alone, so a candidate's
+score is the mean of its ranks by each, scaled to [0, 1]. Diagnostics that correlate with Monte-Carlo returns
+(calibration, the rank of actions that led to success) are reported by ``diagnose`` but do not count here: over critics
+of different objectives they order policies badly (``docs/results/selection.md``).
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ STAGE, VERSION = "select", 1
 
 @configclass
 class SelectConfig:
-    """How to choose."""
+    """How a checkpoint is chosen."""
 
     every_checkpoint: bool = True
-    """All checkpoints of each critic, or their last alone."""
+    """Compare all checkpoints of each critic, or only its last one."""
     seed: int = 0
-    """Of the bootstrap in fitted Q evaluation."""
+    """Seed of the bootstrap in fitted Q evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Choice:
 
     best: str
     scores: dict[str, float]
-    """Of every candidate, in [0, 1]."""
+    """Score of every candidate, in [0, 1]."""
     why: str
 
 
@@ -55,15 +55,15 @@ CRITERIA = {
     "policy value": lambda d: d.policy_value.value,
     "one-step advantages": lambda d: d.step_agreement,
 }
-"""What is ranked of each critic by itself, the higher the better; beside it, :func:`agreement`."""
+"""Criteria computed for each critic by itself, higher is better; :func:`agreement` is the third."""
 AGREEMENT = "agreement"
 
 
 def agreement(values: Sequence[Float[np.ndarray, "S N"]]) -> list[float]:
-    """How far each critic orders the candidates of a state as the others do on average.
+    """How far each critic orders the candidates of a state as the other critics do on average.
 
-    Correlation of its Q, standardised within each state, with the mean of the others'. Errors of critics that differ in
-    objective, seed or epoch are partly their own; what they share is more often right.
+    It is the correlation of its Q, standardised within each state, with the mean of the others' Q. Critics that differ
+    in objective, seed or epoch make partly different errors; what they agree on is more often right.
     """
     standard = np.stack([_standardised(q).ravel() for q in values])
     total = standard.sum(axis=0)
@@ -71,7 +71,7 @@ def agreement(values: Sequence[Float[np.ndarray, "S N"]]) -> list[float]:
 
 
 def _standardised(q: Float[np.ndarray, "S N"]) -> Float[np.ndarray, "S N"]:
-    """Zero mean and unit deviation over the candidates of a state; 0 where there is none, or nothing differs."""
+    """Q with zero mean and unit deviation over a state's candidates; 0 for missing ones, and if all are equal."""
     known = ~np.isnan(q)
     count = np.maximum(known.sum(axis=1, keepdims=True), 1)
     centred = np.where(known, q - np.where(known, q, 0).sum(axis=1, keepdims=True) / count, 0)
@@ -80,14 +80,14 @@ def _standardised(q: Float[np.ndarray, "S N"]) -> Float[np.ndarray, "S N"]:
 
 
 def choose(candidates: Mapping[str, Diagnostics], values: Mapping[str, Float[np.ndarray, "S N"]]) -> Choice:
-    """Scores critics by :data:`CRITERIA` and :func:`agreement`; those that overfit stand behind all that do not.
+    """Scores critics by :data:`CRITERIA` and :func:`agreement`; those that overfit rank below all that do not.
 
     Args:
-      candidates: diagnostics of each.
-      values: Q of each, of the same candidate actions; NaN where there is none.
+      candidates: diagnostics of each critic, by name.
+      values: Q of the same candidate actions by each critic; NaN where there is no action.
 
     Raises:
-      DigiQError: there are none.
+      DigiQError: there is no critic.
     """
     if not candidates:
         raise DigiQError("select: no checkpoints to choose from; train a critic first.")
@@ -122,7 +122,7 @@ def run(
     """The stage: writes ``selection.json`` with the chosen critic and epoch, all scores, and the reason.
 
     Raises:
-      DigiQError: critics of another discount or treatment of time-outs than the others', or of other data.
+      DigiQError: critics that differ in discount, treatment of time-outs, or data.
     """
     inputs = {f"critic_{k}": path for k, path in enumerate(critics)}
     inputs |= {"features": features, "episodes": episodes, "rewards": rewards}
@@ -154,13 +154,13 @@ def run(
 
 
 def _refuse_other_returns(critics: Sequence[Path], configs: Sequence[CriticConfig]) -> None:
-    """A policy's value is a discounted sum: under two discounts the higher one is not the better."""
+    """A policy's value is a discounted sum, so values under different discounts do not compare."""
     kinds = [f"gamma {config.gamma} and timeout {config.timeout}" for config in configs]
     for path, kind in zip(critics, kinds, strict=True):
         if kind != kinds[0]:
             raise DigiQError(
                 f"select: {critics[0]} has {kinds[0]}, {path} has {kind}, so their values do not compare; choose among "
-                "critics with the same of both."
+                "critics that share both settings."
             )
 
 

@@ -1,6 +1,6 @@
-"""Training on features that do not fit: Grain reads each batch's rows ahead of time, the device sees batches alone.
+"""Training on features that do not fit into memory: Grain reads each batch's rows ahead; the device sees only batches.
 
-The sampler is the in-memory one: an epoch's positions come from the same key, so both paths learn from the same
+The sampler is the in-memory one. An epoch's positions come from the same key, so both paths learn from the same
 transitions in the same order.
 """
 
@@ -24,11 +24,10 @@ from digiq.critics.training_data import Array, Batch, CriticData, Needs, gather
 
 
 class StoredRows:
-    """Rows [n, D] of arrays on disk (the feature store's layers, memory maps, tensorstore), read when asked for; layers
-    side by side.
+    """Rows [n, D] of layers on disk (of the feature store, memory maps, tensorstore), side by side, read on demand.
 
-    Supports what :func:`digiq.critics.training_data.gather` asks of an array: ``shape``, ``len`` and rows by an integer
-    array of any shape. Each distinct row of a request is read once.
+    It supports what :func:`digiq.critics.training_data.gather` needs of an array: ``shape``, ``len`` and indexing by an
+    integer array of any shape. Each distinct row of a request is read once.
     """
 
     def __init__(self, layers: Sequence[Any]):
@@ -39,7 +38,7 @@ class StoredRows:
 
     @property
     def order(self) -> np.ndarray | None:
-        """int64[n]: the order in which a whole pass reads best; None when any will do."""
+        """int64[n]: the fastest order for a pass over all rows; None if any order will do."""
         return getattr(self._layers[0], "order", None)
 
     def __len__(self) -> int:
@@ -54,7 +53,7 @@ class StoredRows:
         return block[where.reshape(np.shape(rows))]
 
     def load(self) -> np.ndarray:
-        """All rows in memory, once: layers are read one by one into their place."""
+        """All rows in memory, without a second copy: each layer is read into its place."""
         if len(self._layers) == 1:
             return _load(self._layers[0])
         out, start = np.empty(self.shape, self.dtype), 0
@@ -72,7 +71,7 @@ class Streaming:
     threads: int = 2
     """Background readers."""
     prefetch: int = 4
-    """Batches read ahead; every candidate of one can be a hundred megabytes."""
+    """Batches read ahead; one batch with all its candidates can take a hundred megabytes."""
 
     @property
     def config(self) -> CriticConfig:
@@ -83,7 +82,7 @@ class Streaming:
     ) -> tuple[LearnerState, dict[str, Array]]:
         """:meth:`Learner.epoch`; ``state`` is donated, ``data`` may hold :class:`StoredRows`."""
         mesh, infos = self.learner.mesh, []
-        # Drawn on the host: each process reads the rows of its own devices, and no others.
+        # Drawn on the host, so that each process reads only the rows of its own devices.
         drawing = dataclasses.replace(self.learner, mesh=None)
         positions, keys, next_key = drawing.draw(state.key, len(data.train_rows))
         positions = np.asarray(positions)
@@ -93,15 +92,15 @@ class Streaming:
         for batch, key in zip(loaded, keys, strict=True):
             batch = place_batch(batch, mesh, size)
             state, info = _update(self.learner, state, hyper, batch, key)
-            # One update runs and one waits. Calls return at once: with updates slower than reading, all of an epoch's
-            # batches would otherwise pile up in the device's queue.
+            # One update runs while one waits. Calls return at once, so if updates are slower than reading, all of an
+            # epoch's batches would otherwise pile up in the device's queue.
             jax.block_until_ready(infos[-1:])
             infos.append(info)
         means = jax.tree.map(lambda *x: sum(x) / len(x), *infos)
         return state._replace(key=next_key), means
 
     def evaluate(self, params: Params, target: Params, data: CriticData, rows: Array) -> dict[str, Array]:
-        """:meth:`Learner.evaluate`, part by part: with their candidates the rows take as many times a batch's memory."""
+        """:meth:`Learner.evaluate`, part by part, because all rows with their candidates would take too much memory."""
         needs, parts, sizes, first = self.learner.objective.needs, [], [], []
         for part in np.array_split(np.asarray(rows), -(-len(rows) // self.config.batch_size)):
             batch, single = gather(data, part, needs), gather(data, part, Needs())
@@ -114,7 +113,7 @@ class Streaming:
 def batches(
     learner: Learner, data: CriticData, positions: np.ndarray, threads: int = 2, prefetch: int = 4
 ) -> Iterator[Batch]:
-    """Batches of ``positions`` int[steps, B] (into ``train_rows``), in order, read by background threads."""
+    """The batches at ``positions`` int[steps, B] (in ``train_rows``), in order, read by background threads."""
     rows = np.asarray(data.train_rows)
     read = functools.partial(gather, data, needs=learner.objective.needs)
     dataset = grain.MapDataset.source(list(positions)).map(lambda p: read(rows[p]))
@@ -124,7 +123,7 @@ def batches(
 
 
 def fits_in_memory(arrays: Sequence[Any], share: float = 0.5, devices: int = 1) -> bool:
-    """Whether ``arrays`` take at most ``share`` of the memory that the host, and so many like the default device, have left."""
+    """Whether ``arrays`` take at most ``share`` of the free memory of the host and of ``devices`` default devices."""
     needed = sum(math.prod(a.shape) * np.dtype(getattr(a, "dtype", np.float32)).itemsize for a in arrays)
     free = _host_memory()
     statistics = jax.local_devices()[0].memory_stats()
@@ -134,10 +133,10 @@ def fits_in_memory(arrays: Sequence[Any], share: float = 0.5, devices: int = 1) 
 
 
 def _host_memory() -> int:
-    """Bytes that this process may still use: what the system has available, within its control group's limit."""
+    """Bytes that this process may still use: the system's available memory, within the limit of its control group."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        # Unlike free pages this counts the page cache, which a store that was just written fills.
+        # Unlike the count of free pages, this includes the page cache, which a newly written store fills.
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -163,5 +162,5 @@ def _load(layer: Any) -> np.ndarray:
 
 
 def _read(block: Any) -> np.ndarray:
-    """A NumPy array as it is; a tensorstore view is read."""
+    """A NumPy array unchanged, or the content of a tensorstore view."""
     return np.asarray(block.read().result() if hasattr(block, "read") else block)

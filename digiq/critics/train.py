@@ -1,4 +1,4 @@
-"""``digiq train-q``: the learner's epochs, with what watches them: a log, checkpoints, a choice."""
+"""``digiq train-q``: runs the learner's epochs, logs them, saves checkpoints and chooses one."""
 
 import dataclasses
 import math
@@ -30,39 +30,39 @@ STAGE, VERSION = "train-q", 1
 
 @configclass
 class TrainQConfig:
-    """One critic, from stored features."""
+    """Training of one critic from stored features."""
 
     critic: CriticConfig = CriticConfig()
-    """What it is and how it learns."""
+    """Architecture and training of the critic."""
     splits: tuple[str, ...] = ("train",)
-    """Only episodes of these splits are learned from; features may hold others, for reports."""
+    """Train only on episodes of these splits; features may hold others, for reports."""
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of episodes kept out of training, for diagnostics."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
     """Epochs between checkpoints; the last epoch always has one."""
     keep: Annotated[int, Field(ge=1)] | None = None
-    """Newest checkpoints kept, and with ``choose: heldout`` the best so far besides; none keeps all, so that one can be
-    chosen later."""
+    """Number of newest checkpoints to keep; ``choose: heldout`` also keeps the best so far. None keeps all, so that one
+    can be chosen later."""
     choose: Literal["last", "heldout"] = "last"
-    """Which checkpoint scores: the last, or the one with the least ``choose_by``."""
+    """Which checkpoint scores: the last, or the one with the lowest ``choose_by``."""
     choose_by: str = "heldout_return_error"
-    """A held-out metric, the lower the better."""
+    """A held-out metric; lower is better."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many epochs without a lower ``choose_by``; none trains all epochs."""
     memory: Literal["auto", "device", "stream"] = "auto"
-    """Features on the ``device``, or ``stream``ed batch by batch; ``auto`` streams what does not fit half of it
-    (of all of theirs, with ``data_parallel``)."""
+    """Hold features on the ``device``, or ``stream`` them batch by batch. ``auto`` streams features that do not fit
+    into half of the free memory (with ``data_parallel``, of all devices)."""
     data_parallel: bool = False
-    """Split each batch, and the features' rows, over all devices; ``batch_size`` must be a multiple of them. Not for a
-    population."""
+    """Split each batch, and the rows of features, over all devices; ``batch_size`` must be a multiple of their number.
+    Not for a population."""
     population: PopulationConfig = PopulationConfig()
-    """Train several at once and keep the one with the least ``choose_by``."""
+    """Train several critics at once and keep the one with the lowest ``choose_by``."""
     seed: int = 0
-    """Of the split, the initial parameters and the sampler."""
+    """Seed of the split, the initial parameters and the sampler."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The artefacts that the objective needs beside features, episodes and rewards."""
+        """The artefacts that the objective needs besides features, episodes and rewards."""
         return getattr(self.critic.chosen, "reads", ())
 
     def __post_init__(self) -> None:
@@ -96,8 +96,8 @@ def fit_critic(
     Args:
       transitions: an object or mapping of arrays [T], see :func:`digiq.critics.training_data.prepare`.
       features: ``observation`` [S, Do], ``pair`` [M, Dp], ``candidate_row`` int[S, N] (column 0 is the logged action).
-      config: what to train; the defaults when None.
-      seed: of everything random.
+      config: what to train; the defaults if None.
+      seed: seed of everything random.
       heldout_fraction: share of episodes for the ``heldout_*`` metrics.
       on_epoch: called with the number of epochs done and their metrics.
 
@@ -133,10 +133,10 @@ def run(
 ) -> artifacts.Artifact:
     """The stage: reads features and labelled episodes, writes a critic; resumes bit for bit.
 
-    ``exact``, true values that ``digiq value`` wrote, is read by the objective of that name alone.
+    ``exact`` holds true values that ``digiq value`` wrote; only the objective of that name reads it.
 
-    With ``data_parallel`` it may run in several processes, on as many hosts, that see the same files; see
-    :func:`digiq.critics.placement.connect`. The first writes.
+    With ``data_parallel`` it may run in one process on each of several hosts that see the same files; see
+    :func:`digiq.critics.placement.connect`. The first process writes.
 
     Raises:
       DigiQError: features of other episodes, or any of :func:`digiq.critics.training_data.prepare`'s.
@@ -170,7 +170,7 @@ def run(
             "heldout_transitions": len(data.heldout_rows),
         }
         monitor = monitor_of(config, data)  # before the features leave the host
-        data = _place(config, data)  # they go with the name: they are held once
+        data = _place(config, data)  # rebinding the name frees the host's copy
         train_all = _train_resumably if config.population.size == 1 else train_best_member
         chosen, rows = train_all(config, data, monitor, stored, writer.path)
         counts["epochs"] = int(rows[-1]["epoch"])
@@ -189,7 +189,7 @@ def _follow(
     exact: Path | None,
     out: Path,
 ) -> artifacts.Artifact:
-    """What the other processes of several do: the first one's epochs, as long as it goes on, and no files."""
+    """What all processes but the first do: run its epochs as long as it goes on, and write no files."""
     if not _agree_to_stop(False):
         data, _ = load_training_data(
             config, features=features, episodes=episodes, rewards=rewards, exact=exact
@@ -199,7 +199,7 @@ def _follow(
         epochs = _epochs(config, data, 0, None)
         while not _agree_to_stop(False):
             next(epochs)
-        _agree_to_stop(False)  # until the first has written
+        _agree_to_stop(False)  # waits until the first has written
     return artifacts.open(out, stage=STAGE)
 
 
@@ -220,9 +220,9 @@ def load_training_data(
     rewards: Path | None,
     exact: Path | None = None,
 ) -> tuple[CriticData, Any]:
-    """What the stage trains on, with its split into training and held-out episodes; and the stored features.
+    """The stage's training data, split into training and held-out episodes; and the stored features.
 
-    True values are there if ``exact`` is given, which those who only look at a critic need not do.
+    True values are included if ``exact`` is given; inspecting a critic does not need them.
 
     Features that do not fit, or are to be streamed, stay in the store (:class:`digiq.critics.streaming.StoredRows`).
     """
@@ -240,12 +240,12 @@ def load_training_data(
     keep = wanted[transitions.episode]
     columns = {f.name: getattr(transitions, f.name)[keep] for f in dataclasses.fields(transitions)}
     if config.memory == "stream":
-        return_freed_memory()  # before there are threads that read
+        return_freed_memory()  # before reader threads start
     stored = open_features(features)
     observation = StoredRows(choose_layers(stored.observation, config.critic.observation_layers))
     pair = StoredRows(choose_layers(stored.pair, config.critic.pair_layers))
     joined: dict[str, Any] = {"observation": observation, "pair": pair}
-    # Hosts may have unequal memory: all do as the first one can.
+    # Hosts may differ in memory, so all follow the first one.
     devices = jax.device_count() if config.data_parallel else 1
     fits = config.memory == "auto" and fits_in_memory((observation, pair), devices=devices)
     fits = bool(agree(np.int32(fits)))
@@ -256,46 +256,46 @@ def load_training_data(
     joined["candidate_row"] = stored.candidate_row
     if exact is not None:
         joined |= _known_values(config, exact)
-    # Copies of an episode under other goals share its screens: they stay on one side of the split.
+    # Copies of an episode under other goals share its screens, so they stay on the same side of the split.
     groups = [episode.source_id for episode in labelled.outlines]
     return _prepare(columns, joined, config.critic, config.heldout_fraction, config.seed, groups), stored
 
 
 def _known_values(config: TrainQConfig, exact: Path) -> dict[str, np.ndarray]:
-    """What the objective regresses on.
+    """The true values that the objective regresses on.
 
     Raises:
-      DigiQError: values under another discount than the critic's.
+      DigiQError: the values are under another discount than the critic's.
     """
     from digiq.proposals.values import load_exact
 
     discount = artifacts.read_manifest(exact).config["discount"]
     if discount != config.critic.gamma:
         raise DigiQError(
-            f"{exact}: holds values under discount {discount:g}, but the critic's gamma is {config.critic.gamma:g}; value "
-            "again with --discount, or change critic.gamma."
+            f"{exact}: holds values under discount {discount:g}, but the critic's gamma is {config.critic.gamma:g}; "
+            "run 'digiq value' again with --discount, or change critic.gamma."
         )
     known, whose = load_exact(exact), getattr(config.critic.chosen, "values", "best")
     return {"known_q": known[f"{whose}_q"], "known_v": known[f"{whose}_v"]}
 
 
 def _streams(config: TrainQConfig, data: CriticData) -> bool:
-    """Whether batches are read as they are needed."""
+    """Whether batches are read on demand."""
     return config.memory == "stream" or isinstance(data.pair, StoredRows)
 
 
 def _place(config: TrainQConfig, data: CriticData) -> CriticData:
-    """``data`` on the device, or split over the devices of the mesh; as it is when it is streamed.
+    """``data`` on the device, or split over the devices of the mesh; streamed data stay where they are.
 
     Raises:
-      DigiQError: a population of features that do not fit, or batches that do not split over the devices.
+      DigiQError: a population's features do not fit, or batches do not split over the devices.
     """
     if config.data_parallel:
         _refuse_uneven_batches(config.critic, len(data.train_rows), jax.device_count())
     if _streams(config, data):
         if config.population.size > 1:
             raise DigiQError(
-                "train-q: a population needs its features on the device, but they are streamed here; train its members "
+                "train-q: a population needs its features on the device, but here they are streamed; train its members "
                 "one by one (--seed, --critic.learning-rate)."
             )
         return data
@@ -315,7 +315,7 @@ def _refuse_uneven_batches(config: CriticConfig, transitions: int, devices: int)
 def _train_resumably(
     config: TrainQConfig, data: CriticData, monitor: Monitor, features: Any, path: Path
 ) -> tuple[int, list[dict[str, float]]]:
-    """Trains from the latest checkpoint under ``path``; the chosen epoch and the metrics of all epochs."""
+    """Trains from the latest checkpoint under ``path``; returns the chosen epoch and the metrics of all epochs."""
     with Checkpoints(path / "checkpoints", config.keep) as checkpoints, MetricsLog(path) as log:
         checkpoints.drop_unfinished()
         first = max(checkpoints.epochs, default=0)
@@ -329,10 +329,10 @@ def _train_resumably(
                 if config.choose == "heldout":
                     metric_of(
                         config.choose_by, rows[-1]
-                    )  # a name that is not logged is said now, not after all epochs
+                    )  # a name that is not logged fails now, not after all epochs
                 last = epoch.number == config.critic.epochs or _stale(config, rows)
                 if last or epoch.number % config.checkpoint_every == 0:
-                    # The row first: a kill between the two leaves a row that resuming drops, not a gap.
+                    # The row is written first: a kill in between leaves a row that resuming drops, not a gap.
                     critic = critic_of(config.critic, state.params, data, features, ())
                     log.write(epoch.number, epoch.metrics, monitor.look(flat(critic), rows))
                     best = _choose(config, log.rows, [*checkpoints.epochs, epoch.number])
@@ -349,7 +349,7 @@ def _train_resumably(
 def _epochs(
     config: TrainQConfig, data: CriticData, first: int, state: LearnerState | None
 ) -> Iterator[Epoch]:
-    """The epochs after ``first``, from ``state`` or from fresh parameters; of several processes, as the first one says."""
+    """The epochs after ``first``, from ``state`` or fresh parameters; several processes follow the first one."""
     mesh = mesh_of_all_devices() if config.data_parallel else None
     learner = Learner(config.critic, mesh)
     runner, hyper = Streaming(learner) if _streams(config, data) else learner, learner.hyper()
@@ -361,10 +361,10 @@ def _epochs(
 
 
 def monitor_of(config: TrainQConfig, data: CriticData) -> Monitor:
-    """Diagnostics of ``data``, which is on the host or on disk, over so many observations that their forward passes are a
-    twentieth of the work between checkpoints.
+    """A monitor of ``data``, which is on the host or on disk, over 64 to 2,048 observations.
 
-    An update of one transition counts for four forward passes: there, twice that back, and through the target.
+    Their forward passes are about a twentieth of the work between checkpoints. An update of one transition counts as
+    four forward passes: one forward, two for the backward pass, and one through the target.
     """
     c = config.critic
     work = 4 * c.steps_per_epoch * c.batch_size * config.checkpoint_every
@@ -374,7 +374,7 @@ def monitor_of(config: TrainQConfig, data: CriticData) -> Monitor:
 def _until_stale(
     config: TrainQConfig, epochs: Iterator[Epoch], rows: Sequence[dict[str, float]]
 ) -> Iterator[Epoch]:
-    """Passes epochs on until ``rows``, which the consumer extends, has not improved for ``patience``."""
+    """Passes epochs on until ``rows``, which the consumer extends, have not improved for ``patience`` epochs."""
     while not _agree_to_stop(_finished(config, rows)):
         yield next(epochs)
 
@@ -427,7 +427,7 @@ def _prepare(
         other = "another objective" if logged.needs.candidates else f"{config.objective}.backup: logged"
         raise DigiQError(
             f"objective '{config.objective}' compares stored candidates, but the features hold N = 1 (the logged "
-            f"action); propose more, or use {other}."
+            f"action); propose more candidates, or use {other}."
         )
     readout = config.heads.readout
     low, high = (readout.low, readout.high) if readout.kind == "hl_gauss" else (0.0, 1.0)
@@ -435,6 +435,6 @@ def _prepare(
     if readout.kind != "scalar" and not low <= returns.min() <= returns.max() <= high:
         raise DigiQError(
             f"heads.readout: '{readout.kind}' represents values in [{low:g}, {high:g}], but returns go from "
-            f"{returns.min():.3g} to {returns.max():.3g}; widen readout.low and readout.high, or scale the rewards."
+            f"{returns.min():.3g} to {returns.max():.3g}; change readout.low and readout.high, or scale the rewards."
         )
     return data

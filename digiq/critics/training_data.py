@@ -1,7 +1,7 @@
 """Training data of a critic as arrays: checked on the host, gathered on the device.
 
-Features are stored once; a transition holds indices into them. Everything the learner reads is one pytree,
-:class:`CriticData`, that is an *argument* of the jitted epoch, never a constant inside it.
+Features are stored once; a transition holds indices into them. Everything that the learner reads is one pytree,
+:class:`CriticData`, which is an *argument* of the jitted epoch, never a constant inside it.
 """
 
 import warnings
@@ -18,13 +18,13 @@ from digiq.critics.placement import replicate, split_rows
 from digiq.errors import DigiQError
 
 Array = jax.Array | np.ndarray
-"""On the host while data is prepared or streamed, on the device while it is learned from."""
+"""On the host while data is prepared or streamed, on the device during training."""
 
-_CHUNK, _CHUNK_VALUES = 8192, 2**24  # rows and numbers looked at at once, so that float64 copies stay small
+_CHUNK, _CHUNK_VALUES = 8192, 2**24  # rows and numbers processed at once, so that float64 copies stay small
 _LARGEST = 1e18
-"""A feature's largest size: its square still is a float32."""
+"""Largest magnitude of a feature; its square still fits a float32."""
 _CONSTANT = 1e-6
-"""A column that deviates less is constant."""
+"""A column with a smaller standard deviation counts as constant."""
 _LARGE_RETURN = 100.0
 
 
@@ -46,11 +46,11 @@ class Standardizer(NamedTuple):
 
 
 class Table(NamedTuple):
-    """One row a transition, episodes contiguous and in order."""
+    """One row per transition, episodes contiguous and in order."""
 
     obs: Int[Array, "T"]
     next_obs: Int[Array, "T"]
-    """0 where ``discount`` is 0: it is read, and multiplied by 0."""
+    """0 where ``discount`` is 0; that row is read, and multiplied by 0."""
     reward: Float[Array, "T"]
     discount: Float[Array, "T"]
     """γ times the environment's step discount; 0 where the value does not continue."""
@@ -63,28 +63,28 @@ class Table(NamedTuple):
 
 
 class CriticData(NamedTuple):
-    """All that an epoch reads."""
+    """Everything that an epoch reads."""
 
     observation: Any
-    """[S, Do] in the dtype they are stored in (on the device see :func:`place`); float32 after the gather."""
+    """[S, Do] in the stored dtype (on the device see :func:`place`); float32 after the gather."""
     pair: Any
     """[M, Dp]."""
     candidate_row: Int[Array, "S N"]
-    """Row of ``pair`` of each candidate, -1 where there is none; column 0 is the logged action."""
+    """Row of each candidate in ``pair``, -1 where there is no candidate; column 0 is the logged action."""
     table: Table
     standardizer: Standardizer
     train_rows: Int[Array, "Tt"]
-    """Rows of ``table`` that are trained on."""
+    """Rows of ``table`` to train on."""
     heldout_rows: Int[Array, "Th"]
     """Rows of ``table`` of the held-out episodes."""
     known_q: Float[Array, "S N"] | None = None
-    """True values of the candidates, NaN where they are not known; None where nobody brings any."""
+    """True values of the candidates, NaN where unknown; None if not given."""
     known_v: Float[Array, "S"] | None = None
     """True values of the observations."""
 
 
 class Needs(NamedTuple):
-    """What an objective reads of a batch beyond the single transition."""
+    """What an objective reads from a batch beyond the single transition."""
 
     candidates: bool = False
     """Every stored candidate of the observation."""
@@ -93,7 +93,7 @@ class Needs(NamedTuple):
     every_step: bool = False
     """The observation after each step of the window, not only after the last."""
     known: bool = False
-    """True values."""
+    """The true values of the observation and its candidates."""
 
 
 class Batch(NamedTuple):
@@ -101,18 +101,18 @@ class Batch(NamedTuple):
 
     observation: Float[Array, "B Do"]
     pair: Float[Array, "B Dp"]
-    """Of the logged action."""
+    """Features of the observation with the logged action."""
     reward: Float[Array, "B n"]
-    """Of this and the following transitions of the episode; 0 after its end."""
+    """Rewards of this and the following transitions of the episode; 0 after its end."""
     discount: Float[Array, "B n"]
-    """As in :class:`Table`; 1 after an episode's end, where the bootstrap value stands for itself."""
+    """As in :class:`Table`; 1 after an episode's end, so that the bootstrap value is not discounted further."""
     next_observation: Float[Array, "B Do"]
-    """At the end of the window (or of the episode, when that is sooner)."""
+    """The observation at the end of the window, or of the episode if that is sooner."""
     returns: Float[Array, "B"]
     first: Bool[Array, "B"]
     """Whether an episode starts here."""
     next_observations: Float[Array, "B n Do"] | None = None
-    """After each step of the window."""
+    """The observation after each step of the window."""
     candidates: Float[Array, "B N Dp"] | None = None
     mask: Bool[Array, "B N"] | None = None
     """Which candidates exist."""
@@ -141,7 +141,9 @@ def gather(data: CriticData, rows: Int[Array, "B"], needs: Needs) -> Batch:
     if needs.every_step:
         batch = batch._replace(next_observations=std.observation(_rows(data.observation, t.next_obs[window])))
     if needs.known:
-        assert data.known_q is not None and data.known_v is not None, "prepare refuses data without"
+        assert data.known_q is not None and data.known_v is not None, (
+            "prepare refuses data without true values"
+        )
         batch = batch._replace(known_q=data.known_q[obs], known_v=data.known_v[obs])
     if needs.candidates:
         candidates = data.candidate_row[obs]
@@ -152,15 +154,15 @@ def gather(data: CriticData, rows: Int[Array, "B"], needs: Needs) -> Batch:
 
 
 def place(data: CriticData, mesh: Mesh | None = None) -> CriticData:
-    """Moves prepared arrays to the device, each of them once; with a mesh the features' rows are split over it.
+    """Moves prepared arrays to the device, each of them once; with a mesh, the rows of features are split over it.
 
-    bfloat16 features travel as their bits, uint16: XLA gathers no bfloat16 on CPUs and would keep the whole table a
-    second time, widened to float32, for as long as an epoch runs. :func:`gather` reads the bits as what they are.
+    bfloat16 features are moved as their bits, uint16. XLA cannot gather bfloat16 on CPUs and would hold a second copy
+    of the whole table, widened to float32, throughout an epoch. :func:`gather` reads the bits as bfloat16 again.
     """
 
     def features(x: Any) -> Array:
         if isinstance(x, jax.Array):
-            return x  # placed before
+            return x  # already on the device
         return split_rows(x.view(np.uint16) if x.dtype == jnp.bfloat16 else x, mesh)
 
     rest = replicate(data._replace(observation=None, pair=None), mesh)
@@ -168,12 +170,12 @@ def place(data: CriticData, mesh: Mesh | None = None) -> CriticData:
 
 
 def read_rows(array: Any, rows: np.ndarray) -> np.ndarray:
-    """Features of ``rows`` on the host, wherever ``array`` is."""
+    """The features of ``rows``, on the host, wherever ``array`` is."""
     return np.asarray(_rows(array, rows))
 
 
 def _rows(array: Any, rows: Any) -> Any:
-    """``array[rows]``, bits of bfloat16 (see :func:`place`) as bfloat16."""
+    """``array[rows]``, with the bits of bfloat16 (see :func:`place`) read as bfloat16."""
     found = array[rows]
     if found.dtype != np.uint16:
         return found
@@ -199,25 +201,25 @@ def prepare(
 
     Args:
       transitions: an object or mapping with ``obs``, ``next_obs`` (-1 where nothing follows), ``reward``,
-        ``terminated``, ``truncated`` (one of them on an episode's last row) and ``episode``, each [T], and optionally
-        ``discount`` [T] in [0, 1], the environment's own.
+        ``terminated``, ``truncated`` (one of them true on an episode's last row) and ``episode``, each [T]; optionally
+        the environment's ``discount`` [T] in [0, 1].
       features: an object or mapping with ``observation`` [S, Do], ``pair`` [M, Dp] (either may be a mapping from
         layer to array) and ``candidate_row`` int[S, N]; optionally, for the objective ``exact``, the true values
-        ``known_q`` [S, N] and ``known_v`` [S], NaN where they are not known.
+        ``known_q`` [S, N] and ``known_v`` [S], NaN where unknown.
       gamma: discount per action, in [0, 1).
-      timeout: whether a truncated episode ends in value 0 (``terminal``) or in the value of its last observation.
-      observation_layers: which layers to concatenate; none named takes all, in their order.
+      timeout: whether a truncated episode ends with value 0 (``terminal``) or with the value of its last observation.
+      observation_layers: layers to concatenate; if empty, all in their order.
       pair_layers: the same for pairs.
-      standardize: subtract the mean and divide by the deviation that the training split has.
+      standardize: subtract the mean and divide by the standard deviation of the training split.
       heldout_fraction: share of episodes kept out of training.
-      groups: a label an episode number; episodes of one label are held out together (copies of one episode under
-        other goals would leak otherwise).
-      seed: of the choice of held-out episodes.
+      groups: one label per episode number; episodes with the same label are held out together (otherwise copies of an
+        episode under other goals would leak).
+      seed: seed of the choice of held-out episodes.
 
     Raises:
-      DigiQError: features that are no matrices of numbers, NaN or infinite features or rewards, indices out of range, an
-        episode whose rows are scattered, whose next observation leaves it or whose last row has no flag, a discount
-        outside its range, no transition that ends an episode.
+      DigiQError: features that are not matrices of numbers; NaN or infinite features or rewards; indices out of range;
+        an episode whose rows are scattered, whose next observation leaves it or whose last row has no flag; a discount
+        outside its range; or no transition that ends an episode.
     """
     observation = _matrix(features, "observation", observation_layers)
     pair = _matrix(features, "pair", pair_layers)
@@ -225,7 +227,7 @@ def prepare(
     if candidate_row.ndim != 2 or len(candidate_row) != len(observation):
         raise DigiQError(
             f"features: candidate_row has shape {candidate_row.shape}, but needs one row for each of the "
-            f"{len(observation)} observations and one column a candidate."
+            f"{len(observation)} observations and one column per candidate."
         )
     if candidate_row.size and not -1 <= candidate_row.min() <= candidate_row.max() < len(pair):
         raise DigiQError(f"features: candidate_row points outside the {len(pair)} pair rows.")
@@ -261,10 +263,10 @@ def prepare(
 
 
 def concatenate_layers(arrays: Any, layers: Sequence[str] = ()) -> Any:
-    """Joins a mapping from layer to [rows, D] along the last axis; anything with a shape passes through as it is.
+    """Joins a mapping from layer to [rows, D] along the last axis; anything with a shape passes through unchanged.
 
     Raises:
-      DigiQError: a layer that the mapping lacks.
+      DigiQError: the mapping lacks a layer.
     """
     if not isinstance(arrays, Mapping):
         return arrays if hasattr(arrays, "shape") else np.asarray(arrays)
@@ -273,17 +275,18 @@ def concatenate_layers(arrays: Any, layers: Sequence[str] = ()) -> Any:
 
 
 def _matrix(features: Any, name: str, layers: Sequence[str]) -> Any:
-    """``concatenate_layers`` of a field, checked: [rows, D] of numbers.
+    """:func:`concatenate_layers` of a field, checked to be [rows, D] of numbers.
 
-    Integers become float32: uint16 would be taken for the bits of bfloat16 (see :func:`place`).
+    Integers become float32, because uint16 would be taken for the bits of bfloat16 (see :func:`place`).
     """
     try:
         array = concatenate_layers(_field(features, name), layers)
-    except ValueError as error:  # NumPy's, of nested lists or layers that do not fit together
-        raise DigiQError(f"features: {name} is no array of rows of one length ({error}).") from None
+    except ValueError as error:  # raised by NumPy for ragged lists or layers that do not fit together
+        raise DigiQError(f"features: {name} is not an array of rows of equal length ({error}).") from None
     if len(array.shape) != 2 or not array.shape[1]:
         raise DigiQError(
-            f"features: {name} has shape {tuple(array.shape)}, but needs two axes: a row an entry, and at least one column."
+            f"features: {name} has shape {tuple(array.shape)}, but needs two axes: one row per entry, and at least one "
+            "column."
         )
     if isinstance(array, np.ndarray) and array.dtype.kind in "biu":
         return array.astype(np.float32)
@@ -298,7 +301,7 @@ def choose_layers(arrays: Mapping[str, Any], layers: Sequence[str] = ()) -> list
     """The named arrays, or all of them.
 
     Raises:
-      DigiQError: a layer that the mapping lacks.
+      DigiQError: the mapping lacks a layer.
     """
     missing = [name for name in layers if name not in arrays]
     if missing:
@@ -307,7 +310,7 @@ def choose_layers(arrays: Mapping[str, Any], layers: Sequence[str] = ()) -> list
 
 
 def layer_names(features: Any, kind: str, layers: Sequence[str] = ()) -> tuple[str, ...]:
-    """The layers that :func:`prepare` concatenates of ``kind`` features; empty for a plain array."""
+    """The layers of ``kind`` features that :func:`prepare` concatenates; empty for a plain array."""
     arrays = _field(features, kind)
     return tuple(layers or arrays) if isinstance(arrays, Mapping) else ()
 
@@ -339,7 +342,7 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
     if len({c.shape for c in columns}) != 1 or obs.ndim != 1:
         raise DigiQError(f"transitions: columns differ in shape: {', '.join(str(c.shape) for c in columns)}.")
     if not len(obs):
-        raise DigiQError("transitions: there are none; label and collect episodes first.")
+        raise DigiQError("transitions: there are none; collect and label episodes first.")
     _refuse_non_finite(reward[:, None], "transitions: reward")
     bad = np.flatnonzero(~((step_discount >= 0) & (step_discount <= 1)))
     if len(bad):
@@ -364,8 +367,8 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
     if len(early):
         row = early[0]
         raise DigiQError(
-            f"transitions: row {row} ends episode {episode[row]}, yet row {row + 1} belongs to it too; number what comes "
-            "after an end as another episode."
+            f"transitions: row {row} ends episode {episode[row]}, but row {row + 1} belongs to it too; give rows after "
+            "an end another episode number."
         )
     leaves = np.flatnonzero(~last[:-1] & (next_obs[:-1] != obs[1:]))
     if len(leaves):
@@ -377,15 +380,15 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
     ends = terminated | truncated if timeout == "terminal" else terminated
     if not ends.any():
         raise DigiQError(
-            "transitions: no terminal state at all, so values have nothing to rest on; check the labels, "
+            "transitions: there is no terminal state, so values are not anchored to any outcome; check the labels, "
             "or use timeout: terminal."
         )
     unsaid = np.flatnonzero(last & ~terminated & ~truncated)
     if len(unsaid):
         row = unsaid[0]
         raise DigiQError(
-            f"transitions: row {row} is the last of episode {episode[row]}, yet neither terminated nor truncated; mark an "
-            "episode that was cut off, or only recorded so far, as truncated."
+            f"transitions: row {row} is the last of episode {episode[row]}, but neither terminated nor truncated; mark "
+            "an episode that was cut off, or that is still being recorded, as truncated."
         )
     foreign = np.flatnonzero(last & (next_obs >= 0) & _observes_another(obs, next_obs, episode, ends))
     if len(foreign):
@@ -393,7 +396,7 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
         mend = (
             "set it to -1, as nothing follows"
             if ends[row]
-            else "give what follows the last action a row of its own in the features"
+            else "give the observation after the last action its own row in the features"
         )
         raise DigiQError(
             f"transitions: next_obs of row {row} is {next_obs[row]}, which leaves episode {episode[row]}; {mend}."
@@ -401,7 +404,7 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
     lost = np.flatnonzero(~ends & (next_obs < 0))
     if len(lost):
         raise DigiQError(
-            f"transitions: row {lost[0]} is not terminal, yet its next_obs is {next_obs[lost[0]]}."
+            f"transitions: row {lost[0]} is not terminal, but its next_obs is {next_obs[lost[0]]}."
         )
     if not reward.any():
         warnings.warn("transitions: every reward is 0, so there is nothing to learn.", stacklevel=3)
@@ -411,8 +414,8 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
     returns = discounted_returns(reward, gamma * step_discount, end)
     if np.abs(returns).max() > _LARGE_RETURN:
         warnings.warn(
-            f"transitions: returns reach {np.abs(returns).max():.3g}; values start at 0 and are learned in steps of the "
-            "learning rate, so scale rewards to returns of about 1.",
+            f"transitions: returns reach {np.abs(returns).max():.3g}, but values start at 0 and move in steps of the "
+            "learning rate; scale rewards so that returns are about 1.",
             stacklevel=3,
         )
     return Table(
@@ -429,10 +432,11 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
 def _observes_another(
     obs: np.ndarray, next_obs: np.ndarray, episode: np.ndarray, ends: np.ndarray
 ) -> np.ndarray:
-    """bool[T]: where ``next_obs`` is what one other episode observes, and that one alone.
+    """bool[T]: where ``next_obs`` is observed by exactly one episode, and that is another one.
 
-    Tabular data share observations between episodes, so one that several observe may be this one's too. Where no value
-    follows (``ends``) nothing is read at ``next_obs``, and episodes that share any observation may point anywhere.
+    Episodes of tabular data share observations, so an observation of several episodes may belong to this one too. Where
+    no value follows (``ends``), nothing is read at ``next_obs``, and episodes that share any observation may point
+    anywhere.
     """
     number = np.unique(episode, return_inverse=True)[1]
     size = 1 + int(max(obs.max(), next_obs.max()))
@@ -457,7 +461,7 @@ def _heldout_episodes(
 
 
 def _statistics(array: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and inverse deviation of chosen rows; a constant column keeps its scale."""
+    """Mean and inverse standard deviation of the chosen rows; a constant column keeps its scale."""
     total = np.zeros(array.shape[1], np.float64)
     for part in _chunks(array, rows):
         total += array[part].astype(np.float64).sum(0)
@@ -470,8 +474,8 @@ def _statistics(array: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     deviation = np.sqrt(squares / len(rows))
     if deviation.max() < _CONSTANT and deviation.any():
         warnings.warn(
-            f"features: no column varies by more than {deviation.max():.3g} over the training split, which counts as constant "
-            "and tells the critic nothing; scale them up.",
+            f"features: no column varies by more than {deviation.max():.3g} over the training split, so all count as "
+            "constant and tell the critic nothing; scale them up.",
             stacklevel=3,
         )
     inverse = 1.0 / np.where(deviation < _CONSTANT, 1.0, deviation)
@@ -485,50 +489,53 @@ def _refuse_non_finite(array: Any, name: str) -> None:
         bad = part[~np.isfinite(values).all(axis=1)]
         if len(bad):
             shown = ", ".join(map(str, np.sort(bad)[:5]))
-            raise DigiQError(f"{name} holds NaN or Inf in rows {shown}; extract or label those again.")
+            raise DigiQError(f"{name} holds NaN or Inf in rows {shown}; extract or label these again.")
         large = part[(np.abs(values) > _LARGEST).any(axis=1)]
         if len(large):
             raise DigiQError(
-                f"{name} holds a value of {np.abs(values).max():.3g} in row {np.sort(large)[0]}; float32 cannot square it, so "
-                "scale it."
+                f"{name} holds a value of {np.abs(values).max():.3g} in row {np.sort(large)[0]}, whose square "
+                "overflows float32; scale it down."
             )
 
 
 def _known(features: Any, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """float32 of true values, checked; None where there are none."""
+    """The true values as float32, checked; None if there are none."""
     given = _field(features, name, None)
     if given is None:
         return None
     values = np.asarray(given, np.float32)
     if values.shape != shape:
         raise DigiQError(
-            f"features: {name} has shape {values.shape}, but candidate_row asks for {shape}; value the same candidates."
+            f"features: {name} has shape {values.shape}, but candidate_row asks for {shape}; give values of the same "
+            "candidates."
         )
     if np.isinf(values).any():
-        raise DigiQError(f"features: {name} holds Inf; NaN says that a value is not known.")
+        raise DigiQError(f"features: {name} holds Inf; use NaN for a value that is not known.")
     return values
 
 
 def _indices(given: Any, name: str) -> np.ndarray:
-    """int32 of row numbers, which must be whole numbers that fit."""
+    """Row numbers as int32; they must be whole numbers that fit."""
     array = np.asarray(given)
     if array.dtype.kind not in "iu":
-        raise DigiQError(f"{name} holds {array.dtype}, but rows are counted in whole numbers (int32).")
+        raise DigiQError(
+            f"{name} has dtype {array.dtype}, but row numbers are whole numbers; convert it to int32."
+        )
     if array.size and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:
-        raise DigiQError(f"{name} holds {int(array.max())}, which is no row: there are at most 2^31.")
+        raise DigiQError(f"{name} holds {int(array.max())}, which is not a row number: those are below 2^31.")
     return array.astype(np.int32)
 
 
 def _flags(given: Any, name: str) -> np.ndarray:
-    """bool of what is true or false, or the numbers 1 and 0."""
+    """Flags as bool; they may be given as true and false or as the numbers 1 and 0."""
     array = np.asarray(given)
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-        raise DigiQError(f"{name} holds something else than true and false ({array.dtype}).")
+        raise DigiQError(f"{name} holds values other than true and false ({array.dtype}).")
     return array.astype(bool)
 
 
 def _chunks(array: Any, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """``rows`` in parts, in the order in which an array on disk holds them (its ``order``)."""
+    """``rows`` in parts, in the order in which an array on disk holds them (its ``order``), if it has one."""
     order = getattr(array, "order", None)
     if order is not None:
         rows = order[np.isin(order, rows, assume_unique=True)]

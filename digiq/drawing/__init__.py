@@ -1,1 +1,1 @@
-"""Drawing: figures, strips of screens, and pages made of them. Knows no artefacts."""
+"""Drawing: figures, strips of screens, and pages made of them. It knows nothing of artefacts."""

@@ -27,11 +27,11 @@ _DARK = {
     "#000000": "#e7eaf0",
     "#9db8f5": "#4a6bb5",
 }
-"""What becomes of colours in the dark; those of data stay."""
+"""Replacements of colours in dark mode; the colours of data stay."""
 
 
 class Drawn(str):
-    """A figure as SVG, with the numbers that it shows."""
+    """A figure as SVG, together with the numbers that it shows."""
 
     title: str
     data: Mapping[str, Any]
@@ -60,7 +60,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
-    "svg.hashsalt": "digiq",  # element ids are random otherwise, and the same report would differ byte by byte
+    "svg.hashsalt": "digiq",  # otherwise element ids are random, and equal reports would differ in bytes
 }
 
 
@@ -81,11 +81,11 @@ def success_bars(
     """Success rates as grouped bars with intervals.
 
     Args:
-      groups: what the bars are grouped by (pooled, then the splits).
-      arms: for each arm one estimate a group, as fractions; NaN where it has none.
-      colors: one an arm.
-      hatched: arms that are no contestants, such as a ceiling.
-      narrow: lying bars, for a phone.
+      groups: the groups of bars (pooled, then the splits).
+      arms: for each arm one estimate per group, as fractions; NaN where it has none.
+      colors: one per arm.
+      hatched: arms that do not compete, such as a ceiling.
+      narrow: horizontal bars, for a phone.
     """
     width = 0.8 / max(len(arms), 1)
     figure, axis = _figure(4.2, 0.9 + 0.3 * len(groups) * (len(arms) + 1)) if narrow else _figure(9.0, 2.9)
@@ -150,11 +150,11 @@ def success_bars(
 
 
 _SMOOTHED_FROM = 24
-"""Points of a curve from which a moving average is drawn over it."""
+"""A curve with at least this many points gets a moving average drawn over it."""
 
 
 def smoothed(y: np.ndarray) -> np.ndarray:
-    """A moving average over about a twelfth of the points; at the ends over as many as there are.
+    """A moving average over about a twelfth of the points; at the ends, over those that exist.
 
     Args:
       y: float[n].
@@ -183,11 +183,11 @@ def curves(
 
     Args:
       series: name to (x, y), float[n] each.
-      title: over the figure.
-      xlabel: with the unit.
-      ylabel: with the unit.
-      log: a logarithmic y axis, where every value is positive and they differ enough.
-      limits: of the y axis.
+      title: title of the figure.
+      xlabel: x label, with the unit.
+      ylabel: y label, with the unit.
+      log: use a logarithmic y axis if all values are positive and differ enough.
+      limits: limits of the y axis.
     """
     figure, axis = _figure(4.4, 3.1)
     for position, (name, (x, y)) in enumerate(series.items()):
@@ -217,7 +217,7 @@ def calibration(predicted: np.ndarray, returns: np.ndarray, *, bins: int = 10) -
     Args:
       predicted: float[n].
       returns: float[n].
-      bins: how many at most.
+      bins: largest number of bins.
     """
     figure, axis = _figure(4.4, 3.4)
     edge = max(1.0, float(np.max(predicted)), float(np.max(returns)))
@@ -241,13 +241,13 @@ def calibration(predicted: np.ndarray, returns: np.ndarray, *, bins: int = 10) -
 def values_by_outcome(
     remaining: np.ndarray, predicted: np.ndarray, succeeded: np.ndarray, *, horizon: int = 12
 ) -> Drawn:
-    """Mean predicted Q against the actions left until the episode ended, successes and failures apart.
+    """Mean predicted Q against the actions left until the end of the episode, for successes and failures separately.
 
     Args:
-      remaining: int[n], actions from this one to the last, both counted.
+      remaining: int[n], actions from this one to the last, both included.
       predicted: float[n], Q of the logged action.
-      succeeded: bool[n], of the episode.
-      horizon: how many actions before the end are shown.
+      succeeded: bool[n], whether the episode succeeded.
+      horizon: number of actions before the end to show.
     """
     figure, axis = _figure(4.4, 3.4)
     shown: dict[str, Any] = {}
@@ -280,15 +280,15 @@ def horizontal_bars(
     color: str = PALETTE[0],
     form: str = "{:.0f}",
 ) -> Drawn:
-    """Named quantities, the first on top.
+    """Bars of named quantities, the first on top.
 
     Args:
-      names: of the bars.
-      values: one a name.
-      title: over the figure.
-      xlabel: with the unit.
-      color: of the bars.
-      form: how a value is written at its bar's end.
+      names: names of the bars.
+      values: one per name.
+      title: title of the figure.
+      xlabel: x label, with the unit.
+      color: colour of the bars.
+      form: format of the value at the end of a bar.
     """
     figure, axis = _figure(4.4, 0.9 + 0.27 * max(len(names), 1))
     y = np.arange(len(names))[::-1]
@@ -325,10 +325,10 @@ def histogram(
 
     Args:
       samples: name to float[n].
-      title: over the figure.
-      xlabel: with the unit.
+      title: title of the figure.
+      xlabel: x label, with the unit.
       marks: named vertical lines.
-      integers: one bin a whole number.
+      integers: one bin per whole number.
     """
     figure, axis = _figure(4.4, 2.7)
     values = np.concatenate([np.asarray(s, np.float64) for s in samples.values()])
@@ -365,13 +365,13 @@ def histogram(
 def intervals(
     names: Sequence[str], estimates: Sequence[Estimate], colors: Sequence[str], *, xlabel: str
 ) -> str:
-    """Rates with intervals, one a line, the first on top.
+    """Rates with intervals, one per line, the first on top.
 
     Args:
-      names: of the lines.
+      names: names of the lines.
       estimates: fractions, shown in %.
-      colors: one a line.
-      xlabel: with the unit.
+      colors: one per line.
+      xlabel: x label, with the unit.
     """
     figure, axis = _figure(7.2, 0.8 + 0.27 * max(len(names), 1))
     for at, (found, color) in enumerate(zip(reversed(estimates), reversed(colors), strict=True)):
@@ -390,13 +390,13 @@ def intervals(
 
 @matplotlib.rc_context(_STYLE)
 def sweep(points: Sequence[str], series: Mapping[str, Sequence[Estimate]], *, title: str, ylabel: str) -> str:
-    """Rates with intervals over the points of a setting, one line an arm.
+    """Rates with intervals over the points of a setting, one line per arm.
 
     Args:
       points: labels, from left to right.
-      series: by arm one estimate a point, fractions shown in %; NaN where it did not run.
-      title: over the figure.
-      ylabel: with the unit.
+      series: for each arm one estimate per point, fractions shown in %; NaN where it did not run.
+      title: title of the figure.
+      ylabel: y label, with the unit.
     """
     figure, axis = _figure(6.0, 3.4)
     x = np.arange(len(points), dtype=float)
@@ -420,7 +420,7 @@ def reliability(series: Mapping[str, tuple[np.ndarray, np.ndarray]], *, xlabel: 
 
     Args:
       series: name to (predicted, true), float[bins] each.
-      xlabel, ylabel: with the unit.
+      xlabel, ylabel: axis labels, with the unit.
     """
     figure, axis = _figure(5.6, 4.2)
     every = np.concatenate([np.concatenate(pair) for pair in series.values()])
@@ -448,7 +448,7 @@ def _svg(
     figure.savefig(buffer, format="svg", transparent=not opaque, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     if not opaque:
-        # Text that has no colour of its own is black; a figure on a page follows the page into the dark.
+        # Text without a colour of its own is black; in dark mode, a figure on a page follows the page.
         rules = "".join(
             f'[style*="{kind}: {old}"]{{{kind}:{new}!important}}'
             for old, new in _DARK.items()

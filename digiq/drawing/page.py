@@ -1,4 +1,4 @@
-"""What a report page consists of, and its rendering to one self-contained HTML file."""
+"""The parts of a report page, and their rendering to one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from digiq.drawing.strips import Strip
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A number that a reader should take away."""
+    """A headline number."""
 
     value: str
     label: str
@@ -31,7 +31,7 @@ class Tile:
 class Cell:
     text: str
     small: str = ""
-    """Set beside the text in a softer colour, e.g. an interval."""
+    """Shown beside the text in a softer colour, e.g. an interval."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[Row, ...]
     best: int = -1
-    """Number of the row to stress; -1 for none."""
+    """Number of the row to highlight; -1 for none."""
     note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """A name and what it means."""
+    """A name and its meaning."""
 
     name: str
     text: str
@@ -60,7 +60,7 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Detail:
-    """Text that is folded until clicked."""
+    """Text that is collapsed until clicked."""
 
     name: str
     note: str
@@ -69,7 +69,7 @@ class Detail:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading and what stands under it, in the order of the fields."""
+    """A heading and its content, in the order of the fields."""
 
     anchor: str
     name: str
@@ -78,12 +78,12 @@ class Section:
     wide_figures: tuple[tuple[str, str], ...] = ()
     """SVG and caption."""
     narrow_figures: tuple[tuple[str, str], ...] = ()
-    """What a phone shows instead of the wide ones."""
+    """Shown instead of the wide ones on a phone."""
     tables: tuple[Table, ...] = ()
     figures: tuple[tuple[str, str], ...] = ()
     strips: tuple[Strip, ...] = ()
     pairs: tuple[tuple[Strip, ...], ...] = ()
-    """Episodes of one task by several arms, one under the other."""
+    """Episodes of the same task by several arms, one below the other."""
     details: tuple[Detail, ...] = ()
 
 
@@ -92,14 +92,14 @@ class Page:
     title: str
     subtitle: str
     verdict: str = ""
-    """What it comes to, in a sentence or two; stands first."""
+    """The conclusion, in a sentence or two; shown first."""
     tiles: tuple[Tile, ...] = ()
     sections: tuple[Section, ...] = ()
     footer: str = ""
 
 
 def render(page: Page) -> str:
-    """The page as HTML; every text is escaped, every image embedded, nothing is fetched."""
+    """The page as HTML; all text is escaped, all images are embedded, nothing is fetched."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
         autoescape=True,
@@ -113,7 +113,7 @@ def render(page: Page) -> str:
             "data:application/json;base64," + base64.b64encode(plain_json(data).encode()).decode()
         ),
         "px": lambda value: f"{value:.1f}",
-        "num": lambda value: f"{value:z.2f}",  # z: no minus before a zero
+        "num": lambda value: f"{value:z.2f}",  # z: no minus sign before zero
         "signed": lambda value: f"{value:+z.2f}",
     }
     return environment.get_template("page.html.jinja").render(page=page)

@@ -19,7 +19,7 @@ MAX_HEIGHT = 480  # pixels kept of a screenshot; a strip shows it at 320
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """Something drawn on a screenshot: a tap (``x2`` is None) or a swipe's arrow; pixels of a ``width`` wide frame."""
+    """A mark on a screenshot: a tap (``x2`` is None) or the arrow of a swipe, in pixels of a frame ``width`` wide."""
 
     x: float
     y: float
@@ -29,12 +29,12 @@ class Mark:
     chosen: bool
     logged: bool
     strength: float
-    """0 for the least candidate of the state, 1 for the best."""
+    """0 for the worst candidate of the state, 1 for the best."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CandidateLine:
-    """A distinct candidate in the list under a screenshot, best first."""
+    """A distinct candidate in the list below a screenshot, best first."""
 
     rank: int
     text: str
@@ -45,7 +45,7 @@ class CandidateLine:
     chosen: bool
     logged: bool
     usable: bool = True
-    """False where extraction leaves it out, because the behaviour policy hardly ever does it."""
+    """False if extraction leaves it out, because the behaviour policy hardly ever takes it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Frame:
 
     number: int
     image: str
-    """Data URI."""
+    """Data URI of the screenshot."""
     width: int
     height: int
     marks: tuple[Mark, ...]
@@ -62,9 +62,9 @@ class Frame:
     v: float | None
     advantage: float | None
     kept: bool | None
-    """True where the advantage passes the extraction's threshold; None without one."""
+    """Whether the advantage passes the extraction's threshold; None without a threshold."""
     caption: str
-    """The executed action in words, where there are no candidates to show."""
+    """The executed action in words, if there are no candidates to show."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +78,18 @@ class Strip:
 
     @property
     def scored(self) -> bool:
-        """True where the frames carry candidates and their Q."""
+        """Whether the frames have candidates with Q."""
         return any(frame.candidates for frame in self.frames)
 
     @property
     def end(self) -> str:
-        """How it ended, in words."""
+        """How the episode ended, in words."""
         actions = len(self.frames) - 1
         return f"{self.outcome.replace('_', ' ')} after {actions} action{'s' if actions != 1 else ''}"
 
     @property
     def gated(self) -> bool:
-        """True where the frames say what passes the extraction's threshold."""
+        """Whether the frames say what passes the extraction's threshold."""
         return any(frame.kept is not None for frame in self.frames)
 
 
@@ -107,12 +107,12 @@ def candidate_strip(
 
     Args:
       episode: T actions and T + 1 observations.
-      candidates: for each non-terminal observation N actions, None where invalid; column 0 is the logged one.
+      candidates: for each non-terminal observation N actions, None where invalid; column 0 is the logged action.
       q: float[rows, N].
-      v: float[rows], the baseline the extraction compares with.
-      title: over the strip.
+      v: float[rows], the baseline that extraction compares with.
+      title: title of the strip.
       threshold: least Q - V at which extraction keeps a state.
-      usable: bool[rows, N], what extraction chooses from; None for all.
+      usable: bool[rows, N], the candidates that extraction chooses from; None for all.
     """
     usable = np.ones_like(q, bool) if usable is None else usable
     frames = []
@@ -137,15 +137,15 @@ def plain_strip(
     outcome: str,
     title: str,
 ) -> Strip:
-    """Screenshots with only the executed actions drawn.
+    """Screenshots with only the executed actions drawn on them.
 
     Args:
       screens: PNG bytes.
-      actions: what followed each screen; None, or missing at the end, where nothing did.
+      actions: the action after each screen; None, or missing at the end, if there is none.
       captions: the same in words.
-      goal: of the episode.
-      outcome: of the episode.
-      title: over the strip.
+      goal: goal of the episode.
+      outcome: outcome of the episode.
+      title: title of the strip.
     """
     frames = []
     for number, screen in enumerate(screens):
@@ -159,7 +159,7 @@ def plain_strip(
 def _rank(
     candidates: Sequence[Action | None], q: np.ndarray, usable: np.ndarray, step: Step
 ) -> tuple[tuple[CandidateLine, ...], tuple[Mark, ...]]:
-    """Distinct candidates by falling Q, and what of them can be drawn (best last, so that it lies on top)."""
+    """Distinct candidates by falling Q, and the marks of those that can be drawn (best last, so that it is on top)."""
     best: dict[Action, float] = {}
     copies: dict[Action, int] = {}
     for action, value in zip(candidates, q, strict=True):
@@ -196,11 +196,11 @@ def _rank(
 
 
 def describe(action: Action, ui_elements: str = "[]") -> str:
-    """A short line for people: ``tap “Browser”``, ``tap y 0.42 x 0.10``, ``swipe up``, ``type “tea”``, ``back``.
+    """An action as a short text: ``tap “Browser”``, ``tap y 0.42 x 0.10``, ``swipe up``, ``type “tea”``, ``back``.
 
     Args:
       action: the action.
-      ui_elements: the screen's elements as an observation has them; a tap is named by the smallest that holds it.
+      ui_elements: the screen's elements as in an observation; a tap is named by the smallest element that holds it.
     """
     if action.is_tap:
         name = _element_at(action.touch_yx, ui_elements)
@@ -214,7 +214,7 @@ def describe(action: Action, ui_elements: str = "[]") -> str:
 
 
 def _element_at(point: tuple[float, float], ui_elements: str) -> str:
-    """Text, or role, of the smallest element that holds the point; empty where none does."""
+    """Text or role of the smallest element that holds the point; empty if there is none."""
     holding = []
     for element, (y, x, height, width) in element_boxes(ui_elements):
         if y <= point[0] <= y + height and x <= point[1] <= x + width:
@@ -253,7 +253,7 @@ def _frame(
 
 
 def _shown_size(screen: bytes) -> tuple[int, int]:
-    """Height and width of the frame a screenshot is drawn in: 320 high, its own shape."""
+    """Height and width of the frame that a screenshot is drawn in: 320 pixels high, with its aspect ratio."""
     with Image.open(io.BytesIO(screen)) as image:
         return 320, max(1, round(320 * image.width / image.height))
 

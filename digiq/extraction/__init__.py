@@ -1,4 +1,4 @@
-"""From values to a policy: objectives that choose what is imitated, one file each, and where values come from.
+"""From values to a policy: objectives that choose what is imitated, one file each, and the sources of values.
 
 To add an objective: write its file, and add its line to :data:`EXTRACTIONS`.
 """
@@ -16,10 +16,10 @@ EXTRACTIONS = Table(
     lower_bound="LowerBound",
     awr="AWR",
 )
-"""Name of an objective, which is its file's, and the class in there."""
+"""The name of each objective, which is that of its file, and its class."""
 
 VALUES = Table("source", __name__, critic="digiq.extraction.critic_values:CriticValues")
-"""Where the Q and V that objectives ask for come from. The controls that know more, or nothing, are
+"""Sources of the Q and V that objectives ask for. Controls with exact or random values are in
 :mod:`digiq.laboratory.controls`."""
 
 __all__ = [

@@ -1,15 +1,16 @@
-"""Advantage-weighted regression: imitate every logged action, the better ones more, and leave none out.
+"""Advantage-weighted regression: imitate every logged action, the better ones more.
 
 Peng et al. 2019 (AWR), equation 9, and the extraction step of IQL (Kostrikov et al., ICLR 2022), equation 7:
 
     maximise E[ min(exp(A(s, a) / β), clip) · log π(a | s) ],   A(s, a) = Q(s, a) - V(s)
 
-which is the policy of most advantage at bounded divergence from the behaviour, for which a must be drawn from the behaviour
-policy: the logged action is. ``candidates`` above 1 weighs the candidate of highest Q instead (Digi-Q's upstream code does
-that with 16), which is no sample of any policy, and stays for comparison.
+This is the policy of highest advantage at bounded divergence from the behaviour policy, provided that a is drawn from
+the behaviour policy, as the logged action is. ``candidates`` above 1 weights the candidate of highest Q instead (the
+authors' Digi-Q code does so with 16). That is not a sample of any policy; it is kept for comparison.
 
-Sound with every critic whose V is the behaviour's value (``td``, ``mc``) or an expectile of it (``iql``); an offset of V
-scales all weights alike, up to the clip, and so hardly matters. With V the maximum over candidates all weights are at most 1.
+Sound with every critic whose V is the behaviour's value (``td``, ``mc``) or an expectile of it (``iql``). An offset of
+V scales all weights equally, up to the clip, so it hardly matters. If V is the maximum over candidates, all weights are
+at most 1.
 """
 
 from typing import Annotated
@@ -24,14 +25,14 @@ from digiq.extraction.best_of_n import highest
 
 @configclass
 class AWR:
-    """Imitates all logged actions, weighed by how good they are."""
+    """Imitates all logged actions, weighted by their advantage."""
 
     beta: Annotated[float, Field(gt=0)] = 0.1
-    """β, in units of return: the advantage that is worth a factor of e (paper's code: 0.01)."""
+    """β, in units of return: this much more advantage multiplies the weight by e (paper's code: 0.01)."""
     clip: Annotated[float, Field(gt=0)] = 20.0
     """Largest weight."""
     candidates: Annotated[int, Field(ge=1)] = 1
-    """1 weighs the logged action; N the one of highest Q of the first N candidates."""
+    """1 weights the logged action; N weights the candidate of highest Q among the first N."""
     support: Annotated[float, Field(ge=0, le=1)] = 0.1
     """As in ``best_of_n``."""
 
@@ -40,7 +41,7 @@ class AWR:
         return frozenset({"proposals", "q", "v"})
 
     def select(self, states: States, rng: np.random.Generator) -> Targets:
-        """Nothing is drawn."""
+        """See :class:`digiq.extraction.base.Extraction`; ``rng`` is not used."""
         proposals, values = states.proposals, states.values
         assert proposals is not None and values is not None and values.q is not None
         choice, advantage = highest(

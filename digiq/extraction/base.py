@@ -1,4 +1,4 @@
-"""What objectives of extraction are given, and what they give back."""
+"""The inputs and outputs of extraction objectives."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ from digiq.proposals.propose import Proposals
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Values:
-    """Q and V of S states, and what they are values of."""
+    """Q and V of S states, with what is needed to interpret them."""
 
     q: npt.NDArray[np.float32] | None
-    """[S, N], of every candidate; NaN where there is no candidate, or none that was looked at. None: nothing asked."""
+    """[S, N], Q of every candidate; NaN for candidates that are missing or not scored. None if Q was not asked for."""
     v: npt.NDArray[np.float32]
     """[S]."""
     baseline: Baseline
-    """What a candidate must beat, unless the objective says otherwise."""
+    """The value that a candidate must beat, unless the objective says otherwise."""
     discount: float
     """γ."""
     bootstraps: bool
-    """Whether an episode that ran out of steps goes on, worth V of where it stopped, or is worth 0 from there."""
+    """Whether an episode that ran out of steps ends with V of its last observation, or with 0."""
     deviation: npt.NDArray[np.float32] | None = None
-    """[S, N], of the ensemble's Q - V over its members; None unless ``members`` was asked for."""
+    """[S, N], standard deviation of Q - V over the ensemble's members; None unless ``members`` was asked for."""
 
     def to_beat(self, baseline: Baseline | None = None) -> npt.NDArray[np.float32]:
-        """[S], the value that a candidate must exceed; NaN where there is none."""
+        """[S], the value that a candidate must exceed; NaN where there is no such value."""
         assert self.q is not None
         return baseline_of(self.q, self.v, baseline or self.baseline)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class States:
-    """S observations of E episodes, episode by episode in the order of their steps, and what is known of them.
+    """S observations of E episodes, episode by episode in the order of their steps, with their data.
 
-    What an objective did not ask for (:attr:`Extraction.needs`) is not there.
+    Data that an objective did not ask for (:attr:`Extraction.needs`) are absent.
     """
 
     episode: npt.NDArray[np.int32]
-    """[S], which episode of the run."""
+    """[S], number of the episode in the run."""
     step: npt.NDArray[np.int32]
-    """[S], which of its steps; the states of an episode are its first so many, none left out."""
+    """[S], number of the step; the states of an episode are its steps from the first on, without gaps."""
     group: npt.NDArray[np.int32]
-    """[S], the episode, where relabelled copies count as what they are copies of: they show the same screens."""
+    """[S], the episode; relabelled copies count as their original, because they show the same screens."""
     logged: tuple[Action | None, ...]
-    """[S], what was done; None at the end of an episode that ran out of steps."""
+    """[S], the logged action; None at the end of an episode that ran out of steps."""
     reward: npt.NDArray[np.float64]
-    """[S], of the logged action; 0 without one."""
+    """[S], reward of the logged action; 0 without one."""
     total: npt.NDArray[np.float64]
     """[S], undiscounted return of the whole episode."""
     terminated: npt.NDArray[np.bool_]
-    """[S], whether the episode ended, and did not run out of steps."""
+    """[S], whether the episode ended rather than ran out of steps."""
     proposals: Proposals | None = None
-    """The N candidates of each state; ``needs`` has ``proposals``."""
+    """The N candidates of each state, if ``needs`` has ``proposals``."""
     values: Values | None = None
-    """``needs`` has ``q``, ``v`` or both."""
+    """Their values, if ``needs`` has ``q`` or ``v``."""
 
     def __len__(self) -> int:
         return len(self.step)
@@ -75,7 +75,7 @@ class States:
         return np.array([action is not None for action in self.logged], bool)
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> States:
-        """Some of the states."""
+        """The states where ``chosen`` is true."""
         rows = np.flatnonzero(chosen)
         changes: dict[str, Any] = {"logged": tuple(self.logged[row] for row in rows)}
         for name in ("episode", "step", "group", "reward", "total", "terminated"):
@@ -91,18 +91,18 @@ class States:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What is imitated: K pairs of a state and an action. Soft targets are a state repeated."""
+    """What is imitated: K pairs of a state and an action. For soft targets, a state is repeated."""
 
     row: npt.NDArray[np.int64]
-    """[K], of the states."""
+    """[K], index of the state."""
     action: list[Action]
-    """[K], what to do there."""
+    """[K], the action to imitate there."""
     weight: npt.NDArray[np.float64]
     """[K], at least 0."""
     considered: int
     """How many states could have been chosen."""
     report: dict[str, Any]
-    """What to write down of the choice, numbers by name; ``threshold`` where a candidate had to exceed one."""
+    """Numbers about the choice to record, by name; ``threshold`` if a candidate had to exceed one."""
 
 
 class Extraction(Protocol):
@@ -110,8 +110,8 @@ class Extraction(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Of ``proposals``, ``q``, ``v`` and ``members``; nothing else is read. ``q`` comes with ``v`` and with
-        ``proposals``, ``members`` (an ensemble's :attr:`Values.deviation`) with ``q``."""
+        """A subset of ``proposals``, ``q``, ``v`` and ``members``; nothing else is read. ``q`` brings ``v`` and
+        ``proposals`` with it; ``members`` (an ensemble's :attr:`Values.deviation`) brings ``q``."""
         ...
 
     def select(self, states: States, rng: np.random.Generator) -> Targets:
@@ -121,35 +121,35 @@ class Extraction(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The candidate that counts at each of S states."""
+    """The chosen candidate at each of S states."""
 
     choice: npt.NDArray[np.int64]
-    """[S], the candidate; -1: none."""
+    """[S], the candidate; -1 for none."""
     advantage: npt.NDArray[np.float64]
     """[S], its Q minus the baseline; -inf without a candidate or a baseline."""
     keep: npt.NDArray[np.bool_]
-    """[S], whether it is imitated: advantage above ``threshold``."""
+    """[S], whether it is imitated: whether its advantage is above ``threshold``."""
     threshold: float
     """In units of return, whatever the mode."""
 
     @property
     def share_kept(self) -> float:
-        """Kept states among all states with a candidate and a baseline; 0 when there are none."""
+        """Share of kept states among those with a candidate and a baseline; 0 if there are none."""
         eligible = np.isfinite(self.advantage).sum()
         return float(self.keep.sum() / eligible) if eligible else 0.0
 
 
 @runtime_checkable
 class Ranks(Protocol):
-    """An objective that takes one candidate a state, where it is good enough: what ``q-metrics`` can judge."""
+    """An objective that takes at most one candidate per state, if it is good enough; ``q-metrics`` can judge these."""
 
     @property
     def support(self) -> float:
-        """Candidates less likely than this share of the likeliest one are not taken, so they need no features."""
+        """Candidates less likely than this share of the likeliest one are never chosen, so they need no features."""
         ...
 
     def choose(self, states: States) -> Choice:
-        """The candidates."""
+        """The candidate at each state."""
         ...
 
 
@@ -166,13 +166,13 @@ class ValueSource(Protocol):
 
         Args:
           states: all states, in the order of :func:`digiq.data.transitions.observation_index`, with their candidates
-            where ``needs`` has those.
-          needs: of the objective.
-          paths: of the artefacts that ``reads`` names.
-          seed: of whatever is drawn.
+            if ``needs`` has ``proposals``.
+          needs: what the objective needs.
+          paths: the artefacts that ``reads`` names.
+          seed: seed of random draws.
 
         Raises:
-          ArtifactError: the artefacts are of other states.
+          ArtifactError: the artefacts belong to other states.
         """
         ...
 
@@ -209,7 +209,7 @@ def read_states(episodes: Iterable[Episode]) -> tuple[States, npt.NDArray[np.str
 
 
 def check_sizes(observations: Mapping[Path, int], expected: int) -> None:
-    """Raises ArtifactError where an artefact holds another number of states than the episodes do."""
+    """Raises ArtifactError if an artefact holds another number of states than the episodes."""
     if set(observations.values()) - {expected}:
         found = ", ".join(f"{path} has {count} observations" for path, count in observations.items())
         raise ArtifactError(f"{found}, the episodes {expected}; name artefacts of one run.")

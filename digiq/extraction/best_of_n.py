@@ -1,14 +1,16 @@
 """Best-of-N: imitate the candidate of highest Q wherever it beats the behaviour's value by more than a threshold.
 
 Digi-Q (Bai et al., ICLR 2025), equation 4: maximise E_s[1{A(s, a*) > t} log pi(a* | s)], with a* the candidate of
-highest Q and A(s, a) = Q(s, a) - V(s). Upstream clamps A to [0, 1], which a threshold in [0, 1) does not notice, gives
-invalid candidates A = 0, which no threshold of at least 0 lets through, and averages the loss over rejected rows too,
-which only scales the gradient, to which Adam is indifferent.
+highest Q and A(s, a) = Q(s, a) - V(s). The authors' code differs in three ways that change nothing here. It clamps A to
+[0, 1], which does not matter for a threshold in [0, 1). It gives invalid candidates A = 0, which no threshold of at
+least 0 lets through. It averages the loss over rejected rows too, which only scales the gradient, and Adam ignores the
+scale.
 
-Sound with policy evaluation (``td``, ``mc``, ``nstep``) over their own V, where A > 0 means better than the behaviour, and with
-``iql``, whose V stands higher. A ``quantile`` keeps its share whatever the states hold, so mistakes too where most of them are
-mistakes. Values of the *best* policy (exact ones, ``backup: max``) have no behaviour to beat, and over the candidates' mean a
-no-op passes wherever its siblings are mistakes: take ``progress``.
+Sound with policy evaluation (``td``, ``mc``, ``nstep``) over the critic's own V, where A > 0 means better than the
+behaviour, and with ``iql``, whose V is higher. A ``quantile`` keeps its share whatever the states hold, so where most
+candidates are mistakes it keeps mistakes. Values of the *best* policy (exact ones, ``backup: max``) have no behaviour
+to beat; with the candidates' mean as baseline, a no-op passes wherever the other candidates are mistakes. Use
+``progress`` there.
 """
 
 from typing import Annotated, Literal
@@ -27,20 +29,21 @@ class BestOfN:
     """Imitates the best candidate where it is good enough."""
 
     threshold_mode: Literal["absolute", "quantile", "z"] = "quantile"
-    """``absolute``: the advantage itself (the paper: 0.10 general, 0.05 web shopping). ``quantile``: of the best
-    advantages over states. ``z``: their mean plus this many standard deviations."""
+    """What the threshold applies to. ``absolute``: the advantage itself (paper: 0.10 general, 0.05 web shopping).
+    ``quantile``: a quantile of the best advantages over states. ``z``: their mean plus this many deviations."""
     threshold: float = 0.5
-    """In units of return, a share in [0, 1), or standard deviations, by ``threshold_mode``. Strictly above passes."""
+    """In units of return, a share in [0, 1), or standard deviations, by ``threshold_mode``. The advantage must be
+    strictly above it."""
     baseline: Literal["v", "logged", "candidate_mean"] | None = None
-    """The value to beat: the V-head, Q of the logged action, or the mean Q of the candidates; none: as the source of
-    the values says, for a critic its own config."""
+    """The value to beat: the V-head, Q of the logged action, or the mean Q of the candidates. None takes the default of
+    the source of values; for a critic, that is in its config."""
     candidates: Annotated[int, Field(ge=1)] | None = None
-    """N: only the first so many stored candidates count, the logged action being the first; none counts all. 1 filters
+    """N: only the first N stored candidates count, of which the logged action is the first; none counts all. 1 filters
     the logged actions."""
     support: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Leave out candidates less likely under the proposer than this share of the likeliest candidate's probability
-    (discrete BCQ: Fujimoto et al. 2019): Q of what was hardly ever tried is noise, and the highest of N picks noise up.
-    0 leaves out none (paper)."""
+    """Leave out candidates that are less likely under the proposer than this share of the likeliest candidate (discrete
+    BCQ: Fujimoto et al. 2019). Q of actions that were hardly ever tried is noise, and the maximum over N picks that
+    noise. 0 leaves out none (paper)."""
 
     @model_validator(mode="after")
     def _check(self) -> "BestOfN":
@@ -63,7 +66,7 @@ class BestOfN:
         return best_of_n(values.q, values.to_beat(self.baseline), proposals.valid, self, proposals.log_prob)
 
     def select(self, states: States, rng: np.random.Generator) -> Targets:
-        """Nothing is drawn."""
+        """See :class:`digiq.extraction.base.Extraction`; ``rng`` is not used."""
         return of_choice(states, self.choose(states))
 
 
@@ -74,14 +77,14 @@ def best_of_n(
     config: BestOfN,
     log_prob: npt.NDArray[np.float32] | None = None,
 ) -> Choice:
-    """The candidate of highest Q at each state; the first of equals, so the logged action wins its ties.
+    """The candidate of highest Q at each state; the first one wins ties, so the logged action does.
 
     Args:
-      q: float32[S, N]; what it holds for invalid candidates does not matter.
+      q: float32[S, N]; entries of invalid candidates are ignored.
       baseline: float32[S], NaN where there is none.
-      valid: bool[S, N]; an invalid candidate is never chosen, nor one whose Q is not finite.
+      valid: bool[S, N]; a candidate that is invalid, or whose Q is not finite, is never chosen.
       config: see :class:`BestOfN`.
-      log_prob: float32[S, N], of the candidates under the proposer; needed when ``config.support`` is above 0.
+      log_prob: float32[S, N], log-probability under the proposer; needed if ``config.support`` is above 0.
 
     Raises:
       ValueError: the shapes disagree, or ``log_prob`` is missing.
@@ -126,7 +129,7 @@ def highest(
 
 
 def of_choice(states: States, chosen: Choice) -> Targets:
-    """What is imitated where one candidate a state is kept or left, all of them weighing the same."""
+    """The kept candidates as targets, at most one per state, all with the same weight."""
     assert states.proposals is not None
     rows = np.flatnonzero(chosen.keep)
     kept = chosen.advantage[rows]
@@ -147,6 +150,6 @@ def _threshold(advantages: npt.NDArray[np.float64], config: BestOfN) -> float:
     if config.threshold_mode == "absolute" or not len(advantages):
         return config.threshold
     if config.threshold_mode == "quantile":
-        # A value that occurs ("lower"), so that quantile 0 drops the smallest only, and float rounding none.
+        # "lower" takes a value that occurs, so quantile 0 drops only the smallest, and rounding drops none.
         return float(np.quantile(advantages, config.threshold, method="lower"))
     return float(advantages.mean() + config.threshold * advantages.std())

@@ -11,14 +11,14 @@ from digiq.features.extract import open_features
 
 @configclass
 class CriticValues:
-    """What ``train-q`` learned."""
+    """Values of a critic trained by ``train-q``."""
 
     @property
     def reads(self) -> tuple[str, ...]:
         return ("features", "critic")
 
     def read(self, states: States, needs: frozenset[str], paths: Mapping[str, Path], seed: int) -> Values:
-        """See :class:`digiq.extraction.base.ValueSource`; features of candidates are read for Q alone."""
+        """See :class:`digiq.extraction.base.ValueSource`; features of candidates are read only if Q is needed."""
         features = open_features(paths["features"])
         check_sizes({paths["features"]: len(features.candidate_row)}, len(states))
         critic = load_critic(paths["critic"])

@@ -5,9 +5,9 @@ behaviour,
 
     A(s_h, a_h) = λ^(H-h) r_H + (1 - λ^(H-h)) (r_h + γ V(s_{h+1}) - V(s_h)),
 
-so that late steps are judged by the outcome and early ones by the change of value; a step is imitated where A exceeds
-1/H (there the budget of actions, here ``threshold``). The paper has γ = 1; here it is the critic's. Its
-instruction-level filter keeps the trajectories whose return most exceeds V of their first state.
+so late steps are judged by the outcome, and early ones by the change of value. A step is imitated if A exceeds a
+threshold (1/H in the paper, where H is the budget of actions; here ``threshold``). The paper has γ = 1; here γ is the
+critic's. Its instruction-level filter keeps the trajectories whose return most exceeds V of their first state.
 """
 
 from typing import Annotated
@@ -22,21 +22,21 @@ from digiq.extraction.base import States, Targets
 
 @configclass
 class DigiRL:
-    """Imitates the logged steps that count as improvements."""
+    """Imitates the logged steps whose doubly robust advantage is above a threshold."""
 
     decay: Annotated[float, Field(ge=0, le=1)] = 0.5
     """λ: 1 judges every step by the outcome alone, 0 by the change of value alone (paper: 0.5)."""
     threshold: float = 0.05
-    """Least advantage, in units of return; strictly above passes (paper: one over the budget of actions)."""
+    """The advantage must be strictly above this, in units of return (paper: one over the budget of actions)."""
     trajectories: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the trajectories, those of highest return minus V of their first state, whose steps are looked at."""
+    """Share of trajectories whose steps are considered: those with the highest return minus V of their first state."""
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"v"})
 
     def select(self, states: States, rng: np.random.Generator) -> Targets:
-        """Nothing is drawn."""
+        """See :class:`digiq.extraction.base.Extraction`; ``rng`` is not used."""
         values = states.values
         assert values is not None
         v = values.v.astype(np.float64)
@@ -47,7 +47,7 @@ class DigiRL:
         for start, size, good in zip(starts, sizes, looked_at, strict=True):
             count = size if states.terminated[start] else size - 1
             considered += int(count)
-            # Running out of steps ends in value 0 unless the critic bootstraps; an end has no observation of its own.
+            # Unless the critic bootstraps, running out of steps ends with value 0; a real end has no next observation.
             goes_on = not states.terminated[start] and values.bootstraps
             after = v[start + count] if goes_on else 0.0
             advantages = step_advantages(
@@ -72,8 +72,8 @@ def step_advantages(
     """The doubly robust advantage of every action of one episode, float64[T].
 
     Args:
-      rewards: float[T], of each action.
-      values: float[T + 1], V before each action and after the last; 0 after an end.
+      rewards: float[T], reward of each action.
+      values: float[T + 1], V before each action and after the last one; 0 after an end.
       decay: λ.
       gamma: γ.
 
@@ -81,7 +81,9 @@ def step_advantages(
       ValueError: the lengths do not fit together.
     """
     if len(values) != len(rewards) + 1:
-        raise ValueError(f"values has length {len(values)}, but {len(rewards)} rewards need one more.")
+        raise ValueError(
+            f"values has length {len(values)}, but must have one more than the {len(rewards)} rewards."
+        )
     outcome = decay ** np.arange(len(rewards) - 1, -1, -1, dtype=np.float64)
     change = rewards + gamma * values[1:] - values[:-1]
     return outcome * rewards[-1:] + (1 - outcome) * change

@@ -1,7 +1,6 @@
 """The ``distill`` stage: a policy that imitates what an objective selects, for one arm of a comparison.
 
-Every arm runs the same fitting for the same number of updates from the same start, so arms differ in the imitated rows
-alone.
+Every arm runs the same fit, with the same updates and the same start, so arms differ only in the imitated rows.
 """
 
 import dataclasses
@@ -32,54 +31,57 @@ from digiq.tables import chosen_from
 
 STAGE, VERSION = "distill", 1
 LEAST_SHARE = 0.05
-"""Below this share of kept states a warning is given: so few rows seldom carry a policy."""
+"""A smaller share of kept states gives a warning: so few rows seldom improve a policy."""
 MOST_SHARE = 0.95
-"""A gate that keeps more than this is reported as none: what it imitates is the best candidate, good or bad."""
-_SELECTING, _LOOKING = 8, 9  # with the seed, of the objective's draws, and of the states looked at in the end
-_LOOKED_AT = 128  # states, of which entropy and divergence are means
+"""A gate that keeps a larger share is reported as no gate: it imitates the best candidate, good or bad."""
+_SELECTING, _LOOKING = (
+    8,
+    9,
+)  # seeds, with the stage's, of the objective's draws and of the final sample of states
+_LOOKED_AT = 128  # states over which entropy and divergence are averaged
 
 
 @configclass
 class DistillFitConfig(chosen_from(REFITTINGS, default="grid", field="policy"), FitConfig):
-    """Fitting to few rows, from a policy that was fitted to many.
+    """Fitting to few rows, starting from a policy that was fitted to many.
 
-    Nothing is held out: the start imitates the same kind of rows already, so the held-out loss of a better policy is
-    seldom lower than the start's.
+    Nothing is held out: the start already imitates the same kind of rows, so the held-out loss of a better policy is
+    seldom lower than that of the start.
     """
 
-    # A class of its own: with another default of FitConfig, naming one setting would change the others.
+    # A separate class: with another default instance of FitConfig, naming one setting would change the others.
     updates: Annotated[int, Field(ge=1)] = 600
     """Optimiser steps; the same number for every arm makes a comparison fair."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    """Peak of the cosine schedule."""
+    """Peak learning rate of the cosine schedule."""
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the groups (episodes) kept out of training; the parameters of least held-out loss are returned."""
+    """Share of groups (episodes) held out of training; the parameters with the lowest held-out loss are returned."""
 
 
 @configclass
 class ValuesConfig(chosen_from(VALUES, default="critic")):
-    """Where the Q and V come from that the objective asks for."""
+    """The source of the Q and V that the objective needs."""
 
 
 @configclass
 class DistillConfig(chosen_from(EXTRACTIONS, default="best_of_n")):
-    """One arm: what it imitates, and how."""
+    """One arm: what it imitates, and how it is fitted."""
 
     values: ValuesConfig = ValuesConfig()
-    """What ranks candidates and values states: the learned critic. Controls that know more, or nothing, are
-    ``digiq.laboratory.controls:ExactValues`` and ``:RandomValues``."""
+    """What ranks candidates and values states; by default the learned critic. ``digiq.laboratory.controls:ExactValues``
+    and ``:RandomValues`` are controls."""
     init: Literal["behavior", "scratch"] = "behavior"
     """Start from the behaviour policy's parameters, or from fresh ones."""
     fit: DistillFitConfig = DistillFitConfig()
-    """The fitting."""
+    """How the policy is fitted."""
     split: str = "train"
-    """Only episodes of this split are learned from."""
+    """Learn only from episodes of this split."""
     seed: int = 0
-    """Of fresh parameters, and of whatever objectives and sources of values draw."""
+    """Seed of fresh parameters, and of the draws of objectives and sources of values."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The artefacts that the arm needs beside episodes, rewards and the behaviour policy."""
+        """The artefacts that the arm needs besides episodes, rewards and the behaviour policy."""
         needs = self.chosen.needs
         candidates = ("proposals",) if needs & {"proposals", "q"} else ()
         return (*candidates, *(self.values.chosen.reads if needs & {"q", "v"} else ()))
@@ -100,10 +102,10 @@ def run(
 ) -> Artifact:
     """Fits the arm's policy; ``out`` opens with ``load_policy``.
 
-    Which of ``proposals``, ``features``, ``critic`` and ``exact`` are read, ``config.reads`` says.
+    ``config.reads`` names which of ``proposals``, ``features``, ``critic`` and ``exact`` are read.
 
     Raises:
-      DigiQError: an input the objective needs is not given, inputs of different runs, or nothing is selected.
+      DigiQError: an input that the objective needs is not given, inputs are of different runs, or nothing is selected.
     """
     objective = config.chosen
     used = {"behavior": behavior, "episodes": episodes, "rewards": rewards}
@@ -134,14 +136,14 @@ def run(
         if share < LEAST_SHARE:
             warnings.warn(
                 f"distill: the objective '{config.choice}' keeps {share:.1%} of {targets.considered} states; a policy "
-                "fitted to so few seldom improves: lower the threshold or collect more.",
+                "fitted to so few seldom improves, so lower the threshold or collect more.",
                 stacklevel=2,
             )
         ranks = isinstance(objective, Ranks)
         if ranks and share > MOST_SHARE:
             warnings.warn(
-                f"distill: the gate of '{config.choice}' keeps {share:.1%} of {targets.considered} states, so it is none; "
-                "with these values another one is needed (see its docstring).",
+                f"distill: the gate of '{config.choice}' keeps {share:.1%} of {targets.considered} states, so it "
+                "filters almost nothing; with these values use another objective (see its docstring).",
                 stacklevel=2,
             )
         start = original = load_policy(behavior)
@@ -172,10 +174,10 @@ def run(
 def fill(
     states: States, needs: frozenset[str], source: ValueSource, paths: Mapping[str, Path], seed: int
 ) -> States:
-    """All states of a run with what an objective needs of candidates and values, and nothing else.
+    """All states of a run, with only those candidates and values that the objective needs.
 
     Raises:
-      ArtifactError: the artefacts are of other states.
+      ArtifactError: the artefacts belong to other states.
     """
     if needs & {"proposals", "q"}:
         proposals = load_proposals(paths["proposals"])
@@ -187,7 +189,7 @@ def fill(
 
 
 def _some_inputs(store: LabelledEpisodes, states: States, seed: int) -> list[PolicyInput]:
-    """Of the states that could have been imitated, some drawn at random, in their order."""
+    """A random sample of the states that could have been imitated, in their order."""
     count = min(_LOOKED_AT, len(states))
     drawn = np.sort(np.random.default_rng([seed, _LOOKING]).choice(len(states), count, replace=False))
     steps = [store[int(states.episode[row])].steps[states.step[row]] for row in drawn]
@@ -195,7 +197,7 @@ def _some_inputs(store: LabelledEpisodes, states: States, seed: int) -> list[Pol
 
 
 def _rows(store: LabelledEpisodes, states: States, targets: Targets) -> Iterator[Row]:
-    """The targets by state; each episode is read once, and a screenshot decoded when it is asked for."""
+    """The targets by state; each episode is read once, and screenshots are decoded on demand."""
     order = np.argsort(targets.row, kind="stable")
     for number, of_episode in itertools.groupby(order, lambda k: int(states.episode[targets.row[k]])):
         steps = store[number].steps

@@ -1,4 +1,4 @@
-"""The ``export`` stage: what a critic prefers, as training data of TRL and LLaMA-Factory, so that an agent can be tuned on it."""
+"""The ``export`` stage: a critic's preferences as training data for TRL and LLaMA-Factory, to tune an agent on."""
 
 import base64
 import hashlib
@@ -37,25 +37,26 @@ class ExportConfig:
     """What is exported, and how it is written."""
 
     format: Literal["trl-sft", "trl-dpo", "sharegpt"] = "trl-dpo"
-    """``trl-sft``: the best candidate of each kept state, as prompt and completion. ``trl-dpo``: pairs of a better and a worse
-    one. ``sharegpt``: as ``trl-sft``, in LLaMA-Factory's form."""
+    """``trl-sft``: the best candidate of each kept state, as prompt and completion. ``trl-dpo``: pairs of a better and
+    a worse candidate. ``sharegpt``: as ``trl-sft``, in LLaMA-Factory's format."""
     say: DialectConfig = DialectConfig()
-    """The dialect that actions are written in: the one that the agent to be tuned speaks."""
+    """The dialect that actions are written in: that of the agent to be tuned."""
     prompt: Path | None = None
-    """A file with what the agent is told, with ``{manual}``, ``{goal}`` and ``{past}``; none: as ``propose --source endpoint``."""
+    """A file with the agent's prompt, with ``{manual}``, ``{goal}`` and ``{past}``. None takes that of ``propose
+    --source endpoint``."""
     history: Annotated[int, Field(ge=0)] = 4
-    """Actions before that it is told."""
+    """Number of past actions in the prompt."""
     threshold: float | None = 0.0
-    """``trl-sft`` and ``sharegpt`` keep a state where the best candidate's Q exceeds the critic's baseline by more than this, in
-    units of return; none: all."""
+    """``trl-sft`` and ``sharegpt``: keep a state if the best candidate's Q exceeds the critic's baseline by more than
+    this, in units of return; none keeps all."""
     margin: Annotated[float, Field(ge=0)] = 0.1
     """``trl-dpo``: least difference of Q in a pair, in units of return."""
     pairs: Annotated[int, Field(ge=1)] = 2
-    """``trl-dpo``: most pairs a state: the best candidate against those that are nearest below the margin."""
+    """``trl-dpo``: most pairs per state; the best candidate is paired with those nearest below the margin."""
     images: Literal["referenced", "embedded"] = "referenced"
-    """``referenced``: files in ``images``, one a screen; ``embedded``: base64 in each row."""
+    """``referenced``: files in ``images``, one per screen; ``embedded``: base64 in each row."""
     split: str = "train"
-    """Only episodes of this split."""
+    """Export only episodes of this split."""
 
 
 def run(
@@ -90,7 +91,8 @@ def run(
         q, baseline = candidate_values(load_critic(critic), open_features(features))
         if q.shape != candidates.valid.shape:
             raise ArtifactError(
-                f"{features}: has {q.shape} states and candidates, {proposals} has {candidates.valid.shape}; name those of one run."
+                f"{features}: has {q.shape} states and candidates, but {proposals} has {candidates.valid.shape}; name "
+                "those of one run."
             )
         exporter = _Exporter(config, w.path)
         lines: list[str] = []
@@ -204,7 +206,7 @@ class _Exporter:
 
 
 def load_export(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of an ``export`` artefact with their images opened (PIL, RGB), as ``datasets.Dataset.from_list`` takes them.
+    """The rows of an ``export`` artefact with images opened (PIL, RGB), for ``datasets.Dataset.from_list``.
 
     Raises:
       ArtifactError: absent, unfinished, or an image is missing.
@@ -231,7 +233,7 @@ def _opened(folder: Path, image: str) -> Image.Image:
 
 
 def _states(episodes: LabelledEpisodes) -> Iterator[tuple[int, Episode, Step, tuple[Action, ...]]]:
-    """Every row of ``observation_index``, in its order, with what was done before."""
+    """Every row of ``observation_index``, in its order, with the actions before it."""
     s = 0
     for episode in episodes:
         past: tuple[Action, ...] = ()
@@ -251,7 +253,7 @@ def _card(config: ExportConfig, counts: dict[str, int], inputs: dict[str, Path |
         "sharegpt": "The answer is the candidate of highest Q, where it exceeds the critic's baseline by more than "
         f"{config.threshold}.",
         "trl-dpo": "`chosen` is the candidate of highest Q, `rejected` one whose Q is at least "
-        f"{config.margin} lower; at most {config.pairs} pairs a state.",
+        f"{config.margin} lower; at most {config.pairs} pairs per state.",
     }[config.format]
     sources = "\n".join(
         f"- {name}: {artifacts.content_digest(path)[:16]}"
@@ -271,10 +273,10 @@ def _card(config: ExportConfig, counts: dict[str, int], inputs: dict[str, Path |
 Format: `{config.format}`. Actions are written in the dialect `{config.say.dialect}`. {how}
 
 {counts["rows"]} rows from {counts["kept_states"]} of {counts["states"]} states of split `{config.split}`; images are {config.images}.
-Each row has the Q values that ranked it. Q is an estimate from logged episodes, not a fact: look at some rows, and measure
-what was tuned on them.
+Each row has the Q values that ranked it. Q is an estimate from logged episodes, not a fact: look at some rows, and
+evaluate any model tuned on them.
 
-Made of (content digests):
+Made from (content digests):
 
 {sources}
 

@@ -1,4 +1,4 @@
-"""Filtered behaviour cloning: imitate every logged action of the episodes that succeeded, and nothing else."""
+"""Filtered behaviour cloning: imitate every logged action of successful episodes, and nothing else."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from digiq.extraction.base import States, Targets
 
 @configclass
 class FilteredBC:
-    """Imitates the logged actions of successes."""
+    """Imitates the logged actions of successful episodes."""
 
     min_return: Annotated[float, Field(gt=0)] = 0.5
     """Least undiscounted return of an imitated episode."""
@@ -21,7 +21,7 @@ class FilteredBC:
         return frozenset()
 
     def select(self, states: States, rng: np.random.Generator) -> Targets:
-        """Every logged action of an episode that succeeded weighs 1."""
+        """Every logged action of a successful episode gets weight 1."""
         acted = states.acted
         rows = np.flatnonzero(acted & (states.total >= self.min_return))
         return Targets(

@@ -1,18 +1,18 @@
-"""Imitate the candidate of highest Q wherever it makes progress: where it is worth more than to wait a step.
+"""Imitate the candidate of highest Q wherever it makes progress: wherever it is worth more than waiting a step.
 
-An action that leaves everything as it is costs one step, so it is worth γ V(s) wherever V is the value of acting as V
-supposes. Kept is what is worth more:
+An action that changes nothing costs one step, so it is worth γ V(s), where V is the value of the policy that V stands
+for. A candidate is kept if it is worth more:
 
     Q(s, a*) > γ V(s) + margin |V(s)|
 
-A gate by advantage over the mean of the candidates lets a no-op pass wherever the other candidates are mistakes; this
-one does not.
+A gate by advantage over the candidates' mean lets a no-op pass wherever the other candidates are mistakes; this one
+does not.
 
-Sound with critics whose V is the value of the best in-sample actions and generalises: IQL at a high expectile, and exact
-values, under which little but optimal actions pass. With V the *maximum over the same candidates* it keeps every state of
-positive V, because the best candidate is worth V itself, and the report says that it gates nothing. Under policy
-evaluation (``td``, ``mc``) V is lower than Q of most good actions, so it keeps more than A > 0 does, a no-op followed
-by the behaviour policy too where the two heads disagree by 1 - γ; take ``lower_bound`` there.
+Sound with critics whose V is the value of the best in-sample actions and generalises: IQL at a high expectile, and
+exact values, under which little but optimal actions pass. If V is the *maximum over the same candidates*, every state
+of positive V is kept, because the best candidate is worth V itself; the report then says that the gate filters nothing.
+Under policy evaluation (``td``, ``mc``) V is lower than Q of most good actions, so more is kept than with A > 0. Even a
+no-op followed by the behaviour policy passes where the two heads disagree by 1 - γ. Use ``lower_bound`` there.
 """
 
 from typing import Annotated
@@ -27,10 +27,11 @@ from digiq.extraction.best_of_n import highest, of_choice
 
 @configclass
 class Progress:
-    """Imitates the best candidate where it is worth more than to wait."""
+    """Imitates the best candidate where it is worth more than waiting."""
 
     margin: Annotated[float, Field(ge=0)] = 0.01
-    """By how much of V(s) it must be worth more: a no-op must not pass by the critic's rounding. Waiting costs 1 - γ of V."""
+    """Share of V(s) by which it must be worth more, so that the critic's noise does not let a no-op pass. Waiting costs
+    1 - γ of V."""
     candidates: Annotated[int, Field(ge=1)] | None = None
     """As in ``best_of_n``: 1 filters the logged actions."""
     support: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -56,5 +57,5 @@ class Progress:
         return Choice(choice=choice, advantage=advantage, keep=advantage > 0, threshold=0.0)
 
     def select(self, states: States, rng: np.random.Generator) -> Targets:
-        """Nothing is drawn."""
+        """See :class:`digiq.extraction.base.Extraction`; ``rng`` is not used."""
         return of_choice(states, self.choose(states))

@@ -1,4 +1,4 @@
-"""Policies: what proposes actions from a screenshot and a goal, one file a kind.
+"""Policies, which propose actions from a screenshot and a goal; each kind has its own file.
 
 To add a kind: write its file, and add its line to :data:`POLICIES`.
 """
@@ -10,12 +10,12 @@ POLICIES = Table(
     __name__,
     grid="Grid",
 )
-"""Name of a kind, which is its file's, and the config of such a policy in there (:class:`digiq.policies.base.Kind`)."""
+"""The name of each kind, which is that of its file, and its config class (:class:`digiq.policies.base.Kind`)."""
 
 FITTINGS = Table("fitting", __name__, grid="digiq.policies.grid_fit:GridFitting")
-"""What fitting such a policy can be told beside :class:`digiq.policies.fitting.FitConfig`, where there is anything."""
+"""Settings for fitting a kind of policy besides :class:`digiq.policies.fitting.FitConfig`, if it has any."""
 
 REFITTINGS = Table("fitting", __name__, grid="digiq.policies.grid_fit:GridRefitting")
-"""The same where few rows are imitated from a policy that was fitted to many; only defaults differ."""
+"""The same for fitting few rows from a policy that was fitted to many; only the defaults differ."""
 
 __all__ = ["FITTINGS", "POLICIES", "REFITTINGS"]

@@ -1,7 +1,7 @@
 """The `Policy` protocol: sample N actions with exact log-probabilities from a screenshot and a goal.
 
-A kind of policy is a member of :data:`digiq.policies.POLICIES`, a config that makes and opens such policies. On disk a
-policy is a directory with ``policy.json``, which says its kind, and whatever else it writes.
+A kind of policy is a member of :data:`digiq.policies.POLICIES`: a config that creates and loads such policies. On disk
+a policy is a directory with ``policy.json``, which names its kind, and the policy's own files.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "policy.json"
 Metrics = Callable[[dict[str, float]], None]
-"""Called with numbers of a fitting as they come."""
+"""Called with the metrics of a fit as they come."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PolicyInput:
-    """All a learned policy may look at."""
+    """Everything that a learned policy may look at."""
 
     screenshot: np.ndarray
     """uint8[H, W, 3]; any H and W."""
@@ -47,12 +47,12 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """One thing to imitate."""
+    """One example to imitate."""
 
     input: PolicyInput
     action: Action
     weight: float = 1.0
-    """At least 0; a row of weight 0 is as good as absent."""
+    """At least 0; a row of weight 0 has no effect."""
     group: int = 0
     """Rows of one group (an episode) are held out together."""
 
@@ -76,16 +76,16 @@ class Policy(Protocol):
 
         Args:
           inputs: B observations.
-          n: draws an observation.
+          n: draws per observation.
           rng: one generator for all inputs, or one each, so that a row's draws do not depend on the other rows.
-          temperature: divides the logits of every choice the policy makes; 1 is the policy as it is.
+          temperature: divides the logits of every choice that the policy makes; 1 leaves the policy unchanged.
         """
         ...
 
     def log_prob(
         self, inputs: Sequence[PolicyInput], actions: Sequence[Action], temperature: float = 1.0
     ) -> np.ndarray:
-        """float32[B]: log-probability of one action an input; ``-inf`` for what the policy cannot do."""
+        """float32[B]: log-probability of one action per input; ``-inf`` for actions that the policy cannot take."""
         ...
 
     def fit(
@@ -96,19 +96,19 @@ class Policy(Protocol):
         description: str = "fit-policy",
         resume: Path | None = None,
     ) -> Self:
-        """A policy of the same kind that imitates the rows, starting from what this one is, which does not change.
+        """A policy of the same kind that imitates the rows, starting from this one, which does not change.
 
         Args:
-          rows: read once, in their order; their screenshots need not fit into memory together.
-          config: the fitting, its ``chosen`` what this kind can be told beyond the rest.
-          on_metrics: called as numbers come; ``update`` counts, ``*loss`` are in nats a row.
-          description: of the progress bar.
-          resume: a file for what the fit has come to, so that the same call after a kill goes on from there and ends
-            with the same policy; it is gone when the fit ends. A kind whose fits are short may do without.
+          rows: read once, in order; their screenshots need not fit into memory together.
+          config: the fitting; its ``chosen`` holds the settings of this kind.
+          on_metrics: called with metrics as they come; ``update`` counts updates, ``*loss`` are in nats per row.
+          description: text of the progress bar.
+          resume: a file for the state of the fit, so that the same call after a kill continues from there and ends
+            with the same policy; it is deleted when the fit ends. A kind whose fits are short may ignore it.
 
         Raises:
-          DigiQError: nothing to fit, or a row that this kind cannot learn.
-          ArtifactError: what ``resume`` holds is damaged.
+          DigiQError: there is nothing to fit, or a row that this kind cannot learn.
+          ArtifactError: the file ``resume`` is damaged.
         """
         ...
 
@@ -119,18 +119,18 @@ class Policy(Protocol):
 
 @runtime_checkable
 class HasSupport(Protocol):
-    """A policy that can list what it would do, as exact values need it; one that spells its actions out cannot."""
+    """A policy that can list its likely actions, as exact values need; one that writes actions as free text cannot."""
 
     def support(self, inputs: Sequence[PolicyInput], k: int) -> list[list[tuple[Action, float]]]:
         """The ``k`` likeliest distinct actions of each input with exact probabilities, likeliest first.
 
-        The probabilities sum to at most 1; what is missing is the mass of the actions left out.
+        The probabilities sum to at most 1; the rest is the mass of the actions left out.
         """
         ...
 
 
 class Kind(Protocol):
-    """A member of :data:`digiq.policies.POLICIES`: the config of such a policy, which is what ``policy.json`` holds."""
+    """A member of :data:`digiq.policies.POLICIES`: the config of a policy, as ``policy.json`` holds it."""
 
     def create(self, seed: int) -> Policy:
         """A policy with fresh parameters."""
@@ -141,7 +141,7 @@ class Kind(Protocol):
 
         Args:
           path: the directory.
-          about: ``policy.json``.
+          about: the content of ``policy.json``.
 
         Raises:
           ArtifactError: a file is missing or does not hold such a policy.
@@ -150,13 +150,15 @@ class Kind(Protocol):
 
 
 def describe(path: str | Path, config: Kind, **more: Any) -> None:
-    """Ends a ``save``, after its other files: writes ``policy.json``, by which :func:`load_policy` knows the kind, and,
-    where no stage will, the checksums by which it knows that the files are whole.
+    """Completes a ``save`` after its other files are written.
+
+    Writes ``policy.json``, which tells :func:`load_policy` the kind. If no stage writes checksums, it writes them too,
+    so that the files can be verified.
 
     Args:
       path: the policy's directory.
-      config: what makes and opens such policies.
-      more: what its ``load`` wants to know.
+      config: the config that creates and loads such policies.
+      more: further entries that its ``load`` needs.
     """
     about = {"policy": POLICIES.name_of(type(config)), **more, "config": to_dict(config)}
     artifacts.atomic_write_json(Path(path) / CONFIG_FILE, about)
@@ -169,7 +171,7 @@ def load_policy(path: str | Path) -> Policy:
 
     Raises:
       ArtifactError: the directory is absent, unfinished, damaged or holds no policy.
-      ConfigError: the policy is of a kind that only the directory names (``--trust-code``).
+      ConfigError: the policy is of a kind that only the directory names (see ``--trust-code``).
     """
     path = Path(path)
     file = path / CONFIG_FILE
@@ -187,13 +189,13 @@ def load_policy(path: str | Path) -> Policy:
 
 
 def with_support(policy: Policy, what: str) -> HasSupport:
-    """The policy, where it can list its likeliest actions.
+    """The policy, if it can list its likeliest actions.
 
     Raises:
-      DigiQError: it cannot; names ``what`` needs it.
+      DigiQError: it cannot; the message names ``what`` needs it.
     """
     if not isinstance(policy, HasSupport):
         raise DigiQError(
-            f"{what} need a policy that lists its likeliest actions, and {type(policy).__name__} has no 'support'."
+            f"{what} need a policy that lists its likeliest actions, but {type(policy).__name__} has no 'support'."
         )
     return policy

@@ -1,8 +1,8 @@
 """The distribution over actions that GridPolicy's logits describe: exact log-probabilities, draws and support.
 
 p(action) = p(kind) × p(cell) for a tap, × p(direction) for a swipe, × p(text) for a typed text, where
-p(text) = p(copy) · Σ p(spans of the goal that read so) + p(spell) · p(its bytes). Where in its cell a tap lands is
-deterministic, so a tap's probability is its cell's.
+p(text) = p(copy) · Σ p(spans of the goal that read ``text``) + p(spell) · p(its bytes). The place of a tap within its
+cell is deterministic, so a tap has the probability of its cell.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PLAIN_ACTIONS = {
 
 
 def kind_of(action: Action) -> int | None:
-    """Index into KINDS; None for an action type GridPolicy has no head for (the extension types)."""
+    """Index into KINDS; None for action types without a head in GridPolicy (the extension types)."""
     if action.type == ActionType.DUAL_POINT:
         return _KIND["tap"] if action.is_tap else _KIND["swipe"]
     if action.type == ActionType.TYPE:
@@ -45,7 +45,7 @@ def kind_of(action: Action) -> int | None:
 
 
 def cell_of(touch_yx: tuple[float, float], grid: tuple[int, int]) -> int:
-    """Row-major index of the cell of an R × C grid that holds the point; points outside go to the nearest cell."""
+    """Row-major index of the cell of an R × C grid that holds the point, or is nearest to it."""
     row, column = (min(max(int(p * n), 0), n - 1) for p, n in zip(touch_yx, grid, strict=True))
     return row * grid[1] + column
 
@@ -74,7 +74,7 @@ class GridDistribution:
     max_bytes: int
     """Longest spelled text, in bytes."""
     speller: Mapping[str, np.ndarray] | None
-    """Arrays of the byte decoder; None when every text is copied."""
+    """Arrays of the byte decoder; None if every text is copied."""
     temperature: float = 1.0
 
     @functools.cached_property
@@ -119,7 +119,7 @@ class GridDistribution:
         return Action.tap(float((y + offset[0]) / self.grid[0]), float((x + offset[1]) / self.grid[1]))
 
     def _copy_log_prob(self, row: int, text: str) -> float:
-        """log Σ of the probabilities of the spans that read ``text``."""
+        """Log of the summed probabilities of the spans that read ``text``."""
         total, length = -np.inf, self.outputs["span"].shape[-1]
         goal = self.goals[row]
         for i, (start, _) in enumerate(goal.bounds):
@@ -165,7 +165,7 @@ class GridDistribution:
     def draw(self, n: int, rngs: Sequence[np.random.Generator]) -> list[list[Action]]:
         """``n`` independent draws for each input, each row from its own generator."""
         count, length = len(self.goals), self.outputs["span"].shape[-1]
-        uniforms = np.stack([rng.random((n, 2)) for rng in rngs])  # the kind, and what that kind needs
+        uniforms = np.stack([rng.random((n, 2)) for rng in rngs])  # one for the kind, one for its argument
         kinds = spelling.draw_index(np.exp(self._kind)[:, None], uniforms[..., 0])
         inner = uniforms[..., 1]
         cells = spelling.draw_index(np.exp(self._cell)[:, None], inner)
@@ -202,8 +202,7 @@ class GridDistribution:
     def support(self, k: int) -> list[list[tuple[Action, float]]]:
         """The ``k`` likeliest distinct actions of each input, likeliest first.
 
-        Every probability is exact. Which spelled texts are looked at is a beam search, so where texts are spelled
-        one may be missed.
+        Every probability is exact. Spelled texts are found by beam search, so one of them may be missed.
         """
         return [self._support(b, k) for b in range(len(self.goals))]
 
@@ -227,7 +226,7 @@ class GridDistribution:
     def _likely_texts(self, b: int, k: int) -> list[str]:
         length = self.outputs["span"].shape[-1]
         texts: dict[str, None] = {}
-        # Spans that read the same share one text, so k texts may take more than k spans.
+        # Several spans may read the same, so k texts may take more than k spans.
         for span in np.argsort(-self._span[b], kind="stable"):
             if len(texts) == k or not np.isfinite(self._span[b, span]):
                 break
@@ -241,7 +240,7 @@ class GridDistribution:
 
 
 def _log_softmax(logits: np.ndarray, possible: np.ndarray | None = None) -> np.ndarray:
-    """Over the last axis; a row with nothing possible is all -inf."""
+    """Log-softmax over the last axis; a row without possible entries is all -inf."""
     if possible is not None:
         logits = np.where(possible, logits, -np.inf)
     top = logits.max(axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""How far a policy has moved from the one that it started from, and how sure it has become."""
+"""How far a policy has moved from the one that it started from, and its entropy."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ import numpy as np
 from digiq.policies.base import Policy, PolicyInput
 
 FLOOR = -50.0
-"""Log-probabilities, in nats, count as this much at least, so that an action that the other policy cannot do is finite."""
+"""Lower bound on log-probabilities, in nats, so that an action that the other policy cannot take counts as finite."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Divergence:
-    """Estimates from draws, in nats, means over inputs."""
+    """Estimates from draws, in nats, averaged over inputs."""
 
     entropy: float
-    """Of the policy: minus the mean log-probability of its own draws."""
+    """Entropy of the policy: minus the mean log-probability of its own draws."""
     kl: float
-    """KL(policy ‖ other); 0 where both are the same, and never below."""
+    """KL(policy ‖ other); 0 if both are the same, and never negative."""
 
 
 def divergence(
@@ -26,16 +26,16 @@ def divergence(
 ) -> Divergence:
     """Entropy of a policy and its Kullback–Leibler divergence from another, at the given inputs.
 
-    With ``r = other(a) / policy(a)`` of a drawn action the divergence is the mean of ``r - 1 - log r``, which is unbiased
-    where the other policy can do all that this one does, and never negative (Schulman, "Approximating KL divergence",
-    2020).
+    With ``r = other(a) / policy(a)`` of a drawn action, the divergence is the mean of ``r - 1 - log r``. It is never
+    negative, and unbiased if the other policy can take every action of this one (Schulman, "Approximating KL
+    divergence", 2020).
 
     Args:
-      policy: what is drawn from.
-      other: what it is compared with.
+      policy: the policy that actions are drawn from.
+      other: the policy that it is compared with.
       inputs: B observations.
-      draws: actions an observation.
-      seed: of the draws.
+      draws: actions drawn per observation.
+      seed: seed of the draws.
     """
     rngs = [np.random.default_rng([seed, number]) for number in range(len(inputs))]
     found = policy.sample(inputs, draws, rngs)

@@ -1,4 +1,4 @@
-"""The stage ``fit-policy``: imitation of every logged action, by a policy of any kind."""
+"""The stage ``fit-policy``: a policy of any kind imitates every logged action."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from digiq.tables import chosen_from
 
 STAGE, VERSION = "fit-policy", 1
 FITTING = "fitting.tmp"
-"""The file in which a fit that is not finished keeps what it has come to; no part of the artefact."""
+"""The file that holds the state of an unfinished fit; it is not part of the artefact."""
 
 
 @configclass
 class FitPolicyConfig(chosen_from(POLICIES, default="grid")):
-    """Of the stage ``fit-policy``: imitation of every logged action."""
+    """Config of the stage ``fit-policy``: a policy imitates every logged action."""
 
     fit: FitConfig = FitConfig()
-    """The fitting."""
+    """How the policy is fitted."""
     split: str = "train"
-    """Only episodes of this split are imitated."""
+    """Imitate only episodes of this split."""
     seed: int = 0
-    """Of the initial parameters."""
+    """Seed of the initial parameters."""
 
 
 def logged_rows(episodes: Iterable[tuple[int, Episode]]) -> Iterator[Row]:
-    """Every executed action of numbered episodes, whose numbers are the groups; screenshots are decoded one at a time."""
+    """Every executed action of numbered episodes, grouped by those numbers; screenshots are decoded one at a time."""
     for number, episode in episodes:
         for step in episode.steps:
             if step.action is not None:
@@ -44,7 +44,7 @@ def logged_rows(episodes: Iterable[tuple[int, Episode]]) -> Iterator[Row]:
 
 
 def metrics_writer(path: Path) -> Metrics:
-    """Starts ``path`` anew and appends one JSON line a call; the same as TensorBoard events beside it."""
+    """Starts ``path`` anew and appends one JSON line per call; writes the same as TensorBoard events beside it."""
     path.write_text("", encoding="utf-8")
     events = event_writer(path.parent / LOGS, "update")
 
@@ -60,7 +60,7 @@ def run(config: FitPolicyConfig, *, episodes: Path, out: Path, overwrite: bool =
     """The stage ``fit-policy``: imitates every logged action of ``episodes``; ``out`` opens with ``load_policy``.
 
     Raises:
-      DigiQError: no episode is of the configured split.
+      DigiQError: no episode belongs to the configured split.
     """
     inputs = {"episodes": episodes}
     with artifacts.write(
@@ -72,10 +72,10 @@ def run(config: FitPolicyConfig, *, episodes: Path, out: Path, overwrite: bool =
         kept = [(n, outline) for n, outline in enumerate(store.outlines) if outline.split == config.split]
         steps = sum(outline.num_actions for _, outline in kept)
         if not steps:
-            raise DigiQError(f"{episodes}: no action of split '{config.split}'; set fit-policy's 'split'.")
+            raise DigiQError(f"{episodes}: no actions in split '{config.split}'; set fit-policy's 'split'.")
         start = config.chosen.create(config.seed)
         policy = start.fit(
-            logged_rows((n, store[n]) for n, _ in kept),  # an episode at a time
+            logged_rows((n, store[n]) for n, _ in kept),  # one episode at a time
             config.fit,
             metrics_writer(writer.path / "metrics.jsonl"),
             resume=writer.path / FITTING,

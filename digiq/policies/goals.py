@@ -1,8 +1,8 @@
 """Goals as words: what the network reads, and the spans of the goal that it can copy.
 
-Words are hashed into an embedding table whose rows start at zero, so a word never seen in training reads as the zero
-vector, which is also what word dropout shows the network. Where a copied span starts and ends is therefore learned
-from the words around it and carries over to unseen queries and sites.
+Words are hashed into an embedding table whose rows start at zero. So a word never seen in training reads as the zero
+vector, which word dropout also shows the network. The ends of a copied span are therefore learned from the words around
+it, and carry over to unseen queries and sites.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class GoalWords:
     buckets: np.ndarray
     """int32[L]: hash bucket of each lower-cased word, 0 for padding (no word hashes to 0)."""
     shapes: np.ndarray
-    """float32[L, SHAPE_FEATURES]: what an unseen word still shows (punctuation, digits, a dot, capitals, length)."""
+    """float32[L, SHAPE_FEATURES]: what even an unseen word shows (punctuation, digits, a dot, capitals, length)."""
 
     def text(self, start: int, end: int) -> str:
         """The goal's characters from word ``start`` to word ``end``, both included."""

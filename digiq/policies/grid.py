@@ -1,7 +1,7 @@
 """GridPolicy: the embedded default policy, memoryless, from pixels and the goal's words.
 
-Its actions are the seven types of Android in the Wild, DUAL_POINT split into taps and swipes. Texts are copied from
-the goal, or spelled where the demonstrations hold texts that are not spans of it.
+Its actions are the seven types of Android in the Wild, with DUAL_POINT split into taps and swipes. Texts are copied
+from the goal; they are spelled if the demonstrations hold texts that are not spans of it.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ if TYPE_CHECKING:
     from digiq.policies.fitting import FitConfig
 
 _PARAMS_FILE = "params.msgpack"
-# One batch shape for every query, padded: one compilation, and rows do not see one another.
+# Every query is padded to one batch shape, so there is one compilation, and rows do not depend on one another.
 _BATCH = 32
 
 
 @configclass
 class Grid:
-    """The network's shape, and how sure it is."""
+    """The network's shape, and its temperature."""
 
     input_height: Annotated[int, Field(ge=32, multiple_of=2 * CELL)] = 160
-    """Pixels; screenshots are resized to this height, touch cells are 8 of these pixels high."""
+    """Height in pixels that screenshots are resized to; touch cells are 8 of these pixels high."""
     input_width: Annotated[int, Field(ge=32, multiple_of=2 * CELL)] = 96
-    """Pixels; as for the height."""
+    """Width in pixels that screenshots are resized to; touch cells are 8 of these pixels wide."""
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
-    """Features of a cell or word."""
+    """Features per cell or word."""
     layers: Annotated[int, Field(ge=0)] = 1
     """Transformer layers over coarse cells and goal words."""
     goal_words: Annotated[int, Field(ge=1)] = 24
-    """Words of the goal that are read, and from which texts are copied."""
+    """Number of words of the goal that are read, and that texts are copied from."""
     word_buckets: Annotated[int, Field(ge=2)] = 4096
     """Rows of the hashed word embedding."""
     max_span: Annotated[int, Field(ge=1)] = 12
     """Longest text copied from the goal, in words."""
     max_text: Annotated[int, Field(ge=1)] = 48
-    """Longest text spelled, in UTF-8 bytes."""
+    """Longest spelled text, in UTF-8 bytes."""
     speller_width: Annotated[int, Field(ge=1)] = 64
     """Hidden units of the byte decoder."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Divides the logits of everything that the policy draws and scores: below 1 it is surer than what it imitates.
-    Fitting knows nothing of it."""
+    """Divides the logits of everything that the policy draws and scores; below 1 it is more confident than what it
+    imitates. Fitting ignores it."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -102,9 +102,9 @@ class GridPolicy:
 
     config: Grid
     params: Any
-    """``network``: the Flax parameters; ``speller``: the byte decoder's arrays."""
+    """``network``: the Flax parameters; ``speller``: the arrays of the byte decoder."""
     spells: bool
-    """Whether texts outside the goal can be drawn; False unless the fit saw some."""
+    """Whether texts that are not in the goal can be drawn; False unless the fit saw some."""
 
     def sample(
         self,
@@ -127,7 +127,7 @@ class GridPolicy:
     ) -> np.ndarray:
         """See :meth:`digiq.policies.base.Policy.log_prob`."""
         if len(inputs) != len(actions):
-            raise ValueError(f"{len(inputs)} inputs but {len(actions)} actions; give one action an input.")
+            raise ValueError(f"{len(inputs)} inputs but {len(actions)} actions; give one action per input.")
         result = np.empty(len(inputs), np.float32)
         for start, distribution in self._distributions(inputs, temperature):
             stop = start + len(distribution.goals)
@@ -170,7 +170,7 @@ class GridPolicy:
         """Yields (index of the first input, distribution of up to 32 inputs)."""
         if not temperature > 0:
             raise ValueError(
-                f"temperature must be above 0, got {temperature}; use support() for the likeliest."
+                f"temperature must be above 0, got {temperature}; use support() for the likeliest actions."
             )
         config = self.config
         for start in range(0, len(inputs), _BATCH):
@@ -202,7 +202,7 @@ def _same_shape(path: Path) -> Any:
     def check(expected: Any, found: Any) -> None:
         if np.shape(expected) != np.shape(found):
             raise ArtifactError(
-                f"{path / _PARAMS_FILE}: an array of shape {np.shape(found)} where {CONFIG_FILE} "
+                f"{path / _PARAMS_FILE}: holds an array of shape {np.shape(found)} where {CONFIG_FILE} "
                 f"needs {np.shape(expected)}; fit the policy again."
             )
 

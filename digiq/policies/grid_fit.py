@@ -1,4 +1,4 @@
-"""Supervised fitting of GridPolicy: maximum likelihood of (screenshot, goal, action) rows with a weight each.
+"""Supervised fitting of GridPolicy: maximum likelihood of weighted (screenshot, goal, action) rows.
 
 One loop serves the behaviour policy (all weights 1), filtered behaviour cloning (the steps of successful episodes) and
 Best-of-N (the chosen candidates): see :func:`fit_grid`.
@@ -43,32 +43,32 @@ _TAP, _SWIPE, _TYPE = (KINDS.index(name) for name in ("tap", "swipe", "type"))
 
 @configclass
 class GridFitting:
-    """What fitting a :class:`~digiq.policies.grid.GridPolicy` can be told."""
+    """Settings for fitting a :class:`~digiq.policies.grid.GridPolicy`."""
 
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Probability that a goal word is shown as an unseen one: what makes spans of unseen words copyable."""
+    """Probability that a goal word is shown as an unseen one, so that spans of unseen words can be copied."""
     shift: Annotated[int, Field(ge=0)] = 3
-    """Screens are moved by up to this many input pixels each way, the touched point with them."""
+    """Shift screens, and the touched point with them, by up to this many input pixels in each direction."""
     contrast: Annotated[float, Field(ge=0)] = 0.2
-    """Deviation of the logarithm of the random contrast of screens, 0 for none: for themes never seen."""
+    """Standard deviation of the log of the screens' random contrast, which helps with unseen themes; 0 for none."""
 
 
 @configclass
 class GridRefitting(GridFitting):
-    """The same for few rows, from a policy that was fitted to many."""
+    """The same settings for few rows, starting from a policy that was fitted to many."""
 
-    # A class of its own: with another default of GridFitting, naming one setting would change the other.
+    # A separate class: with another default instance of GridFitting, naming one setting would change the other.
     shift: Annotated[int, Field(ge=0)] = 16
-    """Screens are moved by up to this many input pixels each way, the touched point with them. With much less than two
-    touch cells the policy learns where on the screen things stood in the few rows."""
+    """Shift screens, and the touched point with them, by up to this many input pixels in each direction. With much less
+    than two touch cells, the policy memorises where things stood on the screen in the few rows."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """M rows ready for the device. Screens and goals are stored once however many rows show them."""
+    """M rows ready for the device. Each screen and goal is stored once, however many rows share it."""
 
     images: np.ndarray
-    """uint8[U, h, w], luminance; a memory map where there are too many for memory."""
+    """uint8[U, h, w], luminance; a memory map if there are too many for memory."""
     image: np.ndarray
     """int32[M], row of ``images``."""
     buckets: np.ndarray
@@ -84,11 +84,11 @@ class Encoded:
     swipe: np.ndarray
     """int32[M], index into SWIPES."""
     gate: np.ndarray
-    """int32[M], 0 copied, 1 spelled, -1 neither (no text, or one that cannot be produced)."""
+    """int32[M]: 0 copied, 1 spelled, -1 neither (no text, or one that cannot be produced)."""
     span: np.ndarray
     """int32[M, 2], first and last word of a copied text."""
     text: np.ndarray
-    """uint8[M, T], bytes of a spelled text with its end mark; T fits the longest, and is 1 when no row is spelled."""
+    """uint8[M, T], bytes of a spelled text with its end mark; T fits the longest, and is 1 if no row is spelled."""
     weight: np.ndarray
     """float32[M], mean 1."""
     group: np.ndarray
@@ -101,15 +101,15 @@ class Encoded:
 
     @property
     def unreachable(self) -> int:
-        """Typed texts that can be neither copied nor spelled: only their kind is learned."""
+        """Number of typed texts that can be neither copied nor spelled; only their kind is learned."""
         return int(((self.kind == _TYPE) & (self.gate < 0)).sum())
 
 
 def encode_rows(rows: Iterable[Row], config: Grid) -> Encoded:
-    """Turns rows into arrays, one at a time: a generator is fine. Rows of weight 0 are dropped.
+    """Turns rows into arrays, one at a time, so a generator is fine. Rows of weight 0 are dropped.
 
     Raises:
-      DigiQError: no row is left, a weight is negative or not finite, or an action has a type the policy lacks.
+      DigiQError: no row is left, a weight is negative or not finite, or an action has a type that the policy lacks.
     """
     pictures = Pictures()
     goals: dict[str, int] = {}
@@ -120,7 +120,7 @@ def encode_rows(rows: Iterable[Row], config: Grid) -> Encoded:
     for row in rows:
         action, weight = row.action, row.weight
         if not (np.isfinite(weight) and weight >= 0):
-            raise DigiQError(f"weights: {weight} is not a finite number of at least 0.")
+            raise DigiQError(f"weights: {weight} must be a finite number of at least 0.")
         if weight == 0:
             continue
         kind = kind_of(action)
@@ -178,27 +178,29 @@ def fit_grid(
     description: str,
     resume: Path | None = None,
 ) -> tuple[Any, bool]:
-    """Maximises the weighted mean log-likelihood of the rows' actions, starting from ``params``, which stay as they are.
+    """Maximises the weighted mean log-likelihood of the rows' actions, starting from ``params``, which do not change.
 
     Args:
       grid: the network.
       params: initial parameters.
-      spells: whether texts outside the goal can be drawn already.
-      rows: M rows; each screenshot is shrunk to the network's input size as it comes.
+      spells: whether texts that are not in the goal can already be drawn.
+      rows: M rows; each screenshot is shrunk to the network's input size when it is read.
       config: the fitting.
-      on_metrics: called with ``update``, ``train_loss`` (nats a row), ``heldout_loss`` and its parts, as they come.
-      description: of the progress bar.
+      on_metrics: called with ``update``, ``train_loss`` (nats per row), ``heldout_loss`` and its parts, as they come.
+      description: text of the progress bar.
       resume: see :meth:`digiq.policies.base.Policy.fit`.
 
     Returns:
       The new parameters and whether they spell.
 
     Raises:
-      DigiQError: see :func:`encode_rows`, or settings of another kind of policy.
+      DigiQError: see :func:`encode_rows`; or the settings are those of another kind of policy.
     """
     fitting = config.chosen
     if not isinstance(fitting, GridFitting):
-        raise DigiQError(f"fit.policy: '{config.choice}' is not how a 'grid' policy is fitted; take 'grid'.")
+        raise DigiQError(
+            f"fit.policy: '{config.choice}' is not how a 'grid' policy is fitted; set it to 'grid'."
+        )
     encoded = encode_rows(rows, grid)
     train, heldout = split_rows(encoded.group, config.heldout, config.seed)
     config = config.for_rows(len(train))
@@ -264,16 +266,16 @@ def fit_grid(
 
 @dataclasses.dataclass(eq=False)
 class _Fit:
-    """Where a fit stands."""
+    """The state of a fit."""
 
     state: Any
-    """(parameters, the optimiser's state)."""
+    """(parameters, optimiser state)."""
     key: jax.Array
     best: Any
-    """Parameters of the least held-out loss so far."""
+    """Parameters with the lowest held-out loss so far."""
     best_loss: float
     metrics: list[dict[str, float]]
-    """All that was reported."""
+    """All metrics reported so far."""
 
     @classmethod
     def start(cls, params: Any, optimiser: optax.GradientTransformation, seed: int) -> _Fit:
@@ -286,7 +288,7 @@ class _Fit:
 
     def as_dict(self) -> dict[str, Any]:
         host = jax.tree.map(np.asarray, {"state": self.state, "best": self.best})
-        # Metrics as JSON: as such they are read back to the last digit and in their order.
+        # Metrics are stored as JSON, which keeps every digit and their order.
         return {
             **host,
             "key": np.asarray(jax.random.key_data(self.key)),
@@ -309,7 +311,7 @@ class _Fit:
 
 
 def split_rows(groups: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(train, held-out) row indices, int32: whole groups, about ``share`` of them, at least one row in training."""
+    """(train, held-out) row indices, int32. About ``share`` of the groups are held out, but never all rows."""
     distinct = np.unique(groups)
     count = min(round(share * len(distinct)), len(distinct) - 1)
     chosen = np.random.default_rng(seed).permutation(distinct)[:count]
@@ -320,8 +322,8 @@ def split_rows(groups: np.ndarray, share: float, seed: int) -> tuple[np.ndarray,
 def make_optimiser(config: FitConfig) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) under warm-up and cosine decay, after clipping by the global norm.
 
-    Matrices' momentum is orthogonalised, all else gets AdamW: on these networks it takes half of AdamW's updates to the
-    same held-out loss.
+    The momentum of matrices is orthogonalised; all other parameters get AdamW. On these networks Muon reaches the same
+    held-out loss in half the updates of AdamW.
     """
     warmup = round(config.warmup * config.updates)
     schedule = optax.warmup_cosine_decay_schedule(
@@ -335,7 +337,7 @@ def make_optimiser(config: FitConfig) -> optax.GradientTransformation:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _draw(size: int, key: jax.Array, data: dict[str, jax.Array], train: jax.Array) -> Any:
-    """The next key, the key of a batch's augmentation, and the batch: ``size`` of the ``train`` rows of ``data``."""
+    """The next key, the key of the batch's augmentation, and the batch: ``size`` of the ``train`` rows of ``data``."""
     key, draw, augment = jax.random.split(key, 3)
     return key, augment, _gather(data, train[jax.random.randint(draw, (size,), 0, len(train))])
 
@@ -344,9 +346,9 @@ def _draw(size: int, key: jax.Array, data: dict[str, jax.Array], train: jax.Arra
 def _update(grid: Grid, config: FitConfig, fitting: GridFitting) -> Any:
     """One jitted update: (state, batch, key of its augmentation) -> (state, loss).
 
-    Not a scan over updates: XLA's CPU backend differentiates convolutions inside a loop some ten times slower, and
-    next to an update's time its dispatch is nothing. Batches are drawn outside, so that the program, which takes a
-    third of a short fit to compile, is one for data of every size.
+    It is not a scan over updates: XLA's CPU backend differentiates convolutions inside a loop about ten times slower,
+    and the dispatch of an update costs next to nothing. Batches are drawn outside, so that one program serves data of
+    every size; compiling it takes a third of the time of a short fit.
     """
     optimiser = make_optimiser(config)
 
@@ -405,9 +407,9 @@ def evaluate_loss(
     batch_size: int,
     images: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Weighted mean of the loss and of its parts over ``rows``, in nats a row, without augmentation.
+    """Weighted mean of the loss and of its parts over ``rows``, in nats per row, without augmentation.
 
-    ``images`` are those that ``data`` lacks.
+    ``images`` are given if ``data`` does not hold them.
     """
     batches = -(-len(rows) // batch_size)
     padded = np.zeros(batches * batch_size, np.int32)
@@ -437,10 +439,10 @@ def row_losses(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(loss float32[B], its parts): the negative log-likelihood of each action, plus the touch offset's error.
 
-    A text's likelihood is that of the way it was encoded (its first span, or its bytes): a lower bound of the
-    policy's, which adds up every way to produce it.
+    The likelihood of a text is that of its encoding (its first span, or its bytes). This is a lower bound of the
+    policy's likelihood, which sums over every way to produce the text.
     """
-    # With ``mutable`` unset, ``apply`` returns the module's own output, though its type allows more.
+    # With ``mutable`` unset, ``apply`` returns only the module's output, though its type allows more.
     outputs: Any = network(grid).apply(
         {"params": params["network"]}, images, batch["buckets"], batch["shapes"], keep_word
     )
@@ -471,7 +473,7 @@ def row_losses(
         "text_loss": text_loss,
     }
     swipe_loss = jnp.where(is_swipe, _cross_entropy(outputs["swipe"], batch["swipe"]), 0.0)
-    # The offset is no probability; its squared error only shares the loss.
+    # The offset has no probability; its squared error is simply added to the loss.
     total = sum(parts.values()) + swipe_loss + jnp.where(is_tap, offset_error, 0.0)
     return total, parts
 
@@ -497,14 +499,14 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _to_device(rows: Encoded) -> dict[str, jax.Array]:
-    """All but the images where those are in a file."""
+    """Moves the rows to the device, without the images if those are in a file."""
     left = {"group", "images"} if isinstance(rows.images, np.memmap) else {"group"}
     names = [f.name for f in dataclasses.fields(rows) if f.name not in left]
     return {name: jnp.asarray(getattr(rows, name)) for name in names}
 
 
 def _with_images(batch: dict[str, jax.Array], images: np.ndarray | None) -> dict[str, jax.Array]:
-    """A batch of :func:`_gather` with its images, which are not on the device unless ``images`` is None."""
+    """A batch of :func:`_gather` with its images, taken from ``images`` unless they are on the device (None)."""
     if images is None:
         return batch
     return {**batch, "image": jnp.asarray(images[np.asarray(batch["image"])])}
@@ -513,7 +515,7 @@ def _with_images(batch: dict[str, jax.Array], images: np.ndarray | None) -> dict
 def _gather(data: dict[str, jax.Array], rows: jax.Array) -> dict[str, jax.Array]:
     """The batch of ``rows``: ``image`` uint8[B, h, w] and the goal's arrays in place of their indices.
 
-    Where the images are not among ``data``, ``image`` stays int32[B]; see :func:`_with_images`.
+    If the images are not in ``data``, ``image`` stays int32[B]; see :func:`_with_images`.
     """
     goal = data["goal"][rows]
     named = ("kind", "touch", "swipe", "gate", "span", "text", "weight")

@@ -1,8 +1,8 @@
 """GridPolicy's network: screenshot and goal in, logits of every choice out.
 
-A small convolutional encoder turns the screenshot's luminance into a grid of cells. A coarser grid, the goal's words and one state
-token go through a few transformer layers together, so that goal and screen attend to each other; the cells then get
-their coarse neighbourhood and the state back and are scored one by one.
+A small convolutional encoder turns the screenshot's luminance into a grid of cells. A coarser grid, the goal's words
+and one state token go through a few transformer layers together, so that goal and screen attend to each other. Then the
+output for its coarse neighbourhood and the state are added to each cell, and cells are scored one by one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SHAPE_ONLY = nn.initializers.zeros  # initial_params() draws the values
 
 
 class _Block(nn.Module):
-    """A pre-norm transformer layer of one head: on a CPU a layer's time grows almost in proportion to its heads."""
+    """A pre-norm transformer layer with one head; on a CPU, its time grows almost in proportion to the heads."""
 
     width: int
 
@@ -46,7 +46,7 @@ class _Block(nn.Module):
 
 
 class GridNetwork(nn.Module):
-    """See the module's text; ``h`` and ``w`` are the input size, R = h / 8 and C = w / 8 the touch grid."""
+    """See the module's docstring; ``h`` and ``w`` are the input size, R = h / 8 and C = w / 8 the touch grid."""
 
     width: int
     layers: int
@@ -77,8 +77,8 @@ class GridNetwork(nn.Module):
         seen = nn.relu(coarse).reshape(batch, -1, width)
         coarse = (coarse + place).reshape(batch, -1, width)
         words = self._read(buckets, shapes, keep_word)
-        # What kind of screen this is shows in what it holds, wherever: a pooled summary is learned much sooner than
-        # the attention that could replace it.
+        # The kind of a screen shows in what it holds, wherever that is. A pooled summary of it is learned much sooner
+        # than the attention that could replace it.
         summary = nn.Dense(width, name="summary")(
             jnp.concatenate([seen.mean(axis=1), seen.max(axis=1)], axis=-1)
         )
@@ -105,7 +105,7 @@ class GridNetwork(nn.Module):
         }
 
     def _encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Fine cells float32[B, R, C, width], each seeing 20 × 20 input pixels, and coarse ones [B, R/2, C/2, width]."""
+        """Fine cells float32[B, R, C, width], each of 20 × 20 input pixels, and coarse ones [B, R/2, C/2, width]."""
         x = nn.relu(nn.Conv(self.width // 2, (8, 8), (4, 4), name="stem")(image[..., None] - 0.5))
         fine = nn.relu(nn.Conv(self.width, (4, 4), (2, 2), name="fine")(x))
         coarse = nn.Conv(self.width, (4, 4), (2, 2), name="coarse")(fine)
@@ -123,7 +123,7 @@ class GridNetwork(nn.Module):
         return known + around + place
 
     def _cells(self, fine: jax.Array, coarse: jax.Array, state: jax.Array) -> jax.Array:
-        """float32[B, R, C, width]: what each cell shows, where it stands and what is wanted."""
+        """float32[B, R, C, width]: what each cell shows, where it is, and the state."""
         around = nn.Conv(self.width, (3, 3), name="around")(nn.relu(nn.Dense(self.width, name="mix")(coarse)))
         wide = nn.Dense(self.width, name="from_coarse")(coarse) + around
         wide = wide + nn.Dense(self.width, name="from_state")(state)[:, None, None]
@@ -131,7 +131,7 @@ class GridNetwork(nn.Module):
         return nn.relu(nn.Dense(self.width, name="from_fine")(fine) + wide)
 
     def _spans(self, words: jax.Array, hidden: jax.Array) -> jax.Array:
-        """float32[B, L, L]: one logit a span, from its first word, its last word and how the two fit."""
+        """float32[B, L, L]: one logit per span, from its first word, its last word and how well they fit."""
         wanted = nn.Dense(self.width, name="wanted")(hidden)[:, None]
         start = nn.relu(nn.Dense(self.width, name="start_from_word")(words) + wanted)
         end = nn.relu(nn.Dense(self.width, name="end_from_word")(words) + wanted)
@@ -152,7 +152,7 @@ def network(config: Grid) -> GridNetwork:
 def fit_screenshot(screenshot: np.ndarray, config: Grid) -> np.ndarray:
     """uint8[h, w]: luminance of any uint8[H, W, 3] screenshot at the network's input size, aspect squashed.
 
-    Shapes say what a screen is for; colours are what themes differ in.
+    Shapes show what a screen is for; themes differ in colours.
     """
     size = (config.input_width, config.input_height)
     return np.asarray(Image.fromarray(screenshot).convert("L").resize(size, Image.Resampling.BOX))
@@ -166,8 +166,8 @@ def read_goal(goal: str, config: Grid) -> GoalWords:
 def initial_params(module: GridNetwork, height: int, width: int, words: int, seed: int) -> dict[str, Any]:
     """Fresh arrays: ``network`` for :class:`GridNetwork`, ``speller`` for :mod:`digiq.policies.spelling`.
 
-    Weights are normal with deviation 1 / sqrt(fan-in), as Flax has it, biases and word embeddings zero, norms one.
-    They are drawn with numpy, since compiling the initialisers takes seconds; the shapes are the module's own.
+    Weights are normal with deviation 1 / sqrt(fan-in), as in Flax; biases and word embeddings are zero, norms one. They
+    are drawn with NumPy, because compiling the initialisers takes seconds; the shapes are those of the module.
     """
     rng = np.random.default_rng(seed)
     inputs = (

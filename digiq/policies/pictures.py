@@ -1,4 +1,4 @@
-"""Distinct images of one size, in memory while they are few and in a file when they are many."""
+"""Distinct images of one size: in memory while they are few, in a file once they are many."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 IN_MEMORY = 2**30
-"""Bytes of images from which on they go into a file."""
-_AT_ONCE = 2**24  # bytes that wait to be written
+"""Bytes of images above which they go into a file."""
+_AT_ONCE = 2**24  # bytes buffered before they are written
 
 
 class Pictures:
-    """Gathers images; each distinct one is kept once.
+    """Collects images, and keeps each distinct one once.
 
     Args:
-      in_memory: bytes from which on they are written to an unnamed file in the system's directory for such (``TMPDIR``).
+      in_memory: bytes above which images are written to an unnamed file in the temporary directory (``TMPDIR``).
     """
 
     def __init__(self, in_memory: int | None = None):
@@ -32,7 +32,7 @@ class Pictures:
         return len(self._numbers)
 
     def add(self, image: npt.NDArray[np.uint8]) -> int:
-        """The number of an image, uint8 [h, w] as the others."""
+        """The number of an image, uint8 [h, w] like the others."""
         digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
         known = self._numbers.get(digest)
         if known is not None:
@@ -46,7 +46,7 @@ class Pictures:
         return number
 
     def all(self) -> npt.NDArray[np.uint8]:
-        """uint8 [n, h, w] in order of their numbers; of a file, which goes when nobody holds them any more, where they are many."""
+        """uint8 [n, h, w] in order of their numbers; if they are many, a memory map of an unnamed file."""
         if self._file is None:
             return np.stack(self._waiting)
         self._write()

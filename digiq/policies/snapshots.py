@@ -1,4 +1,4 @@
-"""What a fit has come to, on disk now and then, so that a kill loses seconds of it and not the whole."""
+"""Snapshots of a fit, written every few seconds, so that a kill loses only seconds of work."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from digiq import artifacts
 from digiq.errors import ArtifactError
 
 SECONDS = 10.0
-"""Between snapshots: a fit's parameters and moments are some megabytes, written in a few hundredths of a second."""
+"""Time between snapshots: parameters and moments are a few megabytes, written in a few hundredths of a second."""
 _DIGEST = hashlib.sha256().digest_size
 
 
 class Snapshots:
-    """One file that holds the newest snapshot; with no file, nothing is kept."""
+    """One file that holds the newest snapshot; without a file, nothing is kept."""
 
     def __init__(self, file: Path | None):
         self._file = file
         self._written = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
-        """The newest snapshot, if there is one: what was written, lists and tuples as dictionaries by position.
+        """The newest snapshot, with lists and tuples as dictionaries by position; None if there is none.
 
         Raises:
           ArtifactError: the file is damaged.
@@ -35,12 +35,14 @@ class Snapshots:
         data = self._file.read_bytes()
         digest, body = data[:_DIGEST], data[_DIGEST:]
         if hashlib.sha256(body).digest() != digest:
-            raise ArtifactError(f"{self._file}: damaged; delete it, and the fit starts anew.")
+            raise ArtifactError(
+                f"{self._file}: damaged; delete it and run the same command again to start anew."
+            )
         found: Any = serialization.msgpack_restore(body)
         return found
 
     def write(self, snapshot: dict[str, Any]) -> None:
-        """Keeps ``snapshot``, of arrays, numbers and texts, if the last one is old enough."""
+        """Keeps ``snapshot`` (arrays, numbers and strings) if the last one is old enough."""
         if self._file is None or time.monotonic() - self._written < SECONDS:
             return
         body = serialization.msgpack_serialize(serialization.to_state_dict(snapshot))

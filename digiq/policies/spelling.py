@@ -1,8 +1,8 @@
 """Texts that are not spans of the goal, spelled byte by byte by a small GRU.
 
-Only byte strings that are valid UTF-8 can be drawn: bytes that would break a character, or start one that no longer
-fits, are masked before the softmax, so every draw is a text and its probability is exact. Byte 0 ends a text.
-The GRU's equations are written once and run under numpy (drawing) and jax.numpy (fitting).
+Only valid UTF-8 can be drawn: bytes that would break a character, or start one that no longer fits, are masked before
+the softmax. So every draw is a text, and its probability is exact. Byte 0 ends a text. The GRU's equations are written
+once and run under numpy (drawing) and jax.numpy (fitting).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def initial_params(width: int, rng: np.random.Generator) -> dict[str, np.ndarray
 
 
 def encode_text(text: str, max_bytes: int) -> np.ndarray | None:
-    """uint8[max_bytes + 1]: the text's bytes and the end mark, zero padded; None when it cannot be spelled."""
+    """uint8[max_bytes + 1]: the text's bytes and the end mark, zero-padded; None if it cannot be spelled."""
     data = text.encode("utf-8", errors="surrogatepass")
     if len(data) > max_bytes or 0 in data or any(0xD800 <= ord(c) <= 0xDFFF for c in text):
         return None
@@ -137,7 +137,7 @@ def draw_text(
     uniforms: np.ndarray,
     temperature: float = 1.0,
 ) -> list[str]:
-    """Draws one text a row by inverse CDF.
+    """Draws one text per row by inverse CDF.
 
     Args:
       params: the GRU's arrays.
@@ -198,5 +198,5 @@ def likely_texts(
 def draw_index(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """int64[...]: inverse-CDF draws from ``probabilities`` [..., K]; an index of probability 0 is never drawn."""
     cumulative = np.cumsum(probabilities, axis=-1)
-    # Scaling by the last sum keeps a uniform close to 1 inside the support in spite of rounding.
+    # Scaling by the last sum keeps a uniform close to 1 inside the support despite rounding.
     return (cumulative <= uniforms[..., None] * cumulative[..., -1:]).sum(axis=-1)

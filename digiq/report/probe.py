@@ -1,9 +1,10 @@
 """The ``probe`` command: which layer and pooling of a VLM hold what a critic needs.
 
-For every layer of stored features (``featurize --layers all --pooling both`` computes them in one pass) two linear probes are
-fitted to the logged actions' rows and tested on episodes that they have not seen: whether the action changed the
-screen (actionability, upstream's rule), and the return that followed. A layer that a line cannot read is a layer that
-a small critic will not read either. Chance is 0.5 and 0.
+For every layer of stored features (``featurize --layers all --pooling both`` computes them in one pass), two linear
+probes are fitted to the rows of logged actions and tested on episodes that they have not seen. One predicts whether the
+action changed the screen (actionability, by the rule of the authors' code), the other the return that followed. If a
+linear probe cannot read a layer, a small critic is not likely to either. Chance is 0.5 for the first and 0 for the
+second.
 """
 
 import json
@@ -37,15 +38,15 @@ class ProbeConfig:
     """How layers are compared."""
 
     split: str = ""
-    """Only episodes of this split; all where empty."""
+    """Use only episodes of this split; empty uses all."""
     folds: Annotated[int, Field(ge=2)] = 5
-    """Parts that episodes are dealt into; each is predicted from the others."""
+    """Number of folds of episodes; each is predicted from the others."""
     max_rows: Annotated[int, Field(ge=20)] = 4000
-    """Most logged actions used, whole episodes at a time."""
+    """Most logged actions used, in whole episodes."""
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.95
     """Discount of the return."""
     seed: int = 0
-    """Of the folds."""
+    """Seed of the folds."""
 
 
 def run(
@@ -61,13 +62,13 @@ def run(
 
     Args:
       config: see :class:`ProbeConfig`.
-      episodes, rewards: those that the features were computed from.
-      features: with the layers and poolings to compare.
+      episodes, rewards: the artefacts that the features were computed from.
+      features: features with the layers and poolings to compare.
       out: where the two files go.
       overwrite: start anew.
 
     Raises:
-      DigiQError: features of other episodes, or fewer than two episodes to tell apart.
+      DigiQError: the features are of other episodes, or there are fewer than two episodes with actions.
     """
     inputs = {"episodes": episodes, "features": features, "rewards": rewards}
     with artifacts.write(
@@ -116,14 +117,14 @@ class _Targets:
     ):
         self.states = states
         self.state = np.array(state, np.int64)
-        """Rows of the features' observations."""
+        """Rows in the features' observations."""
         self.changed = np.array(changed, bool)
         self.returns = np.array(returns, np.float64)
         self.fold = np.array(fold, np.int64)
 
 
 def _targets(episodes: LabelledEpisodes, config: ProbeConfig) -> _Targets:
-    """What is predicted of each logged action; copies of an episode share its fold, or it would be its own answer."""
+    """The targets of each logged action; copies of an episode share its fold, or they would give the answer away."""
     rng = np.random.default_rng(config.seed)
     outlines = episodes.outlines
     names = list(dict.fromkeys(o.source_id for o in outlines))
@@ -163,15 +164,15 @@ def _targets(episodes: LabelledEpisodes, config: ProbeConfig) -> _Targets:
 def cross_predict(
     inputs: npt.NDArray[np.float32], target: npt.NDArray[np.float64], fold: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Ridge regression's prediction of each row from the other folds.
+    """Prediction of each row by ridge regression on the other folds.
 
     Args:
-      inputs: [n, D]; standardised by what is learned from.
+      inputs: [n, D]; standardised by the training rows.
       target: [n].
       fold: [n].
 
     Returns:
-      float64 [n]. The strength is chosen by leave-one-out error among the rows learned from (Golub et al., 1979).
+      float64 [n]. The ridge strength is chosen by leave-one-out error on the training rows (Golub et al., 1979).
     """
     out = np.zeros(len(target))
     for held in np.unique(fold):

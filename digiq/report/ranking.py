@@ -1,7 +1,8 @@
-"""How well the critic ranks on apps it has never seen: the logged action among its stored candidates.
+"""How well the critic ranks the logged action among its stored candidates, on apps that it has never seen.
 
-No device is needed: on held-out episodes the logged action is the one a person chose for the goal, so a critic that
-reads screens and goals puts it above the policy's other candidates. A random scorer stands beside every number.
+No device is needed: in held-out episodes the logged action is the one that a person chose for the goal, so a critic
+that reads screens and goals ranks it above the policy's other candidates. Every number is shown beside a random
+scorer's.
 """
 
 import hashlib
@@ -48,14 +49,14 @@ _PAIRS_AT_ONCE = 32
 
 @configclass
 class RankingConfig:
-    """Which episodes are ranked, and how the intervals are made."""
+    """Which episodes are ranked, and how intervals are computed."""
 
     split: str = "test"
     """Episodes of this split are the held-out ones."""
     resamples: Annotated[int, Field(ge=100)] = 2000
     """Bootstrap replicates over distinct screens."""
     random_draws: Annotated[int, Field(ge=1)] = 200
-    """Draws of the random scorer that stand beside the critic."""
+    """Draws of the random scorer that the critic is compared with."""
     seed: int = 0
 
 
@@ -77,12 +78,12 @@ def mid_ranks(scores: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def top_credit(scores: np.ndarray, valid: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Chance that the logged action comes out on top when ties between different actions are broken at random.
+    """Chance that the logged action ranks first if ties between different actions are broken at random.
 
     Args:
       scores: float[R, N].
       valid: bool[R, N].
-      first: bool[R, N], the first column of each distinct action, so copies of an action count once.
+      first: bool[R, N], the first column of each distinct action, so that copies of an action count once.
 
     Returns:
       float64[R], 0 where another action scores higher, else one over the number of actions that tie.
@@ -110,14 +111,14 @@ def run(
     Args:
       config: see :class:`RankingConfig`.
       episodes: all episodes, the held-out split among them.
-      rewards: their rewards; relabelled copies are left out of the ranking.
+      rewards: rewards of the episodes; relabelled copies are left out of the ranking.
       proposals: the candidates.
-      features: features of all of them.
+      features: features of all observations and candidates.
       critic: a critic that was trained without the held-out split.
       vlm: the tuned VLM, whose actionability is measured on the held-out split.
       behavior: the policy, for its learning curves.
       out: where the two files go.
-      overwrite: start anew whatever ``out`` holds.
+      overwrite: start anew, whatever ``out`` holds.
 
     Raises:
       DigiQError: an input is missing, or no episode belongs to the held-out split.
@@ -163,14 +164,14 @@ def held_out_rows(values: LoggedValues, split: str) -> np.ndarray:
 def rank(values: LoggedValues, rows: np.ndarray, config: RankingConfig) -> dict[str, Any]:
     """Mean rank and rank-at-1 of the logged action, the critic's and a random scorer's.
 
-    ``mean_rank`` counts all N candidates, copies of an action included (they tie); ``mean_rank_distinct`` counts
-    each action once; ``rank_at_1`` is the chance to come out on top when ties are broken at random.
+    ``mean_rank`` counts all N candidates, including copies of an action (they tie). ``mean_rank_distinct`` counts each
+    action once. ``rank_at_1`` is the chance of ranking first if ties are broken at random.
     """
     candidates = [values.actions(row) for row in rows]
     valid, q = values.proposals.valid[rows], values.q[rows]
     first = first_of_action(candidates)
     screens = [_screen_key(values, row) for row in rows]
-    # The random scorer gives copies of an action one score, as any scorer of actions does.
+    # The random scorer gives copies of an action the same score, as any scorer of actions does.
     source = np.array(
         [[row.index(a) if a is not None else n for n, a in enumerate(row)] for row in candidates]
     )
@@ -205,17 +206,17 @@ def rank(values: LoggedValues, rows: np.ndarray, config: RankingConfig) -> dict[
 def by_action(
     candidates: Sequence[Sequence[Action | None]], q: np.ndarray, distinct: np.ndarray
 ) -> list[dict[str, Any]]:
-    """For each kind of action, how the logged ones rank and how far Q lifts such candidates in their states.
+    """For each kind of action, how logged ones rank and how far Q of such candidates is above that of their states.
 
     Args:
       candidates: R rows of N, the logged action first.
       q: float[R, N].
-      distinct: bool[R, N], each action of a row once.
+      distinct: bool[R, N], marks each action of a row once.
 
     Returns:
-      By falling count of logged ones: ``action``, ``states``, ``mean_rank`` and ``random`` among distinct candidates
-      (None where none was logged), ``candidates``, and ``lead``, the mean of Q less its mean over the state's
-      distinct candidates.
+      By falling count of logged actions: ``action``, ``states``, ``mean_rank`` and ``random`` among distinct candidates
+      (None if none was logged), ``candidates``, and ``lead``, the mean of Q minus its mean over the state's distinct
+      candidates.
     """
     kinds = np.array([["" if a is None else _kind(a) for a in row] for row in candidates])
     ranks, chance = mid_ranks(q, distinct), (distinct.sum(axis=1) + 1) / 2
@@ -250,9 +251,9 @@ _MEASURES = {
 
 
 def actionability(vlm: Path, episodes: Sequence[Episode], config: RankingConfig) -> dict[str, Any]:
-    """AUC of the VLM's Yes against No on whether each held-out action changed the screen.
+    """AUC of the VLM's Yes against No for whether each held-out action changed the screen.
 
-    The model is shown actions as it was tuned to see them; an untuned one sees them as tuning would by default.
+    The model sees actions as it did in tuning; an untuned model sees them as tuning would show them by default.
     """
     from digiq.vlm.backbone import load_backbone
     from digiq.vlm.tune import TuneVlmConfig, actionability_examples, change_scores
@@ -294,13 +295,13 @@ def q_trend(critic: Path) -> list[dict[str, float]]:
 
 
 def _screen_key(values: LoggedValues, row: int) -> str:
-    """Equal for equal screenshots."""
+    """A key that is equal for equal screenshots."""
     episode, step = values.index[row]
     return hashlib.sha256(values.episodes[episode].steps[step].screenshot).hexdigest()
 
 
 def print_ranking(path: Path, console: Console | None = None) -> None:
-    """Prints the table of a finished ranking, and where its report is."""
+    """Prints the table of a finished ranking, and the path of its report."""
     console = console or Console()
     ranking = json.loads((artifacts.open(path, stage=STAGE).path / RANKING).read_text(encoding="utf-8"))
     found = _table(ranking)
@@ -447,9 +448,9 @@ def _by_action_table(ranking: dict[str, Any]) -> page.Table:
         for row in ranking["by_action"]
     ]
     note = (
-        "Ranks are of the logged action among distinct candidates. Lead: Q of all candidates of the kind, less the mean "
-        "of their state. A kind that Q lifts in every state, such as declaring the task complete where no logged episode "
-        "ever did so too early, pushes the others down."
+        "Rank: that of the logged action among distinct candidates. Lead: mean Q of all candidates of the kind, minus "
+        "the mean of their state. A kind with high Q in every state pushes the others down. An example is declaring the "
+        "task complete, if no logged episode ever did so too early."
     )
     header = ("logged action", "states", "mean rank", "random scorer", "candidates", "lead in Q")
     return page.Table(header, tuple(rows), note=note)

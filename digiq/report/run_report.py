@@ -1,4 +1,4 @@
-"""The report of a finished run: one self-contained HTML page made from the artefacts alone."""
+"""The report of a finished run: one self-contained HTML page, made from the artefacts alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MAX_STRIP_STEPS = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunArtifacts:
-    """Where the artefacts of a run are; what is None is left out of the report."""
+    """Paths of a run's artefacts; those that are None are left out of the report."""
 
     behavior: Path | None = None
     episodes: Path | None = None
@@ -64,17 +64,17 @@ class RunArtifacts:
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """How extraction chose: among what is likely enough, where it is good enough."""
+    """How extraction chose: among candidates that are likely enough, and only where the best one is good enough."""
 
     threshold: float
     """Least Q - V, in units of return."""
     support: float
-    """Least share of the likeliest candidate's probability."""
+    """Least probability of a candidate, as a share of the likeliest candidate's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LoggedValues:
-    """The logged episodes with what the critic thinks of every stored candidate."""
+    """The logged episodes with the critic's values of every stored candidate."""
 
     episodes: Sequence[Episode]
     index: np.ndarray
@@ -83,10 +83,10 @@ class LoggedValues:
     q: np.ndarray
     """float[S, N]; NaN where a candidate is invalid."""
     v: np.ndarray
-    """float[S], the extraction's baseline."""
+    """float[S], the baseline of extraction."""
 
     def usable(self, gate: Gate | None) -> np.ndarray:
-        """bool[S, N]: valid candidates, of which extraction leaves none out."""
+        """bool[S, N]: valid candidates that extraction does not leave out."""
         if gate is None or gate.support == 0:
             return self.proposals.valid
         return self.proposals.valid & supported(self.proposals.log_prob, self.proposals.valid, gate.support)
@@ -118,12 +118,12 @@ def write_report(
     Args:
       run: the artefacts to show.
       out: the HTML file.
-      title: of the page, e.g. ``DigiQ · quickstart``.
+      title: title of the page, e.g. ``DigiQ · quickstart``.
       seconds: stage to wall seconds, for the provenance section.
-      further: sections of others, after the critic's; None leaves one out.
+      further: functions that make further sections, after the critic's; a section is left out if it is None.
 
     Returns:
-      ``out``. Beside it, with the suffix ``.json``, lie the numbers of every figure.
+      ``out``. The numbers of every figure are beside it, in a file with the suffix ``.json``.
 
     Raises:
       ArtifactError: a named artefact is missing or unfinished.
@@ -156,7 +156,7 @@ def write_report(
 
 
 def logged_values(run: RunArtifacts) -> LoggedValues | None:
-    """Q and V of every candidate that has features, from the stored features; the VLM does not run. None without a critic."""
+    """Q and V of every candidate that has features; they are stored, so the VLM does not run. None without a critic."""
     if not (run.episodes and run.proposals and run.features and run.critic):
         return None
     episodes = list(LabelledEpisodes(run.episodes, run.rewards))
@@ -167,13 +167,13 @@ def logged_values(run: RunArtifacts) -> LoggedValues | None:
             f"{run.features}: {len(q)} rows, but the episodes have {len(index)} and the proposals "
             f"{len(proposals.valid)}; name artefacts of one run."
         )
-    # What features leave out (``featurize.support``) has no Q, and is no candidate here.
+    # Candidates without features (``featurize.support``) have no Q, so they do not count here.
     proposals = dataclasses.replace(proposals, valid=proposals.valid & ~np.isnan(q))
     return LoggedValues(episodes, index, proposals, q, v)
 
 
 def candidate_scores(run: RunArtifacts) -> tuple[Proposals, np.ndarray, np.ndarray]:
-    """The stored candidates, Q of each (float64 [S, N], NaN where it is not valid or has no features), and V (float64 [S]).
+    """The stored candidates, their Q (float64 [S, N], NaN for those invalid or without features), and V (float64 [S]).
 
     Raises:
       DigiQError: proposals and features of different runs.
@@ -189,7 +189,7 @@ def candidate_scores(run: RunArtifacts) -> tuple[Proposals, np.ndarray, np.ndarr
 
 
 def headline(evaluations: Mapping[str, Path]) -> tuple[Tile, ...]:
-    """One tile an arm."""
+    """One tile per arm."""
     tiles = []
     for arm, table in _tables(evaluations).items():
         row = table["pooled"]
@@ -201,7 +201,7 @@ def headline(evaluations: Mapping[str, Path]) -> tuple[Tile, ...]:
 def verdict(
     evaluations: Mapping[str, Path], policies: Mapping[str, Path], pairs: Mapping[str, Comparison]
 ) -> str:
-    """What the run comes to, in words that its intervals hold; empty without evaluations."""
+    """The conclusion of the run, in words that its intervals support; empty without evaluations."""
     tables = _tables(evaluations)
     if not tables:
         return ""
@@ -232,7 +232,7 @@ def _difference(other: str, found: Estimate) -> str:
 def results_section(
     evaluations: Mapping[str, Path], policies: Mapping[str, Path], pairs: Mapping[str, Comparison]
 ) -> Section | None:
-    """What the arms are, success bars, the table, and the main arm against each other, paired."""
+    """A description of the arms, success bars, the table, and the main arm against each other arm, paired."""
     tables = _tables(evaluations)
     if not tables:
         return None
@@ -295,10 +295,10 @@ def episodes_section(values: LoggedValues | None, gate: Gate | None) -> Section 
     return Section(
         anchor="episodes",
         name="What the critic sees",
-        lead="Two logged episodes of the behaviour policy, picked by their length alone: the median of those that succeeded, "
-        "and of those that did not. On each screen stand its candidate actions, ranked by the learned "
-        "Q. Pale ones are left out, because the behaviour policy hardly ever does them. Ticked where the best of the others "
-        "exceeds V by more than the threshold: there the new policy imitates it.",
+        lead="Two logged episodes of the behaviour policy, chosen only by length: the median of those that succeeded, and "
+        "of those that did not. Each screen shows its candidate actions, ranked by the learned Q. Extraction leaves out "
+        "the pale ones, because the behaviour policy hardly ever takes them. A tick means that the best of the others "
+        "exceeds V by more than the threshold, so the new policy imitates it.",
         strips=tuple(strips),
     )
 
@@ -321,7 +321,7 @@ def logged_strip(values: LoggedValues, number: int, title: str, gate: Gate | Non
 
 
 def critic_section(run: RunArtifacts, values: LoggedValues | None, gate: Gate | None) -> Section | None:
-    """Calibration, Q along episodes, the advantage that extraction gates on."""
+    """Calibration, Q along episodes, and the advantage that the extraction gate uses."""
     if values is None or run.critic is None:
         return None
     gamma = find_setting(artifacts.read_manifest(run.critic).config, "gamma", 0.95)
@@ -336,12 +336,12 @@ def critic_section(run: RunArtifacts, values: LoggedValues | None, gate: Gate | 
         figures=(
             (
                 figures.calibration(logged.q, logged.returns),
-                "Each point is a tenth of the logged actions; on the dashed line prediction and outcome agree. The "
-                "behaviour policy's return is the reference, so a critic of a better policy lies right of it.",
+                "Each point is a tenth of the logged actions; on the dashed line, prediction and outcome agree. The "
+                "returns are those of the behaviour policy, so the critic of a better policy lies right of the line.",
             ),
             (
                 figures.values_by_outcome(logged.remaining, logged.q, logged.succeeded),
-                "Q should climb towards the end of the episodes that succeed.",
+                "Q should rise towards the end of episodes that succeed.",
             ),
             (
                 figures.histogram(
@@ -363,13 +363,13 @@ class LoggedOutcomes:
     episode: np.ndarray
     """int[n], number of the episode."""
     q: np.ndarray
-    """float[n], the critic's Q of it."""
+    """float[n], the critic's Q of the action."""
     returns: np.ndarray
     """float[n], discounted return that followed."""
     remaining: np.ndarray
-    """int[n], actions from this one to the episode's last, both counted."""
+    """int[n], actions from this one to the episode's last, both included."""
     succeeded: np.ndarray
-    """bool[n], of the episode."""
+    """bool[n], whether the episode succeeded."""
 
 
 def logged_outcomes(values: LoggedValues, gamma: float) -> LoggedOutcomes:
@@ -398,7 +398,7 @@ def curves_section(run: RunArtifacts) -> Section | None:
 
 
 def learning_curves(name: str, path: Path) -> list[str]:
-    """The figures of an artefact's ``metrics.jsonl``: losses, errors, mean values and rates, each in one."""
+    """The figures of an artefact's ``metrics.jsonl``: one each for losses, errors, mean values and rates."""
     rows = read_metrics(path / "metrics.jsonl")
     if not rows:
         return []
@@ -427,7 +427,7 @@ _CURVES = {"loss": "loss", "error": "root mean square error", "value": "mean val
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Lines of a ``metrics.jsonl``; empty when the stage logged none. An unfinished last line is left out."""
+    """Lines of a ``metrics.jsonl``; empty if the stage logged none. An unfinished last line is left out."""
     if not path.is_file():
         return []
     rows = []
@@ -503,7 +503,7 @@ def data_section(run: RunArtifacts, values: LoggedValues | None) -> Section | No
 
 
 def distinct_candidates(proposals: Proposals) -> np.ndarray:
-    """How many different actions each state's valid candidates are, int[S]."""
+    """Number of distinct actions among each state's valid candidates, int[S]."""
     rows, width = proposals.valid.shape
     return np.array(
         [len({proposals.action(s, n) for n in range(width) if proposals.valid[s, n]}) for s in range(rows)]
@@ -526,7 +526,7 @@ def play_section(evaluations: Mapping[str, Path], policies: Mapping[str, Path]) 
         return Section(
             anchor="play",
             name=f"{arm_title(arm)} at play",
-            lead="The first test episodes of the evaluation, as they came.",
+            lead="The first test episodes of the evaluation, not selected.",
             strips=tuple(strips.values()),
         )
     won = {i: (before[i].outcome == "success", strips[i].outcome == "success") for i in common}
@@ -537,7 +537,7 @@ def play_section(evaluations: Mapping[str, Path], policies: Mapping[str, Path]) 
         (False, False): "neither succeeds",
     }
     counts = [f"on {n} {words}" for kind, words in kinds.items() if (n := list(won.values()).count(kind))]
-    # One of each kind, the first that came, so that nobody picks.
+    # The first episode of each kind, so that nobody selects.
     shown = [next(i for i in common if won[i] == kind) for kind in kinds if kind in won.values()]
     pairs = tuple(
         tuple(
@@ -616,7 +616,7 @@ def _tables(evaluations: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
 
 
 def compare_arms(evaluations: Mapping[str, Path], policies: Mapping[str, Path]) -> dict[str, Comparison]:
-    """The main arm against each other one, over the episodes that both ran; by the other's name."""
+    """The main arm against each other arm, over the episodes that both ran; by the other's name."""
     if len(evaluations) < 2:
         return {}
     results = {
@@ -640,7 +640,7 @@ _RESAMPLES = 4000
 
 
 def _main(arms: Iterable[str], policies: Mapping[str, Path]) -> str:
-    """The arm that the others are compared with; a ceiling is no contestant."""
+    """The arm that the others are compared with; a ceiling does not compete."""
     names = list(arms)
     return main_arm([arm for arm in names if arm != CEILING] or names, policies)
 
@@ -652,7 +652,7 @@ def _paired_table(main: str, pairs: Mapping[str, Comparison]) -> Table | None:
     for other, found in pairs.items():
         low, high = 100 * found.difference.low, 100 * found.difference.high
         difference = Cell(f"{100 * found.difference.value:+.1f}", f"{low:+.1f} to {high:+.1f}")
-        floor = 1 / (1 + _RESAMPLES)  # no sign flip was as extreme: there is no smaller p than that
+        floor = 1 / (1 + _RESAMPLES)  # the smallest possible p, if no sign flip was as extreme
         p = f"< {floor:.2g}" if found.p_value <= floor * 1.0001 else f"{found.p_value:.2g}"
         numbers = (str(found.wins), str(found.losses), str(found.ties), p)
         rows.append(
@@ -663,7 +663,7 @@ def _paired_table(main: str, pairs: Mapping[str, Comparison]) -> Table | None:
 
 
 def _median_episode(episodes: Sequence[Episode], succeeded: bool) -> int | None:
-    """The episode of median length among those that succeeded, or did not, and that fit a strip."""
+    """The episode of median length among those that succeeded (or did not) and fit a strip."""
     lengths = [
         (len(e.steps), number)
         for number, e in enumerate(episodes)
@@ -702,7 +702,7 @@ def _kind_of_action(action: Action) -> str:
 
 
 def _kind_of_metric(key: str) -> str:
-    """Which figure of :data:`_CURVES` a metric belongs to; empty for what is not worth a curve."""
+    """The figure of :data:`_CURVES` that a metric belongs to; empty for metrics without a curve."""
     if "loss" in key:
         return "loss"
     if key.endswith(("_error", "_residual")):

@@ -1,10 +1,11 @@
 """Runs the cells of :mod:`digiq.laboratory.causes` and makes a page of their records.
 
-    python -m digiq.studies.causes run --seeds 100 101          what has no record yet; kill it whenever you like
+    python -m digiq.studies.causes run --seeds 100 101          cells without a record; may be killed at any time
     python -m digiq.studies.causes page                         docs/results/causes.md, from the records alone
 
-Offline data of a seed are a run of ``configs/causes.yaml``; its cells share collection, proposals, features, critics and the
-compiled network, all in one process. Only tuning seeds are allowed, and ``webshop/tune``: nothing here is a reported result.
+The offline data of a seed are a run of ``configs/causes.yaml``. Its cells share collection, proposals, features,
+critics and the compiled network, all in one process. Only tuning seeds and ``webshop/tune`` are allowed: nothing here
+is a reported result.
 """
 
 from __future__ import annotations
@@ -38,25 +39,25 @@ RECORDS, COMMENT, PAGE = (
 TASKS, EPISODES = "webshop/tune", 300
 BATCH = 32
 EPOCHS = {"pixels": 4.5, "elements": 10.0}
-"""Of the protocol ``epochs``, by student; 300 updates of the first studies were 4.5 epochs of the half of their states."""
+"""Epochs of the protocol ``epochs``, by student; 300 updates of the first studies were 4.5 epochs of half the states."""
 ROWS, UPDATES = 1000, {"pixels": 300, "elements": 600}
-"""Of the protocol ``rows``."""
+"""Rows and updates of the protocol ``rows``."""
 STEP = 50
 """Updates are a multiple of this, so that few programs are compiled."""
 CLONED, CLONING = 512, 4000
-"""Demonstrations that students without pixels imitate before, and for how many updates."""
+"""Number of demonstrations that students without pixels imitate first, and of updates for that."""
 RATE = 2e-3
 """Learning rate of students without pixels."""
 
 
 def base_of(seed: int) -> Path:
-    """The run of a seed, made where it is not there yet."""
+    """The run of a seed, made if it does not exist."""
     run = RUNS / f"seed-{seed}"
     try:
         if artifacts.read_manifest(run / "critic", stage="train-q").state == "complete":
             return run
     except DigiQError:
-        pass  # not there yet
+        pass  # does not exist yet
     command = [sys.executable, "-m", "digiq.cli", "run", str(RECIPE)]
     command += ["--seed", str(seed), "--name", f"seed-{seed}"]
     subprocess.run(command, check=True)
@@ -65,7 +66,7 @@ def base_of(seed: int) -> Path:
 
 @dataclasses.dataclass
 class Bench:
-    """What the cells of a seed share."""
+    """Data that the cells of a seed share."""
 
     seed: int
     run: Path
@@ -132,14 +133,14 @@ class Bench:
 
     @functools.cached_property
     def behavior(self) -> Any:
-        """The policy that collected."""
+        """The policy that collected the data."""
         from digiq.policies.base import load_policy
 
         return load_policy(self.run / "behavior")
 
     @functools.cached_property
     def inputs(self) -> list[Any]:
-        """Of every state, its screenshot at the network's size, and the goal."""
+        """For every state, its screenshot at the network's size, and the goal."""
         from digiq.data.rewards import LabelledEpisodes
         from digiq.data.schema import decode_png
         from digiq.policies.base import PolicyInput
@@ -157,7 +158,7 @@ class Bench:
 
     @functools.cached_property
     def screens(self) -> tuple[Any, np.ndarray]:
-        """What every logged screen offers a student without pixels, and which of it each candidate is, int[S, N]."""
+        """The actions that logged screens offer a student without pixels, and each candidate's number, int[S, N]."""
         from digiq.data.rewards import LabelledEpisodes
         from digiq.laboratory.student import Examples, looks_of
         from digiq.laboratory.truth import displays
@@ -200,13 +201,13 @@ class Bench:
         return Arcade(plan_episodes(device_tasks(TASKS), EPISODES, self.seed))
 
     def values_of(self, name: str) -> Any:
-        """Values by name; learned ones are learned when they are first asked for."""
+        """Values by name; critics are trained when their values are first asked for."""
         if name not in self.values:
             self.values[name] = learned_values(self.run, name, self.states)
         return self.values[name]
 
     def accuracy(self, name: str) -> float:
-        """The share of candidate pairs that values put in the order of Q*."""
+        """The share of candidate pairs that the values order as Q* does."""
         from digiq.laboratory.truth import pairwise_accuracy
 
         q = self.values_of(name).q
@@ -214,9 +215,9 @@ class Bench:
 
 
 def collector_truth(run: Path, store: Any, actions: list[list[Any]], discount: float) -> tuple[Any, Any]:
-    """Exact Q [S, N] and V [S] of the collector, kept beside the run's own values.
+    """Exact Q [S, N] and V [S] of the collector, stored beside the run's own values.
 
-    The behaviour policy's own would take half a minute an episode: it is asked in every state that it can reach.
+    Those of the behaviour policy would take half a minute per episode, because it is queried in every reachable state.
     """
     from android_env.devices.simulated import collector
     from android_env.devices.simulated.exact import reading
@@ -241,7 +242,7 @@ def collector_truth(run: Path, store: Any, actions: list[list[Any]], discount: f
 
 
 def learned_values(run: Path, name: str, states: Any) -> Any:
-    """Values of one critic of a seed, trained where it is not there yet."""
+    """Values of one critic of a seed, which is trained if it does not exist."""
     from digiq.artifacts import read_manifest
     from digiq.config import load
     from digiq.critics import train
@@ -264,7 +265,7 @@ def learned_values(run: Path, name: str, states: Any) -> Any:
 
 
 def plan(protocols: tuple[Protocol, ...], students: tuple[StudentKind, ...]) -> list[Cell]:
-    """The cells of a seed, in the order in which they run: those that decide most come first."""
+    """The cells of a seed, in the order in which they run: the most decisive come first."""
     early = {"exact": 0, "td": 0, "iql": 2, "noise_76": 2, "collector": 3, "noise_83": 3, "td_max": 4}
     late = {"progress": 0, "positive": 0, "quantile": 0, "awr": 1, "lower_bound": 1, "clusters": 1}
     found = []
@@ -283,7 +284,7 @@ def plan(protocols: tuple[Protocol, ...], students: tuple[StudentKind, ...]) -> 
 
 
 def targets_of(bench: Bench, cell: Cell) -> tuple[Any, np.ndarray] | None:
-    """What a cell imitates and the states it could; None for the behaviour policy, which imitates nothing."""
+    """A cell's targets, and the states that it could imitate; None for the behaviour policy, which imitates nothing."""
     from digiq.extraction.digirl import DigiRL
     from digiq.extraction.filtered_bc import FilteredBC
 
@@ -305,7 +306,7 @@ def targets_of(bench: Bench, cell: Cell) -> tuple[Any, np.ndarray] | None:
 
 
 def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
-    """Distils and plays one cell; its record."""
+    """Distils and evaluates one cell; returns its record."""
     started = time.monotonic()
     found = targets_of(bench, cell)
     record: dict[str, Any] = {"seed": bench.seed, **dataclasses.asdict(cell)}
@@ -342,7 +343,7 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
 
 
 def without_pixels(bench: Bench, targets: Any, updates: int) -> tuple[list[bool], dict[str, int]]:
-    """Distils into a student that reads elements, and lets it play; without targets, the clone of the demonstrations."""
+    """Distils into a student that reads elements, and evaluates it; without targets, evaluates the clone."""
     student = bench.clone
     if targets is not None:
         examples, index = bench.screens
@@ -360,12 +361,12 @@ def without_pixels(bench: Bench, targets: Any, updates: int) -> tuple[list[bool]
             learning_rate=RATE,
             seed=bench.seed,
         )
-    # The clone acts as the behaviour policy does, surer than what it imitates.
+    # Like the behaviour policy, the clone acts with more confidence than what it imitates.
     return bench.arcade.play(student, 0.7 if targets is None else 1.0)
 
 
 def with_pixels(bench: Bench, targets: Any, updates: int) -> tuple[list[bool], dict[str, int]]:
-    """Distils into the policy of all recipes, from the behaviour policy, as the studies do, and lets it play."""
+    """Distils into the policy of all recipes, from the behaviour policy as the studies do, and evaluates it."""
     from digiq.agents.agent import Agent
     from digiq.agents.build import EMBEDDED, device_tasks, env_factory
     from digiq.agents.rollout import plan_episodes, rollout
@@ -380,7 +381,7 @@ def with_pixels(bench: Bench, targets: Any, updates: int) -> tuple[list[bool], d
         weighed = zip(targets.row.tolist(), targets.action, targets.weight.tolist(), strict=True)
         rows = [Row(bench.inputs[s], action, w, int(bench.states.group[s])) for s, action, w in weighed]
         policy = policy.fit(rows, config, lambda metrics: None, description="distill")
-        temperature = 1.4  # undoes the behaviour policy's own
+        temperature = 1.4  # undoes the behaviour policy's temperature
     tasks = device_tasks(TASKS)
     agent = CountingActor(Agent(policy, temperature=temperature, num_candidates=1))
     specs = plan_episodes(tasks, EPISODES, bench.seed)
@@ -389,7 +390,7 @@ def with_pixels(bench: Bench, targets: Any, updates: int) -> tuple[list[bool], d
 
 
 def read_records(path: Path = RECORDS) -> list[dict[str, Any]]:
-    """The records, the last of a cell counts."""
+    """The records; the last one of a cell counts."""
     if not path.is_file():
         return []
     found = {}
@@ -406,12 +407,12 @@ def key_of(record: dict[str, Any]) -> tuple[int, Cell]:
 
 
 def refuse_reported(study: str, seeds: Sequence[int]) -> None:
-    """Ends the program of a study that only looks for hypotheses where a seed is one that results are reported on."""
+    """Ends the program of an exploratory study if it was given a seed that results are reported on."""
     from digiq.studies.config import FIRST_TUNING_SEED
 
     low = [seed for seed in seeds if seed < FIRST_TUNING_SEED]
     if low:
-        raise SystemExit(f"{study}: seed {low[0]} is no tuning seed; take {FIRST_TUNING_SEED} or above.")
+        raise SystemExit(f"{study}: seed {low[0]} is not a tuning seed; use {FIRST_TUNING_SEED} or above.")
 
 
 def run_seeds(
@@ -422,7 +423,7 @@ def run_seeds(
     values: tuple[str, ...] = (*causes.VALUES, "none"),
     gates: tuple[str, ...] = (),
 ) -> None:
-    """Runs the cells without a record, a seed after the other; with ``gates`` none but theirs."""
+    """Runs the cells without a record, one seed after the other; if ``gates`` are given, only theirs."""
     refuse_reported("causes", seeds)
     for seed in seeds:
         done = {key_of(record) for record in read_records(records)}

@@ -13,7 +13,7 @@ from digiq.laboratory.causes import CANDIDATES, GATES, LEARNED, VALUES, Gate
 from digiq.statistics import Estimate, cluster_bootstrap, hierarchical_bootstrap
 
 MOST_SHARE = 0.95
-"""A gate that keeps more is marked as none."""
+"""A gate that keeps a larger share is marked as none."""
 _RESAMPLES = 4000
 BASELINES = {
     ("none", "behavior"): "Behaviour policy",
@@ -40,7 +40,7 @@ def outcomes(record: Record) -> np.ndarray:
 
 
 def over_seeds(values: Sequence[np.ndarray], seeds: Sequence[int], tasks: str) -> Estimate:
-    """Mean over seeds of one number an episode, by seed, with an interval clustered by task."""
+    """Mean over seeds of one number per episode, given by seed, with an interval clustered by task."""
     flat = np.concatenate(list(values))
     clusters = [t for s, v in zip(seeds, values, strict=True) for t, _ in tasks_of(s, len(v), tasks)]
     if len(seeds) == 1:
@@ -52,8 +52,8 @@ def over_seeds(values: Sequence[np.ndarray], seeds: Sequence[int], tasks: str) -
 def paired(
     records: Iterable[Record], one: dict[str, Any], other: dict[str, Any]
 ) -> tuple[list[np.ndarray], list[int], int]:
-    """By seed, what the cells that match ``one`` have over those that differ from them by ``other`` alone, meaned over such
-    pairs; the seeds; and how many pairs there are."""
+    """By seed, the lead of cells that match ``one`` over cells that differ from them only by ``other``, averaged over
+    such pairs; the seeds; and the number of pairs."""
     names = ("seed", "values", "gate", "candidates", "protocol", "student")
     found = {tuple(r[n] for n in names): r for r in records}
     gaps: dict[int, list[np.ndarray]] = collections.defaultdict(list)
@@ -95,7 +95,7 @@ def _pairs(count: int) -> str:
 
 
 def first_sentence(found: Sequence[tuple[str, Estimate, int]]) -> str:
-    """The answer to whether eight candidates pay; the first of them decides.
+    """The answer to whether eight candidates pay; the first contrast decides.
 
     Args:
       found: by who imitates, N = 8 minus N = 1 with learned critics, and over how many pairs of cells.
@@ -147,12 +147,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def of_cell(records: Iterable[Record], **cell: Any) -> list[Record]:
-    """The records of a cell, one a seed."""
+    """The records of a cell, one per seed."""
     return [r for r in records if all(r[name] == value for name, value in cell.items())]
 
 
 def grid(records: list[Record], tasks: str) -> str:
-    """Success of every cell, a row each values and gate."""
+    """Success of every cell, with one row for each values and gate."""
     rows = []
     for gate in GATES:
         for values in VALUES:

@@ -1,8 +1,8 @@
-"""What a study is: arms, sweeps, seeds, tuning budgets and hypotheses, written down before the seeds are run.
+"""The config of a study: arms, sweeps, seeds, tuning budgets and hypotheses, written down before the seeds are run.
 
 A study's file is its registration. ``registration`` holds the digest of the simulator's kernel (its source and its
-rates) and of the grid (everything that decides what is run); seeds below :data:`FIRST_TUNING_SEED` only run while both
-still are what the file says. Tuning uses the other seeds, and tasks of its own.
+rates) and of the grid (everything that decides what is run). Seeds below :data:`FIRST_TUNING_SEED` run only if both are
+still as the file says. Tuning uses the other seeds, and its own tasks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from digiq.config import configclass
 from digiq.errors import ConfigError
 
 FIRST_TUNING_SEED = 100
-"""Seeds from here on are for tuning and trying out; those below are reported, and need a registration."""
+"""Seeds from this one on are for tuning and experiments; those below are reported, and need a registration."""
 
 _KERNEL = (
     "devices/simulated/state.py",
@@ -39,71 +39,74 @@ _KERNEL = (
     "devices/simulated/widgets.py",
     "tasks/webshop.py",
 )
-"""Files of ``android_env`` that decide what happens on the simulated phone and how it looks, and what its collector does."""
+"""Files of ``android_env`` that decide what the simulated phone does and looks like, and what its collector does."""
 
 Role = Literal["reference", "baseline", "method", "ceiling", "representation", "control"]
 
 
 @configclass
 class ArmConfig:
-    """One arm: how the study's recipe differs for it, and who acts in the end."""
+    """One arm: how the study's recipe differs for it, and what acts in its evaluation."""
 
     title: str
-    """How it is called in tables."""
+    """Its name in tables."""
     role: Role
-    """What it is compared as."""
+    """Its role in comparisons."""
     acts: Literal["policy", "behavior", "ceiling", "critic", "oracle", "random"] = "policy"
-    """The policy distilled under the name ``policy``, the behaviour policy, the behaviour policy re-ranked on the device
-    by the best values there are or by the critic, or a script that needs no training."""
+    """What acts in the evaluation. ``policy``: the policy distilled under that name. ``behavior``: the behaviour
+    policy. ``ceiling`` and ``critic``: the behaviour policy, re-ranked on the device by the best known values or by the
+    critic. ``oracle`` and ``random``: a script that needs no training."""
     recipe: dict[str, Any] = Field(default_factory=dict)
-    """Laid over the study's recipe; null takes a section away."""
+    """Laid over the study's recipe; null removes a section."""
     seeds: Annotated[int, Field(ge=1)] | None = None
-    """Only the first so many seeds; none: all."""
+    """Run only this many of the first seeds; none runs all."""
 
 
 @configclass
 class SweepConfig:
-    """Arms run again at other points of one setting."""
+    """Arms run again at other values of one setting."""
 
     title: str
-    """How it is called in tables and figures."""
+    """Its name in tables and figures."""
     arms: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Which arms."""
+    """The arms to run."""
     points: dict[str, dict[str, Any]]
-    """By label, what is laid over the arms' recipes."""
+    """By label, the settings laid over the arms' recipes."""
     base: str
-    """Label of the arms as they are, which need no run of their own."""
+    """Label of the unchanged arms, which need no extra run."""
     order: tuple[str, ...]
     """All labels, from left to right."""
     seeds: Annotated[int, Field(ge=1)] | None = None
-    """Only the first so many seeds; none: all."""
+    """Run only this many of the first seeds; none runs all."""
 
     def __post_init__(self) -> None:
         if set(self.order) != {*self.points, self.base} or self.base in self.points:
-            raise ValueError(f"order must name the points and '{self.base}' once each, and no point the base")
+            raise ValueError(
+                f"order must name all points and '{self.base}', and no point may be called '{self.base}'"
+            )
 
 
 @configclass
 class TuningConfig:
-    """The search that every arm gets: as many trials, as many updates, on seeds and tasks that are not reported."""
+    """The search for settings: the same budget for every arm, on seeds and tasks that are not reported."""
 
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
-    """At least :data:`FIRST_TUNING_SEED` each."""
+    """Tuning seeds, each at least 100 (:data:`FIRST_TUNING_SEED`)."""
     tasks: str = "webshop/tune"
-    """Where trials are evaluated."""
+    """Task set on which trials are evaluated."""
     episodes: Annotated[int, Field(ge=1)] = 120
-    """Roll-outs a trial."""
+    """Roll-outs per trial."""
     trials: dict[str, tuple[dict[str, Any], ...]] = Field(default_factory=dict)
-    """By arm, what each trial lays over the arm's recipe; the same number for every arm."""
+    """By arm, the settings that each trial lays over the arm's recipe; every arm has the same number of trials."""
 
     def __post_init__(self) -> None:
         low = [seed for seed in self.seeds if seed < FIRST_TUNING_SEED]
         if low:
-            raise ValueError(f"seed {low[0]} is no tuning seed; take {FIRST_TUNING_SEED} or above")
+            raise ValueError(f"seed {low[0]} is not a tuning seed; use {FIRST_TUNING_SEED} or above")
         counts = {arm: len(trials) for arm, trials in self.trials.items()}
         if len(set(counts.values())) > 1:
             said = ", ".join(f"{arm} {count}" for arm, count in counts.items())
-            raise ValueError(f"every arm gets the same number of trials, not {said}")
+            raise ValueError(f"every arm must have the same number of trials, not {said}")
 
 
 @configclass
@@ -111,17 +114,17 @@ class HypothesisConfig:
     """A statement about success rates that a study can refute."""
 
     text: str
-    """In words."""
+    """The statement in words."""
     arm: str
-    """The arm it is about."""
+    """The arm that it is about."""
     over: Annotated[tuple[str, ...], Field(min_length=1)]
-    """What it is compared with: the best of these."""
+    """The arm is compared with the best of these."""
     measure: Literal["ratio", "difference"] = "ratio"
-    """Of the mean success rates."""
+    """Whether the mean success rates are compared by their ratio or their difference."""
     at_least: float | None = None
-    """It holds where the measure is at least this."""
+    """The hypothesis holds if the measure is at least this."""
     at_most: float | None = None
-    """It holds where the measure is at most this."""
+    """The hypothesis holds if the measure is at most this."""
 
     def __post_init__(self) -> None:
         if (self.at_least is None) == (self.at_most is None):
@@ -130,10 +133,10 @@ class HypothesisConfig:
 
 @configclass
 class LossConfig:
-    """A part of the method, and what it loses: two arms that differ in it alone, or in it and in parts named earlier."""
+    """A part of the method and its loss: two arms that differ only in that part, or also in parts named earlier."""
 
     part: str
-    """What stands between the two arms."""
+    """The part in which the two arms differ."""
     upper: str
     """The arm with a perfect part."""
     lower: str
@@ -142,10 +145,10 @@ class LossConfig:
 
 @configclass
 class RegistrationConfig:
-    """What was true when the study was registered; ``digiq study FILE --register`` writes it."""
+    """Digests at the time of registration; ``digiq study FILE --register`` writes them."""
 
     kernel: str = ""
-    """:func:`kernel_digest`."""
+    """Digest of the simulator's kernel (:func:`kernel_digest`)."""
     grid: str = ""
     """Digest of the grid."""
 
@@ -155,33 +158,33 @@ class StudyConfig:
     """A whole study."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    """Of its page and of its directories."""
+    """Name of its page and directories."""
     title: str
-    """Of its page."""
+    """Title of its page."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     """The reported seeds; each has its own data, training and evaluation."""
     recipe: dict[str, Any]
-    """The recipe (``digiq run``) that arms differ from."""
+    """The recipe (``digiq run``) that arms modify."""
     arms: dict[str, ArmConfig]
-    """By name."""
+    """The arms by name."""
     sweeps: dict[str, SweepConfig] = Field(default_factory=dict)
-    """By name."""
+    """The sweeps by name."""
     tuning: TuningConfig | None = None
     """How settings are chosen."""
     hypotheses: dict[str, HypothesisConfig] = Field(default_factory=dict)
-    """By name, the main one first."""
+    """The hypotheses by name, the main one first."""
     losses: tuple[LossConfig, ...] = ()
-    """From the ceiling down, which part loses what."""
+    """The loss of each part, from the ceiling down."""
     registration: RegistrationConfig = RegistrationConfig()
     """Digests that the reported seeds need."""
     output: Path = Path("runs/study")
-    """Where artefacts go; they can be thrown away once the records are written."""
+    """Folder of the artefacts; they can be deleted once the records are written."""
     results: Path = Path("docs/results")
-    """Where the page and, in a folder of the study's name, records and figures go."""
+    """Folder of the page; records and figures go into a subfolder of the study's name."""
     minutes: Annotated[float, Field(gt=0)] = 100
-    """The study's budget, wall minutes on ``jobs`` cores; a plan that needs more is said to."""
+    """Budget of the study in wall minutes on ``jobs`` cores; the plan says if it needs more."""
     jobs: Annotated[int, Field(ge=1)] = 2
-    """Stages that run side by side, each on a core of its own."""
+    """Number of stages that run side by side, each on its own core."""
 
     def __post_init__(self) -> None:
         known = set(self.arms)
@@ -196,7 +199,7 @@ class StudyConfig:
 
 
 def kernel_digest() -> str:
-    """SHA-256 of the simulator's kernel: the source of what happens on the phone and how it looks, and all rates in force."""
+    """SHA-256 of the simulator's kernel: the source that decides its behaviour and looks, and all rates in force."""
     import android_env
     from android_env.devices.simulated import collector, webshop
     from android_env.devices.simulated.state import NOISE
@@ -227,17 +230,17 @@ def check_registration(
     grid: str,
     renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Refuses reported seeds of a study that is not the registered one.
+    """Refuses reported seeds if the study is not as registered.
 
     Args:
       config: the study.
-      seeds: those that are to run.
-      kernel: :func:`kernel_digest` now.
-      grid: digest of the grid now.
-      renamed: digests as registered to what the same grid has now (:func:`digiq.studies.records.read_renamed`).
+      seeds: seeds to run.
+      kernel: the current :func:`kernel_digest`.
+      grid: the current digest of the grid.
+      renamed: registered digests to current ones of the same grid (:func:`digiq.studies.records.read_renamed`).
 
     Raises:
-      ConfigError: says what changed, and what to do.
+      ConfigError: the message says what changed, and what to do.
     """
     reported = [seed for seed in seeds if seed < FIRST_TUNING_SEED]
     if not reported:
@@ -245,14 +248,14 @@ def check_registration(
     strange = [seed for seed in reported if seed not in config.seeds]
     if strange:
         raise ConfigError(
-            f"{config.name}: seed {strange[0]} is not one of the reported seeds {list(config.seeds)}; to try things "
-            f"out take a seed of at least {FIRST_TUNING_SEED}."
+            f"{config.name}: seed {strange[0]} is not one of the reported seeds {list(config.seeds)}; for experiments "
+            f"use a seed of at least {FIRST_TUNING_SEED}."
         )
     found = config.registration
     if not found.kernel or not found.grid:
         raise ConfigError(
             f"{config.name}: not registered, so seed {reported[0]} does not run; write its digests into the file with "
-            f"--register and commit it, or take a seed of at least {FIRST_TUNING_SEED}."
+            f"--register and commit it, or use a seed of at least {FIRST_TUNING_SEED}."
         )
     changed = [
         name
@@ -270,7 +273,7 @@ def check_registration(
 
 
 def overlay(base: Mapping[str, Any], *over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings laid over one another, the last on top; whatever is no mapping replaces what was there."""
+    """Nested mappings merged in order; a value that is not a mapping replaces the earlier one."""
     result = dict(base)
     for mapping in over:
         for key, value in mapping.items():

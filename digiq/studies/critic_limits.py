@@ -1,10 +1,10 @@
 """Runs the cells of :mod:`digiq.laboratory.critic_limits` and makes a page of their records.
 
-    python -m digiq.studies.critic_limits run --seeds 100      what has no record yet; kill it whenever you like
+    python -m digiq.studies.critic_limits run --seeds 100      cells without a record; may be killed at any time
     python -m digiq.studies.critic_limits page                 docs/results/critic_limits.md, from the records alone
 
-The offline data of a seed are those of :mod:`digiq.studies.causes`. Only tuning seeds are allowed, and ``webshop/tune``:
-nothing here is a reported result.
+The offline data of a seed are those of :mod:`digiq.studies.causes`. Only tuning seeds are allowed, and
+``webshop/tune``: nothing here is a reported result.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ RECORDS, SUPPORT, COMMENT, PAGE = (
     RESULTS / "critic_limits.md",
 )
 SHARE = 0.1
-"""Of the likeliest candidate: ``support`` of the recipes."""
+"""Share of the likeliest candidate's probability: ``support`` of the recipes."""
 Record = dict[str, Any]
 PLAYS = {"success": 8, "likely": 0}
-"""Field of a record, and N of its best of N; 0 ranks all that the policy finds likely enough."""
+"""Fields of a record, and the N of their best of N; 0 ranks all candidates that the policy finds likely enough."""
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with nested ``changes``."""
+    """``base`` with nested ``changes`` applied."""
     found = dict(base)
     for name, value in changes.items():
         inner = found.get(name)
@@ -54,13 +54,13 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def changed(cls: Any, path: Path, changes: Mapping[str, Any]) -> Any:
-    """The config that made the artefact ``path``, changed."""
+    """The config that made the artefact ``path``, with changes."""
     recorded = load(cls, artifacts.read_manifest(path).config, where=str(path), recorded=True)
     return load(cls, merged(to_dict(recorded), changes), where=str(path))
 
 
 def covered(bench: Bench, coverage: str) -> dict[str, Path]:
-    """Features and exact values of a seed's states with these candidates, made where they are not there yet."""
+    """Features and exact values of a seed's states with these candidates, made if they do not exist."""
     from digiq.features import extract
     from digiq.laboratory import exact_values
     from digiq.proposals import propose
@@ -97,7 +97,7 @@ def covered(bench: Bench, coverage: str) -> dict[str, Path]:
 
 
 def train_cell(bench: Bench, cell: Cell) -> Path:
-    """The critic of a cell, trained where it is not there yet."""
+    """The critic of a cell, trained if it does not exist."""
     from digiq.critics import train
 
     run = bench.run
@@ -117,7 +117,7 @@ def train_cell(bench: Bench, cell: Cell) -> Path:
 
 
 def heldout_states(run: Path) -> np.ndarray:
-    """The observations of episodes that no critic of the seed learned from."""
+    """The observations of episodes that no critic of the seed was trained on."""
     from digiq.critics.train import TrainQConfig, load_training_data
 
     data, _ = load_training_data(
@@ -130,7 +130,7 @@ def heldout_states(run: Path) -> np.ndarray:
 
 
 def count_supported(bench: Bench, path: Path) -> None:
-    """Adds to a file of counts, by seed, in how many states a best action is among the candidates, and a supported one."""
+    """Adds a seed's counts to a file: states with a best action among all candidates, and among the supported ones."""
     from digiq.proposals.propose import supported
 
     proposals = bench.states.proposals
@@ -146,7 +146,7 @@ def count_supported(bench: Bench, path: Path) -> None:
 
 
 def run_cell(bench: Bench, arcade: Arcade, cell: Cell) -> Record:
-    """Trains and plays one critic; its record."""
+    """Trains and evaluates one critic; returns its record."""
     from digiq.critics.critic import candidate_values, load_critic
     from digiq.features.extract import open_features
     from digiq.laboratory.ranked import BestOfN, Truth, q_of
@@ -179,7 +179,7 @@ def run_cell(bench: Bench, arcade: Arcade, cell: Cell) -> Record:
 
 
 def read_records(path: Path = RECORDS) -> list[Record]:
-    """The records; the last of a cell counts."""
+    """The records; the last one of a cell counts."""
     if not path.is_file():
         return []
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -189,7 +189,7 @@ def read_records(path: Path = RECORDS) -> list[Record]:
 def run_seeds(
     seeds: Sequence[int], records: Path, wanted: Callable[[Cell], bool] = lambda cell: True
 ) -> None:
-    """Runs the cells without a record, a seed after the other."""
+    """Runs the cells without a record, one seed after the other."""
     from digiq.agents.build import device_tasks
     from digiq.agents.rollout import plan_episodes
     from digiq.laboratory.ranked import Arcade
@@ -242,7 +242,7 @@ def gap(
 
 
 def factors(records: Sequence[Record]) -> list[tuple[str, str, Estimate]]:
-    """What each factor is worth, the others held: title, what is compared, and the difference."""
+    """The effect of each factor, with the others held fixed: title, what is compared, and the difference."""
     td, logged, exact = (Cell(name) for name in ("td", "exact_logged", "exact"))
     wanted: list[tuple[str, Cell, Cell, str, str]] = [
         ("targets: Q* instead of policy evaluation, on the logged action", logged, td, "success", "success"),
@@ -300,7 +300,7 @@ def factors(records: Sequence[Record]) -> list[tuple[str, str, Estimate]]:
 
 
 def support_table(support: Mapping[str, Mapping[str, Sequence[int]]], least: int = 20) -> list[str]:
-    """Where a best action is among the candidates, by kind of screen; kinds of few states are one row."""
+    """How often a best action is among the candidates, by kind of screen; kinds with few states share a row."""
     total: dict[str, np.ndarray] = {}
     for of_seed in support.values():
         for kind, counts in of_seed.items():

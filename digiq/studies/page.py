@@ -1,4 +1,4 @@
-"""The page of a study: tables and figures made from its file and its records, and from nothing else.
+"""The page of a study: tables and figures made only from its file and its records.
 
 The same records give the same bytes: resampling is seeded, figures carry neither dates nor random ids.
 """
@@ -22,7 +22,7 @@ from digiq.studies.records import CellRecord
 
 RESAMPLES = 4000
 COMMENT = "comment.md"
-"""In the folder of the records: what a person has to say of them; it stands first on the page."""
+"""File in the folder of the records with a person's comments; they come first on the page."""
 
 
 def write_page(config: StudyConfig, records: Sequence[CellRecord], folder: Path) -> Path:
@@ -30,11 +30,11 @@ def write_page(config: StudyConfig, records: Sequence[CellRecord], folder: Path)
 
     Args:
       config: the study.
-      records: of its finished cells.
-      folder: of the records; figures go there, and the page beside it, or into it where it is no results folder.
+      records: records of its finished cells.
+      folder: folder of the records and figures; the page goes beside it, or into it if it is not a results folder.
 
     Returns:
-      The page, ``<results>/<name>.md``; of tuning seeds ``page.md`` in ``folder``.
+      The page, ``<results>/<name>.md``; for tuning seeds ``page.md`` in ``folder``.
     """
     reported = folder == config.results / config.name
     page = folder.parent / f"{config.name}.md" if reported else folder / "page.md"
@@ -54,9 +54,9 @@ def make_page(
 
     Args:
       config: the study.
-      records: of its finished cells.
-      prefix: of links to figures.
-      comment: Markdown that stands first.
+      records: records of its finished cells.
+      prefix: prefix of links to figures.
+      comment: Markdown that comes first.
     """
     base = {(r.arm, r.seed): r for r in records if not r.sweep}
     arms = [arm for arm in config.arms if any(name == arm for name, _ in base)]
@@ -173,7 +173,7 @@ def compare(
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a study says of a hypothesis."""
+    """The verdict of a study on a hypothesis."""
 
     word: str
     """``held``, ``not held``, ``undecided`` (the interval has the bound inside) or ``not run``."""
@@ -181,7 +181,7 @@ class Verdict:
 
 
 def judge(hypothesis: HypothesisConfig, base: Mapping[tuple[str, int], CellRecord]) -> Verdict:
-    """Holds a hypothesis against the records: it held, or did not, where the whole interval lies beyond the bound.
+    """Judges a hypothesis by the records: it held, or did not, if the whole interval lies on one side of the bound.
 
     An interval that touches the bound decides nothing: two arms that never succeed differ by exactly 0.
     """
@@ -204,7 +204,7 @@ def _by_arm(base: Mapping[tuple[str, int], CellRecord]) -> dict[str, list[CellRe
 
 
 def _summary(config: StudyConfig, base: Mapping[tuple[str, int], CellRecord]) -> str:
-    """The first paragraph: what held, what did not, what stays open."""
+    """The first paragraph: which hypotheses held, which did not, and which stay open."""
     sentences = []
     for hypothesis in config.hypotheses.values():
         verdict = judge(hypothesis, base)
@@ -381,7 +381,7 @@ def _reliability_figure(
 def _sweep_rows(
     config: StudyConfig, name: str, base: Mapping[tuple[str, int], CellRecord], records: Sequence[CellRecord]
 ) -> dict[str, dict[str, list[CellRecord]]]:
-    """Records by arm and point; the base point takes the arms' own, of the seeds that the sweep ran."""
+    """Records by arm and point; the base point takes the arms' own records for the seeds that the sweep ran."""
     sweep = config.sweeps[name]
     seeds = {r.seed for r in records}
     found: dict[str, dict[str, list[CellRecord]]] = {arm: {} for arm in sweep.arms}
@@ -440,8 +440,8 @@ def _cards_table(cards: Mapping[int, dict[str, Any]]) -> list[str]:
 
 
 def _cost(records: Iterable[CellRecord]) -> str:
-    """Stages shared by cells are counted once: within a seed, their names and seconds are the same in all of them. Those of
-    one policy (``policy/NAME``, ``evaluation/NAME``) are never shared."""
+    """Stages shared by cells are counted once: within a seed, they have the same names and seconds in all cells. Stages
+    of one policy (``policy/NAME``, ``evaluation/NAME``) are never shared."""
     spent = {
         (r.seed, (r.arm, r.sweep, r.point) if "/" in stage else None, stage, seconds)
         for r in records

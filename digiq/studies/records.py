@@ -1,8 +1,9 @@
-"""A study's records: one file a study, compact enough to be committed, and all that the page is made from.
+"""A study's records: one file per study, compact enough to commit, from which alone the page is made.
 
-``records.jsonl`` holds a line for each plan of episodes, ``{"plan": digest, "episodes": [[task, split, repetition], ...]}``,
-which arms share, and a line for each finished cell: what it is, and of its plan's episodes, in order, the outcomes (a
-letter each, see :data:`LETTERS`), the executed steps, and exact successes where they were computed.
+``records.jsonl`` holds one line for each plan of episodes, ``{"plan": digest, "episodes": [[task, split, repetition],
+...]}``, which arms share, and one line for each finished cell. That line says what the cell is. For the episodes of its
+plan, in order, it lists outcomes (a letter each, see :data:`LETTERS`), executed steps, and exact successes if they were
+computed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LETTERS = {
     "j": Outcome.JUDGE_ERROR,
     "k": Outcome.TASK_ERROR,
 }
-"""How outcomes are written."""
+"""Letters that stand for outcomes."""
 _LETTER = {outcome: letter for letter, outcome in LETTERS.items()}
 
 
@@ -39,16 +40,16 @@ class EpisodeRecord:
     task: str
     split: str
     index: int
-    """Which repetition of the task, from 0."""
+    """Number of the repetition of the task, from 0."""
     outcome: Outcome
     steps: int
     """Executed actions."""
     exact: float | None = None
-    """Exact probability of success, where it was computed."""
+    """Exact probability of success, if it was computed."""
 
     @property
     def success(self) -> float:
-        """Exact where known, else 1 for success and 0 for everything else, faults included."""
+        """The exact probability if known; otherwise 1 for success and 0 for everything else, including faults."""
         return self.exact if self.exact is not None else float(self.outcome is Outcome.SUCCESS)
 
 
@@ -61,17 +62,17 @@ class CellRecord:
     sweep: str = ""
     point: str = ""
     digest: str
-    """Of everything that decides the cell; a resume believes the record only if it is the one it wants."""
+    """Digest of everything that decides the cell; a resume uses the record only if the digest matches."""
     tasks: str
     """The task set."""
     selection: dict[str, Any] | None = None
     """What the arm imitated (``distill``)."""
     q: dict[str, Any] | None = None
-    """``q-metrics``, where the arm has them."""
+    """``q-metrics``, if the arm has them."""
     card: dict[str, Any] | None = None
-    """The seed's data card, with the behaviour arm."""
+    """The seed's data card, in the record of the behaviour arm."""
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    """By stage, of this cell's own and shared stages."""
+    """Seconds by stage, of this cell's own stages and of shared ones."""
     episodes: tuple[EpisodeRecord, ...] = ()
 
     @property
@@ -86,7 +87,7 @@ def record_name(arm: str, seed: int, sweep: str = "", point: str = "") -> str:
 
 
 def write_record(record: CellRecord, folder: Path) -> Path:
-    """Puts a cell's record into the folder's file, atomically; another of the same cell is replaced."""
+    """Puts a cell's record into the folder's file, atomically; it replaces an earlier record of the same cell."""
     known = {found.name: found for found in read_records(folder)}
     return write_records([*(known | {record.name: record}).values()], folder)
 
@@ -117,7 +118,7 @@ def read_records(folder: Path) -> list[CellRecord]:
     """All records of a folder, sorted by name; a folder without the file holds none.
 
     Raises:
-      ArtifactError: a line that is no cell's record.
+      ArtifactError: a line is not a readable record.
     """
     path = folder / RECORDS
     if not path.is_file():
@@ -145,10 +146,10 @@ def read_records(folder: Path) -> list[CellRecord]:
 
 
 def read_renamed(folder: Path) -> dict[str, str]:
-    """Digests as they were recorded, of cells and of the grid, to those that the same cells and grid have now.
+    """Recorded digests of cells and of the grid, to the digests that the same cells and grid have now.
 
-    A config that is reshaped, so that the same thing is said in other words, gets another digest. ``digests.json`` says
-    which; the tests hold every line of it against the words of before.
+    If a config is reshaped, so that it expresses the same settings in another form, its digest changes.
+    ``digests.json`` lists the changes; the tests check every line of it against the earlier form.
     """
     path = folder / DIGESTS
     return json.loads(path.read_text(encoding="utf-8"))["renamed"] if path.is_file() else {}
@@ -171,11 +172,11 @@ def record_cell(
 
     Args:
       about: names the cell; its other fields are replaced.
-      evaluation: of the stage ``evaluate``.
-      policy: of ``distill``.
-      q_metrics: of ``q-metrics``.
-      card: of ``card``.
-      seconds: by stage.
+      evaluation: artefact of the stage ``evaluate``.
+      policy: artefact of ``distill``.
+      q_metrics: artefact of ``q-metrics``.
+      card: artefact of ``card``.
+      seconds: seconds by stage.
     """
     opened = artifacts.open(evaluation, stage="evaluate")
     rows = [

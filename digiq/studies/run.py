@@ -1,10 +1,10 @@
 """``digiq study``: many recipes as one graph. A cell is one arm under one seed; stages that cells share run once.
 
-Every cell is a recipe (:mod:`digiq.pipeline` plans it), the study's own with the arm's differences laid over it. Each
-planned stage moves to a directory named after everything that decides it, so equal stages of different cells are one.
-Stages run side by side, each in a process of its own on a core of its own: on two cores two processes of one thread
-beat one of two, and results do not depend on how many cores there are. A finished cell leaves a record; a cell whose
-record is there needs no artefact.
+Every cell is a recipe (:mod:`digiq.pipeline` plans it): the study's recipe with the arm's differences laid over it.
+Each planned stage moves to a directory named after everything that decides it, so equal stages of different cells are
+one. Stages run side by side, each in its own process on its own core. On two cores, two processes of one thread are
+faster than one of two, and results do not depend on the number of cores. A finished cell leaves a record; a cell with a
+record needs no artefacts.
 """
 
 from __future__ import annotations
@@ -49,28 +49,28 @@ from digiq.studies.records import (
 from digiq.tables import own_sources
 
 POLICY = "policy"
-"""The name under which an arm's recipe distils the policy that is evaluated."""
+"""The name under which an arm's recipe distils the evaluated policy."""
 _NOT_GRID = ("registration", "output", "results", "jobs", "minutes", "title")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One arm under one seed, and the stages it needs."""
+    """One arm under one seed, and the stages that it needs."""
 
     arm: str
     seed: int
     sweep: str
     point: str
     nodes: tuple[Node, ...]
-    """In the order they run, each in its shared directory."""
+    """Its stages in the order in which they run, each in its shared directory."""
     parts: Mapping[str, Path]
-    """Artefacts that the record is made of: ``evaluation``, and ``policy``, ``q_metrics``, ``card`` where it has them."""
+    """Artefacts of the record: ``evaluation``, and ``policy``, ``q_metrics`` and ``card`` if it has them."""
     digest: str
-    """Of everything that decides the cell."""
+    """Digest of everything that decides the cell."""
 
     @property
     def record(self) -> str:
-        """Name of its record."""
+        """Name of the cell's record."""
         return record_name(self.arm, self.seed, self.sweep, self.point)
 
 
@@ -78,21 +78,21 @@ def resolve(config: StudyConfig, arm: str, seed: int, *over: Mapping[str, Any], 
     """The recipe of an arm under a seed, with further differences laid over it.
 
     Raises:
-      ConfigError: the recipe does not read, or lacks what the arm needs.
+      ConfigError: the recipe is invalid, or lacks what the arm needs.
     """
     about: ArmConfig = config.arms[arm]
     name = where or f"{config.name}: arm '{arm}'"
     layered = overlay(config.recipe, about.recipe, *over)
-    # An arm has one policy; sections of others, inherited from the study's recipe, would only be dead weight.
+    # An arm has one policy; sections of others, inherited from the study's recipe, would not be used.
     mine = (layered.get("distill") or {}).get(POLICY)
     if about.acts == "policy" and mine is None:
-        raise ConfigError(f"{name}: its recipe has no distill.{POLICY}.")
+        raise ConfigError(f"{name}: its recipe has no section 'distill.{POLICY}'; add it.")
     layered["distill"] = {POLICY: mine} if about.acts == "policy" else {}
     layered["agents"] = (layered.get("agents") or {}) if about.acts == "policy" else {}
     layered["critic_on_device"] = about.acts == "critic"
     recipe = load(Recipe, {**layered, "name": config.name, "seed": seed}, where=name)
     if recipe.evaluate is None:
-        raise ConfigError(f"{name}: its recipe has no section 'evaluate'.")
+        raise ConfigError(f"{name}: its recipe has no section 'evaluate'; add it.")
     return recipe
 
 
@@ -104,7 +104,7 @@ def make_cell(
     sweep: str = "",
     point: str = "",
 ) -> Cell:
-    """Plans one cell; see :func:`resolve` for ``over`` and what is raised."""
+    """Plans one cell; see :func:`resolve` for ``over`` and errors."""
     recipe = resolve(config, arm, seed, *over)
     acts = config.arms[arm].acts
     nodes = plan(recipe)
@@ -112,7 +112,7 @@ def make_cell(
     wanted: dict[str, str] = {}
     if acts in ("oracle", "random"):
         agent = AgentConfig(kind=acts)
-        # Exact success costs a script nothing to speak of, as it neither draws nor reads pixels.
+        # Exact success costs a script next to nothing, because it neither draws nor reads pixels.
         scripted = dataclasses.replace(evaluated.config, agent=agent, arm=acts, exact=True)
         nodes = [Node("evaluation", evaluated.module, scripted, {}, evaluated.out.with_name(acts))]
         wanted["evaluation"] = "evaluation"
@@ -135,14 +135,14 @@ def make_cells(config: StudyConfig, seeds: Sequence[int], arms: Iterable[str] = 
 
     Args:
       config: the study.
-      seeds: whose cells.
-      arms: only these; none: all.
+      seeds: seeds of the cells.
+      arms: only these arms; all if empty.
     """
     only = set(arms) or set(config.arms)
     strangers = sorted(only - set(config.arms))
     if strangers:
         raise ConfigError(f"{config.name}: there is no arm '{strangers[0]}'; arms: {', '.join(config.arms)}.")
-    # "The first so many seeds" are the study's, so that it can be run seed by seed; seeds for trying out have their own.
+    # First seeds are counted in the study's list, so that it can be run seed by seed; tuning seeds count apart.
     order = config.seeds if set(seeds) <= set(config.seeds) else tuple(seeds)
     cells = []
     for seed in seeds:
@@ -164,10 +164,10 @@ def make_trials(config: StudyConfig) -> list[Cell]:
     """The cells of the search for settings, on the tuning seeds and tasks.
 
     Raises:
-      ConfigError: there is no section 'tuning', or one arm's trials have more updates in all than another's.
+      ConfigError: there is no section 'tuning', or the trials of two arms differ in their total number of updates.
     """
     if config.tuning is None:
-        raise ConfigError(f"{config.name}: has no section 'tuning'.")
+        raise ConfigError(f"{config.name}: has no section 'tuning'; add it.")
     where = {"evaluate": {"tasks": config.tuning.tasks, "episodes": config.tuning.episodes}}
     cells: list[Cell] = []
     spent: dict[str, int] = {}
@@ -183,8 +183,8 @@ def make_trials(config: StudyConfig) -> list[Cell]:
     if len(set(spent.values())) > 1:
         low, high = min(spent, key=spent.__getitem__), max(spent, key=spent.__getitem__)
         raise ConfigError(
-            f"{config.name}: every arm's trials have the same number of updates in all, but {low} has {spent[low]} "
-            f"and {high} {spent[high]}."
+            f"{config.name}: the trials of every arm must have the same number of updates in all, but {low} has "
+            f"{spent[low]} and {high} {spent[high]}."
         )
     return cells
 
@@ -193,7 +193,7 @@ def grid_digest(config: StudyConfig) -> str:
     """Digest of everything that decides what a study runs: its file, every default in force, the embedded VLM."""
     about = {key: value for key, value in to_dict(config).items() if key not in _NOT_GRID}
     cells = make_cells(config, config.seeds)
-    # The names of directories stand for stages, versions, configs and inputs.
+    # Directories are named after stages, versions, configs and inputs.
     return _digest([about, sorted(f"{cell.record} {cell.digest}" for cell in cells), kernel_digest()])
 
 
@@ -212,25 +212,27 @@ def register(path: Path) -> None:
 
 
 def records_folder(config: StudyConfig, seeds: Sequence[int]) -> Path:
-    """Where the records of these seeds go: with the results, or, of tuning seeds, with the artefacts.
+    """The folder of these seeds' records: with the results; for tuning seeds, with the artefacts.
 
     Raises:
-      ConfigError: tuning seeds among reported ones, which would be reported with them.
+      ConfigError: tuning seeds are mixed with reported ones, and would be reported with them.
     """
     if len({seed >= FIRST_TUNING_SEED for seed in seeds}) > 1:
-        raise ConfigError(f"{config.name}: run tuning seeds and reported seeds apart, not {list(seeds)}.")
+        raise ConfigError(
+            f"{config.name}: run tuning seeds and reported seeds apart, not together as {list(seeds)}."
+        )
     trial = all(seed >= FIRST_TUNING_SEED for seed in seeds) and tuple(seeds) != config.seeds
     return config.output / "records" if trial else config.results / config.name
 
 
 def open_cells(cells: Iterable[Cell], folder: Path) -> list[Cell]:
-    """The cells that have no record of what they are now."""
+    """The cells that have no record with their current digest."""
     found = _digests(folder)
     return [cell for cell in cells if found.get(cell.record) != cell.digest]
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Of the cells that have records, by name, as they are now called."""
+    """The digests of the cells that have records, by name, in their current form."""
     renamed = read_renamed(folder)
     return {record.name: renamed.get(record.digest, record.digest) for record in read_records(folder)}
 
@@ -242,17 +244,17 @@ def run(
     *,
     jobs: int | None = None,
 ) -> None:
-    """Runs what has no record yet.
+    """Runs the cells that have no record yet.
 
     Args:
       config: the study.
-      cells: of :func:`make_cells` or :func:`make_trials`.
-      folder: of the records.
-      jobs: stages side by side; the config's by default, and never more than there are cores.
+      cells: cells from :func:`make_cells` or :func:`make_trials`.
+      folder: folder of the records.
+      jobs: number of stages that run side by side; by default the config's, and never more than there are cores.
 
     Raises:
       ConfigError: reported seeds of an unregistered or changed study.
-      DigiQError: stages failed; everything that does not depend on them has run, and what is done stays.
+      DigiQError: stages failed; everything that does not depend on them has run, and finished work is kept.
     """
     renamed = read_renamed(config.results / config.name)
     check_registration(
@@ -298,18 +300,18 @@ def run(
             bar.advance(cost[node.out], stages=f"{len(done)}/{len(nodes)}", cells_left=left, last=node.name)
     if failed:
         raise DigiQError(
-            f"{config.name}: {len(failed)} stages failed: {'; '.join(failed)}. What is finished stays; the same command "
-            "goes on."
+            f"{config.name}: {len(failed)} stages failed: {'; '.join(failed)}. Finished work is kept; run the same "
+            "command again to go on."
         )
 
 
 def unique_nodes(cells: Iterable[Cell]) -> list[Node]:
-    """The stages of all cells, each once, in an order in which each comes after what it reads."""
+    """The stages of all cells, each once and after the stages that it reads."""
     return list({node.out: node for cell in cells for node in cell.nodes}.values())
 
 
 def longest_first(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells by the time that their stages take one after another, so that no long one is left to run alone."""
+    """The cells by the total time of their stages, longest first, so that no long one is left to run alone."""
     nodes = unique_nodes(cells)
     end: dict[Path, float] = {}
     for node, seconds in zip(nodes, estimate(nodes), strict=True):
@@ -318,7 +320,7 @@ def longest_first(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _needed(nodes: Sequence[Node], targets: Iterable[str]) -> list[Node]:
-    """The nodes that the named ones read, directly or not, and they themselves, in order."""
+    """The named nodes and all nodes that they read, directly or not, in order."""
     targets = set(targets)
     by_out = {node.out: node for node in nodes}
     wanted: set[Path] = set()
@@ -351,7 +353,7 @@ _CONTENT: dict[Path, str] = {}
 
 
 def _content(path: Path) -> str:
-    """Content digest of an input from outside the study, read once; the embedded VLM is many megabytes."""
+    """Content digest of an input from outside the study, read only once: the embedded VLM has many megabytes."""
     if path not in _CONTENT:
         _CONTENT[path] = artifacts.content_digest(path)
     return _CONTENT[path]
@@ -362,7 +364,7 @@ def _digest(value: Any) -> str:
 
 
 def _record_finished(cells: Sequence[Cell], done: set[Path], folder: Path) -> list[Cell]:
-    """Writes the records that can be written and are not there; the cells that are left."""
+    """Writes the missing records whose artefacts are complete; returns the cells that are left."""
     left, found = [], _digests(folder)
     for cell in cells:
         if not all(node.out in done for node in cell.nodes):

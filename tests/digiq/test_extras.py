@@ -36,7 +36,8 @@ def test_a_stage_names_the_extra(bare, command, package, tmp_path, capsys):
     assert stop.value.code == 2 and not (tmp_path / "o").exists()
     extra = extras.EXTRAS[package]
     assert (
-        f"needs the package '{package}', which 'pip install digiq[{extra}]' brings" in capsys.readouterr().err
+        f"needs the package '{package}', which 'pip install digiq[{extra}]' installs"
+        in capsys.readouterr().err
     )
 
 

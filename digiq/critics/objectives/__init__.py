@@ -18,6 +18,6 @@ OBJECTIVES = Table(
     cal_ql="CalQL",
     exact="Exact",
 )
-"""Name of an objective, which is its file's, and the class in there."""
+"""The name of each objective, which is that of its file, and its class."""
 
 __all__ = ["OBJECTIVES", "Objective"]

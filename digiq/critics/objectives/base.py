@@ -1,4 +1,4 @@
-"""What the trainer asks of an objective, and the pieces that objectives share."""
+"""The interface of an objective, and the pieces that objectives share."""
 
 from typing import Literal, Protocol
 
@@ -14,24 +14,24 @@ Info = dict[str, Float[Array, ""]]
 
 
 class Objective(Protocol):
-    """A frozen config whose ``loss`` is a pure function; one file each in this folder."""
+    """A frozen config whose ``loss`` is a pure function; each has its own file in this folder."""
 
     @property
     def needs(self) -> Needs:
-        """What it reads of a batch."""
+        """What it reads from a batch."""
         ...
 
     def loss(
         self, heads: Heads, params: Params, target: Params, batch: Batch, key: Array | None = None
     ) -> tuple[Float[Array, ""], Info]:
-        """Loss of a batch, summed over ensemble members, and numbers worth logging.
+        """Loss of a batch, summed over ensemble members, and numbers to log.
 
         Args:
           heads: the networks.
-          params: trained parameters; the only ones that get a gradient.
-          target: slowly following copy of ``params``.
+          params: online parameters; only these get a gradient.
+          target: slowly moving copy of ``params``.
           batch: sampled transitions.
-          key: draws dropout masks; None while evaluating.
+          key: key of the dropout masks; None during evaluation.
         """
         ...
 
@@ -51,8 +51,8 @@ def candidates_value(
     Args:
       q: Q̄ of each candidate.
       mask: which candidates exist.
-      backup: ``expectation`` takes their mean, weighed by softmax(q / temperature) if there is one; ``max`` the best.
-      temperature: None weighs all alike, which for candidates sampled from a policy is its expected value.
+      backup: ``expectation`` takes their mean, weighted by softmax(q / temperature) if there is one; ``max`` the best.
+      temperature: None weights all equally, which for candidates sampled from a policy gives its expected value.
     """
     q = jax.lax.stop_gradient(q)
     if backup == "max":
@@ -66,7 +66,7 @@ def candidates_value(
 def v_target(
     heads: Heads, target: Params, batch: Batch, backup: Backup, temperature: float | None
 ) -> Float[Array, "E B"]:
-    """What V regresses on: Q̄ of the logged action, or the candidates' value, of each member by itself."""
+    """The target of V, for each member by itself: Q̄ of the logged action, or the value of the candidates."""
     if backup == "logged":
         return jax.lax.stop_gradient(heads.q_value(target, batch.observation, batch.pair))
     assert batch.candidates is not None and batch.mask is not None, (

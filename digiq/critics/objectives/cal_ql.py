@@ -1,7 +1,7 @@
 """Calibrated Q-learning (Nakamoto et al., NeurIPS 2023), equation 5.
 
-``cql`` with ``max(Q(s, a_n), G(s))`` in place of ``Q(s, a_n)`` in its penalty, G being the return that followed: values
-do not sink below the behaviour policy's.
+This is ``cql`` with ``max(Q(s, a_n), G(s))`` in place of ``Q(s, a_n)`` in its penalty, where G is the return that
+followed. It keeps values from sinking below those of the behaviour policy.
 """
 
 from digiq.config import configclass
@@ -12,6 +12,6 @@ from digiq.critics.objectives.cql import CQL
 class CalQL(CQL):
     """Cal-QL: CQL, but not below the observed return."""
 
-    # A class of its own: with a default instance of CQL, naming any other setting would switch the calibration off.
+    # A separate class: with a default instance of CQL, naming any other setting would switch the calibration off.
     calibrated: bool = True
     """Candidates are not pushed below the return that followed."""

@@ -1,10 +1,10 @@
 """Conservative Q-learning (Kumar et al., NeurIPS 2020), equation 4.
 
-To the pair of ``td`` is added, over the N stored candidates of each state,
+It adds to the pair of ``td``, over the N stored candidates of each state,
 
     α ( log Σ_n exp Q(s, a_n) - Q(s, a) )
 
-which pushes down the candidates and up the logged action.
+which pushes the candidates down and the logged action up.
 """
 
 from typing import Annotated
@@ -34,13 +34,13 @@ class CQL:
     alpha: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the penalty."""
     penalty_temperature: Annotated[float, Field(gt=0)] = 1.0
-    """T of the log-sum-exp, in units of Q; returns of one 0/1 reward ask for less than 1."""
+    """T of the log-sum-exp, in units of Q; use less than 1 if returns come from a single 0/1 reward."""
     calibrated: bool = False
-    """Candidates are not pushed below the return that followed; on in ``cal_ql``."""
+    """Do not push candidates below the return that followed; on in ``cal_ql``."""
     backup: Backup = "expectation"
     """What V follows, as in ``td``."""
     temperature: Annotated[float, Field(gt=0)] | None = None
-    """Softmax temperature of ``expectation``, in units of Q; none weighs all candidates alike."""
+    """Softmax temperature of ``expectation``, in units of Q; none weights all candidates equally."""
 
     @property
     def needs(self) -> Needs:

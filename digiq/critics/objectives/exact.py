@@ -1,11 +1,11 @@
-"""Regression on values that are known: the ruler that learned targets are held to, and no method of its own.
+"""Regression on known values: a reference for learned targets, not a method.
 
     Q_i(s, a) → Q(s, a)        V_i(s) → V(s)
 
-The simulator's values, best or the behaviour policy's, are an artefact of ``digiq value``; plain arrays bring their own
-(``known_q``, ``known_v``). What is still wrong after it lies in the features, the network and the updates, for nothing is
-wrong with its targets. Regression on the logged actions alone sees the pairs that temporal differences see; over all
-candidates it sees what will be ranked.
+The simulator's values, those of the best policy or of the behaviour policy, are an artefact of ``digiq value``; plain
+arrays bring their own (``known_q``, ``known_v``). The targets are right, so any remaining error comes from the
+features, the network or the updates. Regression on the logged actions alone sees the pairs that temporal differences
+see; over all candidates it sees the pairs that will be ranked.
 """
 
 from typing import Literal
@@ -21,16 +21,16 @@ from digiq.critics.training_data import Array, Batch, Needs
 
 @configclass
 class Exact:
-    """Regression on known values, where they are known."""
+    """Regression on true values, where they are known."""
 
     values: Literal["best", "policy"] = "best"
-    """Of the best policy, or of the behaviour policy."""
+    """Values of the best policy, or of the behaviour policy."""
     actions: Literal["logged", "candidates"] = "candidates"
     """Regress on the logged action of a state, or on every stored candidate."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The artefact that a run must have for it."""
+        """The artefacts that the objective reads."""
         return ("exact",)
 
     @property
@@ -52,7 +52,7 @@ class Exact:
         v_out = heads.v(params, batch.observation, v_key)
 
         def mean_loss(out: Array, known: Array) -> tuple[Array, Array, Array]:
-            """Loss, squared error and mean over what is known."""
+            """Mean loss, mean squared error and mean value where the truth is known."""
             there = jnp.isfinite(known)
             count = jnp.maximum(there.sum(), 1)
             targets = jnp.broadcast_to(jnp.where(there, known, 0.0), (heads.config.members, *known.shape))

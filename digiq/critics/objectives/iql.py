@@ -29,11 +29,11 @@ class IQL:
     """Implicit Q-learning: expectile regression of V, one-step regression of Q."""
 
     expectile: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    """τ: 0.5 evaluates the behaviour policy, towards 1 approaches the best logged action."""
+    """τ: 0.5 evaluates the behaviour policy; values towards 1 approach the best logged action."""
     v_bootstrap: Literal["online", "target"] = "online"
-    """Whether Q bootstraps from V as it is (the IQL paper) or from its slow copy."""
+    """Whether Q bootstraps from the online V (the IQL paper) or from its target network."""
     v_members: Literal["own", "min"] = "own"
-    """V of each member follows its own Q̄, or the least of all (the IQL paper's clipped twins)."""
+    """Whether V of each member follows its own Q̄, or the smallest of all (the IQL paper's clipped twins)."""
 
     @property
     def needs(self) -> Needs:

@@ -1,8 +1,8 @@
 """Monte-Carlo regression: Q and V of the behaviour policy from the discounted return that followed.
 
-``G_t = r_t + γ G_{t+1}`` to the end of the episode, also of one that was cut off: there is no value to bootstrap from, so
-``timeout`` makes no difference. With ``readout.kind: bernoulli`` this is upstream's classification of success (the "MC
-return" row of the paper's ablation, DigiRL's value function).
+``G_t = r_t + γ G_{t+1}`` runs to the end of the episode, even if the episode was cut off. Nothing is bootstrapped, so
+``timeout`` makes no difference. With ``readout.kind: bernoulli`` this is the authors' classification of success (the
+"MC return" row of the paper's ablation, DigiRL's value function).
 """
 
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from digiq.critics.training_data import Array, Batch, Needs
 
 @configclass
 class MC:
-    """Regression on observed returns; it has no settings of its own."""
+    """Regression on observed returns; it has no settings."""
 
     @property
     def needs(self) -> Needs:

@@ -3,7 +3,7 @@
     Q_i(s_t, a_t) → r_t + γ r_{t+1} + ... + γ^{n-1} r_{t+n-1} + γ^n V̄_i(s_{t+n})
 
 cut at the end of the episode. Rewards of the logged actions are used as they are (no importance weights), so n > 1
-evaluates the behaviour policy; it carries a final reward back n steps at a time.
+evaluates the behaviour policy. A final reward is carried back n steps at a time.
 """
 
 from typing import Annotated
@@ -22,7 +22,7 @@ from digiq.critics.training_data import Array, Batch, Needs
 def n_step_return(
     reward: Float[Array, "n"], discount: Float[Array, "n"], bootstrap: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """Return of one window: rewards, then the value after it, each under the discounts before it; no gradient."""
+    """Return of one window: its rewards and the value after it, each times the discounts before it; no gradient."""
     first: Array = jnp.ones(1, discount.dtype)  # pyright: ignore[reportUnknownMemberType]  JAX leaves its type open
     weights = jnp.concatenate([first, jnp.cumprod(discount)])
     return jax.lax.stop_gradient(jnp.dot(weights, jnp.append(reward, bootstrap)))
@@ -33,11 +33,11 @@ class NStep:
     """n-step temporal difference."""
 
     steps: Annotated[int, Field(ge=1)] = 5
-    """n: actions before the bootstrap."""
+    """n, the number of actions before the bootstrap."""
     backup: Backup = "logged"
     """What V follows, as in ``td``."""
     temperature: Annotated[float, Field(gt=0)] | None = None
-    """Softmax temperature of ``expectation``, in units of Q; none weighs all candidates alike."""
+    """Softmax temperature of ``expectation``, in units of Q; none weights all candidates equally."""
 
     @property
     def needs(self) -> Needs:

@@ -4,9 +4,10 @@ For each member i of the ensemble, on its own:
 
     Q_i(s, a) → r + γ (1 - terminal) V̄_i(s')        V_i(s) → Q̄_i(s, a')
 
-where bars are target networks. Upstream takes the logged action for a' (``backup: logged``), which evaluates the
-behaviour policy; the stored candidates allow the expectation under the proposer that drew them (their plain mean), a
-softmax of Q over them (``temperature``), or the max (Q-learning within the support), at no cost in VLM calls.
+where bars mark target networks. The authors' code takes the logged action for a' (``backup: logged``), which evaluates
+the behaviour policy. The stored candidates also allow the expectation under the proposer that drew them (their plain
+mean), a softmax of Q over them (``temperature``), or the max (Q-learning within the support), without further VLM
+calls.
 """
 
 from typing import Annotated
@@ -25,10 +26,10 @@ class TD:
     """The paper's temporal-difference pair, one step."""
 
     backup: Backup = "logged"
-    """V follows Q of the ``logged`` action, the ``expectation`` over the stored candidates (their plain mean, unless there
-    is a ``temperature``), or their ``max``."""
+    """What V follows: Q of the ``logged`` action, the ``expectation`` over the stored candidates (their plain mean,
+    unless there is a ``temperature``), or their ``max``."""
     temperature: Annotated[float, Field(gt=0)] | None = None
-    """Softmax temperature of ``expectation``, in units of Q; none weighs all candidates alike."""
+    """Softmax temperature of ``expectation``, in units of Q; none weights all candidates equally."""
 
     @property
     def needs(self) -> Needs:

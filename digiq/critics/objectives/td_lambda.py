@@ -2,7 +2,7 @@
 
     G_t = r_t + γ (1 - terminal) [(1 - λ) V̄(s_{t+1}) + λ G_{t+1}]        Q_i(s_t, a_t) → G_t
 
-λ = 0 is ``td``; λ = 1 is ``nstep`` with n = window. A window as long as the longest episode makes it exact.
+λ = 0 is ``td``; λ = 1 is ``nstep`` with n = window. A window as long as the longest episode truncates nothing.
 """
 
 from typing import Annotated
@@ -37,11 +37,11 @@ class TDLambda:
     lambda_: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Weight of the longer returns: 0 is one-step, 1 is the whole window."""
     window: Annotated[int, Field(ge=1)] = 10
-    """Actions after which the return is cut; each costs one V̄ a transition."""
+    """Actions after which the return is cut; each costs one evaluation of V̄ per transition."""
     backup: Backup = "logged"
     """What V follows, as in ``td``."""
     temperature: Annotated[float, Field(gt=0)] | None = None
-    """Softmax temperature of ``expectation``, in units of Q; none weighs all candidates alike."""
+    """Softmax temperature of ``expectation``, in units of Q; none weights all candidates equally."""
 
     @property
     def needs(self) -> Needs:

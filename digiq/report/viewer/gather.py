@@ -1,4 +1,4 @@
-"""What the viewer shows of a run, read from its artefacts episode by episode."""
+"""The data that the viewer shows, read from a run's artefacts episode by episode."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from digiq.report.run_report import RunArtifacts, candidate_scores, gate_of
 _EPISODES = ("collect", "import")
 _NAMES = {"rewards": "label", "proposals": "propose", "features": "featurize"}
 _CACHED = 4
-"""Episodes kept with their screens: the one shown, one beside it, and those that follow."""
+"""Episodes kept with their screens: the one shown, the one beside it, and the next ones."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """The artefacts of a run that the viewer can show; what is not complete is left out."""
+    """The artefacts of a run that the viewer can show; incomplete ones are left out."""
 
     episodes: Path | None = None
     rewards: Path | None = None
     proposals: Path | None = None
     features: Path | None = None
     critics: Mapping[str, Path] = dataclasses.field(default_factory=dict)
-    """By the name that the page gives them; all were trained on ``features``."""
+    """By their name on the page; all were trained on ``features``."""
     policies: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     evaluations: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 def find(run: Path, critics: Sequence[Path] = ()) -> Found:
-    """Looks through a run's directory, or takes one artefact of episodes or of an evaluation.
+    """Finds the artefacts in a run's directory, or takes one artefact of episodes or of an evaluation.
 
     Args:
-      run: a directory that ``digiq run`` has made, or an artefact of ``collect``, ``import`` or ``evaluate``.
-      critics: further ones, trained on the run's features.
+      run: a directory made by ``digiq run``, or an artefact of ``collect``, ``import`` or ``evaluate``.
+      critics: further critics, trained on the run's features.
 
     Raises:
       ConfigError: there is nothing to show.
@@ -107,11 +107,11 @@ def _complete_stage(path: Path) -> str:
     try:
         return artifacts.read_manifest(path).stage
     except ArtifactError:
-        return ""  # unfinished, or damaged: 'digiq verify' is there to tell
+        return ""  # unfinished or damaged; 'digiq verify' tells which
 
 
 def _in_order(stages: Mapping[Path, str], run: Path, folder: str) -> list[Path]:
-    """The artefacts of a folder as reports list them: the behaviour policy first, the ceiling last."""
+    """The artefacts of a folder in the order of reports: the behaviour policy first, the ceiling last."""
     order = {"behavior": 0, "ceiling": 2}
     return sorted(
         (p for p in stages if p.parent == run / folder), key=lambda p: (order.get(p.name, 1), p.name)
@@ -119,15 +119,15 @@ def _in_order(stages: Mapping[Path, str], run: Path, folder: str) -> list[Path]:
 
 
 class RunView:
-    """Answers what the page asks for: the index, an episode, a screen. Holds arrays, and the screens of few episodes.
+    """Serves what the page asks for: the index, an episode, a screen. Holds arrays, and the screens of a few episodes.
 
     Args:
       found: see :func:`find`.
-      title: of the page.
-      most: episodes of each source at most; None for all.
+      title: title of the page.
+      most: most episodes of each source; None for all.
 
     Raises:
-      DigiQError: artefacts that do not fit together.
+      DigiQError: the artefacts do not fit together.
     """
 
     def __init__(self, found: Found, title: str, most: int | None = None):
@@ -162,12 +162,12 @@ class RunView:
         self._cached = functools.lru_cache(maxsize=_CACHED)(self._open)
 
     def __len__(self) -> int:
-        """Episodes that can be shown; they are asked for by 0 to this minus one."""
+        """Number of episodes that can be shown; their keys are 0 to this minus one."""
         return self._logged_shown + len(self._played)
 
     @functools.cached_property
     def index(self) -> dict[str, Any]:
-        """What lists and filters need of every episode, JSON-able."""
+        """The data of every episode that lists and filters need, JSON-able."""
         sources = []
         if self._logged is not None:
             sources.append({"title": "Logged episodes", "critics": list(self._scores), "arm": ""})
@@ -178,10 +178,10 @@ class RunView:
         return {"title": self.title, "sources": sources, "gate": gate, "episodes": episodes}
 
     def episode(self, key: int) -> dict[str, Any]:
-        """An episode with its steps and their candidates, JSON-able; its images are named, not held.
+        """An episode with its steps and their candidates, JSON-able; it holds the names of images, not the images.
 
         Raises:
-          IndexError: there is none of that number.
+          IndexError: there is no episode of that number.
         """
         return self._cached(key)[0]
 
@@ -206,7 +206,7 @@ class RunView:
         return self._logged_episode(key, episode), [step.screenshot for step in episode.steps]
 
     def _allowed(self) -> np.ndarray | None:
-        """bool[S, N], what extraction chooses from; None without candidates."""
+        """bool[S, N], the candidates that extraction chooses from; None without candidates."""
         if self._proposals is None:
             return None
         valid = self._proposals.valid
@@ -215,7 +215,7 @@ class RunView:
         return valid
 
     def _choices(self) -> list[np.ndarray]:
-        """For each critic, for each row a number of the action it ranks first; -1 where there is none to rank."""
+        """For each critic and row, the number of the action that it ranks first; -1 if there is none to rank."""
         assert self._proposals is not None and self._usable is not None
         ids = _action_ids(self._proposals)
         found = []
@@ -302,7 +302,7 @@ class RunView:
         return {"hw": list(episode.screen_hw), "policy": episode.policy, "steps": steps}
 
     def _candidates(self, row: int, ui_elements: str) -> list[dict[str, Any]]:
-        """Distinct candidates of a state, in the order they were proposed."""
+        """Distinct candidates of a state, in the order in which they were proposed."""
         proposals = self._proposals
         if proposals is None or self._usable is None:
             return []
@@ -375,7 +375,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _action(action: Action, ui_elements: str) -> dict[str, Any]:
-    """An action in words, with the points where it has any; as (y, x) in [0, 1]."""
+    """An action in words, with its points if it has any, as (y, x) in [0, 1]."""
     said: dict[str, Any] = {"s": describe(action, ui_elements)}
     if action.is_tap or action.is_swipe:
         said["p"] = [round(v, 4) for v in action.touch_yx]
@@ -385,7 +385,7 @@ def _action(action: Action, ui_elements: str) -> dict[str, Any]:
 
 
 def _action_ids(proposals: Proposals) -> np.ndarray:
-    """int[S, N]: equal numbers in a row are equal actions; -1 where there is no candidate."""
+    """int[S, N]: equal numbers in a row mean equal actions; -1 where there is no candidate."""
     columns = np.concatenate(
         [
             proposals.action_type[..., None].astype(np.float64),
@@ -404,14 +404,14 @@ def _image_name(key: int, step: int, data: bytes) -> str:
 
 
 def image_kind(data: bytes) -> str:
-    """``png``, ``jpeg`` or ``webp``, by how the bytes begin."""
+    """``png``, ``jpeg`` or ``webp``, by the first bytes."""
     if data.startswith(b"\xff\xd8"):
         return "jpeg"
     return "webp" if data.startswith(b"RIFF") else "png"
 
 
 def _number(value: Any) -> float | None:
-    """JSON has no NaN and no infinity."""
+    """A number, or None for NaN and infinity, which JSON lacks."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{float(value):.5g}")

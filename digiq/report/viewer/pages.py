@@ -1,4 +1,4 @@
-"""The viewer's page: one HTML text, and what it loads as files beside it or inside it."""
+"""The viewer's page: one HTML text, whose data are files beside it or are embedded in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from digiq.progress import progress
 from digiq.report.viewer.gather import RunView, image_kind
 
 MOST_INSIDE = 64 * 2**20
-"""Bytes of a page with everything inside; browsers get slow beyond that."""
+"""Most bytes of a page with everything embedded; browsers get slow beyond that."""
 
 
 def page(view: RunView, inside: str = "", version: str = "") -> str:
@@ -24,8 +24,8 @@ def page(view: RunView, inside: str = "", version: str = "") -> str:
 
     Args:
       view: the run.
-      inside: JavaScript with the episodes; without it the page loads ``data/<number>.js`` and the images when it shows them.
-      version: of what is served; files under another one are not taken from the browser's cache.
+      inside: JavaScript with the episodes; without it, the page loads ``data/<number>.js`` and images on demand.
+      version: version of the served data; a new one keeps the browser from using cached files.
     """
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined
@@ -41,12 +41,12 @@ def page(view: RunView, inside: str = "", version: str = "") -> str:
 
 
 def episode_script(view: RunView, key: int) -> str:
-    """An episode as a script: unlike JSON it can be loaded by a page that was opened as a file."""
+    """An episode as a script, which a page opened as a file can load, unlike JSON."""
     return f"DIGIQ.put({key},{script_json(view.episode(key))});"
 
 
 def write(view: RunView, out: Path) -> int:
-    """Writes the page, as one file where ``out`` ends in ``.html``, else as a folder with ``index.html``.
+    """Writes the page: as one file if ``out`` ends in ``.html``, otherwise as a folder with ``index.html``.
 
     Returns:
       Bytes written.
@@ -60,7 +60,7 @@ def write(view: RunView, out: Path) -> int:
         out.is_dir() and {p.name for p in out.iterdir()} <= {"index.html", "data", "screens"}
     ):
         raise ConfigError(
-            f"{out}: is there already and no page of the viewer; name another folder, or FILE.html."
+            f"{out}: already exists and is no page of the viewer; name another folder, or FILE.html."
         )
     size = 0
     with artifacts.atomic_path(out) as folder, progress("view", len(view), unit="episodes") as bar:
@@ -100,7 +100,7 @@ def _write_file(view: RunView, out: Path) -> int:
 
 
 def script_json(value: Any) -> str:
-    """JSON that may stand in a ``script`` element, whatever the texts in it are."""
+    """JSON that is safe in a ``script`` element, whatever text it holds."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for character in ("<", ">", "&", "\u2028", "\u2029"):
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,4 +1,4 @@
-"""Serves the viewer to the browsers of this machine; episodes are read when the page asks for them."""
+"""Serves the viewer to browsers on this machine; episodes are read when the page asks for them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SCREEN = re.compile(r"/screens/(\d{1,9})/(\d{1,9})\.(?:png|jpeg|webp)")
 
 
 class ViewServer:
-    """Listens on the loopback interface alone, and only reads.
+    """A read-only server that listens only on the loopback interface.
 
     Args:
       view: the run.
-      port: 0 for any that is free.
+      port: port to listen on; 0 for any free one.
 
     Raises:
       ConfigError: the port is taken.
@@ -35,7 +35,7 @@ class ViewServer:
         try:
             self._server = ThreadingHTTPServer((HOST, port), _handler(self))
         except OSError as error:
-            raise ConfigError(f"port {port}: {error.strerror}; name another with --port.") from None
+            raise ConfigError(f"port {port}: {error.strerror}; name another one with --port.") from None
         self._server.daemon_threads = True
 
     @property
@@ -43,7 +43,7 @@ class ViewServer:
         return f"http://{HOST}:{self._server.server_address[1]}/"
 
     def serve(self) -> None:
-        """Answers until :meth:`close`, or Ctrl-C."""
+        """Serves until :meth:`close`, or Ctrl-C."""
         self._server.serve_forever(0.1)
 
     def close(self) -> None:
@@ -51,11 +51,11 @@ class ViewServer:
         self._server.server_close()
 
     def answer(self, path: str) -> tuple[bytes, str] | None:
-        """What is at a path, and of what kind; None where there is nothing."""
+        """The content at a path and its media type; None if there is nothing."""
         if path in ("/", "/index.html"):
             return self._html, "text/html; charset=utf-8"
         try:
-            with self._lock:  # artefacts are read by one thread at a time
+            with self._lock:  # only one thread at a time reads artefacts
                 if match := _DATA.fullmatch(path):
                     return episode_script(
                         self._view, int(match[1])
@@ -73,7 +73,7 @@ def _handler(server: ViewServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            # A page from elsewhere that has its own name resolve to this machine does not get to read screens.
+            # A foreign page whose domain name resolves to this machine (DNS rebinding) must not read screens.
             host = (self.headers.get("Host") or "").rpartition(":")[0]
             found = server.answer(self.path.partition("?")[0]) if host in (HOST, "localhost") else None
             body, kind = found or (b"", "text/plain")
@@ -87,6 +87,6 @@ def _handler(server: ViewServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """A line a request helps nobody."""
+            """Logs nothing: a line per request helps nobody."""
 
     return Handler

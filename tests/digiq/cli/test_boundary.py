@@ -27,9 +27,9 @@ def run(*arguments, capsys):
         ("seed: 3\n".encode("utf-16"), "r.yaml: not UTF-8 text"),
         (
             b"seed: 3\nname: a\nseed: 5\n",
-            "r.yaml: not valid YAML: line 3: the key 'seed' stands there a second time",
+            "r.yaml: not valid YAML: line 3: the key 'seed' is repeated",
         ),
-        (b"train_q: {seed: 1, seed: 2}\n", "the key 'seed' stands there a second time"),
+        (b"train_q: {seed: 1, seed: 2}\n", "the key 'seed' is repeated"),
         (b"", "r.yaml: is empty; write at least one field"),
         (b"# nothing\n", "r.yaml: is empty"),
         (b"[1, 2]\n", "r.yaml: expected a mapping of Recipe fields, got list"),

@@ -114,9 +114,9 @@ def test_flat_curves_say_nothing_where_there_is_too_little_to_tell_from():
     enough = Evidence(held_out=True, successes=4, failures=4, pairs=30)
     assert verdict(curves, enough).kind == "sound"
     for change, said in {
-        "successes": "no successes, and 4 of each",
+        "successes": "no successes, but at least 4 of each",
         "failures": "no failures",
-        "pairs": "no pairs to order, and 30 are the least",
+        "pairs": "no pairs to order, but at least 30 are needed",
         "held_out": "no episode was held out",
     }.items():
         found = verdict(curves, dataclasses.replace(enough, **{change: 0}))

@@ -286,7 +286,10 @@ def test_diagnose_reads_the_exact_values_of_the_value_stage(inputs, trained):
         words.append(checkpoint["truth"])
     assert words[0] == words[1] and 0 < words[0]["accuracy"] < 1
     np.savez(path / "others.npz", other=truth)
-    for name, message in (("others.npz", "holds no 'best_q'"), ("nothing.npy", "no array of true values")):
+    for name, message in (
+        ("others.npz", "holds no 'best_q'"),
+        ("nothing.npy", "not an array of true values"),
+    ):
         with pytest.raises(DigiQError, match=message):
             if name == "nothing.npy":
                 (path / name).write_text("no array")

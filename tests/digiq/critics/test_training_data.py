@@ -146,29 +146,33 @@ BAD = {
     "leaves at the end, others being shared": (
         {"obs": np.array([0, 0, 2, 3, 4]), "next_obs": np.array([0, 2, -1, 4, 2])},
         {"timeout": "bootstrap"},
-        r"row 4 is 2, which leaves episode 1; give what follows .* a row of its own",
+        r"row 4 is 2, which leaves episode 1; give the observation after the last action its own row",
     ),
     "shares with the episode that it leaves for": (
         {"obs": np.array([0, 1, 2, 0, 4]), "next_obs": np.array([1, 2, -1, 4, 2])},
         {"timeout": "bootstrap"},
-        r"row 4 is 2, which leaves episode 1; give what follows .* a row of its own",
+        r"row 4 is 2, which leaves episode 1; give the observation after the last action its own row",
     ),
     "goes on without a flag": (
         {"truncated": np.zeros(5, bool)},
         {},
-        r"row 4 is the last of episode 1, yet neither terminated nor truncated",
+        r"row 4 is the last of episode 1, but neither terminated nor truncated",
     ),
     "ends inside": (
         {"terminated": np.array([False, True, True, False, False])},
         {},
-        r"row 1 ends episode 0, yet row 2 belongs to it too",
+        r"row 1 ends episode 0, but row 2 belongs to it too",
     ),
     "is cut off inside": (
         {"truncated": np.array([False, False, False, True, True])},
         {},
-        r"row 3 ends episode 1, yet row 4 belongs to it too",
+        r"row 3 ends episode 1, but row 4 belongs to it too",
     ),
-    "no terminal": ({"terminated": np.zeros(5, bool)}, {"timeout": "bootstrap"}, r"no terminal state at all"),
+    "no terminal": (
+        {"terminated": np.zeros(5, bool)},
+        {"timeout": "bootstrap"},
+        r"there is no terminal state",
+    ),
     "neither terminal nor cut off": (
         {
             "next_obs": np.array([1, 2, 5, 4, 5]),
@@ -176,7 +180,7 @@ BAD = {
             "truncated": np.zeros(5, bool),
         },
         {},
-        r"no terminal state at all",
+        r"there is no terminal state",
     ),
     "goes on to nowhere": (
         {"next_obs": np.array([1, 2, -1, 4, -1])},
@@ -204,11 +208,15 @@ BAD = {
     ),
     "objects": ({"pair": np.full((7, 3), None)}, {}, r"pair has dtype object, but needs real numbers"),
     "complex": ({"observation": np.ones((6, 2), complex)}, {}, r"observation has dtype complex128"),
-    "ragged": ({"observation": [[1.0], [1.0, 2.0]]}, {}, r"observation is no array of rows of one length"),
+    "ragged": (
+        {"observation": [[1.0], [1.0, 2.0]]},
+        {},
+        r"observation is not an array of rows of equal length",
+    ),
     "layers of unlike rows": (
         {"pair": {"a": np.zeros((7, 2)), "b": np.zeros((6, 2))}},
         {},
-        r"pair is no array of rows of one length",
+        r"pair is not an array of rows of equal length",
     ),
     "lengths": ({"reward": np.zeros(4)}, {}, r"columns differ in shape"),
 }
@@ -264,13 +272,16 @@ ROWS = small()[1]["candidate_row"]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"candidate_row": ROWS.astype(np.int64) + 2**32}, "candidate_row holds 4294967302, which is no row"),
-        ({"candidate_row": ROWS + 0.7}, "candidate_row holds float64, but rows are counted in whole numbers"),
+        (
+            {"candidate_row": ROWS.astype(np.int64) + 2**32},
+            "candidate_row holds 4294967302, which is not a row",
+        ),
+        ({"candidate_row": ROWS + 0.7}, "candidate_row has dtype float64, but row numbers are whole numbers"),
         ({"obs": np.array([0, 1, 2, 3, 4]) + 2**32}, "obs holds 4294967300"),
-        ({"obs": np.array([0.5, 1, 2, 3, 4])}, "obs holds float64"),
-        ({"next_obs": np.array([1.0, 2, -1, 4, 5])}, "next_obs holds float64"),
-        ({"terminated": np.array(["False"] * 5)}, "terminated holds something else than true and false"),
-        ({"truncated": np.array([0, 0, 0, 0, 0.3])}, "truncated holds something else"),
+        ({"obs": np.array([0.5, 1, 2, 3, 4])}, "obs has dtype float64"),
+        ({"next_obs": np.array([1.0, 2, -1, 4, 5])}, "next_obs has dtype float64"),
+        ({"terminated": np.array(["False"] * 5)}, "terminated holds values other than true and false"),
+        ({"truncated": np.array([0, 0, 0, 0, 0.3])}, "truncated holds values other"),
         ({"pair": np.full((7, 3), 3e38, np.float32)}, r"pair holds a value of 3e\+38 in row 0"),
         ({"observation": np.full((6, 4), 1e300)}, "observation holds NaN or Inf"),
     ],

@@ -197,4 +197,4 @@ def test_a_gate_that_keeps_nearly_all_is_reported_as_none(
     inputs = {key: run[key] for key in ("behavior", "episodes", "rewards", "proposals")}
     made = distill.run(config, **inputs, out=tmp_path / "p").manifest
     assert made.extra["gate"] == gate
-    assert any("so it is none" in str(w.message) for w in recwarn) == (gate == "none")
+    assert any("filters almost nothing" in str(w.message) for w in recwarn) == (gate == "none")

@@ -77,7 +77,7 @@ def test_every_cell_is_planned_once_and_exact_values_have_no_bound():
 
 
 def test_reported_seeds_are_refused(tmp_path):
-    with pytest.raises(SystemExit, match="seed 25 is no tuning seed"):
+    with pytest.raises(SystemExit, match="seed 25 is not a tuning seed"):
         run_seeds([100, 25], ("epochs",), ("elements",), tmp_path / "records.jsonl")
 
 

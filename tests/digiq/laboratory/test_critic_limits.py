@@ -153,5 +153,5 @@ def test_a_best_action_counts_where_it_is_a_candidate_and_likely_enough():
 
 
 def test_reported_seeds_are_refused(tmp_path):
-    with pytest.raises(SystemExit, match="seed 3 is no tuning seed"):
+    with pytest.raises(SystemExit, match="seed 3 is not a tuning seed"):
         study.run_seeds([3], tmp_path / "r.jsonl")

@@ -45,7 +45,7 @@ def test_every_arm_gets_as_many_trials():
     tuning = {"seeds": [100], "trials": {"a": [{}, {}], "behavior": [{}]}}
     with pytest.raises(ConfigError, match="a 2, behavior 1"):
         made(tuning=tuning)
-    with pytest.raises(ConfigError, match="no tuning seed"):
+    with pytest.raises(ConfigError, match="not a tuning seed"):
         made(tuning={"seeds": [3], "trials": {}})
 
 
