@@ -266,6 +266,8 @@ def main() -> None:
         "--check", action="store_true", help="hold the table against the pages, and run nothing"
     )
     options = parser.parse_args()
+    # Shells have background jobs ignore Ctrl-C, and what is started here would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     listed = pages(ROOT)
     found = {page: list(steps(page, ROOT)) for page in listed}
     failures = []

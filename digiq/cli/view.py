@@ -62,10 +62,13 @@ def main(arguments: list[str]) -> None:
         print(f"{len(view)} episodes, {size / 2**20:.1f} MiB. Look at it: open {page}", file=sys.stderr)
         return
     server = ViewServer(view, options.port)
-    print(f"{len(view)} episodes at {server.url}\nCtrl-C stops it; ? on the page lists its keys.", flush=True)
-    if options.open:
-        webbrowser.open(server.url)
     try:
+        print(
+            f"{len(view)} episodes at {server.url}\nCtrl-C stops it; ? on the page lists its keys.",
+            flush=True,
+        )
+        if options.open:
+            webbrowser.open(server.url)
         server.serve()
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)

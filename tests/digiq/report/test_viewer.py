@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from digiq.cli import main
+from digiq.cli import view as view_command
 from digiq.data.rewards import LabelledEpisodes
 from digiq.errors import ConfigError
 from digiq.report.run_report import logged_values
@@ -151,6 +152,16 @@ def test_the_server_answers_this_machine_and_nothing_outside_the_run(view, small
         assert get("/", host="elsewhere.example:80")[0] == 404
     finally:
         server.close()
+
+
+def test_ctrl_c_as_soon_as_the_address_is_shown_is_no_error(small_run, monkeypatch, capsys):
+    def interrupted(url: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(view_command.webbrowser, "open", interrupted)
+    main(["view", str(small_run.root), "--most", "2", "--open"])
+    out, err = capsys.readouterr()
+    assert "Ctrl-C stops it" in out and "Stopped." in err
 
 
 def test_view_writes_a_page_and_says_where(small_run, tmp_path, capsys):
