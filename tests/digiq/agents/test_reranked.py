@@ -85,7 +85,9 @@ def test_a_single_candidate_is_played_without_asking_the_critic():
     decision = decide(made)
     assert (decision.action, decision.q) == (A, ()) and made.counts["unscored"] == 1
     # Of two, both have a Q, however late the second came.
-    made = agent((A, A, B), values={A: 0.2, B: 0.1}, num_candidates=3, guards=dataclasses.replace(OFF, first=1))
+    made = agent(
+        (A, A, B), values={A: 0.2, B: 0.1}, num_candidates=3, guards=dataclasses.replace(OFF, first=1)
+    )
     assert decide(made).q == pytest.approx((0.2, 0.1)) and made.counts["unscored"] == 0
 
 
