@@ -228,10 +228,20 @@ def read_recording(folder: str | Path) -> Recording:
         ) from None
 
 
+def recorded_tries(root: str | Path) -> list[list[Path]]:
+    """Folders of the recordings in a folder: for each episode, by name, its tries in the order in which they began."""
+    tries: dict[str, list[tuple[int, Path]]] = {}
+    for begin in Path(root).glob(f"*/{BEGIN}"):
+        name, _, number = begin.parent.name.rpartition(".")
+        count = int(number) if number.isdecimal() else 0
+        tries.setdefault(name, []).append((count, begin.parent))
+    return [[folder for _, folder in sorted(tries[name])] for name in sorted(tries)]
+
+
 def read_recordings(root: str | Path) -> Iterator[Recording]:
-    """All recordings of a folder, by name; of an episode with several tries the finished one comes last."""
-    for begin in sorted(Path(root).glob(f"*/{BEGIN}")):
-        yield read_recording(begin.parent)
+    """All recordings of a folder, by name; the tries of an episode in the order in which they began."""
+    for folders in recorded_tries(root):
+        yield from map(read_recording, folders)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

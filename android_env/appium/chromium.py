@@ -194,7 +194,12 @@ class Chromium:
 
     def verdict(self, driver: Any) -> Verdict | None:
         self._same_browser(driver)
-        return None if self._dialog is not None else self.pages.verdict(driver)
+        try:
+            return None if self._dialog is not None else self.pages.verdict(driver)
+        except Exception as error:
+            if type(error).__name__ != "UnexpectedAlertPresentException" or not self._met(driver):
+                raise
+            return None
 
     def tap(self, driver: Any, at: Pixel) -> None:
         if self._dialog is not None:
@@ -231,7 +236,7 @@ class Chromium:
 
     def press(self, driver: Any, key: Key) -> None:
         self._same_browser(driver)
-        if self._dialog is not None:
+        if self._dialog is not None or self._met(driver):
             self._answer(driver, key == "enter")
             if key in ("enter", "back"):
                 return
@@ -260,6 +265,8 @@ class Chromium:
         self._same_browser(driver)
         try:
             self._follow(driver)
+            # A page in an endless loop gives no screenshot, and no end of waiting for one: a script is given up sooner.
+            self._ask(driver, "return true")
             taken = self._in_window(driver, lambda: command(driver, "screenshot"))
             self._seen = shown = decode_screenshot(taken)
             self._dialog, self._slow = None, 0
@@ -269,28 +276,26 @@ class Chromium:
             self._slow = self._slow + 1 if isinstance(classify(error), ServerSlow) else 0
             if self._slow > 1:
                 self._slow = 0
-                raise BrowserGone(f"the page no longer answers ({error})") from error
-            if type(error).__name__ != "UnexpectedAlertPresentException":
+                self._interrupt(driver)
+                told = str(getattr(error, "msg", None) or error)
+                raise BrowserGone(f"the page no longer answers ({told})") from error
+            if type(error).__name__ != "UnexpectedAlertPresentException" or not self._met(driver):
                 raise
-            text = str(command(driver, "w3cGetAlertText") or "")
-            if self._dialog is None:
-                self._typed = ""
-                self._notes.add("dialog")
-            self._dialog = text
         below = np.full((*self._screen_hw, 3), 255, np.uint8) if self._seen is None else self._seen
-        return dialogs.draw(below, text, self._typed)
+        return dialogs.draw(below, self._dialog or "", self._typed)
 
     def activity(self, driver: Any) -> str:
         """The page's path."""
+        path = None if self._dialog is not None else self._ask(driver, "return location.pathname")
         if self._dialog is not None:
             return "chromium/dialog"
-        return f"chromium/{str(self._ask(driver, 'return location.pathname')).lstrip('/') or 'home'}"
+        return f"chromium/{str(path).lstrip('/') or 'home'}"
 
     def ui_elements(self, driver: Any) -> str:
         """The visible elements that have a text of their own or react to a tap, as JSON."""
+        found = None if self._dialog is not None else self._ask(driver, ELEMENTS)
         if self._dialog is not None:
             return json.dumps(dialogs.elements(self._dialog, self._screen_hw), ensure_ascii=False)
-        found = self._ask(driver, ELEMENTS)
         if not isinstance(found, list):
             raise MalformedResponse(f"the page's elements are {str(found)[:60]!r}")
         return json.dumps(found, separators=(",", ":"), ensure_ascii=False)
@@ -321,15 +326,45 @@ class Chromium:
             time.sleep(0.02)
 
     def _ask(self, driver: Any, source: str, *arguments: Any) -> Any:
-        """What a script says. While a page is on its way none runs: one that does not come is given up, as by a user."""
+        """What a script says; None where a dialog has come in between.
+
+        While a page is on its way no script runs: a page that does not come is given up, as by a user.
+        """
         self._same_browser(driver)
         try:
-            return self._in_window(driver, lambda: script(driver, source, *arguments))
+            try:
+                found = self._in_window(driver, lambda: script(driver, source, *arguments))
+            except Exception as error:
+                if type(error).__name__ != "TimeoutException":
+                    raise
+                command(driver, "executeCdpCommand", {"cmd": "Page.stopLoading", "params": {}})
+                found = script(driver, source, *arguments)
         except Exception as error:
-            if type(error).__name__ != "TimeoutException":
+            if type(error).__name__ != "UnexpectedAlertPresentException" or not self._met(driver):
                 raise
-        command(driver, "executeCdpCommand", {"cmd": "Page.stopLoading", "params": {}})
-        return script(driver, source, *arguments)
+            return None
+        if found is None:  # what the protocol answers where the dialog came while the script ran
+            self._met(driver)
+        return found
+
+    def _met(self, driver: Any) -> bool:
+        """Whether a dialog is open; takes note of one that the page has opened at a moment of its own."""
+        try:
+            text = str(command(driver, "w3cGetAlertText") or "")
+        except Exception as error:
+            if type(error).__name__ not in ("NoAlertPresentException", "NoSuchWindowException"):
+                raise
+            return False
+        if self._dialog is None:
+            self._typed = ""
+            self._notes.add("dialog")
+        self._dialog = text
+        return True
+
+    def _interrupt(self, driver: Any) -> None:
+        """Ends what the page is computing: a browser whose page is busy takes half a minute to close."""
+        with contextlib.suppress(Exception):
+            command(driver, "executeCdpCommand", {"cmd": "Runtime.terminateExecution", "params": {}})
 
     def _in_window(self, driver: Any, call: Callable[[], Any]) -> Any:
         """Makes a call that reads; where the window closes itself meanwhile, again in the one below."""
@@ -339,6 +374,7 @@ class Chromium:
             except Exception as error:
                 if type(error).__name__ != "NoSuchWindowException":
                     raise
+            time.sleep(0.05)  # a window that closes is listed for a moment longer
             self._follow(driver)
         return call()
 
@@ -353,7 +389,11 @@ class Chromium:
             self._notes.add("new_window")
         shown, self._windows = self._windows[-1:], (*kept, *new)
         if shown != self._windows[-1:]:
-            command(driver, "switchToWindow", {"handle": self._windows[-1]})
+            try:
+                command(driver, "switchToWindow", {"handle": self._windows[-1]})
+            except Exception as error:  # it has just closed itself; whoever reads next comes here again
+                if type(error).__name__ != "NoSuchWindowException":
+                    raise
 
     def _one_window(self, driver: Any) -> None:
         found = command(driver, "w3cGetWindowHandles")

@@ -1,15 +1,17 @@
 """`AdbdDouble`: the daemon that adb finds on a phone, for tests: the real `adb`, and real drivers, speak to it.
 
 It speaks adb's transport (packets of a 24 byte header and a payload) over TCP, so that `adb connect HOST:PORT` lists it as a
-device. A shell command is answered by the first line of `answers` that matches; a port of the phone is one of this
-machine. `Helper` is what listens there: UiAutomator2's server on the phone, whose screen and fingers are an
-`AppiumDouble`'s.
+device. A shell command is answered by the first line of `answers` that matches; what `input text` says is typed into the
+phone, by the keyboard that `ime set` has chosen. A port of the phone is one of this machine. `Helper` is what listens
+there: UiAutomator2's server on the phone, whose screen and fingers are an `AppiumDouble`'s.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import shlex
 import socket
 import struct
 import threading
@@ -28,6 +30,9 @@ _VERSION = 0x01000000
 _BANNER = b"device::ro.product.name=sdk_phone;ro.product.model=Double;ro.product.device=double;\0"
 _NAMES = {name: struct.unpack("<I", name.encode())[0] for name in ("CNXN", "OPEN", "OKAY", "CLSE", "WRTE")}
 _INSTRUMENT = "am instrument"
+_KEYBOARD = "com.android.inputmethod.latin/.LatinIME"
+_UNICODE = "io.appium.settings/.UnicodeIME"
+"""The keyboard of Appium's helper, which reads what is typed on it as IMAP's UTF-7 (RFC 3501, 5.1.3)."""
 ANSWERS: Mapping[str, str] = {
     r"echo ping": "ping\n",
     r"getprop sys\.boot_completed|getprop init\.svc\.bootanim": "1\n",
@@ -64,6 +69,8 @@ class AdbdDouble:
         """Every shell command, in order."""
         self.pushed: dict[str, int] = {}
         """Sizes of the files that adb has put onto the phone, bytes by path."""
+        self.keyboard = _KEYBOARD
+        """The one that is in use."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self._instruments: list[_Stream] = []
@@ -104,6 +111,12 @@ class AdbdDouble:
             return f"Physical size: {width}x{height}\n".encode()
         if command.startswith("date"):
             return f"{int(time.time())}\n".encode()
+        if command.startswith("settings get secure default_input_method"):
+            return f"{self.keyboard}\n".encode()
+        if (chosen := re.match(r"ime set (\S+)", command)) is not None:
+            self.keyboard = chosen[1]
+        if command.startswith("input text "):
+            self.helper.type(typed_text(command, self.keyboard))
         if (install := re.search(r"pm install.* (\S+)$", command)) is not None:
             return b"Success\n" if install[1].strip("'\"") in self.pushed else b"Failure [no such file]\n"
         found = (text for pattern, text in self.answers.items() if re.search(pattern, command))
@@ -350,10 +363,27 @@ class Helper:
         answer = self.phone.answer(method, f"/session/{self._inner}/{command}", body)
         return 200, json.loads(answer)["value"]
 
+    def type(self, text: str) -> None:
+        """What a keyboard on the phone does."""
+        self.phone._extension("mobile: type", {"text": text})
+
     def close(self) -> None:
         """Stops listening."""
         self._server.shutdown()
         self._server.server_close()
+
+
+def typed_text(command: str, keyboard: str) -> str:
+    """What Android types for an `input text` command: its first word after the shell, `%s` being a space."""
+    typed = shlex.split(command)[2].replace("%s", " ")
+    if keyboard != _UNICODE:
+        return typed
+
+    def decoded(run: re.Match[str]) -> str:
+        data = run[1].replace(",", "/")
+        return base64.b64decode(data + "=" * (-len(data) % 4)).decode("utf-16-be") if data else "&"
+
+    return re.sub(r"&([^-]*)-", decoded, typed)
 
 
 def _read(connection: socket.socket, length: int) -> bytes:

@@ -56,7 +56,7 @@ class CriticConfig(chosen_from(OBJECTIVES, default="td")):
     """Transitions per step (paper: 128 in 4 micro-batches); all of them if there are no more than this."""
     micro_batches: Annotated[int, Field(ge=1)] = 1
     """Parts of a batch whose gradients are clipped separately, then averaged (paper: 4)."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-4
     """Peak step size of Adam (paper: 1e-5)."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """Schedule of the learning rate over all steps (paper: constant)."""

@@ -102,8 +102,10 @@ def fit_critic(
       on_epoch: called with the number of epochs done and their metrics.
 
     Raises:
-      DigiQError: arrays that do not fit together, see :func:`digiq.critics.training_data.prepare`.
+      DigiQError: a negative seed, or arrays that do not fit together, see :func:`digiq.critics.training_data.prepare`.
     """
+    if seed < 0:
+        raise DigiQError(f"fit_critic: seed is {seed}; use 0 or more.")
     config = config or CriticConfig()
     data = place(_prepare(transitions, features, config, heldout_fraction, seed))
     config = config.for_transitions(len(data.train_rows))

@@ -224,7 +224,7 @@ def prepare(
     observation = _matrix(features, "observation", observation_layers)
     pair = _matrix(features, "pair", pair_layers)
     candidate_row = _indices(_field(features, "candidate_row"), "features: candidate_row")
-    if candidate_row.ndim != 2 or len(candidate_row) != len(observation):
+    if candidate_row.ndim != 2 or len(candidate_row) != len(observation) or not candidate_row.shape[1]:
         raise DigiQError(
             f"features: candidate_row has shape {candidate_row.shape}, but needs one row for each of the "
             f"{len(observation)} observations and one column per candidate."

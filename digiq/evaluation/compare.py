@@ -50,17 +50,18 @@ class Compared:
         """One sentence."""
         a, b = self.names
         value, low, high = self.strict.difference
-        points = f"{100 * abs(value):.1f} points (95 % of {100 * low:+.1f} to {100 * high:+.1f})"
         if self.pairs < 2 or self.tasks < 2:
             return f"One pair of one task decides nothing between {a} and {b}."
         if low > 0 or high < 0:
             better, worse = (a, b) if value > 0 else (b, a)
+            points = _points(value, low, high) if value > 0 else _points(-value, -high, -low)
             # The interval that is hardest on the better arm.
             hard = self.worst.low if value > 0 else -self.best.high
             caveat = "" if hard > 0 or not any(self.faults) else ", unless faults hid the opposite"
             if self.judged is not None and self.judged.low <= 0 <= self.judged.high:
                 caveat += ", by a judge whose errors may have made the difference"
             return f"{better} succeeds more often than {worse}, by {points}, p = {self.strict.p_value:.3g}{caveat}."
+        points = _points(value, low, high)
         return (
             f"No difference is shown between {a} and {b}: {points}, p = {self.strict.p_value:.3g}, over {self.pairs} "
             f"episodes of {self.tasks} tasks."
@@ -146,6 +147,10 @@ def compare(
         fault_p=float(np.asarray(fisher_exact(cells))[1]) if any(faults) else 1.0,
         judged=judged,
     )
+
+
+def _points(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.1f} points (95 % of {100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def open_results(path: Path) -> tuple[str, list[EpisodeResult]]:

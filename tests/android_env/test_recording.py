@@ -55,6 +55,9 @@ def test_each_try_has_a_folder_of_its_own(tmp_path):
     one, two = write(tmp_path, end=False), write(tmp_path)
     assert one != two and one.parent == two.parent
     assert [r.outcome for r in read_recordings(tmp_path)] == ["", "success"]
+    for _ in range(9):
+        last = write(tmp_path, end=False)
+    assert [r.folder for r in read_recordings(tmp_path)][-1] == last, "the eleventh comes after the second"
 
 
 def test_a_crash_at_any_byte_leaves_what_was_there_before(tmp_path):

@@ -42,6 +42,10 @@ PAGES = {
             document.title = 'old=' + q.result + ' ' + localStorage.l;
             d.transaction('s', 'readwrite').objectStore('s').put('left', 'k') } }</script>""",
 }
+PAGES |= {
+    f"late{ms}": f"<button class=b onclick=\"setTimeout(()=>{{alert('late');document.title='after'}},{ms})\">go</button>"
+    for ms in range(100, 400, 20)
+}
 WORKER = (
     "self.addEventListener('fetch',e=>{if(e.request.mode==='navigate')e.respondWith(new Response('<h1>STALE</h1>',"
     "{headers:{'Content-Type':'text/html'}}))});self.addEventListener('install',()=>skipWaiting());"
@@ -99,7 +103,7 @@ def device(server):
         Chromium(Web(f"http://127.0.0.1:{web.server_address[1]}")),
         settle=SETTLE,
         screen_hw=PHONE.screen_hw,
-        timeout_s=8.0,
+        timeout_s=30.0,
         repairs={Rung.NEW_SESSION: server.start, Rung.LOAD_SNAPSHOT: server.start},
     )
     yield made
@@ -204,8 +208,29 @@ def test_a_link_that_never_answers_and_a_loop_cost_seconds(device):
     device.execute(TAP)
     assert device.report.sent == "executed" and device.observe().activity == "chromium/hanglink"
     begin(device, "loop")
+    start = time.monotonic()
     with pytest.raises(DeviceFault):
         device.execute(TAP)
         device.execute(TAP)
         device.observe()
     assert begin(device, "plain").activity == "chromium/plain"
+    took = time.monotonic() - start
+    assert took < 2 * device.timeout_s, "scripts are given up long before the server's answers are"
+
+
+def test_a_dialog_may_come_at_any_moment(device):
+    """Between a screenshot and what is asked next, too: no browser is started anew for it."""
+    sessions = set()
+    for ms in range(100, 400, 20):
+        begin(device, f"late{ms}")
+        device.execute(TAP)
+        device.observe()
+        assert device.ask(lambda driver: device.dialect.verdict(driver)) is None
+        end = time.monotonic() + 10
+        while device.observe().activity != "chromium/dialog" and time.monotonic() < end:
+            device.execute(WAIT)
+        assert "late" in device.observe().ui_elements
+        device.execute(Action.back())
+        assert asked(device, "document.title") == "after"
+        sessions.add(device.ask(lambda driver: driver.session_id))
+    assert len(sessions) == 1

@@ -109,6 +109,29 @@ def test_an_oracle_solves_tasks_through_all_of_it(server, daemon, double, adb_po
         env.close()
 
 
+TEXTS = (
+    "usb cable",
+    "café 日本語 😀",
+    "R&D; $(reboot) `id` | \"a\" 'b' <c> \\d ~ * # (e)",
+    "two\nlines",
+)
+
+
+def test_what_an_agent_types_reaches_the_phone_and_no_shell(server, daemon, double, adb_port):
+    device = AppiumDevice(server.url, dialect(daemon, adb_port), restore=double.load)
+    try:
+        device.reset(TASKS[0], seed=0)
+        for text in TEXTS:
+            double.executed.clear()
+            device.execute(Action.type_text(text))
+            assert double.executed == [Action.type_text(text.replace("\n", " "))]
+            assert device.report.sent == "executed"
+        assert daemon.keyboard.startswith("com.android"), "the phone has its own keyboard back"
+        assert not device.faults.kinds
+    finally:
+        device.close()
+
+
 def test_what_its_driver_says_is_classed(server, daemon, adb_port):
     def said(dialect: UiAutomator2):
         with pytest.raises(Exception) as caught:

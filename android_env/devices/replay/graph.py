@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from android_env.actions import NO_POINT, Action, ActionType, Point
+from android_env.appium.settle import SETTLE
 from android_env.errors import TaskError
 
 Kind = Literal["tap", "long_press", "swipe", "type", "back", "home", "enter", "open_app"]
@@ -260,21 +263,30 @@ def _recordings(folder: Path) -> Graph:
 
     screens: dict[str, Screen] = {}
     edges: dict[tuple[str, str], Edge] = {}
-    first = ""
+    first: collections.Counter[str] = collections.Counter()
 
     def screen(moment: Any) -> str:
-        data = moment.image.read_bytes()
-        name = hashlib.sha256(data + moment.activity.encode()).hexdigest()[:16]
+        name = hashlib.sha256(_below_the_clock(moment.image) + moment.activity.encode()).hexdigest()[:16]
         screens.setdefault(name, Screen(name, moment.image, moment.activity, moment.ui_elements))
         return name
 
     for recording in read_recordings(folder):
         names = [screen(moment) for moment in recording.moments]
-        first = first or (names[0] if names else "")
+        first.update(names[:1])
         for start, moment, end in zip(names, recording.moments, names[1:], strict=False):
             if moment.action is not None and (edge := _acted(start, end, moment)) is not None:
                 edges.setdefault((start, repr(moment.action)), edge)
-    return Graph(screens, list(edges.values()), first, folder.name)
+    begins = first.most_common(1)[0][0] if first else ""
+    return Graph(screens, list(edges.values()), begins, folder.name)
+
+
+def _below_the_clock(image: Path) -> bytes:
+    """The pixels without the status bar, whose clock makes no other screen."""
+    from PIL import Image
+
+    with Image.open(image) as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+    return pixels[round(SETTLE.status_bar * len(pixels)) :].tobytes()
 
 
 def _acted(start: str, end: str, moment: Any) -> Edge | None:

@@ -34,7 +34,7 @@ class Sources:
     missing: Sequence[Any] = ()
     """Parts that should be there and are not."""
     ignored: int = 0
-    """Files beside them that are none of the format's, such as what an interrupted download left."""
+    """What lies beside them and is not read, such as what an interrupted download left."""
 
 
 class Importer(Protocol):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from android_env.errors import TaskError
-from android_env.recording import BEGIN, END, Recording, read_recording
+from android_env.recording import END, Recording, read_recording, recorded_tries
 from digiq.config import configclass
 from digiq.data.importers.base import BadEpisode, Entry, Sources
 from digiq.data.schema import Episode, Step
@@ -16,26 +15,32 @@ from digiq.errors import DigiQError
 
 @configclass
 class Recordings:
-    """Tries that were cut off, or that a fault has ended, are counted as missing."""
+    """Of each episode the last try that has ended, whatever else was begun: tries that a fault or a kill has cut off are
+    passed over. An episode that has never ended is a bad one."""
 
     folder: str = ""
     """Where they are, for example ``runs/night/recordings``."""
 
     def find(self) -> Sources:
-        root = Path(self.folder)
-        found = sorted(begin.parent for begin in root.glob(f"*/{BEGIN}")) if self.folder else []
-        if not found:
+        episodes = recorded_tries(self.folder) if self.folder else []
+        if not episodes:
             raise DigiQError(
                 f"recordings.folder: {self.folder!r} holds no recording; name the folder above them."
             )
-        ended = [folder for folder in found if (folder / END).is_file()]
-        return Sources(ended, [folder for folder in found if folder not in ended])
+        ended = [[folder for folder in tries if (folder / END).is_file()] for tries in episodes]
+        last = [(folders or tries)[-1] for folders, tries in zip(ended, episodes, strict=True)]
+        return Sources(last, ignored=sum(map(len, episodes)) - len(last))
 
     def read(self, part: Any) -> Iterator[Entry | BadEpisode]:
         try:
             recording = read_recording(part)
         except TaskError as error:
             yield BadEpisode(f"{error} Delete it, or set on_bad: skip.")
+            return
+        if not recording.outcome:
+            yield BadEpisode(
+                f"{part}: it was cut off before its end; go on with the evaluation, or set on_bad: skip."
+            )
             return
         if recording.outcome not in ("success", "failure", "truncated") or not recording.moments:
             yield BadEpisode(

@@ -280,6 +280,16 @@ def test_objectives_over_candidates_need_candidates(settings, mend):
         ).metrics
 
 
+def test_what_no_critic_can_be_trained_on_is_refused_in_a_sentence():
+    transitions, features = problem()
+    with pytest.raises(DigiQError, match="one column a candidate"):
+        fit_critic(transitions, {**features, "candidate_row": features["candidate_row"][:, :0]})
+    with pytest.raises(DigiQError, match="seed is -1"):
+        fit_critic(transitions, features, CriticConfig(**TINY), seed=-1)
+    with pytest.raises(ConfigError, match="learning_rate = inf"):
+        CriticConfig(**{**TINY, "learning_rate": math.inf})
+
+
 @pytest.mark.parametrize("readout", [{"kind": "bernoulli"}, {"kind": "hl_gauss", "low": 0.0, "high": 1.0}])
 def test_returns_that_a_readout_cannot_represent_are_refused(readout):
     transitions, features = problem()

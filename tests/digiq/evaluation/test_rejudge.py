@@ -10,9 +10,10 @@ import pytest
 
 from android_env.evaluators import Moment
 from android_env.faults import JudgeError
-from android_env.recording import read_recordings
+from android_env.recording import END, read_recordings
 from android_env.tasks import load_tasks, save_tasks
 from android_env.testing.droidbot import write_exploration
+from digiq import artifacts
 from digiq.agents.build import AgentConfig, DeviceConfig
 from digiq.cli import main
 from digiq.config import load
@@ -61,6 +62,27 @@ def test_every_try_is_recorded_and_imports_as_an_offline_episode(night, tmp_path
         assert [s.action for s in episode.steps] == [*acted, None] and episode.num_actions in (2, 3)
         assert episode.total_reward == 1.0 and episode.is_terminated and episode.goal == recording.task.goal
         assert episode.steps[0].screenshot == recording.moments[0].image.read_bytes()
+
+
+def test_what_a_kill_or_a_fault_cut_off_does_not_stand_in_the_way_of_the_import(night, tmp_path):
+    """Resumed, an evaluation plays again what was under way, and what had ended after an episode that had not."""
+    shutil.copytree(night / "oracle" / "recordings", tmp_path / "recordings")
+    one, two, three, _ = sorted((tmp_path / "recordings").iterdir())
+    shutil.copytree(one, one.with_suffix(".2"))
+    shutil.copytree(two, two.with_suffix(".2"))
+    (two / END).unlink()
+    arguments = ["import", "--format", "recordings", "--recordings.folder", str(tmp_path / "recordings")]
+    main([*arguments, "--out", str(tmp_path / "episodes")])
+    manifest = artifacts.read_manifest(tmp_path / "episodes")
+    assert (
+        manifest.counts["episodes"] == 4 and manifest.counts["bad"] == 0 and manifest.counts["ignored"] == 2
+    )
+    (three / END).unlink()
+    with pytest.raises(SystemExit):
+        main([*arguments, "--out", str(tmp_path / "half")])
+    main([*arguments, "--on-bad", "skip", "--out", str(tmp_path / "half"), "--overwrite"])
+    manifest = artifacts.read_manifest(tmp_path / "half")
+    assert manifest.counts["episodes"] == 3 and "cut off" in manifest.extra["problems"][0]
 
 
 def test_a_judge_is_held_against_what_was_recorded(night, exploration, tmp_path, capsys):

@@ -116,3 +116,29 @@ def test_our_own_recordings_are_graphs_too(folder, tmp_path):
     replayed.execute(replayed.best_action())
     assert replayed.verdict() == "success"
     assert json.loads(replayed.observe().ui_elements) and ActionType.DRAG not in replayed.actions
+
+
+def test_the_clock_makes_no_other_screen_and_episodes_begin_where_most_of_them_began(folder, tmp_path):
+    task = tasks(folder)[0]
+    device = Replay(load(folder), (64, 32))
+    env = AndroidEnv(device, [task])
+    for minute, before in enumerate(((TOP,), (), ())):
+        seen, _ = env.reset(seed=0)
+        for action in before:  # one recording that begins elsewhere
+            seen, *_ = env.step(action)
+        recorder = Recorder(
+            tmp_path / "recordings", episode_id=f"e#{minute}", task=task, seed=0, device="android",
+            policy="oracle", screen_hw=device.screen_hw,
+        )  # fmt: skip
+        for action in (TOP, None):
+            screenshot = np.array(seen["screenshot"])
+            screenshot[0, minute] = 255 - screenshot[0, minute]
+            recorder.seen({**seen, "screenshot": screenshot})
+            if action is not None:
+                seen, reward, *_, info = env.step(action)
+                recorder.acted(action, executed=True, reward=reward, verdict=info["outcome"])
+        recorder.end("truncated")
+    graph = load(tmp_path / "recordings")
+    assert len(graph.screens) == 3
+    begun, led = graph.start, graph.follow(graph.start, TOP)
+    assert led is not None and graph.follow(led, TOP) not in (None, begun, led)
