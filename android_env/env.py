@@ -159,9 +159,10 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         self.device.execute(action)
         self._step += 1
         self._observation = self.device.observe()
-        verdict = self._judged(action)
         budget = self._task.max_steps if self.max_steps is None else self.max_steps
-        truncated = verdict is None and self._step >= budget
+        last = self._step >= budget
+        verdict = self._judged(action, last)
+        truncated = verdict is None and last
         self._over = verdict is not None or truncated
         info = self._info(action, "truncated" if truncated else verdict or "")
         return self._seen(), float(verdict == "success"), verdict is not None, truncated, info
@@ -180,10 +181,10 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         """Closes the device."""
         self.device.close()
 
-    def _judged(self, action: Action) -> Verdict | None:
+    def _judged(self, action: Action, last: bool) -> Verdict | None:
         """The judge's verdict; a judge that fails is asked again, as often as a read is."""
         assert self._observation is not None
-        moment = Moment(self.task, action, self._observation, self.device)
+        moment = Moment(self.task, action, self._observation, self.device, last)
         for left in reversed(range(1 + CAPS[JudgeError.rung])):
             try:
                 return self.judge(moment)

@@ -28,6 +28,8 @@ class Moment:
     """After the action, as the agent sees it."""
     device: Device
     """For judges that ask it for the truth."""
+    last: bool = False
+    """Whether nothing follows in any case: the budget of steps is used up, or the recording ends here."""
 
 
 class Judge(Protocol):

@@ -19,7 +19,7 @@ from digiq.errors import ConfigError
 from digiq.policies.base import Policy
 from digiq.tables import Table, chosen_from, is_own, own_code, own_name
 
-_JUDGES = Table("judge", "android_env.evaluators", **JUDGES)
+_JUDGES = Table("judge", "android_env.evaluators", **JUDGES, vlm="digiq.agents.vlm_judge:VlmJudge")
 
 
 @configclass

@@ -60,6 +60,8 @@ def main(arguments: list[str]) -> None:
     print(f"  of {found.negatives} other episodes it denies {found.true_negatives}")
     if found.errors:
         print(f"  in {found.errors} it gave no answer")
+    if used := getattr(judge, "used", {}):
+        print(f"Asked: {', '.join(f'{name} {count}' for name, count in used.items())}.")
     if options.rate is not None:
         _correct(options.rate, found)
     ending = "rejudge" if options.out is None else "rejudge --out"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,12 +60,18 @@ def rejudge(
     """
     task = (tasks or {}).get(recording.task.task_id, recording.task)
     device, outcome, steps = Recorded(recording), "", 0
-    for moment, after in zip(recording.moments, recording.moments[1:], strict=False):
-        if moment.action is None or not moment.executed:
-            break
+    acted = list(
+        itertools.takewhile(
+            lambda pair: pair[0].action is not None and pair[0].executed,
+            itertools.pairwise(recording.moments),
+        )
+    )
+    for moment, after in acted:
+        assert moment.action is not None
         steps += 1
         seen = Observation(_pixels(after.image), task.goal, after.activity, after.ui_elements)
-        verdict = _asked(judge, Moment(task, moment.action, seen, device), asks)  # type: ignore[arg-type]
+        shown = Moment(task, moment.action, seen, device, last=steps == len(acted))  # type: ignore[arg-type]
+        verdict = _asked(judge, shown, asks)
         if verdict is not None:
             outcome = verdict
             break

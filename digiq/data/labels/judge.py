@@ -89,12 +89,7 @@ class Judge:
                 for before, after in itertools.pairwise(episode.steps)
             ]
         shown = [step.screenshot for step in episode.steps[-self.screens :]]
-        return [
-            [Message("system", [OUTCOME]), *self._shots(), Message("user", [*shown, f"Task: {episode.goal}"])]
-        ]
-
-    def _shots(self) -> tuple[Message, ...]:
-        return () if self.shots is None else _read_shots(self.shots)
+        return [outcome_question(episode.goal, shown, self.shots)]
 
     def _label(self, episode: Episode, answers: Sequence[Answer | EndpointError]) -> Label | Unlabelled:
         said: list[float] = []
@@ -102,7 +97,7 @@ class Judge:
             if isinstance(answer, EndpointError):
                 return Unlabelled(episode.episode_id, str(answer))
             try:
-                said.append(_read(answer.text, self.of))
+                said.append(read_answer(answer.text, self.of))
             except Unsaid as error:
                 return Unlabelled(episode.episode_id, f"{error}: {answer.text[:80]!r}")
         if self.of == "step":
@@ -118,8 +113,23 @@ class Judge:
         )
 
 
-def _read(text: str, of: str) -> float:
-    """The reward that an answer means.
+def outcome_question(goal: str, screens: Sequence[bytes], shots: Path | None = None) -> list[Message]:
+    """What a model is asked about an episode.
+
+    Args:
+      goal: the task, in words.
+      screens: its last screenshots, oldest first, as PNG, JPEG or WebP.
+      shots: a file of examples, see :attr:`Judge.shots`.
+
+    Raises:
+      DigiQError: the file of examples cannot be read.
+    """
+    examples = () if shots is None else _read_shots(shots)
+    return [Message("system", [OUTCOME]), *examples, Message("user", [*screens, f"Task: {goal}"])]
+
+
+def read_answer(text: str, of: Literal["outcome", "step"]) -> float:
+    """The reward that an answer stands for.
 
     Raises:
       Unsaid: it means none.

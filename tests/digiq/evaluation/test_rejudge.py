@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import json
 import shutil
+from typing import Any, cast
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from android_env.actions import Action
+from android_env.devices import Observation
 from android_env.evaluators import Moment
 from android_env.faults import JudgeError
 from android_env.recording import END, read_recordings
@@ -15,13 +22,15 @@ from android_env.tasks import load_tasks, save_tasks
 from android_env.testing.droidbot import write_exploration
 from digiq import artifacts
 from digiq.agents.build import AgentConfig, DeviceConfig
+from digiq.agents.vlm_judge import VlmJudge
 from digiq.cli import main
 from digiq.config import load
 from digiq.data.store import EpisodeStore
 from digiq.errors import ConfigError
 from digiq.evaluation import evaluate
 from digiq.evaluation.evaluate import EvaluateConfig, read_results
-from digiq.evaluation.rejudge import Rejudged, agreement, rejudge_all
+from digiq.evaluation.rejudge import Rejudged, agreement, read_rows, rejudge_all
+from tests.digiq.served import Served
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +161,65 @@ def test_an_evaluation_is_corrected_for_its_judges_errors(night, exploration, tm
     main([*command, "--rate", str(night / "oracle")])
     said = capsys.readouterr().out
     assert "oracle: 100.0 % as judged; with the judge's errors" in said and "faults left out" in said
+
+
+def pixels_of(png: bytes) -> bytes:
+    with Image.open(io.BytesIO(png)) as image:
+        return image.convert("RGB").tobytes()
+
+
+def shown(payload) -> bytes:
+    """The screenshot of a question to an OpenAI-compatible server."""
+    (part,) = [part for part in payload["messages"][-1]["content"] if part["type"] == "image_url"]
+    return pixels_of(base64.b64decode(part["image_url"]["url"].split(",")[1]))
+
+
+def test_a_vision_language_model_judges_recordings(night, tmp_path, capsys):
+    """It is shown the screen at an episode's end, once an episode; what it does not answer is no failure."""
+    ends = {
+        pixels_of(r.moments[-1].image.read_bytes()) for r in read_recordings(night / "oracle" / "recordings")
+    }
+    says = [lambda payload: json.dumps({"verdict": "success" if shown(payload) in ends else "failure"})]
+    judge = ["--judge.name", "vlm", "--judge.vlm.model.cache", "None", "--judge.vlm.model.url"]
+    with Served(lambda payload: says[-1](payload)).running() as served:
+        main(["rejudge", str(night / "oracle" / "recordings"), *judge, served.url])
+        said = capsys.readouterr().out
+        assert "4 episodes; vlm calls 4 of them successes" in said and "calls 4" in said
+        says.append(lambda payload: '{"verdict": "failure"}')
+        main(["rejudge", str(night / "oracle" / "recordings"), *judge, served.url])
+        assert "of 4 recorded successes it sees 0" in capsys.readouterr().out
+        says.append(lambda payload: "Hm.")
+        rows = tmp_path / "rows.jsonl"
+        main(["rejudge", str(night / "oracle" / "recordings"), *judge, served.url, "--out", str(rows)])
+        assert "in 4 it gave no answer" in capsys.readouterr().out
+        assert {row.outcome for row in read_rows(rows)} == {"judge_error"}
+
+
+def test_a_vision_language_model_judges_while_an_agent_plays(tmp_path):
+    """When the agent declares the end, and where the budget ends an episode that it never declares."""
+    with Served(lambda payload: '{"verdict": "success"}').running() as served:
+        device = {"judge": {"name": "vlm", "vlm": {"model": {"url": served.url, "cache": None}}}}
+        for kind in ("quitter", "homesick"):  # one declares success at once, the other never
+            asked = len(served.asked)
+            config = load(
+                EvaluateConfig,
+                {
+                    "agent": {"kind": kind},
+                    "device": device,
+                    "tasks": "general/test",
+                    "episodes": 3,
+                    "records": 0,
+                },
+            )
+            evaluate.run(config, out=tmp_path / kind)
+            results = read_results(tmp_path / kind / "episodes.jsonl")
+            assert {str(result.outcome) for result in results} == {"success"}
+            assert len(served.asked) - asked == 3
+    with Served(lambda payload: '{"verdict": "success"}').running() as served:
+        judge = load(VlmJudge, {"model": {"url": served.url, "cache": None}})
+        task = load_tasks("general/test")[0]
+        seen = Observation(np.zeros((8, 6, 3), np.uint8), task.goal, "", "[]")
+        assert judge(Moment(task, Action.impossible(), seen, cast(Any, None))) == "failure"
+        assert judge(Moment(task, Action.home(), seen, cast(Any, None))) is None and not served.asked
+        often = dataclasses.replace(judge, when="reached")
+        assert often(Moment(task, Action.home(), seen, cast(Any, None))) == "success"
