@@ -23,6 +23,7 @@ from digiq.critics.heads import Heads, HeadsConfig, Params
 from digiq.critics.objectives import OBJECTIVES, Objective
 from digiq.critics.placement import split_batches
 from digiq.critics.training_data import Array, Batch, CriticData, Needs, gather
+from digiq.errors import DigiQError
 from digiq.tables import chosen_from
 
 _HELDOUT_ROWS = (
@@ -334,11 +335,19 @@ def train(
       hyper: see :meth:`Learner.hyper`.
       data: where ``learner`` expects it; a :class:`Learner` copies NumPy arrays to the device every epoch.
       first: epochs that an earlier run has done.
+
+    Raises:
+      DigiQError: training diverged, so that no later epoch could be of use.
     """
     heldout = heldout_sample(data)
     for number in range(first + 1, learner.config.epochs + 1):
         state, means = learner.epoch(state, hyper, data)
         metrics = {k: float(v) for k, v in jax.device_get(means).items()}
+        if math.isnan(metrics["td_error"]):
+            raise DigiQError(
+                f"train-q: training diverged in epoch {number}: the TD error is NaN. Lower critic.learning_rate "
+                f"({learner.config.learning_rate:g}), or give critic.gradient_clip; checkpoints until then are kept."
+            )
         if len(heldout):
             checked = jax.device_get(learner.evaluate(state.params, state.target, data, heldout))
             metrics |= {f"heldout_{k}": float(v) for k, v in checked.items()}

@@ -300,6 +300,15 @@ def test_returns_that_a_readout_cannot_represent_are_refused(readout):
     assert fit_critic(transitions, features, config).metrics
 
 
+def test_training_that_diverges_ends_in_a_sentence():
+    transitions, features = problem()
+    config = CriticConfig(learning_rate=1e30, epochs=5, gradient_clip=None)
+    with pytest.raises(
+        DigiQError, match=r"diverged in epoch \d: the TD error is NaN. Lower critic.learning_rate"
+    ):
+        fit_critic(transitions, features, config)
+
+
 def test_a_member_that_diverged_is_never_the_best():
     config = stage_config(population={"seeds": 3})
     rows = [{"heldout_return_error": value} for value in (np.nan, 0.4, 0.2)]
