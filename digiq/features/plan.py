@@ -125,14 +125,18 @@ class Plan:
 
     def _observed(self, episode: Episode, t: int) -> Request:
         step, done = episode.steps[t], [s.action for s in episode.steps[:t] if s.action is not None]
+        remembered = self._config.remembered
+        before = episode.steps[t - 1].screenshot if t and remembered.screenshot else None
         return Request.build(
             step.screenshot,
             step.goal,
             None,
             self._config.grounding,
             template=self._template,
-            history=describe_history(done, self._config.history),
+            history=describe_history(done, remembered.actions),
             digest=hashlib.sha256(step.screenshot).digest(),
+            before=before,
+            before_digest=b"" if before is None else hashlib.sha256(before).digest(),
             where=_where(episode, t),
             activity=step.activity,
             ui_elements=step.ui_elements,
@@ -183,10 +187,10 @@ class Plan:
         self.listed["pair"] = Listed(key, length, screen[s], state, s.astype(np.int32), n.astype(np.int32))
 
     def _note(self, columns: dict[str, npt.NDArray], s: int, n: int, request: Request, stamp: str) -> None:
-        key = row_key(stamp, request.digest, request.prompt.text, request.drawn)
+        key = row_key(stamp, request.digest, request.prompt.text, *request.seen)
         columns["key"][s, n] = np.frombuffer(key, np.uint8)
         columns["length"][s, n] = len(request.prompt.text)
-        group = row_key(request.digest, request.drawn, request.goal, request.history)
+        group = row_key(*request.screens, request.drawn, request.goal, request.history)
         columns["state"][s, n] = int.from_bytes(group[:8], "big")
 
 
@@ -208,7 +212,7 @@ def check_sizes(episodes: LabelledEpisodes, proposals: Proposals) -> npt.NDArray
 def _same(observed: Request, action: Action) -> bytes:
     """Equal for equal actions on equal observations."""
     numbers = struct.pack("<q4d", action.type, *(x + 0.0 for x in (*action.touch_yx, *action.lift_yx)))
-    return row_key(observed.digest, observed.goal, observed.history, numbers, action.text)
+    return row_key(*observed.screens, observed.goal, observed.history, numbers, action.text)
 
 
 def _size(episode: Episode) -> int:
