@@ -52,11 +52,16 @@ class Listed:
         """Requests with distinct keys, in the order of work.
 
         Similar lengths follow one another, so that batches carry little padding; with ``by_state`` candidates of a state
-        do, where an engine reads the state once for all of them.
+        do, where an engine reads the state once for all of them, and states come as episodes do, each of which is read once.
         """
         first, _ = distinct(self.key)
-        keys = (self.length, self.state, self.screen) if by_state else (self.screen, self.length)
-        return first[np.lexsort([key[first] for key in keys])]
+        if not by_state:
+            return first[np.lexsort((self.screen[first], self.length[first]))]
+        state = self.state[first]
+        _, which = np.unique(state, return_inverse=True)
+        met = np.full(len(first), np.iinfo(np.int32).max, np.int32)  # where a state comes first
+        np.minimum.at(met, which, self.state_of[first])
+        return first[np.lexsort((self.length[first], state, met[which]))]
 
 
 class Plan:
