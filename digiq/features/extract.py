@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import shutil
@@ -21,6 +22,7 @@ from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.data.rewards import LabelledEpisodes
 from digiq.errors import ConfigError, DigiQError
+from digiq.features import cluster
 from digiq.features.engines import ENGINES, ByState, Deals, Engine, Request
 from digiq.features.engines.base import Kind, Layer
 from digiq.features.engines.pipeline import Meter, metered
@@ -156,6 +158,7 @@ def run(
     rewards: Path | None = None,
     rows: str | Path | None = None,
     worker: str | None = None,
+    executor: Literal["here", "ray"] = "here",
     overwrite: bool = False,
 ) -> Artifact:
     """Computes the rows that are not stored yet and writes an index over them.
@@ -172,6 +175,7 @@ def run(
       rows: the row store, a directory or a ``gs://`` or ``s3://`` URL; None: ``feature_rows`` beside ``out``.
       worker: i/n computes the i-th of n fixed shares of the shards, for several devices or machines that share a directory;
         whichever sees all rows stored writes the index, the others leave the artefact unfinished.
+      executor: ray has the nodes of a Ray cluster compute such shares (:mod:`digiq.features.cluster`).
       overwrite: write the index anew; stored rows are read back, and computed again where they are damaged.
 
     Raises:
@@ -180,6 +184,13 @@ def run(
     inputs = {"episodes": episodes, "rewards": rewards, "proposals": proposals, "vlm": vlm}
     inputs["prompt"] = prompt_file(config.prompt)
     root = out.parent / ROWS if rows is None else rows
+    if executor == "ray":
+        if worker is not None:
+            raise ConfigError("featurize: --executor ray deals out the shares itself; leave out --worker.")
+        _read_worker("1/1", root, overwrite)
+        given: dict[str, Any] = {name: path for name, path in inputs.items() if name != "prompt"}
+        cluster.on_ray(functools.partial(run, config, **given, out=out, rows=rows), config.device)
+        return artifacts.open(out, stage=STAGE)
     share = None if worker is None else _read_worker(worker, root, overwrite)
 
     def opened() -> contextlib.AbstractContextManager[artifacts.Writer]:
