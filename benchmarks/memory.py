@@ -59,6 +59,7 @@ class NoiseEngine:
     """See :class:`Noise`."""
 
     layers: tuple[str, ...] = ("layer_01",)
+    by_state: ClassVar[bool] = True  # as the engine shared
 
     def dim(self, kind: str) -> int:
         return DIM

@@ -214,8 +214,10 @@ json_argument = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="JSON",
     instance_from_str=lambda text: json.loads(text[0]),
-    is_instance=lambda value: isinstance(value, dict),
-    str_from_instance=lambda value: [json.dumps(value)],
+    is_instance=lambda value: isinstance(value, dict | int) or dataclasses.is_dataclass(value),
+    str_from_instance=lambda value: [
+        json.dumps(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value)  # type: ignore[arg-type]
+    ],
 )
 _Own = Annotated[dict[str, Any], json_argument, Doc("Settings of a member of your own.")]
 

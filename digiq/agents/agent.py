@@ -25,6 +25,8 @@ class Past:
     screen: bytes
     """Digest of the screenshot (:func:`screen_digest`)."""
     action: Action
+    screenshot: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+    """The screen itself, uint8 [H, W, 3], of the last action alone: some critics see it."""
 
 
 def screen_digest(screenshot: np.ndarray) -> bytes:

@@ -12,13 +12,13 @@ import numpy as np
 
 from android_env.actions import Action
 from digiq import artifacts
-from digiq.agents.agent import Turn
+from digiq.agents.agent import Past, Turn
 from digiq.config import load
 from digiq.critics.critic import Critic, candidate_values, load_critic
 from digiq.critics.training_data import concatenate_layers
 from digiq.errors import ArtifactError, DigiQError
 from digiq.features.engines import Engine, Request
-from digiq.features.extract import IMPORTED, FeaturizeConfig
+from digiq.features.extract import IMPORTED, FeaturizeConfig, History
 from digiq.policies.base import PolicyInput
 from digiq.vlm.prompts import Grounding, Template, describe_history, prompt_file
 
@@ -36,13 +36,13 @@ class LearnedScorer:
     """Likewise."""
     template: Template | None = None
     """Likewise."""
-    history: int = 0
-    """Likewise: so many previous actions stand in the prompt."""
+    history: History = dataclasses.field(default_factory=History)
+    """Likewise: what of the steps before stands in the prompt."""
 
     @property
     def reads_past(self) -> bool:
         """Whether it must be told what was done before in the episode."""
-        return self.history > 0
+        return self.history.actions > 0 or self.history.screenshot
 
     @classmethod
     def open(cls, *, critic: Path, features: Path, vlm: Path) -> LearnedScorer:
@@ -78,7 +78,7 @@ class LearnedScorer:
             )
         config = config.resolved(vlm)
         engine = config.chosen.open(config, vlm)
-        return cls(load_critic(critic), engine, config.grounding, config.template, config.history)
+        return cls(load_critic(critic), engine, config.grounding, config.template, config.remembered)
 
     def score(self, observation: PolicyInput, candidates: Sequence[Action]) -> tuple[np.ndarray, float]:
         """Q of each candidate, float32[N], and the baseline of the observation.
@@ -86,7 +86,7 @@ class LearnedScorer:
         Where the critic reads :attr:`history`, the observation must be one that carries its ``past``
         (:class:`digiq.agents.proposers.Seen`); without one nothing was done before.
         """
-        past = [one.action for one in getattr(observation, "past", ())]
+        past = getattr(observation, "past", ())
         return self._values(self._arrays([observation], [past], [candidates]), [candidates])[0]
 
     def score_turns(
@@ -121,17 +121,15 @@ class LearnedScorer:
         return [(q[s, : len(actions)], float(v[s])) for s, actions in enumerate(candidates)]
 
     def _of_turns(self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]) -> dict[str, Any]:
-        pasts = [[one.action for one in turn.past] for turn in turns]
-        return self._arrays([turn.observation for turn in turns], pasts, candidates)
+        return self._arrays([turn.observation for turn in turns], [turn.past for turn in turns], candidates)
 
     def _arrays(
         self,
         observations: Sequence[PolicyInput],
-        pasts: Sequence[Sequence[Action]],
+        pasts: Sequence[Sequence[Past]],
         candidates: Sequence[Sequence[Action]],
     ) -> dict[str, Any]:
-        histories = [describe_history(past, self.history) for past in pasts]
-        seen = list(zip(observations, histories, strict=True))
+        seen = list(zip(observations, pasts, strict=True))
         pairs = [(s, action) for s, actions in enumerate(candidates) for action in actions]
         width = -(-max(map(len, candidates)) // _WIDTH) * _WIDTH
         rows = np.full((len(observations), width), -1, np.int32)
@@ -145,14 +143,21 @@ class LearnedScorer:
             "candidate_row": rows,
         }
 
-    def _request(self, observation: PolicyInput, action: Action | None, history: str) -> Request:
+    def _request(self, observation: PolicyInput, action: Action | None, past: Sequence[Past]) -> Request:
+        before = past[-1].screenshot if past and self.history.screenshot else None
+        if past and self.history.screenshot and before is None:
+            raise DigiQError(
+                "the critic sees the screen before the last action (featurize.history.screenshot), which the last 'Past' does not "
+                "hold; give its screenshot."
+            )
         return Request.build(
             observation.screenshot,
             observation.goal,
             action,
             self.grounding,
             template=self.template,
-            history=history,
+            history=describe_history([one.action for one in past], self.history.actions),
+            before=before,
         )
 
     def _features(self, requests: Sequence[Request]) -> dict[str, Any]:

@@ -119,7 +119,8 @@ class Agent:
         Args:
           screenshot: uint8[H, W, 3].
           goal: of the task.
-          past: what was done before in this episode (``Past(screen_digest(screenshot), action)``), for guards and proposer.
+          past: what was done before in this episode (``Past(screen_digest(screenshot), action)``), for guards and proposer; the last one with
+            its ``screenshot`` where the critic sees the screen before.
           rng: of the episode.
         """
         rng = np.random.default_rng() if rng is None else rng

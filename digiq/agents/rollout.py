@@ -592,8 +592,9 @@ class _Running:
         self._keep(decision, float(reward), 0.0 if terminated else 1.0)
         if self._remembers:
             assert self._observation is not None
-            done = Past(screen_digest(self._observation["screenshot"]), decision.action)
-            self._past = (*self._past, done)
+            screenshot = self._observation["screenshot"]
+            done = Past(screen_digest(screenshot), decision.action, screenshot)
+            self._past = (*(dataclasses.replace(one, screenshot=None) for one in self._past), done)
         self._observation = observation
         if self._recorder is not None:
             self._recorder.acted(

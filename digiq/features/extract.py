@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import shutil
@@ -21,6 +22,7 @@ from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.data.rewards import LabelledEpisodes
 from digiq.errors import ConfigError, DigiQError
+from digiq.features import cluster
 from digiq.features.engines import ENGINES, ByState, Deals, Engine, Request
 from digiq.features.engines.base import Kind, Layer
 from digiq.features.engines.pipeline import Meter, metered
@@ -28,8 +30,8 @@ from digiq.features.plan import Plan, check_sizes, cut, share_of
 from digiq.features.store import RowStore, StoredLayer, distinct, row_key
 from digiq.progress import progress
 from digiq.proposals.propose import load_proposals
-from digiq.tables import chosen_from
-from digiq.vlm.prompts import Template, default_prompt, load_template, prompt_file
+from digiq.tables import chosen_from, json_argument
+from digiq.vlm.prompts import Grounding, Template, default_prompt, load_template, prompt_file
 
 STAGE, VERSION = "featurize", 1
 IMPORTED = "import-features"
@@ -41,6 +43,16 @@ _LONG = 60.0  # seconds from which on the time is said beforehand
 _ENOUGH = 3.0  # seconds of work by which it is reckoned
 _LARGE = 10**9  # bytes from which on the size is said beforehand
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@configclass
+class History:
+    """What of the steps before stands in the prompts of Q and V."""
+
+    actions: Annotated[int, Field(ge=0)] = 0
+    """So many previous actions, in words; the prompt's file must have a place for them."""
+    screenshot: bool = False
+    """The screenshot before the last action, as a picture in front of the present one; the first step has none."""
 
 
 @configclass
@@ -60,10 +72,12 @@ class FeaturizeConfig(chosen_from(ENGINES, default="plain")):
     pooling: Literal["auto", "last", "mean", "both"] = "auto"
     """The last token of a span, or the mean of its tokens; both: one and the other, as layers of their own; auto: as the
     prompt's file says."""
-    history: Annotated[int, Field(ge=0)] = 0
-    """So many previous actions of the episode stand in the prompt, in words; the prompt's file must have a place for them."""
-    grounding: Literal["cursor", "text"] = "cursor"
-    """How the VLM sees where a tap lands: drawn on the screenshot, or as coordinates."""
+    history: Annotated[Annotated[int, Field(ge=0)] | History, json_argument] = 0
+    """So many previous actions of the episode stand in the prompt, in words; or {"actions": 3, "screenshot": true}, which also
+    shows the screenshot before the last of them."""
+    grounding: Grounding = "cursor"
+    """How the VLM sees where a tap lands: drawn on the screenshot, as coordinates, or as those and a small crop of the
+    screenshot with the cursor in it."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
     """Prompts a forward pass; auto: as many as free memory allows by reckoning. A batch that does not fit is halved."""
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
@@ -80,6 +94,11 @@ class FeaturizeConfig(chosen_from(ENGINES, default="plain")):
         return self.observation_spans if kind == "observation" else self.pair_spans
 
     @property
+    def remembered(self) -> History:
+        """``history``, said outright."""
+        return History(actions=self.history) if isinstance(self.history, int) else self.history
+
+    @property
     def template(self) -> Template:
         """The prompt's file; of a config that is :meth:`resolved`."""
         return load_template(self.prompt)
@@ -92,9 +111,9 @@ class FeaturizeConfig(chosen_from(ENGINES, default="plain")):
         """
         prompt = default_prompt(vlm) if self.prompt == "auto" else self.prompt
         template = load_template(prompt)
-        if self.history and not template.has_history:
+        if self.remembered.actions and not template.has_history:
             raise ConfigError(
-                f"featurize.history is {self.history}, but the prompt '{prompt}' has no line with {{history}}; choose another."
+                f"featurize.history is {self.remembered.actions} actions, but the prompt '{prompt}' has no line with {{history}}; choose another."
             )
         return dataclasses.replace(
             self,
@@ -139,6 +158,7 @@ def run(
     rewards: Path | None = None,
     rows: str | Path | None = None,
     worker: str | None = None,
+    executor: Literal["here", "ray"] = "here",
     overwrite: bool = False,
 ) -> Artifact:
     """Computes the rows that are not stored yet and writes an index over them.
@@ -155,6 +175,7 @@ def run(
       rows: the row store, a directory or a ``gs://`` or ``s3://`` URL; None: ``feature_rows`` beside ``out``.
       worker: i/n computes the i-th of n fixed shares of the shards, for several devices or machines that share a directory;
         whichever sees all rows stored writes the index, the others leave the artefact unfinished.
+      executor: ray has the nodes of a Ray cluster compute such shares (:mod:`digiq.features.cluster`).
       overwrite: write the index anew; stored rows are read back, and computed again where they are damaged.
 
     Raises:
@@ -163,6 +184,13 @@ def run(
     inputs = {"episodes": episodes, "rewards": rewards, "proposals": proposals, "vlm": vlm}
     inputs["prompt"] = prompt_file(config.prompt)
     root = out.parent / ROWS if rows is None else rows
+    if executor == "ray":
+        if worker is not None:
+            raise ConfigError("featurize: --executor ray deals out the shares itself; leave out --worker.")
+        _read_worker("1/1", root, overwrite)
+        given: dict[str, Any] = {name: path for name, path in inputs.items() if name != "prompt"}
+        cluster.on_ray(functools.partial(run, config, **given, out=out, rows=rows), config.device)
+        return artifacts.open(out, stage=STAGE)
     share = None if worker is None else _read_worker(worker, root, overwrite)
 
     def opened() -> contextlib.AbstractContextManager[artifacts.Writer]:

@@ -36,9 +36,9 @@ def extract_features(
     """Features of screens, goals and actions.
 
     Args:
-      items: (image, goal, action), (image, goal, candidates) or (image, goal, candidates, history). An image is what
-        :func:`digiq.features.screens.to_screenshot` takes; action None gives the features of the observation; candidates
-        are a sequence of actions, history one of earlier actions. Either all actions are None or none is, because the two
+      items: (image, goal, action) or (image, goal, candidates), and after these, where there are any, history and the image
+        before the last action. An image is what :func:`digiq.features.screens.to_screenshot` takes; action None gives the
+        features of the observation; candidates are a sequence of actions, history one of earlier actions. Either all actions are None or none is, because the two
         kinds of prompt have different spans.
       model: a Hugging Face image-text-to-text directory.
       layers: as ``featurize.layers``.
@@ -91,9 +91,10 @@ def extract_features(
 
 
 def _requests(item: Any, where: str, config: FeaturizeConfig) -> list[Request]:
-    if not isinstance(item, Sequence) or isinstance(item, str | bytes) or not 3 <= len(item) <= 4:
+    if not isinstance(item, Sequence) or isinstance(item, str | bytes) or not 3 <= len(item) <= 5:
         raise DigiQError(
-            f"extract_features: {where} is no (image, goal, candidates) or (image, goal, candidates, history)."
+            f"extract_features: {where} is no (image, goal, candidates), (image, goal, candidates, history) or (image, goal, "
+            "candidates, history, image before)."
         )
     image, goal, asked, *more = item
     if not isinstance(goal, str):
@@ -101,12 +102,16 @@ def _requests(item: Any, where: str, config: FeaturizeConfig) -> list[Request]:
             f"extract_features: {where} has a goal of type {type(goal).__name__}; give a string."
         )
     actions = [asked] if asked is None or isinstance(asked, Action) else list(asked)
-    history = list(more[0]) if more and more[0] is not None else []
+    past, earlier = (*more, None, None)[:2]
+    history = [] if past is None else list(past)
     wrong = [a for a in (*actions, *history) if not (isinstance(a, Action) or (a is None and a is asked))]
     if wrong or not actions:
         said = f"a {type(wrong[0]).__name__} among its actions" if wrong else "no candidates"
         raise DigiQError(f"extract_features: {where} has {said}; give Action objects, or None alone.")
     screenshot = to_screenshot(image, f"extract_features: {where}")
+    before = (
+        None if earlier is None else to_screenshot(earlier, f"extract_features: {where}, the image before")
+    )
     template = config.template
     first = Request.build(
         screenshot,
@@ -115,6 +120,7 @@ def _requests(item: Any, where: str, config: FeaturizeConfig) -> list[Request]:
         config.grounding,
         template=template,
         history=describe_history(history, len(history)),
+        before=before,
         where=where,
     )
     return [first, *(first.of(action, template) for action in actions[1:])]

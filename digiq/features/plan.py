@@ -52,11 +52,16 @@ class Listed:
         """Requests with distinct keys, in the order of work.
 
         Similar lengths follow one another, so that batches carry little padding; with ``by_state`` candidates of a state
-        do, where an engine reads the state once for all of them.
+        do, where an engine reads the state once for all of them, and states come as episodes do, each of which is read once.
         """
         first, _ = distinct(self.key)
-        keys = (self.length, self.state, self.screen) if by_state else (self.screen, self.length)
-        return first[np.lexsort([key[first] for key in keys])]
+        if not by_state:
+            return first[np.lexsort((self.screen[first], self.length[first]))]
+        state = self.state[first]
+        _, which = np.unique(state, return_inverse=True)
+        met = np.full(len(first), np.iinfo(np.int32).max, np.int32)  # where a state comes first
+        np.minimum.at(met, which, self.state_of[first])
+        return first[np.lexsort((self.length[first], state, met[which]))]
 
 
 class Plan:
@@ -125,14 +130,18 @@ class Plan:
 
     def _observed(self, episode: Episode, t: int) -> Request:
         step, done = episode.steps[t], [s.action for s in episode.steps[:t] if s.action is not None]
+        remembered = self._config.remembered
+        before = episode.steps[t - 1].screenshot if t and remembered.screenshot else None
         return Request.build(
             step.screenshot,
             step.goal,
             None,
             self._config.grounding,
             template=self._template,
-            history=describe_history(done, self._config.history),
+            history=describe_history(done, remembered.actions),
             digest=hashlib.sha256(step.screenshot).digest(),
+            before=before,
+            before_digest=b"" if before is None else hashlib.sha256(before).digest(),
             where=_where(episode, t),
             activity=step.activity,
             ui_elements=step.ui_elements,
@@ -183,10 +192,10 @@ class Plan:
         self.listed["pair"] = Listed(key, length, screen[s], state, s.astype(np.int32), n.astype(np.int32))
 
     def _note(self, columns: dict[str, npt.NDArray], s: int, n: int, request: Request, stamp: str) -> None:
-        key = row_key(stamp, request.digest, request.prompt.text, request.drawn)
+        key = row_key(stamp, request.digest, request.prompt.text, *request.seen)
         columns["key"][s, n] = np.frombuffer(key, np.uint8)
         columns["length"][s, n] = len(request.prompt.text)
-        group = row_key(request.digest, request.drawn, request.goal, request.history)
+        group = row_key(*request.screens, request.drawn, request.goal, request.history)
         columns["state"][s, n] = int.from_bytes(group[:8], "big")
 
 
@@ -208,7 +217,7 @@ def check_sizes(episodes: LabelledEpisodes, proposals: Proposals) -> npt.NDArray
 def _same(observed: Request, action: Action) -> bytes:
     """Equal for equal actions on equal observations."""
     numbers = struct.pack("<q4d", action.type, *(x + 0.0 for x in (*action.touch_yx, *action.lift_yx)))
-    return row_key(observed.digest, observed.goal, observed.history, numbers, action.text)
+    return row_key(*observed.screens, observed.goal, observed.history, numbers, action.text)
 
 
 def _size(episode: Episode) -> int:

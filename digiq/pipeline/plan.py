@@ -166,6 +166,10 @@ def preflight(recipe: Recipe, nodes: Sequence[Node]) -> None:
         from digiq.vlm.backbone import check_model_directory
 
         check_model_directory(recipe.vlm)
+    if "crop" in (recipe.featurize.grounding, recipe.tune_vlm.grounding if recipe.tune_vlm else ""):
+        from digiq.vlm.backbone import check_crop_of
+
+        check_crop_of(recipe.vlm or TINY_VLM_PATH)
     from digiq.agents.build import device_tasks
 
     for config in (recipe.demonstrations, recipe.collect, recipe.evaluate):

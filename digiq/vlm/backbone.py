@@ -28,8 +28,11 @@ from torch import nn
 from digiq.switches import TRUST_REMOTE_CODE
 from digiq.vlm.families import BackboneError, Family, family_of
 from digiq.vlm.processors import open_processor
-from digiq.vlm.prompts import Prompt
+from digiq.vlm.prompts import CROP_SIDE, Prompt
 
+CROP_TOKENS = 300
+"""Most tokens that a crop may have: more cost what a forward pass over the screen costs."""
+_TYPES = ("mm_token_type_ids", "token_type_ids")
 _LFS = b"version https://git-lfs"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -61,6 +64,11 @@ class Backbone:
     def context(self) -> int | None:
         """Most tokens of a prompt, where the model says so."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @functools.cached_property
+    def placeholder(self) -> str:
+        """What stands for a picture inside a prompt; raises BackboneError where none can be there."""
+        return _inside(self.family, self.processor, self.model.config.model_type)
 
     @functools.cached_property
     def special(self) -> re.Pattern[str] | None:
@@ -225,7 +233,7 @@ def render_prompt(backbone: Backbone, prompt: Prompt) -> tuple[str, int]:
     Raises:
       BackboneError: the model's chat template changes the prompt.
     """
-    whole = backbone.family.render(backbone.processor, prompt.text)
+    whole = backbone.family.render(backbone.processor, prompt.text, prompt.in_front)
     start = whole.rfind(prompt.text)
     if start < 0:
         raise BackboneError(f"{backbone.path}: its chat template rewrites the prompt, so spans are lost.")
@@ -246,15 +254,19 @@ def escaped(backbone: Backbone, prompt: Prompt) -> Prompt:
     while found := backbone.special.search(text, start):
         start = found.start() + 1
         places.append(start)
-    edges = np.array(places)
-    whole = "".join(
-        text[a:b] + " " for a, b in zip([0, *places], [*places, len(text)], strict=True)
-    ).removesuffix(" ")
+    return _insert(dataclasses.replace(prompt, text=text), places, " ")
+
+
+def _insert(prompt: Prompt, places: Sequence[int], piece: str) -> Prompt:
+    """The prompt with ``piece`` before the characters ``places``, in order; its spans and pictures are where they were."""
+    text, edges, size = prompt.text, np.array(places), len(piece)
+    whole = piece.join(text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True))
     spans = {
-        name: (first + int((edges <= first).sum()), last + int((edges < last).sum()))
+        name: (first + size * int((edges <= first).sum()), last + size * int((edges < last).sum()))
         for name, (first, last) in prompt.spans.items()
     }
-    return Prompt(whole, spans)
+    pictures = tuple(place + size * int((edges < place).sum()) for place in prompt.pictures)
+    return Prompt(whole, spans, pictures)
 
 
 def count_tokens(backbone: Backbone, prompts: Sequence[Prompt]) -> list[int]:
@@ -267,23 +279,32 @@ def count_tokens(backbone: Backbone, prompts: Sequence[Prompt]) -> list[int]:
     ]
 
 
-def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> Batch:
+def prepare(
+    backbone: Backbone,
+    screenshots: Sequence[np.ndarray | Sequence[np.ndarray]],
+    prompts: Sequence[Prompt],
+) -> Batch:
     """Model inputs for one prompt on each screenshot, and the positions of the prompts' spans.
 
     Args:
-      screenshots: uint8 [H, W, 3] each, cursors already drawn.
+      screenshots: uint8 [H, W, 3] each, cursors already drawn; or all pictures of a prompt, as
+        :attr:`~digiq.vlm.prompts.Prompt.pictures` orders them.
       prompts: as many. Adds the span ``answer``, the last position.
 
     Raises:
       InputError: a prompt that is longer than the model takes, or that the processor refuses.
+      BackboneError: a picture inside a prompt, where the family has none.
     """
-    prompts = [escaped(backbone, prompt) for prompt in prompts]
-    texts, starts = zip(*(render_prompt(backbone, prompt) for prompt in prompts), strict=True)
-    images = backbone.family.arrange([Image.fromarray(s) for s in screenshots])
+    laid = lay_out(backbone, prompts)
+    pictures = [
+        [Image.fromarray(picture) for picture in ([shown] if isinstance(shown, np.ndarray) else shown)]
+        for shown in screenshots
+    ]
+    texts = [one.text for one in laid]
     try:
-        inputs = _process(backbone, images, list(texts))
+        inputs = _process(backbone, pictures, texts)
     except Exception as error:  # whatever the library makes of a screen or a text
-        raise _blame(backbone, images, texts, error) from error
+        raise _blame(backbone, pictures, texts, error) from error
     inputs.pop("labels", None)
     real = inputs["attention_mask"].bool()
     lengths = real.sum(dim=1).tolist()
@@ -294,20 +315,27 @@ def prepare(backbone: Backbone, screenshots: Sequence[np.ndarray], prompts: Sequ
         )
     # A prompt without history has no such span.
     spans = {name: torch.zeros_like(real) for prompt in prompts for name in prompt.spans}
-    for row, tokens in enumerate(tokenised(backbone, texts)):
-        # The image's placeholder grows in the processor; what follows it stays the same, so places count from the end.
-        shift = lengths[row] - len(tokens.ids)
-        for name, here in tokens.spans(prompts[row], starts[row]).items():
-            spans[name][row, max(0, shift) : lengths[row]] = torch.from_numpy(here)[max(0, -shift) :]
+    for row, one in enumerate(laid):
+        place = one.places(inputs["input_ids"][row, : lengths[row]].numpy())
+        for name, here in one.spans().items():
+            at = place[here]
+            spans[name][row, at[at >= 0]] = True
     positions = torch.arange(real.shape[1])
     last_position = (positions * real).amax(dim=1, keepdim=True)
     spans["answer"] = positions == last_position
+    return Batch(
+        to_device(backbone, inputs), {name: mask.to(backbone.device) for name, mask in spans.items()}
+    )
+
+
+def to_device(backbone: Backbone, inputs: Any) -> dict[str, torch.Tensor]:
+    """A processor's tensors where the model is, and of its type."""
     moved = {k: v.to(backbone.device) for k, v in inputs.items() if isinstance(v, torch.Tensor)}
     for name, value in moved.items():
         if value.is_floating_point():
             layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
             moved[name] = value.to(backbone.dtype, memory_format=layout)
-    return Batch(moved, {name: mask.to(backbone.device) for name, mask in spans.items()})
+    return moved
 
 
 def with_answers(
@@ -331,31 +359,122 @@ def with_answers(
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """A text with the image's placeholder in it, as tokens: ids int[T], offsets int[T, 2] of characters."""
+class Laid:
+    """A prompt as the processor is given it, and its T tokens before placeholders of pictures have grown."""
 
+    prompt: Prompt
+    """Escaped, with placeholders of the pictures inside it."""
+    text: str
+    start: int
+    """Where the prompt begins in ``text``."""
+    placeholder: int
+    """Characters of one inside the prompt."""
     ids: np.ndarray
+    """int [T]."""
     offsets: np.ndarray
+    """int [T, 2], of characters."""
 
-    def spans(self, prompt: Prompt, start: int) -> dict[str, np.ndarray]:
-        """By name, bool[T]: the tokens of each span of a prompt that begins at the character ``start``."""
-        first, last = self.offsets.T
-        return {n: (first < start + b) & (last > start + a) for n, (a, b) in prompt.spans.items()}
+    def spans(self) -> dict[str, np.ndarray]:
+        """By name, bool [T]: the tokens of each span, without those of pictures."""
+        outside = np.ones(len(self.ids), bool)
+        for first, last in self.inside:
+            outside[first:last] = False
+        return {name: self._within(a, b) & outside for name, (a, b) in self.prompt.spans.items()}
+
+    @functools.cached_property
+    def first(self) -> int:
+        """The first token that is all of the prompt's."""
+        return int((self.offsets[:, 0] < self.start).sum())
+
+    @functools.cached_property
+    def inside(self) -> list[tuple[int, int]]:
+        """Of each picture inside the prompt, its tokens, from and to."""
+        found = []
+        for place in self.prompt.pictures[self.prompt.in_front :]:
+            here = np.flatnonzero(self._within(place, place + self.placeholder))
+            found.append((int(here[0]), int(here[-1]) + 1))
+        return found
+
+    def _within(self, first: int, last: int) -> np.ndarray:
+        begin, end = self.offsets.T
+        return (begin < self.start + last) & (end > self.start + first)
+
+    def places(self, whole: np.ndarray) -> np.ndarray:
+        """Where each token is in the ids that the processor made, int [T]; negative for those of pictures inside.
+
+        Placeholders have grown there. What follows the last of them stays the same, so its places count from the end; what is
+        between two pictures is looked for, as its tokens are nowhere else.
+        """
+        shift = len(whole) - len(self.ids)
+        place = np.arange(len(self.ids)) + shift
+        for number in reversed(range(len(self.inside))):
+            first, last = self.inside[number]
+            begin = self.inside[number - 1][1] if number else self.first
+            between = self.ids[begin:first]
+            windows = np.lib.stride_tricks.sliding_window_view(whole[: first + shift], len(between))
+            found = np.flatnonzero((windows == between).all(axis=1))
+            if not len(found):
+                raise BackboneError("the processor changes the text before a picture, so spans are lost.")
+            shift = int(found[-1]) - begin
+            place[:first] = np.arange(first) + shift
+            place[first:last] = -1
+        return place
 
 
-def tokenised(backbone: Backbone, texts: Sequence[str]) -> list[Tokens]:
-    """Texts as the processor would give them to the tokeniser, but for the image, whose placeholder has not grown."""
+def lay_out(backbone: Backbone, prompts: Sequence[Prompt]) -> list[Laid]:
+    """Prompts as texts for the processor, and their tokens.
+
+    Raises:
+      BackboneError: a picture inside a prompt, where the family has none, or a chat template that changes prompts.
+    """
+    if not prompts:
+        return []
+    mark = backbone.placeholder if any(p.in_front < len(p.pictures) for p in prompts) else ""
+    found = []
+    for given in prompts:
+        prompt = escaped(backbone, given)
+        if inner := prompt.pictures[prompt.in_front :]:
+            prompt = _insert(prompt, inner, mark)
+        found.append((prompt, *render_prompt(backbone, prompt)))
     tail = backbone.family.tail(backbone.processor)
-    found = backbone.processor.tokenizer([text + tail for text in texts], return_offsets_mapping=True)
+    tokens = backbone.processor.tokenizer([text + tail for _, text, _ in found], return_offsets_mapping=True)
     return [
-        Tokens(np.array(ids), np.array(offsets).reshape(-1, 2))
-        for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True)
+        Laid(prompt, text, start, len(mark), np.array(ids), np.array(offsets).reshape(-1, 2))
+        for (prompt, text, start), ids, offsets in zip(
+            found, tokens["input_ids"], tokens["offset_mapping"], strict=True
+        )
     ]
 
 
-def _process(backbone: Backbone, images: Sequence[Any], texts: list[str]) -> Any:
+def picture_tokens(
+    backbone: Backbone, pictures: Sequence[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, torch.Tensor]]:
+    """What pictures inside prompts are by themselves: the ids of each, their types, and what else the model is given of them.
+
+    Types, which say what tokens are a picture's, are zeros where the processor gives none.
+    """
+    mark = backbone.placeholder
+    made = _process(backbone, [[Image.fromarray(picture)] for picture in pictures], [mark] * len(pictures))
+    alone = backbone.processor.tokenizer(
+        mark + backbone.family.tail(backbone.processor), return_offsets_mapping=True
+    )
+    here = [
+        i for i, (first, last) in enumerate(alone["offset_mapping"]) if last > first and first < len(mark)
+    ]
+    begin, after = here[0], len(alone["input_ids"]) - here[-1] - 1
+    types = next((made[name] for name in _TYPES if name in made), torch.zeros_like(made["input_ids"]))
+    ends = (made["attention_mask"].sum(dim=1) - after).tolist()
+    ids, kinds = (
+        [row[begin:end].numpy() for row, end in zip(table, ends, strict=True)]
+        for table in (made["input_ids"], types)
+    )
+    rest = {k: v for k, v in made.items() if k not in ("input_ids", "attention_mask", "labels", *_TYPES)}
+    return ids, kinds, to_device(backbone, rest)
+
+
+def _process(backbone: Backbone, pictures: Sequence[Sequence[Any]], texts: list[str]) -> Any:
     return backbone.processor(
-        images=images,
+        images=backbone.family.arrange(pictures),
         text=texts,
         padding=True,
         padding_side="right",  # so that a position does not depend on what else is in the batch
@@ -363,12 +482,14 @@ def _process(backbone: Backbone, images: Sequence[Any], texts: list[str]) -> Any
     )
 
 
-def _blame(backbone: Backbone, images: Sequence[Any], texts: Sequence[str], error: Exception) -> InputError:
+def _blame(
+    backbone: Backbone, pictures: Sequence[Sequence[Any]], texts: Sequence[str], error: Exception
+) -> InputError:
     """Which row of a batch the processor refuses; the first where none is refused alone."""
     row, reason = 0, error
     for i, text in enumerate(texts):
         try:
-            _process(backbone, [images[i]], [text])
+            _process(backbone, [pictures[i]], [text])
         except Exception as alone:
             row, reason = i, alone
             break
@@ -376,29 +497,100 @@ def _blame(backbone: Backbone, images: Sequence[Any], texts: Sequence[str], erro
     return InputError(row, f"the model's processor refuses it: {type(reason).__name__}: {said}")
 
 
-def check_backbone(backbone: Backbone) -> None:
+def check_backbone(backbone: Backbone, *, before: bool = False, cropped: bool = False) -> None:
     """Tries one prompt on a blank screen: the model must take it, and its spans be where its words are.
 
+    Args:
+      backbone: what is to be tried.
+      before: another screen stands before that one.
+      cropped: a picture follows the words for the action.
+
     Raises:
-      BackboneError: processor or model refuse it, or the tokens of a span say something else.
+      BackboneError: processor or model refuse it, or the tokens of a span say something else; or a crop takes more than
+        ``CROP_TOKENS``.
     """
-    text = "Goal: buy tea\nAction: press back\nDoes the screen change?"
-    spans = {"goal": (6, 13), "action": (22, 32), "asked": (33, len(text))}
+    screen = np.full((96, 64, 3), 200, np.uint8)
+    _try(backbone, [screen], (0,))
+    kind = backbone.model.config.model_type
+    if before:
+        try:
+            _try(backbone, [screen, screen], (0, 0))
+        except BackboneError as error:
+            raise BackboneError(
+                f"{error} Models of type '{kind}' do not take the screen before beside the present one; set "
+                "featurize.history.screenshot to false."
+            ) from None
+    if cropped:
+        check_crop(backbone.path, backbone.family, backbone.processor, kind)
+        crop = np.full((CROP_SIDE, CROP_SIDE, 3), 100, np.uint8)
+        _try(backbone, [screen, crop], (0, _TRIED_SPANS["action"][1]))
+
+
+def check_crop(path: Path, family: Family, processor: Any, kind: str) -> int:
+    """How many tokens a crop after the words for an action has, without the model.
+
+    Raises:
+      BackboneError: the family has no picture there, or a crop takes more than ``CROP_TOKENS``.
+    """
+    mark = _inside(family, processor, kind)
+    screen, crop = (Image.new("RGB", size) for size in ((64, 96), (CROP_SIDE, CROP_SIDE)))
+    action = _TRIED_SPANS["action"][1]
+    lengths = []
+    for pictures, text in (([screen], _TRIED), ([screen, crop], _TRIED[:action] + mark + _TRIED[action:])):
+        rendered = family.render(processor, text, 1)
+        lengths.append(len(processor(images=family.arrange([pictures]), text=[rendered])["input_ids"][0]))
+    taken = lengths[1] - lengths[0]
+    if taken > CROP_TOKENS:
+        raise BackboneError(
+            f"{path}: this model of type '{kind}' reads a crop of {CROP_SIDE} x {CROP_SIDE} pixels as {taken} tokens, for every "
+            "tap; set grounding to text, or take a model whose pictures have as many tokens as pixels."
+        )
+    return taken
+
+
+def check_crop_of(path: Path) -> None:
+    """:func:`check_crop` of a directory, whose weights stay on the disk."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    family = family_of(types.SimpleNamespace(**config))
+    processor = open_processor(path, trusted=os.environ.get(TRUST_REMOTE_CODE) == "1")
+    check_crop(path, family, processor, config["model_type"])
+
+
+def _inside(family: Family, processor: Any, kind: str) -> str:
+    """What stands for a picture inside a prompt; raises BackboneError where none can be there."""
+    mark = "" if family.uncropped else family.placeholder(processor)
+    if not mark:
+        reason = family.uncropped or "its chat template moves pictures to the front"
+        raise BackboneError(
+            f"models of type '{kind}' take no picture after the words for an action ({reason}), so set grounding to text or "
+            "cursor."
+        )
+    return mark
+
+
+_TRIED = "Goal: buy tea\nAction: press back\nDoes the screen change?"
+_TRIED_SPANS = {"goal": (6, 13), "action": (22, 32), "asked": (33, len(_TRIED))}
+
+
+def _try(backbone: Backbone, pictures: Sequence[np.ndarray], places: tuple[int, ...]) -> int:
+    """Tokens of a prompt with these pictures, which the model takes; see :func:`check_backbone`."""
     try:
-        batch = prepare(backbone, [np.full((96, 64, 3), 200, np.uint8)], [Prompt(text, spans)])
+        batch = prepare(backbone, [pictures], [Prompt(_TRIED, _TRIED_SPANS, places)])
         with torch.inference_mode():
             backbone.model.base_model(**batch.inputs, use_cache=False)
-    except (InputError, ValueError, RuntimeError, IndexError) as error:
+    except (BackboneError, ValueError, RuntimeError, IndexError) as error:
         said = " ".join(str(error).split())[:200]
-        raise BackboneError(f"{backbone.path}: {said}; are processor and model of one kind?") from None
+        hint = "; are processor and model of one kind?" if len(pictures) == 1 else "."
+        raise BackboneError(f"{backbone.path}: {said}{hint}") from None
     tokenizer = backbone.processor.tokenizer
-    for name, (first, last) in spans.items():
+    for name, (first, last) in _TRIED_SPANS.items():
         said = tokenizer.decode(batch.inputs["input_ids"][0][batch.spans[name][0]])
-        if _letters(said) != _letters(text[first:last]):
+        if _letters(said) != _letters(_TRIED[first:last]):
             raise BackboneError(
-                f"{backbone.path}: '{text[first:last]}' stands at the tokens '{said.strip()}', so spans would be wrong; "
+                f"{backbone.path}: '{_TRIED[first:last]}' stands at the tokens '{said.strip()}', so spans would be wrong; "
                 "its processor adds text that its family does not know of."
             )
+    return batch.inputs["input_ids"].shape[1]
 
 
 def _letters(text: str) -> str:

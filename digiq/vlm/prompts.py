@@ -7,8 +7,9 @@ with the prompts and their spans, chosen by name or by path:
 - ``paper``: whether the action changes the screen, without goal or history, as the paper asks.
 - ``readout``: the embedded model's, a row of short questions, at the end of each of which it holds the answer.
 
-Where a tap lands is shown in one of two ways: ``cursor``, drawn on the screenshot (upstream's click icon), or
-``text``, coordinates in the prompt.
+Where a tap lands is shown in one of three ways: ``cursor``, drawn on the screenshot (upstream's click icon); ``text``,
+coordinates in the prompt; or ``crop``, those and, after the words for the action, a small picture of the place with the
+cursor in it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from PIL import Image, ImageDraw
 from android_env.actions import Action, ActionType
 from digiq.errors import ConfigError
 
-Grounding = Literal["cursor", "text"]
+Grounding = Literal["cursor", "text", "crop"]
 Pooling = Literal["last", "mean", "both"]
 """Of a span's hidden states: the last, the mean, or one after the other as two layers."""
 
@@ -41,6 +42,10 @@ _DATA = ("goal", "history", "action")
 _PIECE = re.compile(r"\{(\w+)(?:: ([^{}]*))?\}|([^{}]+)|([{}])")
 _SECTIONS = ("observation", "pair")
 
+_BEFORE = "The first picture is the screen before the last action, the second is the screen now."
+CROP_SIDE = 112
+"""Side of a crop as the VLM is given it, in pixels."""
+_CROP_SHARE = 0.4  # of the screen's shorter side, what a crop shows
 CURSOR_RADIUS = 8
 """Radius of the tap mark, in pixels."""
 _MAGENTA = (255, 0, 200)
@@ -49,16 +54,23 @@ _CYAN = (0, 200, 255)
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt without image placeholder or chat template; a backbone adds both.
+    """A prompt without image placeholders or chat template; a backbone adds both.
 
     ``spans`` maps a name to (start, end) character offsets in ``text``: ``goal`` and ``action`` and ``history`` where they
     stand in the prompt, one for each question, ``questions`` (from the first to the last of them), and ``all``. The span
     ``answer`` is not listed: it is always the last token of what the model is fed, template included, where the answer
-    would begin.
+    would begin. No span has tokens of a picture.
     """
 
     text: str
     spans: dict[str, tuple[int, int]]
+    pictures: tuple[int, ...] = (0,)
+    """Of each picture, in order, the character of ``text`` before which it stands; 0: in front of everything."""
+
+    @property
+    def in_front(self) -> int:
+        """How many pictures come before the text."""
+        return sum(place == 0 for place in self.pictures)
 
 
 @dataclass(frozen=True)
@@ -90,13 +102,24 @@ class Template:
         """Words of a section's named questions, in order."""
         return {name: words for line in self.lines[section] for name, words in line if name and words}
 
-    def prompt(self, goal: str, action: Action | None, *, grounding: Grounding, history: str = "") -> Prompt:
-        """The pair prompt of ``action``, or the observation prompt when ``action`` is None."""
+    def prompt(
+        self,
+        goal: str,
+        action: Action | None,
+        *,
+        grounding: Grounding,
+        history: str = "",
+        before: bool = False,
+    ) -> Prompt:
+        """The pair prompt of ``action``, or the observation prompt when ``action`` is None.
+
+        With ``before`` the screenshot before the last action is a picture of its own in front of the present one.
+        """
         data = {"goal": goal, "history": history}
         if action is not None:
             data["action"] = describe_action(action, grounding=grounding)
         section = "observation" if action is None else "pair"
-        text, spans, asked = "", {}, []
+        text, spans, asked = _BEFORE if before else "", {}, []
         for line in self.lines[section]:
             if not history and any(name == "history" for name, _ in line):
                 continue
@@ -110,7 +133,10 @@ class Template:
                 text += piece
         if asked:
             spans["questions"] = (asked[0][0], asked[-1][1])
-        return Prompt(text, {**spans, "all": (0, len(text))})
+        pictures = (0, 0) if before else (0,)
+        if is_cropped(action, grounding):
+            pictures += (spans["action"][1],)
+        return Prompt(text, {**spans, "all": (0, len(text))}, pictures)
 
 
 def load_template(prompt: str | Path) -> Template:
@@ -205,10 +231,11 @@ def build_prompt(
     grounding: Grounding = "cursor",
     template: Template | None = None,
     history: str = "",
+    before: bool = False,
 ) -> Prompt:
     """The pair prompt of ``action``, or the observation prompt when ``action`` is None; ``readout``'s unless told."""
     chosen = load_template("readout") if template is None else template
-    return chosen.prompt(goal, action, grounding=grounding, history=history)
+    return chosen.prompt(goal, action, grounding=grounding, history=history, before=before)
 
 
 def describe_history(actions: Sequence[Action], k: int) -> str:
@@ -217,7 +244,7 @@ def describe_history(actions: Sequence[Action], k: int) -> str:
 
 
 def describe_action(action: Action, *, grounding: Grounding) -> str:
-    """The action in words. Under ``text`` a touch point is given as (row, column) in percent of the screen."""
+    """The action in words. But for ``cursor`` a touch point is given as (row, column) in percent of the screen."""
     if action.type == ActionType.TYPE:
         return f'type "{action.text}"'
     if action.type == ActionType.DUAL_POINT:
@@ -240,6 +267,46 @@ def format_point(yx: tuple[float, float]) -> str:
     """(row, column) of a point in [0, 1]², in two-digit percent."""
     y, x = (min(99, max(0, int(v * 100))) for v in yx)
     return f"({y:02d}, {x:02d})"
+
+
+def pictures(
+    screenshot: np.ndarray, action: Action | None, grounding: Grounding, before: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """The pictures of a prompt, as :attr:`Prompt.pictures` orders them.
+
+    Args:
+      screenshot: uint8 [H, W, 3]; not modified.
+      action: what is about to be done, if it is the prompt of a pair.
+      grounding: how its place is shown.
+      before: the screenshot before the last action, where the prompt speaks of it.
+    """
+    shown = draw_cursor(screenshot, action) if grounding == "cursor" else screenshot
+    found = [shown] if before is None else [before, shown]
+    if action is not None and is_cropped(action, grounding):
+        found.append(crop(screenshot, action))
+    return found
+
+
+def is_cropped(action: Action | None, grounding: Grounding) -> bool:
+    """Whether a picture of the place belongs to the action: only a tap has one place."""
+    return (
+        grounding == "crop" and action is not None and action.type == ActionType.DUAL_POINT and action.is_tap
+    )
+
+
+def crop(screenshot: np.ndarray, tap: Action) -> np.ndarray:
+    """The surroundings of a tap with the cursor drawn; uint8 [CROP_SIDE, CROP_SIDE, 3].
+
+    It shows a square of 40 % of the screen's shorter side, which stays on the screen: near an edge the cursor is off its middle.
+    """
+    height, width = screenshot.shape[:2]
+    side = max(1, round(_CROP_SHARE * min(height, width)))
+    top, left = (
+        min(max(0, round(share * length - side / 2)), length - side)
+        for share, length in zip(tap.touch_yx, (height, width), strict=True)
+    )
+    marked = draw_cursor(screenshot, tap)[top : top + side, left : left + side]
+    return np.asarray(Image.fromarray(marked).resize((CROP_SIDE, CROP_SIDE), Image.Resampling.BICUBIC))
 
 
 def draw_cursor(screenshot: np.ndarray, action: Action | None) -> np.ndarray:

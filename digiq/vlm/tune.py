@@ -35,8 +35,8 @@ from digiq.vlm.prompts import (
     Template,
     build_prompt,
     default_prompt,
-    draw_cursor,
     load_template,
+    pictures,
     prompt_file,
 )
 
@@ -144,7 +144,7 @@ def run(config: TuneVlmConfig, *, episodes: Path, vlm: Path, out: Path, overwrit
     Raises:
       DigiQError: the directory does not open, or all training transitions have one label.
     """
-    from digiq.vlm.backbone import load_backbone
+    from digiq.vlm.backbone import check_backbone, load_backbone
 
     inputs = {"episodes": episodes, "vlm": vlm, "prompt": prompt_file(config.prompt)}
     with artifacts.write(
@@ -153,6 +153,8 @@ def run(config: TuneVlmConfig, *, episodes: Path, vlm: Path, out: Path, overwrit
         if w.done:
             return w.artifact
         backbone = load_backbone(vlm, device=config.device, dtype=config.dtype)
+        if config.grounding == "crop":
+            check_backbone(backbone, cropped=True)
         train, heldout = _split(EpisodeStore(episodes), config)
         sample = _balanced(train, config)
         rng = np.random.default_rng([config.seed, 1])
@@ -224,9 +226,8 @@ def _prompt(example: Example, grounding: Grounding, template: Template) -> Any:
     return build_prompt(example.goal, example.action, grounding=grounding, template=template)
 
 
-def _shown(example: Example, grounding: Grounding) -> npt.NDArray[np.uint8]:
-    screenshot = decode_png(example.png)
-    return draw_cursor(screenshot, example.action) if grounding == "cursor" else screenshot
+def _shown(example: Example, grounding: Grounding) -> list[npt.NDArray[np.uint8]]:
+    return pictures(decode_png(example.png), example.action, grounding)
 
 
 def _split(store: EpisodeStore, config: TuneVlmConfig) -> tuple[list[Example], list[Example]]:

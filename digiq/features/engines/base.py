@@ -16,7 +16,7 @@ from pydantic import Field
 
 from android_env.actions import Action, ActionType, format_action
 from digiq.data.schema import decode_png
-from digiq.vlm.prompts import Grounding, Prompt, Template, build_prompt, draw_cursor
+from digiq.vlm.prompts import Grounding, Prompt, Template, build_prompt, is_cropped, pictures
 
 if TYPE_CHECKING:
     from digiq.features.extract import FeaturizeConfig
@@ -43,6 +43,10 @@ class Request:
     ui_elements: str | None = None
     history: str = ""
     """Previous actions in words, as they stand in the prompt."""
+    before: bytes | npt.NDArray[np.uint8] | None = None
+    """The screenshot before the last action, as ``image``, where the prompt has it."""
+    before_digest: bytes = b""
+    """As ``digest``."""
     where: str = ""
     """Episode and step, for errors."""
 
@@ -56,41 +60,69 @@ class Request:
         *,
         template: Template | None = None,
         history: str = "",
+        before: bytes | npt.NDArray[np.uint8] | None = None,
         **known: Any,
     ) -> Request:
         """The request with its prompt: of a pair, or of an observation where ``action`` is None.
 
         ``template`` is ``readout``'s unless told.
         """
-        prompt = build_prompt(goal, action, grounding=grounding, template=template, history=history)
-        return cls(image, goal, action, prompt, grounding, history=history, **known)
+        prompt = build_prompt(
+            goal, action, grounding=grounding, template=template, history=history, before=before is not None
+        )
+        return cls(image, goal, action, prompt, grounding, history=history, before=before, **known)
 
     def of(self, action: Action | None, template: Template) -> Request:
         """The same screen, goal and history with an action."""
-        prompt = template.prompt(self.goal, action, grounding=self.grounding, history=self.history)
+        prompt = template.prompt(
+            self.goal,
+            action,
+            grounding=self.grounding,
+            history=self.history,
+            before=self.before is not None,
+        )
         return dataclasses.replace(self, action=action, prompt=prompt)
 
     @property
     def state(self) -> tuple[Any, ...]:
         """What the candidates of a state have in common: they differ in their action alone."""
-        seen = self.digest or (self.image if isinstance(self.image, bytes) else str(id(self.image)).encode())
-        return seen, self.drawn, self.goal, self.history
+        before = self.before_digest or _own(self.before)
+        return self.digest or _own(self.image), before, self.drawn, self.goal, self.history
 
     @property
     def screenshot(self) -> npt.NDArray[np.uint8]:
         """uint8 [H, W, 3], with the cursor where it is drawn; asked for once, when its batch is prepared."""
-        return self.shown(_decode(self.image) if isinstance(self.image, bytes) else self.image)
+        image = _decode(self.image) if isinstance(self.image, bytes) else self.image
+        return pictures(image, self.action, self.grounding)[0]
 
-    def shown(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The decoded image with the cursor where it is drawn; uint8 [H, W, 3], which is not changed."""
-        return draw_cursor(image, self.action) if self.grounding == "cursor" else image
+    def pictures(
+        self, image: npt.NDArray[np.uint8], before: npt.NDArray[np.uint8] | None
+    ) -> list[npt.NDArray[np.uint8]]:
+        """All that the prompt shows, of the decoded images; uint8 [H, W, 3] each, with the cursor where it is drawn."""
+        return pictures(image, self.action, self.grounding, before)
+
+    @property
+    def screens(self) -> tuple[bytes, ...]:
+        """Digests of its screenshots."""
+        return (self.digest,) if self.before is None else (self.digest, self.before_digest)
 
     @property
     def drawn(self) -> str:
         """The action, if it is drawn on the screenshot."""
-        if self.grounding == "text" or self.action is None or self.action.type is not ActionType.DUAL_POINT:
+        if self.grounding != "cursor" or self.action is None or self.action.type is not ActionType.DUAL_POINT:
             return ""
         return format_action(self.action)
+
+    @property
+    def seen(self) -> tuple[str | bytes, ...]:
+        """What decides what is seen, beside the screenshot, and is not all in the prompt's text: for keys of rows."""
+        cropped = self.action is not None and is_cropped(self.action, self.grounding)
+        marked = format_action(self.action) if cropped and self.action is not None else self.drawn
+        return (marked,) if self.before is None else (marked, self.before_digest)
+
+
+def _own(image: bytes | npt.NDArray[np.uint8] | None) -> bytes:
+    return image if isinstance(image, bytes) else str(id(image)).encode()
 
 
 def decoded(

@@ -91,7 +91,7 @@ class GeneratedEngine:
 
         backbone, reading = self.plain.backbone, self.plain.reading
         counts = preparing.submit(count_tokens, backbone, [r.prompt for r in requests]).result()
-        order = np.argsort(counts, kind="stable")
+        order = np.lexsort([counts, [len(r.prompt.pictures) for r in requests]])
         size = sized(backbone, [requests[i] for i in order[-1:]], reading.batch_size)
 
         def load(positions: npt.NDArray[np.int64]) -> Any:

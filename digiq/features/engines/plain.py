@@ -106,7 +106,8 @@ def open_plain(
         prompt = reading.template.prompt("", action, grounding=reading.grounding)
         check_spans(reading.spans(kind), prompt, f"{kind}_spans")
     backbone = load_backbone(vlm, device=reading.device, dtype=reading.dtype)
-    check_backbone(backbone)
+    cropped = reading.grounding == "crop"
+    check_backbone(backbone, before=reading.remembered.screenshot, cropped=cropped)
     change(backbone.model)
     backbone, full = open_truncated(backbone, reading.layers)
     return PlainEngine(backbone, wanted_layers(reading.layers, full), reading, vlm)
@@ -182,7 +183,7 @@ def extract(
         check_spans(spans, requests[0].prompt, "spans")
     # Prompts of one length need no mask either, and attention is faster without.
     counts = preparing.submit(count_tokens, backbone, [r.prompt for r in requests]).result()
-    order = np.argsort(counts, kind="stable")
+    order = np.lexsort([counts, [len(r.prompt.pictures) for r in requests]])
     batch_size = sized(backbone, [requests[i] for i in order[-1:]], batch_size)
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
@@ -221,17 +222,23 @@ def sized(backbone: Backbone, longest: Sequence[Request], batch_size: BatchSize)
     return batch_size_for(backbone, preparing.submit(tokens).result())
 
 
-def screens(requests: Sequence[Request]) -> list[npt.NDArray[np.uint8]]:
-    """The screenshots as they are shown; raises DigiQError, saying where, for one that cannot be read."""
-    images = decoded([request.image for request in requests])
-    shown = []
-    for request, image in zip(requests, images, strict=True):
+def screens(requests: Sequence[Request]) -> list[list[npt.NDArray[np.uint8]]]:
+    """The pictures of each request; raises DigiQError, saying where, for a screenshot that cannot be read."""
+    later = [(request, request.before) for request in requests if request.before is not None]
+    images = decoded([*(request.image for request in requests), *(before for _, before in later)])
+    good: list[npt.NDArray[np.uint8]] = []
+    for number, (request, image) in enumerate(zip([*requests, *(r for r, _ in later)], images, strict=True)):
         if isinstance(image, Exception):
+            which = "screenshot" if number < len(requests) else "screenshot before"
             raise DigiQError(
-                f"featurize: {request.where or 'a request'}: its screenshot cannot be read ({image}). Finished shards are kept."
+                f"featurize: {request.where or 'a request'}: its {which} cannot be read ({image}). Finished shards are kept."
             ) from image
-        shown.append(request.shown(image))
-    return shown
+        good.append(image)
+    befores = iter(good[len(requests) :])
+    return [
+        request.pictures(image, None if request.before is None else next(befores))
+        for request, image in zip(requests, good, strict=False)
+    ]
 
 
 @contextlib.contextmanager

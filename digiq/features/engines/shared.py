@@ -35,7 +35,7 @@ from digiq.features.engines.plain import (
     screens,
     sized,
 )
-from digiq.vlm.prompts import Pooling
+from digiq.vlm.prompts import Grounding, Pooling, Prompt
 
 if TYPE_CHECKING:
     from digiq.features.extract import FeaturizeConfig
@@ -60,7 +60,7 @@ class Shared:
 
     def open(self, reading: FeaturizeConfig, vlm: Path) -> SharedEngine:
         plain = open_plain(reading, vlm)
-        check_sharing(plain.backbone, self.attention)
+        check_sharing(plain.backbone, self.attention, plain.reading.grounding)
         return SharedEngine(plain, self.attention)
 
 
@@ -98,12 +98,17 @@ class SharedEngine:
         )
 
 
-def check_sharing(backbone: Backbone, attention: str = "two_part") -> None:
+def check_sharing(backbone: Backbone, attention: str = "two_part", grounding: Grounding = "text") -> None:
     """Raises DigiQError for a model whose prefixes depend on what follows them, or that this way does not read rightly."""
     reason = backbone.family.unshared
     if reason:
         raise DigiQError(
             f"engine shared: models of type '{backbone.model.config.model_type}' cannot share prefixes: {reason}; use engine "
+            "plain."
+        )
+    if attention == "cache" and grounding == "crop":
+        raise DigiQError(
+            "engine shared: featurize.shared.attention is cache, which takes no crop after a prefix; use two_part, or engine "
             "plain."
         )
     kinds = getattr(backbone.family.decoder(backbone.model).config, "layer_types", None) or ()
@@ -170,6 +175,11 @@ class _Loaded:
     """By state, positions of its requests; those of all states, in this order, are the rows of ``suffix``."""
     suffix: Any
     """int64 [R, S], padded on the right."""
+    suffix_length: list[int]
+    crops: dict[str, Any]
+    """What the model is given of the pictures in the suffixes, in their order; empty where there are none."""
+    types: Any
+    """int64 [R, S], not 0 for tokens of those pictures, where the processor says so."""
     in_prefix: dict[str, Any]
     """By span, bool [R, P]."""
     in_suffix: dict[str, Any]
@@ -179,18 +189,21 @@ class _Loaded:
 def _load(backbone: Backbone, chosen: Sequence[Request]) -> _Loaded:
     import torch
 
-    from digiq.vlm.backbone import escaped, prepare, render_prompt, tokenised
+    from digiq.vlm.backbone import lay_out, picture_tokens, prepare
 
     groups: dict[Any, list[int]] = {}
     for position, request in enumerate(chosen):
         groups.setdefault(request.state, []).append(position)
-    prompts = [escaped(backbone, request.prompt) for request in chosen]
-    texts, starts = zip(*(render_prompt(backbone, prompt) for prompt in prompts), strict=True)
-    tokens = tokenised(backbone, texts)
+    laid = lay_out(backbone, [request.prompt for request in chosen])
+    shown = screens(chosen)
     shared = {state: group for state, group in groups.items() if len(group) > 1}
     first = [group[0] for group in shared.values()]
+    fronts = [_until_picture(chosen[i].prompt) for i in first]
+    laid_fronts = lay_out(backbone, fronts)
     batch = (
-        prepare(backbone, screens([chosen[i] for i in first]), [chosen[i].prompt for i in first])
+        prepare(
+            backbone, [shown[i][: front.in_front] for i, front in zip(first, fronts, strict=True)], fronts
+        )
         if first
         else None
     )
@@ -199,15 +212,19 @@ def _load(backbone: Backbone, chosen: Sequence[Request]) -> _Loaded:
     cuts: list[
         tuple[int, int]
     ] = []  # of each state: tokens of its prefix with the image, and by how much it has grown
-    for row, group in enumerate(shared.values()):
+    for row, (group, front) in enumerate(zip(shared.values(), laid_fronts, strict=True)):
         assert batch is not None
         whole = batch.inputs["input_ids"][row][batch.inputs["attention_mask"][row].bool()].cpu().numpy()
-        common = _common_prefix([tokens[i].ids for i in group])
-        grown = len(whole) - len(tokens[group[0]].ids)
+        common = min(
+            [_common_prefix([laid[i].ids for i in group])]
+            + [begin for i in group for begin, _ in laid[i].inside]
+        )
+        grown = len(whole) - len(front.ids)
         if (
             common > 0
             and grown >= 0
-            and np.array_equal(whole[common + grown :], tokens[group[0]].ids[common:])
+            and np.array_equal(front.ids[:common], laid[group[0]].ids[:common])
+            and np.array_equal(whole[common + grown :], front.ids[common:])
         ):
             kept.append(row)
             cuts.append((common + grown, grown))
@@ -215,11 +232,9 @@ def _load(backbone: Backbone, chosen: Sequence[Request]) -> _Loaded:
             alone += group
     alone_batch = None
     if alone:
-        alone_batch = prepare(
-            backbone, screens([chosen[i] for i in alone]), [chosen[i].prompt for i in alone]
-        )
+        alone_batch = prepare(backbone, [shown[i] for i in alone], [chosen[i].prompt for i in alone])
     if not kept:
-        return _Loaded(len(chosen), np.array(alone), alone_batch, {}, [], [], None, {}, {})
+        return _Loaded(len(chosen), np.array(alone), alone_batch, {}, [], [], None, [], {}, None, {}, {})
     assert batch is not None
     longest = max(cut for cut, _ in cuts)
     prefix = _take(batch.inputs, kept, longest)
@@ -227,19 +242,31 @@ def _load(backbone: Backbone, chosen: Sequence[Request]) -> _Loaded:
         prefix["attention_mask"][row, cut:] = 0
     rows = [list(shared.values())[row] for row in kept]
     flat = [(i, cut, grown) for group, (cut, grown) in zip(rows, cuts, strict=True) for i in group]
-    width = max(len(tokens[i].ids) + grown - cut for i, cut, grown in flat)
-    suffix = np.zeros((len(flat), width), np.int64)
-    names = {name for prompt in prompts for name in prompt.spans} | {"answer"}
+    cropped = [i for i, _, _ in flat if laid[i].inside]
+    ids, types, crops = picture_tokens(backbone, [shown[i][-1] for i in cropped]) if cropped else ([], [], {})
+    pictures = dict(zip(cropped, zip(ids, types, strict=True), strict=True))
+    none = np.zeros(0, np.int64)
+    suffixes = []  # of each request: its tokens, their types, and the place in its prompt of each, -1 for a picture's
+    for i, cut, grown in flat:
+        count, begin = len(laid[i].ids), cut - grown
+        inside, after = laid[i].inside[0] if laid[i].inside else (count, count)
+        picture, kinds = pictures.get(i, (none, none))
+        places = [np.arange(begin, inside), np.full(len(picture), -1), np.arange(after, count)]
+        tokens = [laid[i].ids[begin:inside], picture, laid[i].ids[after:]]
+        said = [np.zeros(inside - begin, np.int64), kinds, np.zeros(count - after, np.int64)]
+        suffixes.append(tuple(np.concatenate(part) for part in (tokens, said, places)))
+    width = max(len(tokens) for tokens, _, _ in suffixes)
+    suffix, kinds_of = np.zeros((2, len(flat), width), np.int64)
+    names = {name for one in laid for name in one.prompt.spans} | {"answer"}
     in_prefix = {name: np.zeros((len(flat), longest), bool) for name in names}
     in_suffix = {name: np.zeros((len(flat), width), bool) for name in names}
-    for row, (i, cut, grown) in enumerate(flat):
-        rest = tokens[i].ids[cut - grown :]
-        suffix[row, : len(rest)] = rest
-        for name, here in tokens[i].spans(prompts[i], starts[i]).items():
-            in_suffix[name][row, : len(rest)] = here[cut - grown :]
+    for row, ((i, cut, grown), (tokens, said, places)) in enumerate(zip(flat, suffixes, strict=True)):
+        suffix[row, : len(tokens)], kinds_of[row, : len(tokens)] = tokens, said
+        for name, here in laid[i].spans().items():
+            in_suffix[name][row, : len(tokens)] = here[places] & (places >= 0)
             # What stands before the image, if anything, is no part of a prompt.
             in_prefix[name][row, grown:cut] = here[: cut - grown]
-        in_suffix["answer"][row, len(rest) - 1] = True
+        in_suffix["answer"][row, len(tokens) - 1] = True
 
     def move(array: npt.NDArray[Any]) -> Any:
         return torch.from_numpy(array).to(backbone.device)
@@ -252,8 +279,21 @@ def _load(backbone: Backbone, chosen: Sequence[Request]) -> _Loaded:
         prefix_length=[cut for cut, _ in cuts],
         rows=rows,
         suffix=move(suffix),
+        suffix_length=[len(tokens) for tokens, _, _ in suffixes],
+        crops=crops,
+        types=move(kinds_of),
         in_prefix={name: move(mask) for name, mask in in_prefix.items() if mask.any()},
         in_suffix={name: move(mask) for name, mask in in_suffix.items()},
+    )
+
+
+def _until_picture(prompt: Prompt) -> Prompt:
+    """A prompt, or what of it stands before the picture inside it."""
+    front = prompt.in_front
+    return (
+        prompt
+        if front == len(prompt.pictures)
+        else Prompt(prompt.text[: prompt.pictures[front]], {}, (0,) * front)
     )
 
 
@@ -339,17 +379,13 @@ def _states(backbone: Backbone, loaded: _Loaded, attention: str) -> tuple[Any, A
         **loaded.prefix, past_key_values=cache, use_cache=True, output_hidden_states=True
     ).hidden_states
     counts = [len(group) for group in loaded.rows]
-    starts = _starts(base, loaded)
-    steps = torch.arange(loaded.suffix.shape[1], device=backbone.device)
-    places = (
-        torch.repeat_interleave(starts, torch.tensor(counts, device=backbone.device), dim=-1)[..., None]
-        + steps
+    starts = torch.repeat_interleave(
+        _starts(base, loaded), torch.tensor(counts, device=backbone.device), dim=-1
     )
-    told: dict[str, Any] = {
-        "inputs_embeds": backbone.model.get_input_embeddings()(loaded.suffix),
-        "position_ids": places,
-        "output_hidden_states": True,
-    }
+    places = starts[..., None] + _steps(base, loaded)
+    told: dict[str, Any] = {"position_ids": places, "output_hidden_states": True}
+    if not loaded.crops:
+        told["inputs_embeds"] = backbone.model.get_input_embeddings()(loaded.suffix)
     if attention == "cache":
         copies: Any = DynamicCache()
         for number, layer in enumerate(cache.layers):
@@ -365,8 +401,13 @@ def _states(backbone: Backbone, loaded: _Loaded, attention: str) -> tuple[Any, A
         after = decoder(**told, attention_mask=mask, past_key_values=copies, use_cache=True)
         return before, after.hidden_states
     kept = [(layer.keys, layer.values) for layer in cache.layers]
-    with _two_part(decoder, kept, loaded.prefix_length, counts) as calls:
-        after = decoder(**told, use_cache=False)
+    # Tokens of a picture see one another, before and behind, in models that have types for them alone.
+    seen_whole = loaded.types > 0 if loaded.crops and "token_type_ids" in loaded.prefix else None
+    with _two_part(decoder, kept, loaded.prefix_length, counts, seen_whole) as calls:
+        if loaded.crops:  # the whole model puts the pictures in, as it does in a prompt
+            after = base(input_ids=loaded.suffix, **loaded.crops, **told, use_cache=False)
+        else:
+            after = decoder(**told, use_cache=False)
     if len(calls) != len(decoder.layers):
         raise DigiQError(
             f"engine shared: the attention of {type(decoder).__name__} cannot be replaced; use --featurize.shared.attention "
@@ -389,6 +430,23 @@ def _starts(base: Any, loaded: _Loaded) -> Any:
     return places.masked_fill(~real, -1).amax(dim=(0, 2)).expand(3, -1) + 1
 
 
+def _steps(base: Any, loaded: _Loaded) -> Any:
+    """Positions of the suffixes counted from 0: int64 [S], or [3, R, S] where pictures in them have three dimensions."""
+    import torch
+
+    device = loaded.suffix.device
+    steps = torch.arange(loaded.suffix.shape[1], device=device)
+    if not loaded.crops or not hasattr(base, "get_rope_index"):
+        return steps
+    real = steps < torch.tensor(loaded.suffix_length, device=device)[:, None]
+    return base.get_rope_index(
+        input_ids=loaded.suffix,
+        mm_token_type_ids=loaded.types,
+        image_grid_thw=loaded.crops["image_grid_thw"],
+        attention_mask=real.long(),
+    )[0]
+
+
 @dataclasses.dataclass
 class _Prefix:
     """What the suffixes of a batch attend to besides themselves."""
@@ -397,6 +455,8 @@ class _Prefix:
     """Keys and values of each layer, [B, heads, P, D]."""
     lengths: Sequence[int]
     counts: Sequence[int]
+    whole: Any = None
+    """bool [R, S], tokens of pictures in the suffixes that see one another."""
     calls: list[int] = dataclasses.field(default_factory=list)
 
 
@@ -405,14 +465,18 @@ _current: list[_Prefix] = []  # the one that the running forward pass uses
 
 @contextlib.contextmanager
 def _two_part(
-    decoder: Any, layers: Sequence[tuple[Any, Any]], lengths: Sequence[int], counts: Sequence[int]
+    decoder: Any,
+    layers: Sequence[tuple[Any, Any]],
+    lengths: Sequence[int],
+    counts: Sequence[int],
+    whole: Any = None,
 ) -> Iterator[list[int]]:
     """While it lasts, attention of ``decoder`` is in two parts; yields the layers that asked for it."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(_NAME, _attention)
     before = decoder.config._attn_implementation
-    prefix = _Prefix(layers, lengths, counts)
+    prefix = _Prefix(layers, lengths, counts, whole)
     _current.append(prefix)
     decoder.config._attn_implementation = _NAME
     try:
@@ -452,6 +516,9 @@ def _attention(
     band = None
     if window is not None and window < steps:
         band = (at[:, None] >= at) & (at[:, None] - at < window)
+    if prefix.whole is not None:
+        together = (prefix.whole[:, :, None] & prefix.whole[:, None, :])[:, None]
+        band = together | (at[:, None] >= at if band is None else band)
     own, own_lse = _attend(
         query,
         key.repeat_interleave(group, dim=1),
@@ -486,7 +553,8 @@ def _attention(
 def _attend(
     query: Any, key: Any, value: Any, scale: float, *, causal: bool = False, mask: Any = None
 ) -> tuple[Any, Any]:
-    """Attention [B, h, Q, D] and the log of its sums of exponentials, float32 [B, h, Q]; a mask is bool [Q, K]."""
+    """Attention [B, h, Q, D] and the log of its sums of exponentials, float32 [B, h, Q]; a mask is bool [Q, K], or
+    [B, 1, Q, K]."""
     import torch
 
     if mask is None and query.device.type == "cpu":

@@ -24,7 +24,8 @@ class Family(Protocol):
     """Packages beyond Transformers that its processor imports."""
     unshared: ClassVar[str]
     """Why prefixes cannot be shared among prompts; empty where they can."""
-
+    uncropped: ClassVar[str]
+    """Why no picture can follow the words for an action; empty where one can."""
     answer_type: ClassVar[int]
     """``token_type_ids`` of an answer that is learned, where the model has them."""
 
@@ -40,12 +41,16 @@ class Family(Protocol):
         """
         ...
 
-    def render(self, processor: Any, text: str) -> str:
-        """All that the processor is given: the image's placeholder, and the prompt as it stands, once."""
+    def render(self, processor: Any, text: str, pictures: int = 1) -> str:
+        """All that the processor is given: placeholders of the pictures before the prompt, and it as it stands, once."""
         ...
 
-    def arrange(self, images: Sequence[Any]) -> Sequence[Any]:
-        """One image a prompt, as the processor wants them."""
+    def placeholder(self, processor: Any) -> str:
+        """What stands for a picture inside a prompt; empty where the chat template lets none be there."""
+        ...
+
+    def arrange(self, pictures: Sequence[Sequence[Any]]) -> Sequence[Any]:
+        """The pictures of each prompt, as the processor wants them."""
         ...
 
     def tail(self, processor: Any) -> str:

@@ -16,10 +16,8 @@ class Gemma3(Generic):
     def decoder(self, model: Any) -> Any:
         return model.model.language_model
 
-    def render(self, processor: Any, text: str) -> str:
-        if not getattr(processor, "chat_template", None):
-            return processor.boi_token + text
-        return Generic().render(processor, text)
+    def token(self, processor: Any) -> str:
+        return processor.boi_token
 
-    def arrange(self, images: Sequence[Any]) -> Sequence[Any]:
-        return [[image] for image in images]
+    def arrange(self, pictures: Sequence[Sequence[Any]]) -> Sequence[Any]:
+        return [list(row) for row in pictures]

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 from digiq.config import configclass
 from digiq.vlm.families.base import BackboneError
 
+_BETWEEN = ("(before)", "(after)")
+
 
 @configclass
 class Generic:
@@ -14,6 +16,7 @@ class Generic:
     models: ClassVar[Sequence[str]] = ()
     needs: ClassVar[Sequence[str]] = ()
     unshared: ClassVar[str] = ""
+    uncropped: ClassVar[str] = ""
     answer_type: ClassVar[int] = 0
 
     def matches(self, config: Any) -> bool:
@@ -26,17 +29,32 @@ class Generic:
                 return module
         raise BackboneError(f"{type(model).__name__} has no decoder with 'layers' and 'norm'.")
 
-    def render(self, processor: Any, text: str) -> str:
-        """One user turn after the image, followed by the assistant's header; without a template image token and text."""
+    def render(self, processor: Any, text: str, pictures: int = 1) -> str:
+        """One user turn after the pictures, followed by the assistant's header; without a template tokens and text."""
         if not getattr(processor, "chat_template", None):
-            return processor.image_token + text
-        content = [{"type": "image"}, {"type": "text", "text": text}]
+            return self.token(processor) * pictures + text
+        return self.turn(processor, [*[{"type": "image"}] * pictures, {"type": "text", "text": text}])
+
+    def placeholder(self, processor: Any) -> str:
+        """What the chat template puts between two texts for a picture; nothing, where it moves pictures to the front."""
+        if not getattr(processor, "chat_template", None):
+            return self.token(processor)
+        first, second = _BETWEEN
+        content = [{"type": "text", "text": first}, {"type": "image"}, {"type": "text", "text": second}]
+        return self.turn(processor, content).partition(first)[2].partition(second)[0]
+
+    def token(self, processor: Any) -> str:
+        """A picture, where there is no chat template to say."""
+        return processor.image_token
+
+    def turn(self, processor: Any, content: list[dict[str, str]]) -> str:
+        """The chat template's text for what a user says."""
         return processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
 
-    def arrange(self, images: Sequence[Any]) -> Sequence[Any]:
-        return list(images)
+    def arrange(self, pictures: Sequence[Sequence[Any]]) -> Sequence[Any]:
+        return [picture for row in pictures for picture in row]
 
     def tail(self, processor: Any) -> str:
         return ""

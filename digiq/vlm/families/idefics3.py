@@ -17,18 +17,14 @@ class Idefics3(Generic):
     def decoder(self, model: Any) -> Any:
         return model.model.text_model
 
-    def arrange(self, images: Sequence[Any]) -> Sequence[Any]:
-        return [[image] for image in images]
+    def arrange(self, pictures: Sequence[Sequence[Any]]) -> Sequence[Any]:
+        return [list(row) for row in pictures]
 
-    def render(self, processor: Any, text: str) -> str:
+    def turn(self, processor: Any, content: list[dict[str, str]]) -> str:
         """Rendered by the tokeniser: SmolVLM's own way asks the video processor, which is not there."""
-        template = getattr(processor, "chat_template", None)
-        if not template:
-            return processor.image_token + text
-        content = [{"type": "image"}, {"type": "text", "text": text}]
         return processor.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
-            chat_template=template,
+            chat_template=processor.chat_template,
             add_generation_prompt=True,
             tokenize=False,
         )

@@ -12,6 +12,10 @@ class LlavaOnevision(Generic):
     """LLaVA-OneVision."""
 
     models: ClassVar[Sequence[str]] = ("llava_onevision",)
+    uncropped: ClassVar[str] = "beside a second picture it reads the screen without its tiles"
 
     def decoder(self, model: Any) -> Any:
         return model.model.language_model
+
+    def arrange(self, pictures: Sequence[Sequence[Any]]) -> Sequence[Any]:
+        return [list(row) for row in pictures]

@@ -16,6 +16,7 @@ class PaliGemma(Generic):
         "every token of its prompt sees every other, so an action changes what stands before it"
     )
 
+    uncropped: ClassVar[str] = "its processor begins the text anew after the last picture"
     answer_type: ClassVar[int] = 1  # or what is asked would see it
 
     def decoder(self, model: Any) -> Any:
@@ -23,3 +24,6 @@ class PaliGemma(Generic):
 
     def tail(self, processor: Any) -> str:
         return "\n"
+
+    def arrange(self, pictures: Sequence[Sequence[Any]]) -> Sequence[Any]:
+        return [list(row) for row in pictures]

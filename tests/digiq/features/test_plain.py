@@ -113,9 +113,9 @@ def test_screens_are_asked_for_when_their_batch_is_due(backbone):
     asked = []
 
     class Lazy(Request):
-        def shown(self, image):
+        def pictures(self, image, before):
             asked.append(self)
-            return super().shown(image)
+            return super().pictures(image, before)
 
     items = [Lazy(**vars(request)) for request in requests(8)]
     results = extract(backbone, items, layers=(1,), spans=("fits",), batch_size=2)

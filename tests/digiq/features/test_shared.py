@@ -45,15 +45,19 @@ def backbone(request, models):
     return load_backbone(models[request.param], dtype="float32")
 
 
-def requests(counts=(5, 4, 1, 3), kind="pair") -> list[Request]:
-    """States with so many candidates, out of order, goals of several lengths."""
+CROPPING = [name for name in SHARING if name != "llava_onevision"]
+
+
+def requests(counts=(5, 4, 1, 3), kind="pair", grounding="text", before=False) -> list[Request]:
+    """States with so many candidates, out of order, goals of several lengths; ``before``: all but the first show a screen more."""
     rng, found = np.random.default_rng(0), []
     for number, count in enumerate(counts):
         image = rng.integers(0, 255, (128, 80, 3), np.uint8)
+        earlier = 255 - image if before and number else None
         for action in ACTIONS[:count] if kind == "pair" else (None, None):
             goal = "find a lamp" + " and more" * number
-            made = Request.build(image, goal, action, "text", template=GENERAL, where=f"state {number}")
-            found.append(made)
+            known = {"template": GENERAL, "where": f"state {number}"}
+            found.append(Request.build(image, goal, action, grounding, before=earlier, **known))
     return [found[i] for i in rng.permutation(len(found))]
 
 
@@ -79,6 +83,38 @@ def test_rows_are_the_plain_engines(backbone, pooling, batch_size):
     found = collect(extract_shared(backbone, items, **options), len(items))
     assert difference(expected, found) < 1e-4  # measured: 4e-6
     assert difference(expected, np.roll(expected, 1, axis=0)) > 0.1  # constants would be equal as well
+
+
+@pytest.mark.parametrize(
+    ("name", "grounding", "before"),
+    [(name, "text", True) for name in SHARING] + [(name, "crop", True) for name in CROPPING],
+)
+def test_rows_with_several_pictures_are_the_plain_engines(models, name, grounding, before, monkeypatch):
+    backbone = load_backbone(models[name], dtype="float32")
+    items = requests(grounding=grounding, before=before)
+    options = {"layers": (1, 4), "spans": SPANS, "pooling": "mean"}
+    expected = collect(extract(backbone, items, **options), len(items))
+    alone = []
+    load = shared._load
+    monkeypatch.setattr(shared, "_load", lambda *given: alone.append(load(*given)) or alone[-1])
+    found = collect(extract_shared(backbone, items, **options), len(items))
+    assert difference(expected, found) < 1e-4  # measured: 4e-6
+    assert sum(len(batch.alone) for batch in alone) == 1  # the state with one candidate; others did share
+    plain = collect(extract(backbone, requests(), **options), len(items))
+    assert difference(expected, plain) > 1e-2  # the pictures are read
+
+
+def test_taps_that_a_prompts_words_do_not_tell_apart_differ_by_their_crops(models):
+    backbone = load_backbone(models["qwen2_5_vl"], dtype="float32")
+    image = np.random.default_rng(0).integers(0, 255, (1280, 800, 3), np.uint8)
+    taps = [Action.tap(0.301, 0.301), Action.tap(0.309, 0.309), Action.back()]
+    items = [Request.build(image, "go", tap, "crop", template=GENERAL) for tap in taps]
+    assert items[0].prompt.text == items[1].prompt.text and items[0].seen != items[1].seen
+    assert items[0].state == items[1].state == items[2].state
+    options = {"layers": (4,), "spans": ("answer",), "pooling": "mean"}
+    expected = collect(extract(backbone, items, **options), 3)
+    found = collect(extract_shared(backbone, items, **options), 3)
+    assert difference(expected, found) < 1e-4 < difference(expected[:1], expected[1:2])
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "smolvlm"])
@@ -132,6 +168,9 @@ def test_a_model_whose_prompts_see_all_of_themselves_is_refused_by_name(models):
     config = stage.FeaturizeConfig(engine="shared", dtype="float32")
     with pytest.raises(DigiQError, match=r"'paligemma' cannot share prefixes: every token.*use engine plain"):
         config.chosen.open(config, models["paligemma"])
+    crops = dataclasses.replace(config, grounding="crop", shared=shared.Shared(attention="cache"))
+    with pytest.raises(DigiQError, match="takes no crop after a prefix; use two_part, or engine"):
+        crops.chosen.open(crops, models["llava"])
     other = dataclasses.replace(config, shared=shared.Shared(attention="cache"))
     with pytest.raises(DigiQError, match="a window of their own; use two_part"):
         other.chosen.open(other, models["gemma3"])

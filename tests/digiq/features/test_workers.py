@@ -18,7 +18,7 @@ from digiq.errors import ArtifactError, ConfigError
 from digiq.features import extract as stage
 from digiq.features import load_features
 from digiq.features import store as store_module
-from digiq.features.plan import cut, share_of
+from digiq.features.plan import Listed, cut, share_of
 from digiq.features.store import KeyTable, RowStore, distinct, row_key
 from tests.digiq.features.test_extract import BACK, CONFIG, TAP, TYPE, assert_same, episode, write_inputs
 
@@ -157,3 +157,24 @@ def test_keys_are_found_as_a_dict_finds_them(chunks):
     first, which = distinct(keys(numbers))
     assert [numbers[i] for i in first] == list(dict.fromkeys(numbers))
     assert [numbers[first[i]] for i in which] == numbers
+
+
+def test_states_come_as_episodes_do_with_all_that_is_asked_of_each():
+    """Each episode is then read once; a state that comes twice is computed where it comes first."""
+    rng = np.random.default_rng(0)
+    of = np.repeat(np.arange(50, dtype=np.int32), 3)[rng.permutation(150)]
+    same = np.where(of == 40, 7, of)  # observation 40 is a state that observation 7 had
+    states = rng.permutation(50).astype(np.uint64)[same]
+    listed = Listed(
+        rng.integers(0, 256, (150, 16), np.uint8),
+        rng.integers(10, 99, 150).astype(np.int32),
+        rng.integers(0, 9, 150).astype(np.int32),
+        states,
+        of,
+        np.zeros(150, np.int32),
+    )
+    order = listed.order(by_state=True)
+    assert sorted(order) == list(range(150))
+    assert (np.diff(same[order]) >= 0).all()
+    assert (listed.order(by_state=False)[:-1] != order[:-1]).any()
+    assert (np.diff(listed.length[listed.order(by_state=False)]) >= 0).all()

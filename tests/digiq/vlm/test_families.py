@@ -17,6 +17,7 @@ from digiq.vlm.backbone import (
     BackboneError,
     Prompt,
     check_backbone,
+    check_crop_of,
     check_model_directory,
     load_backbone,
     prepare,
@@ -24,7 +25,7 @@ from digiq.vlm.backbone import (
     truncate,
 )
 from digiq.vlm.families import FAMILIES, family_of
-from digiq.vlm.prompts import build_prompt, load_template
+from digiq.vlm.prompts import build_prompt, load_template, pictures
 from tests.digiq import guides
 from tests.digiq.vlm import tiny_models
 
@@ -158,6 +159,108 @@ def test_image_and_action_both_reach_the_decoder(backbone):
     assert (first[answer][0] - first[answer][1]).abs().max() > 1e-3 * scale
 
 
+UNCROPPED = ("paligemma", "llava_onevision")
+SHOWN = ("before", "crop", "both")
+
+
+def several(backbone, shown, rows=(0, 1), change=None):
+    """A batch of a tap and a typed text with the screen before, a crop of the tap, or both; ``change`` names a picture."""
+    kind = backbone.model.config.model_type
+    if shown != "before" and kind in UNCROPPED:
+        pytest.skip("takes no crop, which another test says")
+    grounding = "text" if shown == "before" else "crop"
+    screens = np.random.default_rng(0).integers(0, 255, (2, 2, 128, 80, 3), np.uint8)
+    given, prompts = [], []
+    for row in rows:
+        now, before = screens[row].copy()
+        before = None if shown == "crop" else before
+        prompts.append(
+            build_prompt(
+                GOALS[row],
+                ACTIONS[row],
+                grounding=grounding,
+                template=GENERAL,
+                before=before is not None,
+            )
+        )
+        given.append(pictures(now, ACTIONS[row], grounding, before))
+        if change is not None:
+            given[-1][change] = 255 - given[-1][change]
+    return prepare(backbone, given, prompts), prompts
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_spans_are_right_with_pictures_before_and_inside_a_prompt(backbone, shown):
+    prepared, prompts = several(backbone, shown)
+    decode = backbone.processor.tokenizer.decode
+    for row, prompt in enumerate(prompts):
+        for name in ("action", "under", "serves", "changes", "all"):
+            start, end = prompt.spans[name]
+            said = letters(decode(prepared.inputs["input_ids"][row][prepared.spans[name][row]]))
+            text = letters(prompt.text[start:end])
+            assert said.endswith(text) if name == "all" else said == text  # a token may hold more
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_with_several_pictures_the_rest_of_the_batch_changes_nothing(backbone, shown):
+    together, _ = several(backbone, shown)
+    for row in (0, 1):
+        alone, _ = several(backbone, shown, (row,))
+        one, other = states(backbone, together)[-1], states(backbone, alone)[-1]
+        length = real(together, row)
+        scale = float(other.square().mean().sqrt())
+        torch.testing.assert_close(one[row, :length], other[0, :length], rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(("shown", "change"), [("both", 0), ("both", 1), ("both", 2), ("before", 0)])
+def test_each_picture_reaches_the_decoder(backbone, shown, change):
+    (one, _), (other, _) = (several(backbone, shown, (0,), c) for c in (None, change))
+    first, second = (states(backbone, b)[-1][b.spans["answer"]] for b in (one, other))
+    assert (first - second).abs().max() > 1e-3 * float(first.square().mean().sqrt())
+
+
+def test_the_preflight_tries_several_pictures_or_refuses_them_by_name(directory, backbone):
+    check_backbone(backbone, before=True)
+    kind = backbone.model.config.model_type
+    if kind not in UNCROPPED:
+        check_backbone(backbone, cropped=True)
+        if kind != "vipllava":  # which the preflight of a directory does not know
+            check_crop_of(directory)
+        return
+    for refused in (lambda: check_backbone(backbone, cropped=True), lambda: check_crop_of(directory)):
+        with pytest.raises(BackboneError, match=rf"'{kind}' take no picture after .* grounding to text or"):
+            refused()
+
+
+def test_a_crop_that_costs_what_a_screen_does_is_refused_and_so_is_a_template_that_moves_it(
+    directories, monkeypatch
+):
+    opened = load_backbone(directories["llava"], dtype="float32")
+    monkeypatch.setattr("digiq.vlm.backbone.CROP_TOKENS", 10)
+    with pytest.raises(
+        BackboneError, match=r"'llava' reads a crop of 112 x 112 pixels as 17 tokens.*grounding"
+    ):
+        check_backbone(opened, cropped=True)
+    opened.processor.chat_template = (
+        "{% for kind in ('image', 'text') %}{% for c in messages[0]['content'] %}{% if c['type'] == kind %}"
+        "{{ '<image>' if kind == 'image' else c['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    )
+    with pytest.raises(BackboneError, match="its chat template moves pictures to the front"):
+        check_backbone(opened, cropped=True)
+
+
+def test_a_model_that_takes_one_picture_alone_is_refused_by_name(directories, monkeypatch):
+    opened = load_backbone(directories["llava"], dtype="float32")
+    monkeypatch.setattr(
+        type(opened.family), "render", lambda self, processor, text, pictures: f"<image>{text}"
+    )
+    check_backbone(opened)
+    with pytest.raises(
+        BackboneError, match=r"'llava' do not take the screen before.*history.screenshot to false"
+    ):
+        check_backbone(opened, before=True)
+
+
 def test_a_cut_model_returns_the_whole_models_hidden_state_of_that_layer(backbone):
     decoder = backbone.family.decoder(backbone.model)
     layers = len(decoder.layers)
@@ -237,7 +340,7 @@ def test_a_model_without_a_decoder_and_a_prompt_that_is_changed_are_refused(vlm,
     with pytest.raises(BackboneError, match="Linear has no decoder"):
         Generic().decoder(torch.nn.Linear(1, 1))
     opened = load_backbone(vlm)
-    monkeypatch.setattr(type(opened.family), "render", lambda self, processor, text: text.upper())
+    monkeypatch.setattr(type(opened.family), "render", lambda self, processor, text, pictures: text.upper())
     with pytest.raises(BackboneError, match="rewrites the prompt"):
         render_prompt(opened, build_prompt("go", None))
 

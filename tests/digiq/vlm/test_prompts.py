@@ -146,3 +146,36 @@ def test_only_the_embedded_model_is_asked_what_it_was_trained_on(tmp_path):
     assert prompts.default_prompt(TINY_VLM_PATH) == "readout"
     (tmp_path / "tokenizer.json").write_text('{"model": {"vocab": {"what kind of element?": 1}}}')
     assert prompts.default_prompt(tmp_path) == prompts.default_prompt(tmp_path / "none") == "general"
+
+
+@pytest.mark.parametrize("place", [(0.5, 0.5), (0.0, 0.0), (0.999, 0.999), (0.02, 0.9)])
+@pytest.mark.parametrize(("height", "width"), [(320, 192), (80, 128), (3, 2)])
+def test_a_crop_shows_the_screen_around_the_tap_with_the_mark_and_stays_on_the_screen(height, width, place):
+    screen = np.full((height, width, 3), 90, np.uint8)
+    tap = Action.tap(*place)
+    shown, cropped = prompts.pictures(screen, tap, "crop")
+    assert shown is screen and cropped.shape == (prompts.CROP_SIDE, prompts.CROP_SIDE, 3)
+    assert (cropped != 90).any()  # the mark
+    if (height, width) == (320, 192):
+        marked = np.argwhere((cropped != 90).any(axis=-1)).mean(axis=0) / prompts.CROP_SIDE
+        for share, where in zip(place, marked, strict=True):
+            assert abs(where - 0.5) < 0.02 if share == 0.5 else abs(where - round(share)) < 0.3
+
+
+def test_only_a_tap_has_a_crop_which_follows_its_words():
+    for action in (Action.swipe("up"), Action.enter(), Action.type_text("tea"), None):
+        prompt = build_prompt(GOAL, action, grounding="crop", before=True)
+        assert prompt.pictures == (0, 0) and prompt.in_front == 2
+        before, shown = np.zeros((2, 64, 40, 3), np.uint8)
+        given = prompts.pictures(shown, action, "crop", before)
+        assert len(given) == 2 and given[0] is before and given[1] is shown
+    prompt = build_prompt(GOAL, Action.tap(0.3, 0.6), grounding="crop")
+    assert prompt.pictures == (0, prompt.text.index("tap at (30, 60)") + len("tap at (30, 60)"))
+
+
+def test_the_prompt_says_which_picture_is_which():
+    without, with_it = (build_prompt(GOAL, Action.back(), before=before) for before in (False, True))
+    assert with_it.text == f"{prompts._BEFORE}\n{without.text}"
+    assert {n: without.text[a:b] for n, (a, b) in without.spans.items() if n != "all"} == {
+        n: with_it.text[a:b] for n, (a, b) in with_it.spans.items() if n != "all"
+    }
