@@ -42,8 +42,8 @@ def episode_of(
     """The episode, as stored.
 
     A recording that ends in an action, not in a screen, is treated as in Android in the Wild. After an action that
-      declares the end, or if ``outcome`` says how it ended, its last screen is repeated as the terminal one. Otherwise
-      the last action's outcome was never seen, so the action is dropped and the episode counts as truncated.
+    declares the end, or if ``outcome`` says how it ended, its last screen is repeated as the terminal one. Otherwise
+    the last action's outcome was never seen, so the action is dropped and the episode counts as truncated.
 
     Args:
       frames: in order; only the last may have no action.
