@@ -1,5 +1,4 @@
-"""The interface of an importer, which finds recordings and reads them. The stage stores, resumes, counts and
-reports."""
+"""The interface of an importer, which finds recordings and reads them. The stage does the rest."""
 
 from __future__ import annotations
 
