@@ -1,5 +1,4 @@
-"""What to featurise, as arrays. Requests are made a few at a time, because millions of screens do not fit into
-memory."""
+"""What to featurise, as arrays. Requests are made a few at a time, because millions of screens exceed memory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Converts screens from the forms that users have (arrays of several kinds, Pillow images, files) to the models'
-form."""
+"""Converts screens from the forms that users have (several kinds of array, Pillow images, files) to the models' own."""
 
 from __future__ import annotations
 

@@ -54,8 +54,7 @@ def row_key(*parts: str | bytes) -> bytes:
 
 
 class KeyTable:
-    """The place of each key's row: sorted arrays of 24 bytes per key, because a dict of millions of keys is too
-    large."""
+    """The place of each key's row: sorted arrays of 24 bytes per key, because a dict of millions is too large."""
 
     def __init__(self) -> None:
         self._high, self._low = np.empty(0, np.uint64), np.empty(0, np.uint64)

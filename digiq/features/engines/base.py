@@ -128,8 +128,7 @@ def _own(image: bytes | npt.NDArray[np.uint8] | None) -> bytes:
 def decoded(
     images: Sequence[bytes | npt.NDArray[np.uint8]],
 ) -> list[npt.NDArray[np.uint8] | Exception]:
-    """Images as arrays, or the error of one that cannot be decoded. Distinct images are decoded once, several at a
-    time."""
+    """Images as arrays, or the error of one that cannot be decoded. Each distinct image is decoded once, in threads."""
     distinct = {id(image): image for image in images if isinstance(image, bytes)}
 
     def attempt(image: bytes) -> npt.NDArray[np.uint8] | Exception:

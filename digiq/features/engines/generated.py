@@ -118,8 +118,7 @@ class GeneratedEngine:
 
 
 def answered(backbone: Backbone, batch: Any, tokens: int) -> tuple[dict[str, Any], Any]:
-    """Model inputs with up to ``tokens`` greedily decoded tokens after each prompt, and a mask of those: bool [B,
-    T]."""
+    """Model inputs with up to ``tokens`` greedily decoded tokens after each prompt, and their mask: bool [B, T]."""
     import torch
 
     from digiq.vlm.backbone import with_answers

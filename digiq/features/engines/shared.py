@@ -100,8 +100,7 @@ class SharedEngine:
 
 
 def check_sharing(backbone: Backbone, attention: str = "two_part", grounding: Grounding = "text") -> None:
-    """Raises DigiQError for a model whose prefixes depend on what follows them, or for which sharing gives wrong
-    results."""
+    """Raises DigiQError for a model whose prefixes depend on what follows them, or that cannot share correctly."""
     reason = backbone.family.unshared
     if reason:
         raise DigiQError(
@@ -308,8 +307,7 @@ def _common_prefix(rows: Sequence[npt.NDArray[np.int64]]) -> int:
 
 
 def _take(inputs: dict[str, Any], rows: Sequence[int], length: int) -> dict[str, Any]:
-    """Some rows of model inputs, cut off after ``length`` tokens; if all rows are taken, images are taken as a
-    whole."""
+    """Some rows of model inputs, cut off after ``length`` tokens; if all rows are taken, images are taken whole."""
     shape = inputs["attention_mask"].shape
     everything = list(rows) == list(range(shape[0]))
     out = {}
