@@ -95,8 +95,8 @@ def supported(
 ) -> npt.NDArray[np.bool_]:
     """bool [S, N]: candidates at least ``share`` times as likely as the likeliest of their state.
 
-    With ``any_n``, each is compared with the likeliest so far: candidates that are supported among the first n for some
-    n.
+    With ``any_n``, each is compared with the likeliest so far, which keeps all that are supported among the first n for
+    some n.
 
     Raises:
       DigiQError: a candidate's probability is unknown.
