@@ -87,8 +87,8 @@ class FeaturizeConfig(chosen_from(ENGINES, default="plain")):
     """Where torch runs: cpu, cuda, cuda:1, ..."""
     support: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Leave out candidates, except logged actions, whose probability under the proposer is below this fraction of the
-    likeliest one's. Up to ``best_of_n.support`` these are candidates that Best-of-N would not take, often a third of
-    all. 0 leaves out none. Candidates left out have no Q."""
+    likeliest one's. A value of at most ``best_of_n.support`` leaves out only candidates that Best-of-N would not take,
+    often a third of all. 0 leaves out none. Candidates left out have no Q."""
 
     def spans(self, kind: Kind) -> tuple[str, ...]:
         """The spans pooled in prompts of a kind; only for a :meth:`resolved` config."""

@@ -344,8 +344,7 @@ def stamp_cursor(screenshot: np.ndarray, y: float, x: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _stamp(radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """Colour [S, S, 3] and opacity [S, S, 1] of the tap mark: a white-rimmed magenta ring; text inside stays
-    legible."""
+    """Colour [S, S, 3] and opacity [S, S, 1] of the tap mark: a white-rimmed magenta ring that keeps text legible."""
     scale = 4
     size = 2 * radius + 5
     image = Image.new("RGBA", (size * scale, size * scale), (255, 255, 255, 0))

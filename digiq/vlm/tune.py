@@ -56,10 +56,10 @@ class TuneVlmConfig:
     split: str = "train"
     """Tune on episodes of this split only."""
     grounding: Grounding = "cursor"
-    """How the VLM sees where a tap lands; must be the same as in ``featurize``."""
+    """How the VLM sees where a tap lands; should match ``featurize``."""
     prompt: str = "auto"
-    """Name of a prompt or path of its file; must be the same as in ``featurize``. auto: ``readout`` for the embedded
-    model, ``general`` for others."""
+    """Name of a prompt or path of its file; should match ``featurize``. auto: ``readout`` for the embedded model,
+    ``general`` for others."""
     max_examples: Annotated[int, Field(ge=2)] = 1600
     """Most training examples, half of them changes; the rarer answer's examples are repeated for balance."""
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -69,8 +69,7 @@ class TuneVlmConfig:
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Examples per update."""
     learning_rate: Annotated[float, Field(gt=0)] = 1.5e-4
-    """Peak of a linear schedule; a higher rate learns the answer sooner but forgets more of what the model could
-    read."""
+    """Peak of a linear schedule; a higher rate learns the answer sooner but forgets more of the model's reading."""
     lora_rank: Annotated[int, Field(ge=1)] = 8
     """Rank of the adapters on the language model's linear layers."""
     dtype: str = "bfloat16"

@@ -45,8 +45,8 @@ class AitW:
     source: Path = Path("android_in_the_wild")
     """Directory with one folder of TFRecord shards per subset (general, google_apps, web_shopping, ...)."""
     held_out_apps: Annotated[int, Field(ge=0)] = 1
-    """Number of ``general`` shards, the last by name of those present, that become split ``test``; there an app is one
-    shard."""
+    """Number of ``general`` shards that become split ``test``: the last ones present, by name. In ``general`` each app
+    is one shard."""
     max_side: Annotated[int, Field(ge=32)] = 640
     """Longest side of the stored screenshots, in pixels."""
     limit: Annotated[int, Field(ge=1)] | None = None

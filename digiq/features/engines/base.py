@@ -39,7 +39,8 @@ class Request:
     digest: bytes = b""
     """SHA-256 of the PNG, if the row is to be stored."""
     activity: str | None = None
-    """Foreground activity from the device itself, as are ``ui_elements``; None at test time. For oracle engines."""
+    """Foreground activity; like ``ui_elements``, it comes from the device itself and is None at test time. For
+    oracles."""
     ui_elements: str | None = None
     history: str = ""
     """Previous actions in words, as in the prompt."""

@@ -30,8 +30,7 @@ class Generic:
         raise BackboneError(f"{type(model).__name__} has no decoder with 'layers' and 'norm'.")
 
     def render(self, processor: Any, text: str, pictures: int = 1) -> str:
-        """One user turn after the pictures, then the assistant's header; image tokens and text without a chat
-        template."""
+        """One user turn after the pictures, then the assistant's header; without a template, image tokens and text."""
         if not getattr(processor, "chat_template", None):
             return self.token(processor) * pictures + text
         return self.turn(processor, [*[{"type": "image"}] * pictures, {"type": "text", "text": text}])
