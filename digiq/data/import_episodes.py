@@ -1,4 +1,4 @@
-"""The ``import`` stage: recorded episodes of any known format into the store."""
+"""The ``import`` stage: writes recorded episodes of any known format to the store."""
 
 import sys
 import time
@@ -20,22 +20,24 @@ STAGE, VERSION = "import", 2
 
 @configclass
 class ImportConfig(chosen_from(IMPORTERS, default="aitw")):
-    """What to import, and what to do with what is bad in it."""
+    """What to import, and what to do about bad data."""
 
     on_bad: Literal["error", "skip"] = "error"
-    """A missing or damaged file or a bad episode stops the import (``error``) or is left out and counted (``skip``)."""
+    """Whether a missing or damaged file or a bad episode stops the import (``error``) or is left out and counted
+    (``skip``)."""
 
 
 def run(config: ImportConfig, *, out: Path, overwrite: bool = False) -> Artifact:
-    """Imports everything that the chosen importer finds; an interrupted import goes on.
+    """Imports everything that the chosen importer finds; resumes an interrupted import.
 
     Counts in the manifest: ``episodes``, ``steps`` (executed actions), ``bad`` (episodes and files left out),
-    ``missing`` (files that should be there), ``truncated`` (episodes without a declared end), ``test_episodes``, and, where
-    there are any, ``ignored`` (files that are none of the format's) and what the importer mended (``clamped``
-    coordinates, for example); the first hundred problems stand under ``extra``.
+    ``missing`` (files that should be there), ``truncated`` (episodes without a declared end), ``test_episodes``, and,
+    if there are any, ``ignored`` (files that do not belong to the format) and the importer's repairs (``clamped``
+    coordinates, for example). The first hundred problems are listed under ``extra``.
 
     Raises:
-      DigiQError: there is nothing to import; with ``on_bad: error``, the first missing file, bad file or bad episode.
+      DigiQError: there is nothing to import; or, with ``on_bad: error``, a file is missing or a file or an episode is
+        bad.
     """
     importer = config.chosen
     found = importer.find()

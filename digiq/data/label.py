@@ -1,4 +1,4 @@
-"""The ``label`` stage: which reward every executed action gets."""
+"""The ``label`` stage: gives every executed action its reward."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,12 +22,12 @@ class LabelConfig(chosen_from(LABELS, default="outcome")):
 
 
 def run(config: LabelConfig, *, episodes: Path, out: Path, overwrite: bool = False) -> Artifact:
-    """Writes what the chosen source says of the episodes.
+    """Writes the chosen source's labels of the episodes.
 
     Raises:
       DigiQError: the source cannot label them.
 
-    An episode about which the source has no answer gets no label: it is counted as ``judge_error``, and later stages do
+    An episode for which the source has no answer gets no label. It is counted as ``judge_error``, and later stages do
     not see it.
     """
     inputs = {"episodes": episodes}
@@ -60,15 +60,15 @@ def run(config: LabelConfig, *, episodes: Path, out: Path, overwrite: bool = Fal
 
 
 def agreement(labels: Sequence[Label], outcomes: Mapping[str, str]) -> dict[str, float]:
-    """How labels that are not the recording's own agree with the outcomes that were recorded, where there are such.
+    """How well labels from another source agree with the recorded outcomes, where there are any.
 
     Args:
-      labels: of recorded episodes.
-      outcomes: ``success``, ``failure`` or anything else by episode; only the first two are held against.
+      labels: labels of recorded episodes.
+      outcomes: ``success``, ``failure`` or anything else by episode; only the first two are compared.
 
     Returns:
-      ``episodes`` compared, ``agree`` (share), ``precision`` and ``recall`` of success; empty where there is nothing to
-      compare.
+      ``episodes`` (number compared), ``agree`` (share), ``precision`` and ``recall`` of success; empty if there is
+      nothing to compare.
     """
     pairs = [
         (sum(label.rewards) > 0, outcomes[label.source_id] == "success")

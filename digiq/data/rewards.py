@@ -1,4 +1,4 @@
-"""Rewards kept apart from episodes: one screen recording can be labelled in several ways."""
+"""Rewards, stored apart from the episodes so that one recording can be labelled in several ways."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Label:
     goal: str | None
     """The copy's goal; None keeps the recorded one."""
     rewards: tuple[float, ...]
-    """One an executed action."""
+    """One per executed action."""
     provenance: str
-    """What said so: ``recorded``, ``other_goals``, ``shuffled``, ``file``, ``rule``, ``judge ...``."""
+    """The source of the label: ``recorded``, ``other_goals``, ``shuffled``, ``file``, ``rule``, ``judge ...``."""
     length: int | None = None
-    """So many actions count, as many as there are rewards, and the episode ends after them: at its first error, or where it
-    was solved. None: all of them."""
+    """Number of actions that count, equal to the number of rewards. The episode ends after them: at its first error, or
+    where it was solved. None: all actions count."""
 
     @property
     def is_copy(self) -> bool:
@@ -41,10 +41,10 @@ class Label:
 
 
 def write_labels(path: Path, labels: Sequence[Label]) -> None:
-    """Writes one JSON line a label, atomically."""
+    """Writes one JSON line per label, atomically."""
     rows = [dataclasses.asdict(label) for label in labels]
     for row in rows:
-        if row["length"] is None:  # where nothing is cut, the file is what it was before there were cuts
+        if row["length"] is None:  # where nothing is cut, the file is the same as before cuts existed
             del row["length"]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     artifacts.atomic_write_text(path / REWARDS, "\n".join(lines) + "\n")
@@ -54,7 +54,7 @@ def read_labels(path: str | Path) -> list[Label]:
     """Reads a ``label`` artefact.
 
     Raises:
-      ArtifactError: it is not finished or not a ``label`` artefact.
+      ArtifactError: it is unfinished or not a ``label`` artefact.
     """
     path = artifacts.open(path, stage="label").path
     rows: list[dict[str, Any]] = [
@@ -64,12 +64,13 @@ def read_labels(path: str | Path) -> list[Label]:
 
 
 class LabelledEpisodes(Sequence[Episode]):
-    """What every later stage iterates: episodes with the rewards, and the goals, of a ``label`` artefact.
+    """The episodes that every later stage iterates over, with the rewards and goals of a ``label`` artefact.
 
-    Without one, episodes come as recorded. Copies under other goals say whose they are (``Episode.copy_of``).
+    Without one, episodes come as recorded. Copies under other goals name their original (``Episode.copy_of``).
 
     Raises:
-      ArtifactError: a label names an episode that is not there, or has another number of rewards than actions.
+      ArtifactError: a label names an episode that does not exist, or its number of rewards differs from the number of
+        actions.
     """
 
     def __init__(self, episodes: str | Path, rewards: str | Path | None = None):
@@ -97,7 +98,7 @@ class LabelledEpisodes(Sequence[Episode]):
 
     @functools.cached_property
     def outlines(self) -> Sequence[Outline]:
-        """All episodes without their screens, in order: what ids, splits, lengths and rewards are asked of."""
+        """All episodes without their screens, in order: enough for ids, splits, lengths and rewards."""
         recorded = self._store.outlines
         if self._labels is None:
             return recorded
@@ -146,7 +147,7 @@ def _relabel_outline(episode: Outline, label: Label) -> Outline:
         raise ArtifactError(
             f"label {label.episode_id}: {len(label.rewards)} rewards for {episode.num_actions} actions; run 'label' again."
         )
-    # A recorded label changes nothing, so a time-out stays one.
+    # A recorded label changes nothing, so a time-out stays a time-out.
     recorded = label.provenance == "recorded"
     return dataclasses.replace(
         episode,

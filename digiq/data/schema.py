@@ -20,18 +20,18 @@ Box = tuple[float, float, float, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """One RLDS step: an observation, and the action that answers it with what follows.
+    """One RLDS step: an observation, the action taken there, and what followed.
 
-    ``reward`` and ``discount`` follow ``action``. At ``is_last`` there is no action and both are 0.
+    ``reward`` and ``discount`` are those of ``action``. At ``is_last`` there is no action and both are 0.
     """
 
     screenshot: bytes
     """PNG; imported ones may be JPEG or WebP."""
     goal: str
     activity: str = ""
-    """Foreground activity or page; for people, never for learned agents."""
+    """Foreground activity or page; for human readers, never for learned agents."""
     ui_elements: str = "[]"
-    """JSON list of the screen's elements; for matching and people, never for learned agents."""
+    """JSON list of the screen's elements; for matching and human readers, never for learned agents."""
     action: Action | None = None
     """None at the last step."""
     behavior_log_prob: float = math.nan
@@ -42,12 +42,13 @@ class Step:
     is_last: bool = False
     is_terminal: bool = False
     extras: str = "{}"
-    """JSON object: what else an import found, such as ``candidates`` of the agent and fields of the source's own."""
+    """JSON object of whatever else an import found, such as the agent's ``candidates`` and fields specific to the
+    source."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Episode:
-    """T actions as T + 1 steps.
+    """T actions, stored as T + 1 steps.
 
     Raises:
       ValueError: the steps are not an RLDS episode (order of flags, a missing action, a non-finite reward).
@@ -59,16 +60,16 @@ class Episode:
     outcome: str = ""
     """``success``, ``failure``, ``truncated``, ..."""
     policy: str = ""
-    """Who acted."""
+    """The policy that acted."""
     device: str = ""
     screen_hw: tuple[int, int]
     """Height and width of the stored screenshots, in pixels."""
     seed: int = 0
     copy_of: str = ""
-    """Id of the recorded episode that this one is a copy of, under another goal; empty for a recorded one. Labels make
-    copies, the store holds none."""
+    """Id of the recorded episode that this one copies under another goal; empty for a recorded one. Copies come from
+    labels; the store holds none."""
     extras: str = "{}"
-    """JSON object: what else an import found of the whole episode, such as its ``app``."""
+    """JSON object of whatever else an import found about the whole episode, such as its ``app``."""
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
@@ -95,7 +96,7 @@ class Episode:
 
     @property
     def num_actions(self) -> int:
-        """T, the executed actions."""
+        """T, the number of executed actions."""
         return len(self.steps) - 1
 
     @property
@@ -104,7 +105,7 @@ class Episode:
 
     @property
     def is_terminated(self) -> bool:
-        """The last observation is terminal; otherwise the episode was truncated."""
+        """Whether the last observation is terminal; otherwise the episode was truncated."""
         return self.steps[-1].is_terminal
 
     @property
@@ -113,7 +114,7 @@ class Episode:
 
     @property
     def source_id(self) -> str:
-        """The recorded episode: itself, or what it is a copy of."""
+        """Id of the recorded episode: this one's, or that of its original."""
         return self.copy_of or self.episode_id
 
     @property
@@ -133,7 +134,7 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outline:
-    """An episode without its screens and actions: enough to count, to split and to pay it."""
+    """An episode without its screens and actions: enough to count, split and reward it."""
 
     episode_id: str
     task_id: str = ""
@@ -143,15 +144,15 @@ class Outline:
     """As :attr:`Episode.copy_of`."""
     goal: str
     rewards: tuple[float, ...]
-    """One an executed action."""
+    """One per executed action."""
     discounts: tuple[float, ...]
-    """Likewise."""
+    """One per executed action."""
     is_terminated: bool
     """As :attr:`Episode.is_terminated`."""
 
     @property
     def num_actions(self) -> int:
-        """T, the executed actions."""
+        """T, the number of executed actions."""
         return len(self.rewards)
 
     @property
@@ -165,9 +166,9 @@ class Outline:
 
 
 def element_boxes(ui_elements: str) -> list[tuple[dict[str, Any], Box]]:
-    """The elements of a screen that have a place, and where it is.
+    """The elements of a screen that have a position, each with its box.
 
-    Devices call it ``bounds`` and published recordings ``yxhw``; both are the same four fractions of the screen.
+    Devices call the box ``bounds`` and published recordings ``yxhw``; both are the same four fractions of the screen.
     """
     found = []
     for element in json.loads(ui_elements or "[]"):
@@ -178,19 +179,19 @@ def element_boxes(ui_elements: str) -> list[tuple[dict[str, Any], Box]]:
 
 
 def encode_png(screenshot: npt.NDArray[np.uint8]) -> bytes:
-    """PNG bytes of a uint8 [H, W, 3] array; fast compression, because episodes are many and read often."""
+    """PNG bytes of a uint8 [H, W, 3] array; compressed fast, because episodes are many and read often."""
     buffer = io.BytesIO()
     Image.fromarray(screenshot).save(buffer, format="PNG", compress_level=2)
     return buffer.getvalue()
 
 
 def stored_image(data: bytes, max_side: int) -> tuple[bytes, tuple[int, int]]:
-    """An image file's bytes as episodes hold them, with height and width.
+    """An image file's bytes as stored in episodes, with height and width.
 
-    PNG, JPEG and WebP bytes stay as they are where no side is longer than ``max_side`` pixels; anything else becomes PNG.
+    PNG, JPEG and WebP bytes stay as they are if no side is longer than ``max_side`` pixels; anything else becomes PNG.
 
     Raises:
-      ValueError: the bytes are no image.
+      ValueError: the bytes are not an image.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -204,7 +205,7 @@ def stored_image(data: bytes, max_side: int) -> tuple[bytes, tuple[int, int]]:
 
 
 def shrunk(image: Image.Image, max_side: int) -> Image.Image:
-    """The image with its longest side at most ``max_side`` pixels."""
+    """The image, scaled down so that its longest side is at most ``max_side`` pixels."""
     scale = max_side / max(image.size)
     if scale >= 1:
         return image
@@ -213,6 +214,6 @@ def shrunk(image: Image.Image, max_side: int) -> Image.Image:
 
 
 def decode_png(data: bytes) -> npt.NDArray[np.uint8]:
-    """The uint8 [H, W, 3] array of PNG bytes; of JPEG and WebP bytes, too."""
+    """The uint8 [H, W, 3] array of PNG, JPEG or WebP bytes."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))

@@ -1,8 +1,8 @@
 """Episodes on disk: an RLDS-shaped TFDS dataset in ArrayRecord shards, without TensorFlow.
 
-``tfds.builder_from_directory(path).as_data_source()`` reads it anywhere. Each shard is written whole and renamed, so a
-killed writer loses at most the episodes since the last shard and the next one goes on from there, even when the kill
-fell into the naming of the finished shards.
+``tfds.builder_from_directory(path).as_data_source()`` reads it anywhere. Each shard is written whole and then renamed,
+so a killed writer loses at most the episodes since the last shard. The next writer goes on from there, even if the kill
+came while the finished shards were being renamed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from digiq.data.schema import Episode, Outline, Step
 from digiq.errors import ArtifactError
 
 NAME, VERSION = "episodes", "1.0.0"
-SPLIT = "train"  # of TFDS, which wants one; an episode's own split is its field ``split``
+SPLIT = "train"  # TFDS requires a split; an episode's own is its field ``split``
 _UNFINISHED = "episodes-{:05d}.unfinished"
 _FINISHED = re.compile(rf"{NAME}-{SPLIT}\.array_record-(\d+)-of-(\d+)")
 _NO_ACTION = -1
@@ -30,7 +30,7 @@ _NO_ACTION = -1
 def _features(extras: bool = False) -> Any:
     """The TFDS features; ``Text`` holds raw PNG bytes because ``Image`` needs TensorFlow inside a ``Dataset``.
 
-    Those of imports have ``extras``; what a device of ours recorded has none.
+    Imported episodes have ``extras``; episodes recorded on our devices have none.
     """
     from tensorflow_datasets import features as f
 
@@ -75,7 +75,7 @@ def _features(extras: bool = False) -> Any:
 
 
 def _outline_features() -> Any:
-    """The features that make an outline; what is not named here, the screenshots above all, is not unpacked."""
+    """The features that make an outline; all others, above all the screenshots, are skipped."""
     from tensorflow_datasets import features as f
 
     step = {
@@ -89,23 +89,24 @@ def _outline_features() -> Any:
 
 
 class EpisodeWriter:
-    """Writes episodes into a directory, going on where an interrupted writer stopped.
+    """Writes episodes to a directory, resuming where an interrupted writer stopped.
 
-    Use it as a context manager; leaving the block without an exception finishes the dataset. ``written`` holds, by id, the
-    outlines of episodes that need no writing again. A finished dataset is opened again for appending. One writer at a time: stages
-    hold their artefact's lock.
+    Use it as a context manager; leaving the block without an exception finishes the dataset. ``written`` holds, by id,
+    the outlines of episodes that are already written. A finished dataset is reopened for appending. Only one writer may
+    run at a time; stages hold their artefact's lock.
     """
 
     def __init__(self, path: str | Path, *, episodes_per_shard: int = 32, extras: bool = False):
-        """Opens ``path``, made when absent.
+        """Opens ``path``, creating it if absent.
 
         Args:
           path: the dataset's directory.
-          episodes_per_shard: a kill loses fewer than this many episodes; episodes are held in memory until then.
-          extras: whether ``Step.extras`` and ``Episode.extras`` are written; one dataset has them or has them not.
+          episodes_per_shard: episodes are held in memory until a shard is full, so a kill loses fewer than this many.
+          extras: whether ``Step.extras`` and ``Episode.extras`` are written; all episodes of a dataset have them, or
+            none.
 
         Raises:
-          ArtifactError: a shard of the interrupted writer cannot be read.
+          ArtifactError: a shard left by the interrupted writer cannot be read.
         """
         self._path = Path(path)
         self._path.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ class EpisodeWriter:
                 self.written[outline.episode_id] = outline
 
     def _reopen(self) -> None:
-        """Takes back names given by :meth:`finish`, which may have been killed between two of them."""
+        """Undoes the renaming by :meth:`finish`, which may have been killed between two shards."""
         for path in sorted(self._path.iterdir()):
             if match := _FINISHED.fullmatch(path.name):
                 path.rename(self._path / _UNFINISHED.format(int(match[1])))
@@ -144,7 +145,7 @@ class EpisodeWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Puts what is pending into a shard of its own."""
+        """Writes the pending episodes to a shard of their own."""
         if self._pending:
             shard = self._path / _UNFINISHED.format(len(self._shards))
             _write_records(shard, self._pending)
@@ -152,7 +153,7 @@ class EpisodeWriter:
             self._pending = []
 
     def finish(self) -> None:
-        """Names the shards as TFDS does and writes its metadata.
+        """Gives the shards their TFDS names and writes the TFDS metadata.
 
         Raises:
           ArtifactError: no episode was written.
@@ -199,7 +200,7 @@ class EpisodeStore(Sequence[Episode]):
     """Random access to written episodes.
 
     Raises:
-      ArtifactError: the directory holds no finished episodes.
+      ArtifactError: the directory holds no finished dataset.
     """
 
     def __init__(self, path: str | Path):
@@ -217,7 +218,7 @@ class EpisodeStore(Sequence[Episode]):
             raise ArtifactError(
                 f"{self.path}: shard {missing[0]} of {expected} is missing; run the stage with --overwrite."
             )
-        # As bytes: where it is damaged, whoever verifies the directory says so.
+        # Searched as bytes: if the file is damaged, verification of the directory reports it.
         self._features = _features(extras=b'"extras"' in (self.path / "features.json").read_bytes())
         try:
             self._source = ArrayRecordDataSource([str(shard) for shard in self._shards])
@@ -237,7 +238,7 @@ class EpisodeStore(Sequence[Episode]):
 
     @property
     def outlines(self) -> Sequence[Outline]:
-        """All episodes without their screens, in order; read once a process, while the shards stay what they are."""
+        """All episodes without their screens, in order; read once per process while the shards do not change."""
         stats = [shard.stat() for shard in self._shards]
         return _outlines(self.path, tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in stats))
 
@@ -253,7 +254,7 @@ class EpisodeStore(Sequence[Episode]):
             raise self._damage(error) from None
 
     def _damage(self, error: RuntimeError) -> ArtifactError:
-        """Names the shard behind an error of ArrayRecord, which checks hashes but tells no file."""
+        """Names the shard behind an ArrayRecord error; ArrayRecord checks hashes but does not name the file."""
         for shard in self._shards:
             try:
                 _read_records(shard)
@@ -264,7 +265,7 @@ class EpisodeStore(Sequence[Episode]):
 
 @functools.lru_cache(maxsize=4)
 def _outlines(path: Path, shards: tuple[tuple[int, int, int], ...]) -> tuple[Outline, ...]:
-    """Of the episodes under ``path``; ``shards``, which files they are, is there for the cache alone."""
+    """Outlines of the episodes under ``path``; ``shards`` identifies the files and serves only as a cache key."""
     store, features = EpisodeStore(path), _outline_features()
     return tuple(
         _to_outline(features.deserialize_example_np(store._record(index))) for index in range(len(store))
@@ -375,11 +376,11 @@ def _text(value: Any) -> str:
 
 
 def _canonical(record: bytes) -> bytes:
-    """The same ``tf.train.Example`` with its features in order: as TFDS writes them, the order is each process' own, and
-    equal episodes would be other files."""
+    """The same ``tf.train.Example`` with its features in order. TFDS writes them in an order that differs between
+    processes, so equal episodes would give different files."""
     from tensorflow_datasets.proto import tf_example_pb2
 
-    example: Any = tf_example_pb2  # protobuf makes its classes as it is imported
+    example: Any = tf_example_pb2  # protobuf creates its classes on import
     return example.Example.FromString(record).SerializeToString(deterministic=True)
 
 

@@ -20,14 +20,14 @@ Feature = list[bytes] | list[float] | list[int]
 
 
 class TFRecordError(ValueError):
-    """A TFRecord file that is damaged; the message names the file and the record."""
+    """A damaged TFRecord file; the message names the file and the record."""
 
 
 def read_records(path: str | Path) -> Iterator[bytes]:
-    """Yields the payloads of a TFRecord file, GZIP or plain, with both checksums checked.
+    """Yields the payloads of a TFRecord file, GZIP or plain, after verifying both checksums.
 
     Raises:
-      TFRecordError: the file ends inside a record, or a checksum differs.
+      TFRecordError: the file ends inside a record, or a checksum does not match.
       FileNotFoundError: there is no such file.
     """
     path = Path(path)
@@ -63,7 +63,7 @@ def parse_example(payload: bytes) -> dict[str, Feature]:
     """The features of one ``tf.train.Example``, by name.
 
     Raises:
-      ValueError: the bytes are no Example.
+      ValueError: the bytes are not an Example.
     """
     features: dict[str, Feature] = {}
     for field, block in wire_fields(memoryview(payload)):
@@ -101,7 +101,7 @@ def _feature(block: memoryview) -> Feature:
 
 
 def wire_fields(block: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Protobuf wire format: (field number, bytes or varint); fixed-width values come as bytes."""
+    """Fields in the protobuf wire format: (field number, bytes or varint); fixed-width values come as bytes."""
     position = 0
     while position < len(block):
         tag, position = _varint(block, position)

@@ -16,34 +16,34 @@ Timeout = Literal["terminal", "bootstrap"]
 
 @dataclasses.dataclass(frozen=True)
 class Transitions:
-    """K transitions over S observations, one row an executed action, episode-major.
+    """K transitions over S observations, one row per executed action, episode-major.
 
-    All arrays have length K. Observations are counted as :func:`observation_index` counts them. The row of the
-    logged action's features is ``candidate_row[obs, 0]`` of the features.
+    All arrays have length K. Observations are numbered as in :func:`observation_index`. The logged action's features
+    are in row ``candidate_row[obs, 0]`` of the features.
     """
 
     obs: npt.NDArray[np.int32]
-    """Row of the observation that was acted on."""
+    """Row of the observation in which the action was taken."""
     next_obs: npt.NDArray[np.int32]
-    """Row of the observation that followed; -1 when ``terminated``."""
+    """Row of the following observation; -1 where ``terminated``."""
     reward: npt.NDArray[np.float32]
     terminated: npt.NDArray[np.bool_]
     """No value follows: the episode ended here, or ran out of steps under ``timeout="terminal"``."""
     truncated: npt.NDArray[np.bool_]
     """The episode was cut off after this action."""
     episode: npt.NDArray[np.int32]
-    """Which episode, in the order given."""
+    """Index of the episode, in the order given."""
     step: npt.NDArray[np.int32]
-    """Which action of the episode, from 0."""
+    """Index of the action within the episode, from 0."""
     discount: npt.NDArray[np.float32]
-    """Step discount in [0, 1], multiplied with the critic's gamma; 0 where terminated."""
+    """Step discount in [0, 1], multiplied by the critic's gamma; 0 where terminated."""
 
     def __len__(self) -> int:
         return len(self.obs)
 
 
 def outlines_of(episodes: Iterable[Episode]) -> Sequence[Outline]:
-    """The outlines of episodes; of those in a store, without reading their screens."""
+    """The outlines of episodes; those in a store are read without their screens."""
     known = getattr(episodes, "outlines", None)
     return [episode.outline for episode in episodes] if known is None else known
 
@@ -66,8 +66,8 @@ def build_transitions(episodes: Iterable[Episode], *, timeout: Timeout = "termin
 
     Args:
       episodes: with rewards in place, see :class:`digiq.data.rewards.LabelledEpisodes`.
-      timeout: how running out of steps is learned from: as an end without further value (upstream and the paper's
-        recipes), or by bootstrapping from the last observation.
+      timeout: how to treat running out of steps: as an end without further value (upstream and the paper's recipes), or
+        by bootstrapping from the last observation.
     """
     columns: list[tuple[int, int, float, bool, bool, int, int, float]] = []
     row = 0
@@ -100,7 +100,7 @@ def build_transitions(episodes: Iterable[Episode], *, timeout: Timeout = "termin
 
 
 def returns(transitions: Transitions, gamma: float) -> npt.NDArray[np.float32]:
-    """Discounted Monte-Carlo return from each transition on, float32 [K]; nothing is added after a truncation."""
+    """Discounted Monte Carlo return from each transition onwards, float32 [K]; nothing is added after a truncation."""
     out = np.zeros(len(transitions), np.float64)
     for k in reversed(range(len(transitions))):
         follows = k + 1 < len(out) and transitions.episode[k + 1] == transitions.episode[k]

@@ -1,4 +1,4 @@
-"""How agents write their actions, one file a dialect: what they say becomes an action, and an action what they would say.
+"""Dialects, the notations in which agents write actions, one file each: they parse answers and write actions.
 
 To add one: write its file, and add its line to :data:`DIALECTS`.
 """
@@ -13,6 +13,6 @@ DIALECTS = Table(
     mobile_use="MobileUse",
     digirl="DigiRL",
 )
-"""Name of a dialect, which is its file's, and the class in there (:class:`digiq.dialects.base.Dialect`)."""
+"""Name of each dialect, which is also its file's name, and its class there (:class:`digiq.dialects.base.Dialect`)."""
 
 __all__ = ["DIALECTS"]

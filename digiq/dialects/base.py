@@ -1,4 +1,4 @@
-"""What dialects share: the protocol, where coordinates are, and the one place where named actions become ours."""
+"""What dialects share: the protocol, conversion of coordinates, and the one place where named actions become ours."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from android_env.errors import ActionError
 Coordinates = Literal["pixels", "thousandths", "fractions", "resized"]
 """``pixels`` of the screenshot, 0 to 1000, 0 to 1, or ``resized``: pixels of the image as Qwen2.5-VL's processor sizes it."""
 SLIGHT = 0.005
-"""A coordinate so little outside the screen (fraction of it) is moved onto its edge."""
+"""A coordinate outside the screen by at most this fraction of it is moved onto the edge."""
 _FACTOR, _MIN_PIXELS, _MAX_PIXELS = 28, 100 * 28 * 28, 16384 * 28 * 28
 _OPPOSITE: dict[str, Direction] = {"up": "down", "down": "up", "left": "right", "right": "left"}
-_REACH = 0.3  # of the screen, that a swipe from a point goes
+_REACH = 0.3  # fraction of the screen that a swipe from a point covers
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 Screen = tuple[int, int]
@@ -28,19 +28,20 @@ class Dialect(Protocol):
     """A member of :data:`digiq.dialects.DIALECTS`: a frozen config whose fields are its settings."""
 
     def parse(self, text: str, screen: Screen) -> Action | ParseError:
-        """What an agent said, as an action.
+        """Parses an agent's answer into an action.
 
         Args:
-          text: of the agent, its thoughts included.
-          screen: height and width of the screenshot it was shown, in pixels.
+          text: the agent's answer, including its thoughts.
+          screen: height and width of the screenshot that it was shown, in pixels.
 
         Returns:
-          The first action it names; a ParseError says why there is none. It never raises, whatever the text is.
+          The first action that the text names, or a ParseError that says why there is none. It never raises, whatever
+          the text.
         """
         ...
 
     def write(self, action: Action, screen: Screen) -> str:
-        """How an agent of this dialect says the action; :meth:`parse` reads it again.
+        """The action as an agent of this dialect writes it; :meth:`parse` can read it back.
 
         Raises:
           ActionError: the dialect has no word for it.
@@ -49,12 +50,12 @@ class Dialect(Protocol):
 
     @property
     def manual(self) -> str:
-        """What an agent that is not of this dialect is told about it: the actions there are, and how to write them."""
+        """Explains the dialect to an agent that does not know it: the available actions, and how to write them."""
         ...
 
 
 class Unsaid(ValueError):
-    """What cannot become an action; the message is the reason."""
+    """An answer that cannot become an action; the message gives the reason."""
 
 
 def resized(screen: Screen) -> Screen:
@@ -71,7 +72,7 @@ def resized(screen: Screen) -> Screen:
 
 
 def unit(coordinates: Coordinates, screen: Screen) -> tuple[float, float]:
-    """How much of a coordinate is the whole screen, (down, right)."""
+    """The extent of the whole screen in the units of ``coordinates``, (down, right)."""
     if coordinates == "resized":
         screen = resized(screen)
     return {"fractions": (1.0, 1.0), "thousandths": (1000.0, 1000.0)}.get(
@@ -106,10 +107,10 @@ def point(value: Any, coordinates: Coordinates, screen: Screen) -> Point:
 
 
 def on_screen(fraction: float) -> float:
-    """A coordinate that is at most :data:`SLIGHT` outside of [0, 1] moved onto the edge.
+    """The coordinate; if it is at most :data:`SLIGHT` outside [0, 1], it is moved onto the edge.
 
     Raises:
-      Unsaid: it is further out, or no number.
+      Unsaid: it is further out, or not a number.
     """
     if not -SLIGHT <= fraction <= 1 + SLIGHT:
         raise Unsaid(f"a coordinate is at {fraction:.4g} of the screen, which is outside")
@@ -117,14 +118,14 @@ def on_screen(fraction: float) -> float:
 
 
 def placed(point: Point, coordinates: Coordinates, screen: Screen) -> tuple[float, float]:
-    """(x, y) as the dialect counts; whole numbers except for fractions."""
+    """(x, y) in the dialect's units; whole numbers except for fractions."""
     down, right = unit(coordinates, screen)
     x, y = point[1] * right, point[0] * down
     return (round(x, 4), round(y, 4)) if coordinates == "fractions" else (round(x), round(y))
 
 
 def swipe(finger: str, start: Point | None = None) -> Action:
-    """A swipe of the finger, from a point if there is one, by a third of the screen."""
+    """A swipe of the finger by a third of the screen, from a point if one is given."""
     if finger not in _OPPOSITE:
         raise Unsaid(f"direction {_short(finger)} is none of up, down, left, right")
     if start is None:
@@ -133,12 +134,12 @@ def swipe(finger: str, start: Point | None = None) -> Action:
     sign = 1 if finger in ("down", "right") else -1
     end = (y + sign * _REACH, x) if finger in ("up", "down") else (y, x + sign * _REACH)
     moved = Action(ActionType.DUAL_POINT, start, (min(max(end[0], 0.0), 1.0), min(max(end[1], 0.0), 1.0)))
-    # A start near the edge that it moves to would make a tap of it.
+    # A start near the edge towards which it moves would turn it into a tap.
     return moved if moved.is_swipe else Action.swipe(finger)  # type: ignore[arg-type]
 
 
 def scroll(shows: str, start: Point | None = None) -> Action:
-    """A scroll that shows what lies in a direction: the finger goes the other way."""
+    """A scroll that reveals what lies in a direction; the finger moves the other way."""
     if shows not in _OPPOSITE:
         raise Unsaid(f"direction {_short(shows)} is none of up, down, left, right")
     return swipe(_OPPOSITE[shows], start)
@@ -153,14 +154,14 @@ def act(
     direction: str | None = None,
     status: str | None = None,
 ) -> Action:
-    """A named action, whatever the dialect: **the one place to extend** when there are more actions.
+    """The action with a name, in whatever dialect: **the one place to extend** when there are more actions.
 
     Args:
-      name: lower case, as any of the dialects has it.
+      name: in lower case, as written in any of the dialects.
       at, to: (y, x) in [0, 1].
-      text: to type, to answer, an app or a button.
-      direction: of ``swipe`` the finger's; of ``scroll`` where what it shows lies.
-      status: of a declared end.
+      text: text to type or to answer with, an app or a button.
+      direction: the finger's for ``swipe``; for ``scroll``, the side whose content it reveals.
+      status: status of a declared end.
 
     Raises:
       Unsaid: no device has such an action, or something is missing; the message says which.
@@ -227,7 +228,7 @@ def act(
 
 
 def attempt(text: str, make: Any) -> Action | ParseError:
-    """What ``make()`` makes of a text, or why it is no action."""
+    """The result of ``make()`` for a text, or the reason why the text is not an action."""
     try:
         return make()
     except (Unsaid, ActionError) as error:
@@ -244,7 +245,7 @@ def first_object(text: str) -> dict[str, Any]:
     """
     decoder = json.JSONDecoder(strict=False)
     at = text.find("{")
-    for _ in range(64):  # braces that open no object; a text of nothing else is no answer
+    for _ in range(64):  # skips braces that open no object; a text with nothing else is not an answer
         if at < 0:
             break
         try:
@@ -259,10 +260,10 @@ def first_object(text: str) -> dict[str, Any]:
 
 
 def text_of(value: Any) -> str | None:
-    """A text, or None; numbers are written out, as agents do not always quote them.
+    """A text, or None; numbers become text, because agents do not always quote them.
 
     Raises:
-      Unsaid: it is something else.
+      Unsaid: the value is something else.
     """
     if value is None or isinstance(value, str):
         return value

@@ -7,4 +7,4 @@ from digiq.tables import chosen_from
 
 @configclass
 class DialectConfig(chosen_from(DIALECTS, default="plain_json")):
-    """How an agent writes its actions."""
+    """The notation in which an agent writes its actions."""

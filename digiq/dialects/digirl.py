@@ -9,7 +9,7 @@ from digiq.dialects.base import Screen
 
 @configclass
 class DigiRL:
-    """As :func:`android_env.actions.format_action` writes it; fractions of the screen."""
+    """As written by :func:`android_env.actions.format_action`; coordinates are fractions of the screen."""
 
     def parse(self, text: str, screen: Screen) -> Action | ParseError:
         """See :class:`digiq.dialects.base.Dialect`."""

@@ -31,13 +31,14 @@ _BUTTONS = {ActionType.PRESS_BACK: "Back", ActionType.PRESS_HOME: "Home", Action
 
 @configclass
 class MobileUse:
-    """A tool call, after a thought or alone."""
+    """A tool call, alone or after a thought."""
 
     coordinates: Coordinates = "resized"
-    """What coordinates count: ``resized`` as Qwen2.5-VL, ``thousandths`` as Qwen3-VL, ``pixels`` of the screenshot."""
+    """Unit of coordinates: ``resized`` as in Qwen2.5-VL, ``thousandths`` as in Qwen3-VL, ``pixels`` of the
+    screenshot."""
 
     def parse(self, text: str, screen: Screen) -> Action | ParseError:
-        """See :class:`digiq.dialects.base.Dialect`; of several calls the first one counts."""
+        """See :class:`digiq.dialects.base.Dialect`; of several calls, the first counts."""
         return attempt(text, lambda: self._read(text, screen))
 
     def _read(self, text: str, screen: Screen) -> Action:

@@ -39,7 +39,7 @@ class PlainJson:
     """One JSON object, such as ``{"action_type": "click", "x": 100, "y": 200}``, with or without words around it."""
 
     coordinates: Coordinates = "pixels"
-    """What x and y count."""
+    """Unit of x and y."""
 
     def parse(self, text: str, screen: Screen) -> Action | ParseError:
         """See :class:`digiq.dialects.base.Dialect`."""
@@ -49,7 +49,7 @@ class PlainJson:
         """The action of a parsed object.
 
         Raises:
-          Unsaid: it names none.
+          Unsaid: the object names no action.
         """
         name = next((fields[key] for key in _NAMES if isinstance(fields.get(key), str)), None)
         if name is None:
@@ -81,7 +81,7 @@ class PlainJson:
         """The action as an object.
 
         Raises:
-          ActionError: there is no word for it.
+          ActionError: the dialect has no word for it.
         """
         kind = action.type
         if kind in _WORDS:

@@ -25,10 +25,10 @@ class UiTars:
     """Thoughts, then a call such as ``click(point='<point>500 300</point>')``."""
 
     coordinates: Coordinates = "thousandths"
-    """What points count: ``thousandths`` as the Doubao and UI-TARS-1.0 models, ``resized`` as UI-TARS-1.5 (Qwen2.5-VL)."""
+    """Unit of points: ``thousandths`` in the Doubao and UI-TARS-1.0 models, ``resized`` in UI-TARS-1.5 (Qwen2.5-VL)."""
 
     def parse(self, text: str, screen: Screen) -> Action | ParseError:
-        """See :class:`digiq.dialects.base.Dialect`; of several calls the first one counts."""
+        """See :class:`digiq.dialects.base.Dialect`; of several calls, the first counts."""
         return attempt(text, lambda: self._read(text, screen))
 
     def _read(self, text: str, screen: Screen) -> Action:
@@ -39,7 +39,7 @@ class UiTars:
         if call is None:
             raise Unsaid("what follows 'Action:' is no call")
         name = call[1].lower()
-        # Calls are set apart by an empty line; a text to type may hold brackets and quotes of its own.
+        # Calls are separated by an empty line; a text to type may contain brackets and quotes.
         body = re.split(r"\)\s*\n\s*\n\s*(?=[a-z_]+\s*\()", said[call.end() :].strip())[0].rstrip()
         body = body.removesuffix(")")
         if name in _SPOKEN:
@@ -99,8 +99,8 @@ class UiTars:
 
 
 def _quoted(body: str) -> str:
-    """The text between the first quote and the last of its kind, escapes undone; a final newline, which asks for
-    enter, is dropped, as TYPE never presses it."""
+    """The text between the first quote and the last of its kind, with escapes undone. A final newline, which requests
+    Enter, is dropped, because TYPE never presses it."""
     match = re.search(r"=\s*(['\"])(.*)\1", body, re.DOTALL)
     if match is None:
         raise Unsaid("its text is in no quotes")

@@ -1,7 +1,8 @@
 """Features of a frozen VLM, extracted once: engines, store, stage.
 
-``extract_features`` takes plain screenshots, goals and actions; ``load_features`` opens what the stage wrote, in
-memory, ``open_features`` without reading it. They are imported when first used, because they bring torch or the stage's inputs with them.
+``extract_features`` takes plain screenshots, goals and actions. ``load_features`` reads the stage's artefact into
+memory; ``open_features`` opens it without reading the rows. They are imported on first use, because they pull in torch
+or the stage's inputs.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,8 +1,8 @@
 """``featurize`` on the nodes of a Ray cluster: each takes a share of the shards, as ``--worker i/n`` does.
 
-A node offers what it can run as a custom resource: ``ray start --address ... --resources '{"digiq_featurize": 1}'``, one for
-each of its devices. Nodes see the directories of the run under the same paths. A worker that is lost is started again, by Ray, on whatever node has
-room, and goes on from the shards that are stored.
+A node offers its capacity as a custom resource: ``ray start --address ... --resources '{"digiq_featurize": 1}'``, one
+for each of its devices. All nodes must see the directories of the run under the same paths. Ray restarts a lost worker
+on any node with room, and the worker resumes from the stored shards.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from digiq.extras import require
 from digiq.tables import named, trust
 
 RESOURCE = "digiq_featurize"
-"""Of a node: how many workers it can run."""
-_AGAIN = 3  # times that a lost worker is started again
+"""The resource that says how many workers a node can run."""
+_AGAIN = 3  # restarts of a lost worker
 
 
 class Worker:
-    """The actor: one share after another, where its model is."""
+    """The actor: computes one share after another, on the node of its model."""
 
     def __init__(self, own: list[str], folder: str) -> None:
         os.chdir(folder)
@@ -31,7 +31,7 @@ class Worker:
         trust(own)
 
     def share(self, work: Callable[..., Any], worker: str) -> str:
-        """Computes the share i/n, and says what went wrong, if something did."""
+        """Computes the share i/n, and returns what went wrong, if anything did."""
         try:
             work(worker=worker)
         except DigiQError as error:
@@ -40,17 +40,17 @@ class Worker:
 
 
 def on_ray(work: Callable[..., Any], device: str) -> None:
-    """Runs ``work(worker="i/n")`` for every i, n of them being what the cluster can run at once.
+    """Runs ``work(worker="i/n")`` for every i, where n is the number of workers that the cluster can run at once.
 
-    Ray's own ``RAY_ADDRESS`` names the cluster; without it one is started on this machine, with a worker for each GPU, or one
-    where there is none.
+    Ray's own ``RAY_ADDRESS`` names the cluster. Without it, a cluster is started on this machine, with one worker per
+    GPU, or one worker if there is no GPU.
 
     Args:
-      work: a function that Ray can send, and that may be called again after it was killed.
-      device: of the config; ``cuda`` has each worker see a GPU of its own.
+      work: a function that Ray can pickle and that may be called again after a kill.
+      device: the config's; with ``cuda`` each worker sees a GPU of its own.
 
     Raises:
-      DigiQError: Ray is not installed, the cluster does not answer or offers nothing, or a share failed.
+      DigiQError: Ray is not installed, the cluster does not respond or offers no workers, or a share failed.
     """
     require(("ray",), "featurize --executor ray")
     import ray

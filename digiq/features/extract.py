@@ -1,4 +1,4 @@
-"""The ``featurize`` stage: features of every observation and every distinct candidate, by the chosen engine."""
+"""The ``featurize`` stage: the chosen engine computes features of every observation and every distinct candidate."""
 
 import contextlib
 import dataclasses
@@ -35,79 +35,80 @@ from digiq.vlm.prompts import Grounding, Template, default_prompt, load_template
 
 STAGE, VERSION = "featurize", 1
 IMPORTED = "import-features"
-"""The other stage that writes such artefacts (:mod:`digiq.features.given`)."""
+"""The other stage that writes feature artefacts (:mod:`digiq.features.given`)."""
 INDEX = "index.npz"
 ROWS = "feature_rows"
-"""Directory of the rows, beside the artefact, unless another is given."""
-_LONG = 60.0  # seconds from which on the time is said beforehand
-_ENOUGH = 3.0  # seconds of work by which it is reckoned
-_LARGE = 10**9  # bytes from which on the size is said beforehand
+"""Default directory of the rows, beside the artefact."""
+_LONG = 60.0  # seconds from which the expected time is logged beforehand
+_ENOUGH = 3.0  # seconds of work from which it is estimated
+_LARGE = 10**9  # bytes from which the size is logged beforehand
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @configclass
 class History:
-    """What of the steps before stands in the prompts of Q and V."""
+    """How much of the previous steps appears in the prompts of Q and V."""
 
     actions: Annotated[int, Field(ge=0)] = 0
-    """So many previous actions, in words; the prompt's file must have a place for them."""
+    """Number of previous actions, in words; the prompt's file must have a place for them."""
     screenshot: bool = False
-    """The screenshot before the last action, as a picture in front of the present one; the first step has none."""
+    """Whether the screenshot before the last action precedes the current one; the first step has none."""
 
 
 @configclass
 class FeaturizeConfig(chosen_from(ENGINES, default="plain")):
-    """What computes features, which hidden states of the VLM it keeps, and how."""
+    """Which engine computes the features, which hidden states of the VLM it keeps, and how."""
 
     layers: Annotated[tuple[Layer, ...], Field(min_length=1)] = (-1,)
-    """Language-model layers: from 1, or from the end with negative numbers; a share of the depth (0.5), ``middle`` or
-    ``all``. All come from one pass."""
+    """Language-model layers: numbers from 1, or negative ones from the end; a fraction of the depth (0.5); ``middle``
+    or ``all``. One pass computes all of them."""
     prompt: str = "auto"
-    """What the VLM is asked: general, paper or readout, or the path of a file like theirs (digiq/vlm/templates). auto:
+    """The VLM's prompt: general, paper or readout, or the path of a file like theirs (digiq/vlm/templates). auto:
     readout for the embedded model, general for others."""
     pair_spans: tuple[str, ...] = ()
-    """Spans of the pair prompt; each is pooled, and they are concatenated. None: those that the prompt's file names."""
+    """Spans of the pair prompt; each is pooled, and the results are concatenated. None: those named in the prompt's
+    file."""
     observation_spans: tuple[str, ...] = ()
-    """Spans of the observation prompt."""
+    """Spans of the observation prompt, likewise."""
     pooling: Literal["auto", "last", "mean", "both"] = "auto"
-    """The last token of a span, or the mean of its tokens; both: one and the other, as layers of their own; auto: as the
+    """last: the last token of a span; mean: the mean of its tokens; both: the two as separate layers; auto: as the
     prompt's file says."""
     history: Annotated[Annotated[int, Field(ge=0)] | History, json_argument] = 0
-    """So many previous actions of the episode stand in the prompt, in words; or {"actions": 3, "screenshot": true}, which also
-    shows the screenshot before the last of them."""
+    """Number of previous actions of the episode in the prompt, in words; or {"actions": 3, "screenshot": true}, which
+    also shows the screenshot before the last of them."""
     grounding: Grounding = "cursor"
-    """How the VLM sees where a tap lands: drawn on the screenshot, as coordinates, or as those and a small crop of the
-    screenshot with the cursor in it."""
+    """How the VLM sees where a tap lands: drawn on the screenshot, as coordinates, or as coordinates plus a small crop
+    of the screenshot with the cursor in it."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
-    """Prompts a forward pass; auto: as many as free memory allows by reckoning. A batch that does not fit is halved."""
+    """Prompts per forward pass; auto: as many as should fit into free memory. A batch that does not fit is halved."""
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
-    """Of the model's weights and activations; stored features are bfloat16."""
+    """Type of the model's weights and activations; stored features are bfloat16."""
     device: str = "cpu"
     """Where torch runs: cpu, cuda, cuda:1, ..."""
     support: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Leave out candidates less likely under the proposer than this share of the likeliest, but for logged actions: with no
-    more than ``best_of_n.support`` they are candidates that Best-of-N would not take, and often a third of all. 0 leaves
-    out none; what is left out has no Q."""
+    """Leave out candidates, except logged actions, whose probability under the proposer is below this fraction of the
+    likeliest one's. A value of at most ``best_of_n.support`` leaves out only candidates that Best-of-N would not take,
+    often a third of all. 0 leaves out none. Candidates left out have no Q."""
 
     def spans(self, kind: Kind) -> tuple[str, ...]:
-        """What is pooled of the prompts of a kind; of a config that is :meth:`resolved`."""
+        """The spans pooled in prompts of a kind; only for a :meth:`resolved` config."""
         return self.observation_spans if kind == "observation" else self.pair_spans
 
     @property
     def remembered(self) -> History:
-        """``history``, said outright."""
+        """``history``, spelled out."""
         return History(actions=self.history) if isinstance(self.history, int) else self.history
 
     @property
     def template(self) -> Template:
-        """The prompt's file; of a config that is :meth:`resolved`."""
+        """The prompt's file; only for a :meth:`resolved` config."""
         return load_template(self.prompt)
 
     def resolved(self, vlm: Path) -> "FeaturizeConfig":
-        """With a prompt, spans and pooling said outright, for a VLM.
+        """The config with prompt, spans and pooling spelled out for a VLM.
 
         Raises:
-          ConfigError: no such prompt, or it has no place for the history that is wanted.
+          ConfigError: there is no such prompt, or it has no place for the requested history.
         """
         prompt = default_prompt(vlm) if self.prompt == "auto" else self.prompt
         template = load_template(prompt)
@@ -133,12 +134,12 @@ class Features:
     pair: dict[str, npt.NDArray[Any]]
     """By layer name, bfloat16 [M, D]."""
     candidate_row: npt.NDArray[np.int32]
-    """[S, N] rows of ``pair``; -1: no such candidate, or left out; column 0 is the logged action."""
+    """[S, N] row numbers in ``pair``; -1: no such candidate, or left out; column 0 is the logged action."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredFeatures:
-    """:class:`Features` whose rows stay in the store until they are asked for."""
+    """:class:`Features` whose rows stay in the store until requested."""
 
     observation: dict[str, StoredLayer]
     """By layer name, bfloat16 [S, D]."""
@@ -161,10 +162,10 @@ def run(
     executor: Literal["here", "ray"] = "here",
     overwrite: bool = False,
 ) -> Artifact:
-    """Computes the rows that are not stored yet and writes an index over them.
+    """Computes the rows that are not stored yet and writes an index of all rows.
 
-    The index holds keys and ``candidate_row``; the rows live in a store that several indices share, so the same
-    episodes with more candidates, or more episodes, cost only what is new.
+    The index holds keys and ``candidate_row``; the rows live in a store that several indices share. Adding candidates
+    or episodes therefore costs only the new rows.
 
     Args:
       config: see :class:`FeaturizeConfig`.
@@ -173,13 +174,13 @@ def run(
       vlm: a Hugging Face image-text-to-text directory.
       out: the artefact.
       rows: the row store, a directory or a ``gs://`` or ``s3://`` URL; None: ``feature_rows`` beside ``out``.
-      worker: i/n computes the i-th of n fixed shares of the shards, for several devices or machines that share a directory;
-        whichever sees all rows stored writes the index, the others leave the artefact unfinished.
-      executor: ray has the nodes of a Ray cluster compute such shares (:mod:`digiq.features.cluster`).
-      overwrite: write the index anew; stored rows are read back, and computed again where they are damaged.
+      worker: i/n computes the i-th of n fixed shares of the shards, for several devices or machines that share a
+        directory. The worker that finds all rows stored writes the index; the others leave the artefact unfinished.
+      executor: with ray, the nodes of a Ray cluster compute the shares (:mod:`digiq.features.cluster`).
+      overwrite: write the index anew; stored rows are read back, and recomputed where damaged.
 
     Raises:
-      DigiQError: a model without a processor, a layer or span that is not there, proposals of other episodes.
+      DigiQError: the model has no processor, a layer or span does not exist, or the proposals belong to other episodes.
     """
     inputs = {"episodes": episodes, "rewards": rewards, "proposals": proposals, "vlm": vlm}
     inputs["prompt"] = prompt_file(config.prompt)
@@ -212,7 +213,7 @@ def run(
             for kind in KINDS:
                 _fill(work, kind, None)
             return _finish(w, work, rows)
-    with opened() as w:  # what is there may be of another config, or finished
+    with opened() as w:  # an existing artefact may have another config, or be finished
         if w.done:
             return w.artifact
     work = _open(config.resolved(vlm), episodes, rewards, proposals, vlm, root, False)
@@ -230,7 +231,7 @@ def _finish(w: artifacts.Writer, work: "_Work", rows: str | Path | None) -> Arti
     index: dict[str, Any] = {"candidate_row": plan.candidate_row}
     for kind in KINDS:
         keys = plan.listed[kind].key
-        # A control of the laboratory deals rows out to the wrong requests.
+        # One of the laboratory's controls deals rows out to the wrong requests.
         index[f"{kind}_key"] = engine.deal(keys) if isinstance(engine, Deals) else keys
     with artifacts.atomic_path(w.path / INDEX) as temporary, temporary.open("wb") as file:
         np.savez(file, **index)
@@ -240,7 +241,7 @@ def _finish(w: artifacts.Writer, work: "_Work", rows: str | Path | None) -> Arti
         "candidates": int((plan.candidate_row >= 0).sum()),
         "pairs": len(plan.listed["pair"]),
     }
-    # A default store moves with the artefact; one that was named stays where it is.
+    # A default store moves with the artefact; a named one stays where it is.
     where = os.path.relpath(w.path.parent / ROWS, w.path) if rows is None else _absolute(rows)
     return w.complete(
         counts=counts, extra={"rows": where, "groups": work.groups, "layers": list(engine.layers)}
@@ -262,10 +263,10 @@ def _read_worker(worker: str, root: str | Path, overwrite: bool) -> tuple[int, i
 
 
 def load_features(path: str | Path) -> Features:
-    """Opens a ``featurize`` artefact in memory.
+    """Reads a ``featurize`` artefact into memory.
 
     Raises:
-      ArtifactError: not finished, made by another stage, rows or a shard missing, or a changed byte
+      ArtifactError: it is unfinished or made by another stage, rows or a shard are missing, or a byte has changed
         ("Digest mismatch").
     """
     stored = open_features(path)
@@ -276,7 +277,8 @@ def load_features(path: str | Path) -> Features:
 
 
 def open_features(path: str | Path) -> StoredFeatures:
-    """Opens a ``featurize`` artefact without reading its rows; raises as :func:`load_features`, damage when it is read."""
+    """Opens a ``featurize`` artefact without reading its rows; raises as :func:`load_features` does, but for damaged
+    rows only on reading."""
     given = artifacts.read_manifest(path).stage == IMPORTED
     artifact = artifacts.open(path, stage=IMPORTED if given else STAGE)
     extra = artifact.manifest.extra
@@ -293,7 +295,7 @@ def open_features(path: str | Path) -> StoredFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """An opened stage: what is wanted, what computes it, and where it goes."""
+    """An opened stage: the rows wanted, the engine that computes them, and the stores that take them."""
 
     plan: Plan
     engine: Engine
@@ -303,7 +305,7 @@ class _Work:
 
     @property
     def is_done(self) -> bool:
-        """Whether every row is stored, by whichever process."""
+        """Whether every row is stored, by this or any other process."""
         for kind, store in self.stores.items():
             with store.lock():
                 if not store.has(self.plan.listed[kind].key).all():
@@ -339,9 +341,9 @@ def _group(group: tuple[str, int], engine: Engine) -> tuple[str, tuple[str, ...]
 
 
 def _fill(work: "_Work", kind: Kind, worker: tuple[int, int] | None) -> None:
-    """Computes the rows that a store lacks, shard by shard: all of them, or one worker's share.
+    """Computes the rows missing from a store, shard by shard: all of them, or one worker's share.
 
-    Shares are cut from all rows, stored or not, so that they are the same whenever a worker starts.
+    Shares are cut from all rows, stored or not, so that they do not depend on when a worker starts.
     """
     store, engine, listed = work.stores[kind], work.engine, work.plan.listed[kind]
     together = isinstance(engine, ByState)
@@ -368,7 +370,7 @@ def _fill(work: "_Work", kind: Kind, worker: tuple[int, int] | None) -> None:
                     features[positions] = block
                     bar.advance(len(positions))
                 with contextlib.nullcontext() if worker is None else store.lock():
-                    # Another process may have stored some of them meanwhile.
+                    # Another process may have stored some of them in the meantime.
                     new = ~store.has(listed.key[shard])
                     if new.any():
                         store.append(listed.key[shard][new], features[new])
@@ -378,7 +380,7 @@ def _fill(work: "_Work", kind: Kind, worker: tuple[int, int] | None) -> None:
 def _started(
     work: _Work, kind: Kind, shards: Sequence[npt.NDArray[np.int64]]
 ) -> Iterator[tuple[npt.NDArray[np.int64], list[Request], Iterator[Any]]]:
-    """Shards with their requests and rows; the next one is read, and its first batch prepared, while one is computed."""
+    """Shards with their requests and rows; while one is computed, the next is read and its first batch prepared."""
 
     def start(shard: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[Request], Iterator[Any]]:
         requests = work.plan.requests(kind, shard)
@@ -394,21 +396,21 @@ def _started(
 
 @dataclasses.dataclass
 class _Words:
-    """What is said of the time that the bulk of the work takes, where that is worth saying."""
+    """Logs how long the bulk of the work takes, if it is long enough to mention."""
 
     kind: Kind
     rows: int
     bulk: bool
-    """There is more than a shard of them."""
+    """Whether there is more than one shard of rows."""
     started: float = dataclasses.field(default_factory=time.perf_counter)
     begun: float = math.nan
-    """When the first batch was done: what comes before is not the pace of the rest."""
+    """When the first batch was done; the time before does not show the pace of the rest."""
     done: int = 0
     """Rows after the first batch."""
     told: bool = False
 
     def hours(self, count: int) -> None:
-        """Called with the number of rows after each batch; the first few are reckoned with."""
+        """Called with the number of rows after each batch; the first few give the estimate."""
         now = time.perf_counter()
         if math.isnan(self.begun):
             self.begun = now
@@ -440,7 +442,7 @@ def _duration(seconds: float) -> str:
 
 
 def _check_space(store: RowStore, rows: int, kind: Kind) -> None:
-    """Says how much will be written, and refuses it before work starts where the disk cannot hold it."""
+    """Logs how much will be written, and refuses before work starts if the disk cannot hold it."""
     size = rows * len(store.layers) * store.dim * 2
     if size < _LARGE:
         return

@@ -1,8 +1,9 @@
-"""The ``import-features`` stage: features that upstream computed already become a feature artefact.
+"""The ``import-features`` stage: turns features that upstream has already computed into a feature artefact.
 
-DigiRL's and Digi-Q's ``.pt`` files (:mod:`digiq.data.importers.digirl`) hold, for every step, the image features that their V
-reads and the VLM's representations of the logged action and of each candidate. Nothing is computed again here: the rows
-are stored as they are (rounded to bfloat16, as all features are), beside the episodes and the candidates that they belong to.
+DigiRL's and Digi-Q's ``.pt`` files (:mod:`digiq.data.importers.digirl`) hold, for every step, the image features that
+their V takes and the VLM's representations of the logged action and of each candidate. Nothing is recomputed here. The
+rows are stored as they are (rounded to bfloat16, like all features), beside the episodes and candidates that they
+belong to.
 """
 
 from __future__ import annotations
@@ -42,17 +43,18 @@ _WORD = re.compile(r"\w+")
 
 @configclass
 class ImportFeaturesConfig:
-    """Which files, and what of them."""
+    """Which files to import, and what to take from them."""
 
     digirl: DigiRL = DigiRL(blank=True)
-    """Where the trajectories are, and their screenshots, which training does without."""
+    """Where the trajectories are, and their screenshots, which training does not need."""
     words: Annotated[int, Field(ge=0)] = 256
-    """The words of a step's prompt (goal and previous actions), hashed into so many columns of the observation's features;
-    0 leaves them out. Upstream has RoBERTa encode them while it trains; without either, V does not know the goal."""
+    """Number of columns of the observation's features into which the words of a step's prompt (goal and previous
+    actions) are hashed; 0 leaves the words out. Upstream encodes them with RoBERTa during training; without either, V
+    does not know the goal."""
     num_candidates: Annotated[int, Field(ge=1)] = 64
-    """Most candidates a step, the logged action included."""
+    """Most candidates per step, including the logged action."""
     on_bad: Literal["error", "skip"] = "error"
-    """As for ``import``."""
+    """As in ``import``."""
 
 
 @dataclasses.dataclass
@@ -66,7 +68,7 @@ class _Rows:
     group: str = ""
 
     def add(self, row: npt.NDArray[np.float32], where: str) -> bytes:
-        """The key of a row, which is of its content."""
+        """Adds a row and returns its key, a digest of its content."""
         if self.store is None:
             about = {"kind": self.kind, "engine": "given", "dim": len(row)}
             self.group = f"{self.kind}-{row_key(repr(about)).hex()[:12]}"
@@ -97,17 +99,17 @@ class _Rows:
 def run(config: ImportFeaturesConfig, *, out: Path, overwrite: bool = False) -> Artifact:
     """Writes features, and beside them ``episodes``, ``proposals`` and the rows' store ``feature_rows``.
 
-    Candidates are the step's ``action_list``, the logged action first, different ones only; their features are
-    ``q_rep_out_list``, those of the logged action ``q_rep_out``. An observation has ``image_features`` and its prompt's words.
-    The last step of a trajectory ends it, as upstream has it.
+    Candidates are the distinct actions of the step's ``action_list``, the logged action first. Their features are
+    ``q_rep_out_list``, those of the logged action ``q_rep_out``. An observation has ``image_features`` and its prompt's
+    words. The last step of a trajectory ends it, as upstream.
 
     Args:
       config: see :class:`ImportFeaturesConfig`.
-      out: the feature artefact; the folder that it is in takes the rest.
-      overwrite: start anew, the neighbours too.
+      out: the feature artefact; the rest goes into its parent folder.
+      overwrite: start anew, with the neighbouring artefacts too.
 
     Raises:
-      DigiQError: a step lacks features, their number or width differs, or any of ``import``'s.
+      DigiQError: a step lacks features, their number or width differs, or any error of ``import``.
     """
     importing = import_episodes.ImportConfig(format="digirl", digirl=config.digirl, on_bad=config.on_bad)
     proposing = ProposeConfig(source="recorded", num_candidates=config.num_candidates)
@@ -127,7 +129,7 @@ def run(config: ImportFeaturesConfig, *, out: Path, overwrite: bool = False) -> 
         with progress("import-features", len(wanted), unit="episodes") as bar:
             for name, where, steps in _trajectories(config.digirl):
                 if name not in wanted or name in read:
-                    continue  # left out by 'import', which has said so
+                    continue  # left out and reported by 'import'
                 read[name] = [
                     _step(config, step, f"{where}, step {t}", seen, paired) for t, step in enumerate(steps)
                 ]
@@ -138,7 +140,7 @@ def run(config: ImportFeaturesConfig, *, out: Path, overwrite: bool = False) -> 
         pairs: dict[bytes, int] = {}
         candidate_row = np.full(offered.valid.shape, -1, np.int32)
         for s, n in np.argwhere(offered.valid):
-            # 'recorded' keeps the list's order, so its columns are these rows without the empty ones.
+            # 'recorded' keeps the list's order, so its columns are these rows minus the empty ones.
             key = [k for k in states[s][1] if k is not None][n]
             candidate_row[s, n] = pairs.setdefault(key, len(pairs))
         index = {
@@ -161,9 +163,10 @@ def run(config: ImportFeaturesConfig, *, out: Path, overwrite: bool = False) -> 
 
 
 def hashed_words(text: str, columns: int) -> npt.NDArray[np.float32]:
-    """Signed counts of a text's words in ``columns`` buckets, over the root of their number; float32 [columns].
+    """Signed counts of a text's words in ``columns`` buckets, divided by the square root of the number of words;
+    float32 [columns].
 
-    Source: Weinberger et al. 2009, feature hashing. BLAKE2b, so that it is the same everywhere.
+    Source: Weinberger et al. 2009, feature hashing. The hash is BLAKE2b, so that results are the same everywhere.
     """
     found = np.zeros(columns, np.float32)
     words = _WORD.findall(text.lower())
@@ -183,7 +186,8 @@ def _trajectories(source: DigiRL) -> Iterator[tuple[str, str, Sequence[dict[str,
 def _step(
     config: ImportFeaturesConfig, step: dict[str, Any], where: str, seen: _Rows, paired: _Rows
 ) -> tuple[bytes, list[bytes | None]]:
-    """Keys of the observation's row and, in the order of ``recorded``, of the candidates'; None: one that is no candidate."""
+    """Keys of the observation's row and of the candidates' rows, in the order of ``recorded``; None: not a
+    candidate."""
     image = _numbers(step, "image_features", where).reshape(-1)
     if config.words:
         image = np.concatenate([image, hashed_words(str(step.get("observation", "")), config.words)])
@@ -215,7 +219,7 @@ def _numbers(step: dict[str, Any], name: str, where: str) -> npt.NDArray[np.floa
             f"{where}: has no '{name}'; take a file with upstream's precomputed features, or 'featurize' the episodes."
         )
     try:
-        if hasattr(value, "float"):  # a tensor, bfloat16 perhaps, which NumPy does not know
+        if hasattr(value, "float"):  # a tensor, perhaps bfloat16, which NumPy does not know
             value = value.float().numpy()
         return np.asarray(value, np.float32)
     except (ValueError, TypeError):

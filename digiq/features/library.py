@@ -1,4 +1,4 @@
-"""Features of plain screens, goals and actions, without artefacts."""
+"""Computes features of plain screens, goals and actions, without artefacts."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def extract_features(
     """Features of screens, goals and actions.
 
     Args:
-      items: (image, goal, action) or (image, goal, candidates), and after these, where there are any, history and the image
-        before the last action. An image is what :func:`digiq.features.screens.to_screenshot` takes; action None gives the
-        features of the observation; candidates are a sequence of actions, history one of earlier actions. Either all actions are None or none is, because the two
-        kinds of prompt have different spans.
+      items: (image, goal, action) or (image, goal, candidates), optionally followed by history and the image before the
+        last action. An image is anything that :func:`digiq.features.screens.to_screenshot` takes. Action None gives the
+        features of the observation. Candidates are a sequence of actions, and history is a sequence of earlier actions.
+        Either all actions are None or none is, because the two kinds of prompt have different spans.
       model: a Hugging Face image-text-to-text directory.
       layers: as ``featurize.layers``.
-      spans: of the prompt, or ``answer``, the last token; none: those that the prompt's file names.
-      pooling: over each span: last, mean, both, or auto, as the prompt's file says.
+      spans: spans of the prompt, or ``answer``, the last token; none: those named in the prompt's file.
+      pooling: of each span: last, mean, both, or auto (as the prompt's file says).
       prompt: general, paper, readout, the path of a file, or auto.
       grounding: how a tap's place is shown.
       engine: one of :data:`digiq.features.engines.ENGINES`.
-      batch_size: prompts a forward pass; auto: as many as memory allows.
-      dtype: torch's name of the model's type.
+      batch_size: prompts per forward pass; auto: as many as memory allows.
+      dtype: torch's name of the model's dtype.
       device: where torch runs.
 
     Returns:
-      By resolved layer number, float32 [R, len(spans)·H]: a row for every action, in order of items and candidates. Where
+      By resolved layer number, float32 [R, len(spans)·H], with one row per action, in order of items and candidates. If
       ``pooling`` is both, by names such as ``layer_03_mean``.
 
     Raises:
-      DigiQError: no items, one of them is not as above, or a model, layer or span that is not there.
+      DigiQError: there are no items, an item is not as above, or a model, layer or span does not exist.
     """
     told = {
         "layers": list(layers),

@@ -1,4 +1,4 @@
-"""What there is to featurise, as arrays: requests are made a few at a time, because millions of screens fit no memory."""
+"""What to featurise, as arrays. Requests are made a few at a time, because millions of screens exceed memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from digiq.vlm.prompts import describe_history
 if TYPE_CHECKING:
     from digiq.features.extract import FeaturizeConfig
 
-_KEPT = 2**28  # bytes of screens of the episodes read last
+_KEPT = 2**28  # bytes of screens of recently read episodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +33,17 @@ class Listed:
     """The requests of one kind, n of them."""
 
     key: npt.NDArray[np.uint8]
-    """[n, 16], of their rows."""
+    """[n, 16], keys of their rows."""
     length: npt.NDArray[np.int32]
-    """[n], characters of the prompt."""
+    """[n], length of the prompt in characters."""
     screen: npt.NDArray[np.int32]
-    """[n], place of the screen among all screens in the order of their digests."""
+    """[n], index of the screen among all screens, ordered by digest."""
     state: npt.NDArray[np.uint64]
     """[n], equal for requests with the same :attr:`Request.state`."""
     state_of: npt.NDArray[np.int32]
-    """[n], the observation."""
+    """[n], index of the observation."""
     column: npt.NDArray[np.int32]
-    """[n], the candidate; -1: the observation itself."""
+    """[n], index of the candidate; -1: the observation itself."""
 
     def __len__(self) -> int:
         return len(self.key)
@@ -51,30 +51,31 @@ class Listed:
     def order(self, by_state: bool) -> npt.NDArray[np.int64]:
         """Requests with distinct keys, in the order of work.
 
-        Similar lengths follow one another, so that batches carry little padding; with ``by_state`` candidates of a state
-        do, where an engine reads the state once for all of them, and states come as episodes do, each of which is read once.
+        Requests are sorted by length, so that batches carry little padding. With ``by_state``, for an engine that reads
+        a state once for all its candidates, those candidates come together. States then follow the order of the
+        episodes, so that each episode is read once.
         """
         first, _ = distinct(self.key)
         if not by_state:
             return first[np.lexsort((self.screen[first], self.length[first]))]
         state = self.state[first]
         _, which = np.unique(state, return_inverse=True)
-        met = np.full(len(first), np.iinfo(np.int32).max, np.int32)  # where a state comes first
+        met = np.full(len(first), np.iinfo(np.int32).max, np.int32)  # first observation of each state
         np.minimum.at(met, which, self.state_of[first])
         return first[np.lexsort((self.length[first], state, met[which]))]
 
 
 class Plan:
-    """The rows of an artefact. Screens and pairs that occur again, in whatever episode, are one row.
+    """The rows of an artefact. Repeated screens and pairs share one row, even across episodes.
 
     Args:
-      episodes: S observations, non-terminal ones.
-      proposals: N candidates of each.
-      config: with everything said outright.
-      stamps: by kind, what is in the rows' keys beside the request itself.
+      episodes: give S non-terminal observations.
+      proposals: N candidates for each.
+      config: a resolved config.
+      stamps: by kind, what enters the rows' keys beside the request itself.
 
     Raises:
-      ArtifactError: candidates of other episodes, or none for a state.
+      ArtifactError: the candidates belong to other episodes, or a state has none.
     """
 
     def __init__(
@@ -100,11 +101,11 @@ class Plan:
             )
         self.listed: dict[Kind, Listed] = {}
         self.candidate_row: npt.NDArray[np.int32] = np.full(read.shape, -1, np.int32)
-        """[S, N] rows of the pairs, those of logged actions first; -1: no candidate, or left out."""
+        """[S, N] row numbers of the pairs, the logged action's in column 0; -1: no candidate, or left out."""
         self._list(read, stamps)
 
     def requests(self, kind: Kind, which: npt.NDArray[np.int64]) -> list[Request]:
-        """Some of the requests, in the order asked for. Each episode is read once, and its screens are held by the requests."""
+        """The requests ``which``, in that order. Each episode is read once, and the requests hold its screens."""
         listed = self.listed[kind]
         made: dict[int, Request] = {}
         states = listed.state_of[which]
@@ -148,7 +149,7 @@ class Plan:
         )
 
     def _list(self, read: npt.NDArray[np.bool_], stamps: Mapping[Kind, str]) -> None:
-        """One pass over the episodes, in their order."""
+        """Fills the lists in one pass over the episodes, in order."""
         count, width = read.shape
         digests = np.zeros((count, hashlib.sha256().digest_size), np.uint8)
         columns = {
@@ -170,7 +171,7 @@ class Plan:
                 action = self._proposals.action(s, n)
                 self._note(columns, s, 1 + n, observed.of(action, self._template), stamps["pair"])
                 columns["same"][s, n] = np.frombuffer(_same(observed, action), np.uint8)
-        # Distinct digests in the order of their bytes.
+        # Distinct digests in byte order.
         words = np.ascontiguousarray(digests).view(">u8").astype(np.uint64)
         screen = np.unique(words, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int32)
         del digests, words
@@ -203,7 +204,7 @@ def check_sizes(episodes: LabelledEpisodes, proposals: Proposals) -> npt.NDArray
     """(episode, step) of every observation, int32 [S, 2].
 
     Raises:
-      ArtifactError: proposals of other episodes.
+      ArtifactError: the proposals belong to other episodes.
     """
     place = observation_index(episodes)
     if len(place) != len(proposals):
@@ -229,7 +230,8 @@ def _where(episode: Episode, t: int) -> str:
 
 
 def cut(states: npt.NDArray[np.uint64] | None, count: int, size: int) -> list[slice]:
-    """``count`` requests in order as shards of at most ``size``; with ``states``, one is cut only where it fills a shard."""
+    """Shards of at most ``size`` out of ``count`` ordered requests; with ``states``, a state is split only if it
+    exceeds a shard."""
     out: list[slice] = []
     start = 0
     while start < count:
@@ -243,5 +245,5 @@ def cut(states: npt.NDArray[np.uint64] | None, count: int, size: int) -> list[sl
 
 
 def share_of(shards: Sequence[slice], worker: tuple[int, int] | None) -> Sequence[slice]:
-    """Those of worker i of n, counted from 1; all for None."""
+    """The shards of worker i of n, counted from 1; all for None."""
     return shards if worker is None else shards[worker[0] - 1 :: worker[1]]

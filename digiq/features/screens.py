@@ -1,4 +1,4 @@
-"""Screens as people have them: arrays of several kinds, Pillow images, files; and as models are given them."""
+"""Converts screens from the forms that users have (several kinds of array, Pillow images, files) to the models' own."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def to_screenshot(image: Any, where: str = "image") -> npt.NDArray[np.uint8]:
     """uint8 [H, W, 3].
 
     Args:
-      image: such an array; grey [H, W] or [H, W, 1]; with opacity [H, W, 4], which is put on white; floats in [0, 1]; a
-        Pillow image; the bytes of an image file, or its path.
+      image: such an array; a grey one, [H, W] or [H, W, 1]; one with opacity, [H, W, 4], which is composited on white;
+        floats in [0, 1]; a Pillow image; or the bytes or the path of an image file.
       where: what to call it in errors.
 
     Raises:
-      DigiQError: it is none of these, or no image that can be read.
+      DigiQError: it is none of these, or an unreadable image.
     """
     if isinstance(image, str | Path | bytes | bytearray | memoryview):
         name = f"{where} ({image})" if isinstance(image, str | Path) else where

@@ -1,15 +1,16 @@
 """The row store: append-only Zarr v3 arrays of features, keyed by content.
 
-A row's key is the digest of what it was computed from (image, prompt, drawn action, model, layers, pooling). Rewards
-and discounts have no part in it, so rows serve every artefact that asks for the same thing, and new episodes cost only
-their new rows. On disk, or under a ``gs://`` or ``s3://`` URL::
+A row's key is the digest of its inputs (image, prompt, drawn action, model, layers, pooling). Rewards and discounts are
+not part of it, so rows serve every artefact that needs the same inputs, and new episodes cost only their new rows. On
+disk, or under a ``gs://`` or ``s3://`` URL::
 
-    <root>/<group>/layer_05/{zarr.json, c/0/0, c/1/0, ...}   bfloat16 [rows, D], one array a layer
+    <root>/<group>/layer_05/{zarr.json, c/0/0, c/1/0, ...}   bfloat16 [rows, D], one array per layer
     <root>/<group>/key/{zarr.json, c/0/0, ...}               uint8 [rows, 16]; zeros: no row
 
-A shard is the unit of work: its rows are written layer by layer and its keys last, so a shard without keys does not
-exist and a killed run loses at most the one it was in. Arrays are longer than what is written: they grow by many shards. Sharding with crc32c at both levels makes a flipped byte an
-error, and a missing shard is never filled in.
+A shard is the unit of work: its rows are written layer by layer and its keys last, so a shard without keys counts as
+absent and a killed run loses at most the shard in progress. Arrays grow by many shards at a time, so they are longer
+than what is written. Sharding with crc32c at both levels turns a flipped byte into an error, and a missing shard is
+never filled in.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ from digiq.errors import ArtifactError
 
 ROWS_PER_SHARD = 512
 KEY_BYTES = 16
-_CHUNK_ROWS, _CHUNK_BYTES = 64, 2**16  # the least that is read for one row
-_RECENT = 2**14  # keys that wait to be sorted in
-_READERS = 4  # shards that are read at once
-_GROWTH = 64  # shards that an array grows by: its metadata are written anew once in so many appends
+_CHUNK_ROWS, _CHUNK_BYTES = 64, 2**16  # the least that is read to get one row
+_RECENT = 2**14  # keys waiting to be sorted in
+_READERS = 4  # shards read at once
+_GROWTH = 64  # shards that an array grows by: its metadata are rewritten once per this many appends
 _KEY = "key"
 _MEND = "run 'featurize' with --overwrite, which computes damaged rows again"
 
 
 def row_key(*parts: str | bytes) -> bytes:
-    """Digest of the parts, 16 bytes; parts are kept apart by their lengths."""
+    """Digest of the parts, 16 bytes; the parts' lengths are hashed too, to keep them apart."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
@@ -53,7 +54,7 @@ def row_key(*parts: str | bytes) -> bytes:
 
 
 class KeyTable:
-    """Where the row of each key is: sorted arrays of 24 bytes a key, as millions of them are too many for a dict."""
+    """The place of each key's row: sorted arrays of 24 bytes per key, because a dict of millions is too large."""
 
     def __init__(self) -> None:
         self._high, self._low = np.empty(0, np.uint64), np.empty(0, np.uint64)
@@ -64,13 +65,13 @@ class KeyTable:
         return len(self._place) + len(self._recent)
 
     def add(self, keys: npt.NDArray[np.uint8], places: npt.NDArray[np.int64]) -> None:
-        """Keys uint8 [n, 16] and their rows; a key that is here already has its row from now on."""
+        """Adds keys uint8 [n, 16] and their rows; a known key gets the new row."""
         self._recent |= dict(zip(map(bytes, keys), places.tolist(), strict=True))
         if len(self._recent) > max(_RECENT, len(self._place) // 4):
             self._sort_in()
 
     def find(self, keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """The rows of keys, int64 [n]; -1 where there is none."""
+        """The rows of keys, int64 [n]; -1 for unknown keys."""
         found = np.full(len(keys), -1, np.int64)
         if len(self._place):
             high, low = _halves(keys)
@@ -94,7 +95,7 @@ class KeyTable:
         high, low = _halves(np.frombuffer(b"".join(self._recent), np.uint8).reshape(-1, KEY_BYTES))
         place = np.fromiter(self._recent.values(), np.int64, len(self._recent))
         self._recent = {}
-        # The newest first among equals, which alone are kept.
+        # Among equal keys the newest comes first, and only that one is kept.
         high, low, place = (
             np.concatenate([new, old])
             for new, old in ((high, self._high), (low, self._low), (place, self._place))
@@ -115,9 +116,10 @@ def _halves(keys: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint64], npt.ND
 def distinct(
     keys: npt.NDArray[np.uint8],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Of keys uint8 [n, 16]: where each distinct one stands first, int64 [m] in order, and which of them each is, int64 [n]."""
+    """Distinct keys of uint8 [n, 16]: the first place of each, int64 [m] in order, and the index of each key among
+    them, int64 [n]."""
     high, low = _halves(keys)
-    order = np.lexsort((low, high))  # stable: of equals, the first is first
+    order = np.lexsort((low, high))  # stable: equal keys stay in order
     begins = np.ones(len(order), bool)
     begins[1:] = (np.diff(high[order]) != 0) | (np.diff(low[order]) != 0)
     first = order[begins]
@@ -129,7 +131,7 @@ def distinct(
 
 
 def as_keys(keys: Sequence[bytes] | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """uint8 [n, 16]."""
+    """The keys as uint8 [n, 16]."""
     if isinstance(keys, np.ndarray):
         return keys
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
@@ -140,12 +142,12 @@ class RowStore:
 
     Args:
       root: a local directory, or a URL that tensorstore opens (``gs://...``, ``s3://...``).
-      group: where under the root.
+      group: path under the root.
       layers: names of the arrays.
       dim: width of a row.
-      about: what the rows are, kept as the arrays' Zarr attributes.
-      rows_per_shard: most rows that :meth:`append` takes in a new group; an old one keeps its number.
-      repair: read everything back first, and forget the shards that do not; their rows can be appended anew.
+      about: describes the rows; kept as the arrays' Zarr attributes.
+      rows_per_shard: most rows per :meth:`append` in a new group; an existing group keeps its number.
+      repair: read everything back first, and forget the shards that cannot be read; their rows can be appended anew.
 
     Raises:
       ArtifactError: a shard of keys cannot be read.
@@ -168,7 +170,7 @@ class RowStore:
         self.layers, self.dim, self.rows_per_shard = tuple(layers), dim, rows_per_shard
         self._lock_file = Path(self.path) / "rows.lock" if local else None
         spec = {"driver": "file", "path": f"{self.path}/"} if local else f"{self.path}/"
-        # One fsync a file, below, in place of two a file and others for what is deleted or renamed.
+        # One fsync per file, below, instead of two per file and more for deletions and renames.
         self._kv = ts.KvStore.open(spec, context=ts.Context({"file_io_sync": False})).result()
         self._rows, self._listed = KeyTable(), set[int]()
         self._growing: dict[str, Any] = {}  # opened arrays, to append to
@@ -185,7 +187,7 @@ class RowStore:
         return bool(self.has(as_keys([key]))[0])
 
     def has(self, keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-        """Which of the keys, uint8 [n, 16], have a row here."""
+        """Whether each of the keys, uint8 [n, 16], has a row here."""
         return self._rows.find(keys) >= 0
 
     def __len__(self) -> int:
@@ -193,9 +195,9 @@ class RowStore:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Waits to be the only local process that appends here, and reads the keys that others have added.
+        """Waits until no other local process appends here, and reads the keys that others have added.
 
-        Under a URL there is no lock: let one process at a time append.
+        Under a URL there is no lock, so only one process may append at a time.
         """
         with self._locked():
             self._load_keys()
@@ -207,7 +209,7 @@ class RowStore:
         """Writes one shard; see :meth:`lock`.
 
         Args:
-          keys: at most ``rows_per_shard``, none of them here yet.
+          keys: at most ``rows_per_shard``, none of them stored yet.
           features: [len(keys), len(layers), dim]; stored as bfloat16.
         """
         size = self.rows_per_shard
@@ -218,7 +220,7 @@ class RowStore:
         for i, layer in enumerate(self.layers):
             if (
                 len(keys) < size
-            ):  # a whole shard replaces what a killed run may have left; a part would be added to it
+            ):  # a full shard replaces leftovers of a killed run; a partial one would be added to them
                 self._delete(layer, shard)
             array = self._grown(layer, start + size)
             array[start : start + len(keys)].write(features[:, i].astype(ml_dtypes.bfloat16)).result()
@@ -234,16 +236,16 @@ class RowStore:
         """One layer of the rows with these keys, bfloat16 [len(keys), dim].
 
         Raises:
-          ArtifactError: a row is not here, its shard is missing, or its checksum shows a changed byte
-            ("Digest mismatch").
+          ArtifactError: a row is not stored, its shard is missing, or its checksum shows a changed byte ("Digest
+            mismatch").
         """
         return self.rows(layer, keys).load()
 
     def rows(self, layer: str, keys: Sequence[bytes] | npt.NDArray[np.uint8]) -> StoredLayer:
-        """The same rows, read when asked for.
+        """The same rows, read on request.
 
         Raises:
-          ArtifactError: a row is not here.
+          ArtifactError: a row is not stored.
         """
         rows = self._rows.find(as_keys(keys))
         if absent := int((rows < 0).sum()):
@@ -270,7 +272,7 @@ class RowStore:
         for name in (_KEY, *self.layers):
             try:
                 self._open(name)
-            except ValueError:  # without a readable zarr.json every shard below is dropped
+            except ValueError:  # without a readable zarr.json every shard below it is dropped
                 self._kv.write(f"{name}/zarr.json", None).result()
         self._keep_shard_size()
         for shard in self._shards():
@@ -285,7 +287,7 @@ class RowStore:
                     self._delete(name, shard)
 
     def _load_keys(self) -> None:
-        """Those of shards that are not known yet."""
+        """Loads the keys of shards that are not known yet."""
         size = self.rows_per_shard
         for shard in sorted(set(self._shards()) - self._listed):
             listing = self._read(_KEY, shard, shard * size, (shard + 1) * size)
@@ -301,7 +303,7 @@ class RowStore:
         return sorted(int(name.removesuffix("/0")) for name in names if name.endswith("/0"))
 
     def _sync(self, name: str, shard: int) -> None:
-        """Waits until a file is on the disk: features are there before their keys even if the power fails."""
+        """Waits until a file is on disk, so that features precede their keys even if the power fails."""
         if self._lock_file is not None:
             file = os.open(f"{self.path}/{_file(name, shard)}", os.O_RDONLY)
             try:
@@ -327,7 +329,7 @@ class RowStore:
             raise ArtifactError(f"{file}: {reason}; {_MEND}.") from None
 
     def _open(self, name: str, metadata: dict[str, Any] | None = None) -> Any:
-        """An array; made anew with these metadata, if they are given."""
+        """Opens an array, or creates it anew if ``metadata`` are given."""
         spec: dict[str, Any] = {
             "driver": "zarr3",
             "fill_missing_data_reads": False,
@@ -339,7 +341,7 @@ class RowStore:
         return ts.open(spec | {"metadata": metadata}, kvstore=kvstore, create=True).result()
 
     def _grown(self, name: str, rows: int) -> Any:
-        """An array of at least ``rows``; made when absent."""
+        """An array of at least ``rows``; created if absent."""
         known = self._growing.get(name)
         if known is None or known.shape[0] < rows:
             step = _GROWTH * self.rows_per_shard
@@ -355,7 +357,7 @@ class RowStore:
 
     def _metadata(self, name: str, rows: int) -> dict[str, Any]:
         size = self.rows_per_shard
-        # Keys are always read whole; of features, a few rows at a time are wanted while training streams.
+        # Keys are always read whole; streaming during training reads a few rows of features at a time.
         fit = max(1, _CHUNK_BYTES // (2 * self.dim))
         inner = min(_CHUNK_ROWS, 1 << (fit.bit_length() - 1))
         width, inner = (KEY_BYTES, size) if name == _KEY else (self.dim, math.gcd(inner, size))
@@ -377,7 +379,7 @@ class RowStore:
 
 
 class StoredLayer:
-    """Some rows of one layer of a :class:`RowStore`, bfloat16 [n, dim], that stay on disk until they are asked for."""
+    """Some rows of one layer of a :class:`RowStore`, bfloat16 [n, dim], that stay on disk until requested."""
 
     dtype = np.dtype(ml_dtypes.bfloat16)
 
@@ -391,7 +393,7 @@ class StoredLayer:
 
     @property
     def order(self) -> npt.NDArray[np.int64]:
-        """int64[n]: the rows as they lie in the store; a pass in this order reads every chunk once."""
+        """int64 [n]: the rows in storage order; a pass in this order reads every chunk once."""
         return np.argsort(self._rows, kind="stable")
 
     def __len__(self) -> int:
@@ -401,7 +403,7 @@ class StoredLayer:
         """bfloat16 [k, dim], for k row numbers or a slice.
 
         Raises:
-          ArtifactError: a missing shard, or a changed byte ("Digest mismatch").
+          ArtifactError: a shard is missing, or a byte has changed ("Digest mismatch").
         """
         rows = self._rows[wanted]
         if not len(rows):
@@ -409,7 +411,7 @@ class StoredLayer:
         try:
             return self._array[rows].read().result()
         except ValueError:
-            return self._by_shard(rows)  # which names the file that is damaged
+            return self._by_shard(rows)  # this names the damaged file
 
     def load(self) -> npt.NDArray[Any]:
         """All rows, bfloat16 [n, dim], read shard by shard."""
@@ -429,11 +431,11 @@ class StoredLayer:
                 and here[-1] - here[0] == high - low - 1
                 and (np.diff(places) == 1).all()
             ):
-                out[here[0] : here[-1] + 1] = part  # as they lie in the store: one copy, not one a row
+                out[here[0] : here[-1] + 1] = part  # in storage order: one copy, not one per row
             else:
                 out[here] = part[places]
 
-        # A disk answers several questions sooner than one after the other; more shards at once would only cost memory.
+        # A disk serves several reads at once faster than one by one; more shards at once would only cost memory.
         with ThreadPoolExecutor(_READERS) as pool:
             list(pool.map(read, np.unique(shards).tolist()))
         return out

@@ -1,4 +1,4 @@
-"""Candidate actions for logged observations, one file a source.
+"""Sources of candidate actions for logged observations, one file each.
 
 To add a source: write its file, and add its line to :data:`CANDIDATES`.
 """
@@ -17,6 +17,6 @@ CANDIDATES = Table(
     vlm="VlmSamples",
     mix="Mix",
 )
-"""Name of a source, which is its file's, and the class in there (:class:`digiq.proposals.base.Source`)."""
+"""Name of each source, which is also its file's name, and its class there (:class:`digiq.proposals.base.Source`)."""
 
 __all__ = ["CANDIDATES"]

@@ -1,4 +1,4 @@
-"""How an agent behind an endpoint is asked for an action, and what becomes of what it says."""
+"""Asks an agent behind an endpoint for actions, and reads its answers."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _EXAMPLES = 20
 class Asking:
     """Asks an endpoint for candidates and reads its answers in a dialect; counts what does not parse.
 
-    ``unparsable`` counts by reason; ``examples`` holds some of what was said.
+    ``unparsable`` holds counts by reason; ``examples`` holds some of the answers.
     """
 
     endpoint: Endpoint
     dialect: Dialect
     template: str = TEMPLATE
-    """With ``{manual}``, ``{goal}`` and ``{past}``."""
+    """Prompt with ``{manual}``, ``{goal}`` and ``{past}``."""
     history: int = 4
-    """Past actions told."""
+    """Number of past actions in the prompt."""
     unparsable: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     examples: list[str] = dataclasses.field(default_factory=list)
 
     def question(self, seen: PolicyInput, past: Sequence[Action]) -> list[Message]:
-        """What is asked about an observation."""
+        """The messages about an observation."""
         height, width = seen.screenshot.shape[:2]
         told = [self._word(action, (height, width)) for action in past[len(past) - self.history :]]
         text = self.template.format(
@@ -57,13 +57,13 @@ class Asking:
     def candidates(
         self, questions: Sequence[tuple[PolicyInput, Sequence[Action], Sequence[int]]]
     ) -> list[list[Candidate | ParseError]]:
-        """What is said about each observation, one answer a seed, in order.
+        """The answers about each observation, one per seed, in order.
 
         Args:
-          questions: observation, past actions, and a seed an answer.
+          questions: observation, past actions, and one seed per answer.
 
         Raises:
-          EndpointError: a question had no answer; those that had are in the cache.
+          EndpointError: a question got no answer; the answers to the others are in the cache.
         """
         if self.endpoint.config.several:
             return self._in_one_call(questions)
@@ -106,10 +106,10 @@ class Asking:
 
 @functools.lru_cache(maxsize=4)
 def read_template(file: Path) -> str:
-    """A template of a file.
+    """Reads a template from a file.
 
     Raises:
-      DigiQError: it is not there, or names something else than manual, goal and past.
+      DigiQError: the file is missing, or has a placeholder other than manual, goal and past.
     """
     try:
         text = file.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What sources of candidates are asked for."""
+"""The interface of sources of candidates."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from digiq.policies.base import Candidate, PolicyInput
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StepInput(PolicyInput):
-    """An observation with what else is known of it: for sources that say ``reads_steps``, and for no learned policy."""
+    """An observation with all that is known of it; for sources with ``reads_steps``, never for learned policies."""
 
     ui_elements: str = "[]"
     """As :attr:`digiq.data.schema.Step.ui_elements`."""
     extras: str = "{}"
     """As :attr:`digiq.data.schema.Step.extras`."""
     past: tuple[Action, ...] = ()
-    """Actions executed before, the latest last."""
+    """Previously executed actions, the latest last."""
 
 
 def logged_candidate(action: Action | None) -> Candidate | None:
-    """Candidate 0 where nobody knows its probability."""
+    """Candidate 0 if its probability is unknown."""
     return None if action is None else Candidate(action, math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sourced(Candidate):
-    """A candidate that says where it comes from, where sources are mixed."""
+    """A candidate of mixed sources, which names its source."""
 
     source: str = ""
 
@@ -41,8 +41,8 @@ class Sourced(Candidate):
 class Candidates(Protocol):
     """An opened source.
 
-    One whose ``reads_steps`` is true is given :class:`StepInput`. One that has a method ``report`` is asked, when it has
-    proposed, for counts of what went wrong, by name; they come into the manifest.
+    If its ``reads_steps`` is true, it gets :class:`StepInput`. If it has a method ``report``, that is called after
+    proposing and returns counts of what went wrong, by name; they go into the manifest.
     """
 
     def propose(
@@ -56,38 +56,38 @@ class Candidates(Protocol):
 
         Args:
           inputs: B observations.
-          logged: the action executed at each, candidate 0; None, also in the result, where none was.
+          logged: the action executed at each, candidate 0; None, also in the result, if there was none.
           n: at least 1.
-          rngs: one each; an observation's candidates depend on nothing drawn for another.
+          rngs: one per observation, so that its candidates do not depend on draws for another.
 
         Returns:
-          Candidates with their log-probabilities under whatever proposes them: -inf for a logged action that it never
-          makes, NaN where there is no such probability.
+          Candidates with their log-probabilities under the source: -inf for a logged action that it never proposes, NaN
+          if the probability does not exist.
         """
         ...
 
 
 class Source(Protocol):
-    """A member of :data:`digiq.proposals.CANDIDATES`: a frozen config that opens what it proposes from.
+    """A member of :data:`digiq.proposals.CANDIDATES`: a frozen config that opens the source.
 
-    One whose own fields name files or folders says so in a property ``files`` (see :func:`files_of`).
+    If its own fields name files or folders, it lists them in a property ``files`` (see :func:`files_of`).
     """
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Names of the artefacts that it reads: ``policy`` or nothing."""
+        """Names of the artefacts that it reads: ``policy``, or none."""
         ...
 
     def open(self, paths: Mapping[str, Path]) -> Candidates:
-        """Opens what it reads, once a run of the stage.
+        """Opens the source, once per run of the stage.
 
         Args:
-          paths: of the artefacts that ``reads`` names.
+          paths: paths of the artefacts named by ``reads``.
         """
         ...
 
 
 def files_of(source: Source) -> Mapping[str, Path]:
-    """Files and folders that a source's own fields name, by a word for each: what they hold is a part of what is made, so
-    that an artefact is made anew where they have changed."""
+    """Files and folders named by a source's own fields, each under a keyword. Their content is part of the artefact's
+    identity, so the artefact is remade if they change."""
     return getattr(source, "files", {})

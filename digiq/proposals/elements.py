@@ -1,4 +1,4 @@
-"""Taps on the elements of the screen: what the accessibility tree, or an annotation, says there is."""
+"""Taps on the elements of the screen, as listed in the accessibility tree or an annotation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from digiq.proposals.base import StepInput, logged_candidate
 
 @configclass
 class Elements:
-    """Taps on the centres of elements, drawn without replacement; none where the recording knows no elements."""
+    """Taps on the centres of elements, drawn without replacement; none if the recording has no elements."""
 
     reads_steps = True
     clickable_only: bool = True
-    """Where elements say whether they can be clicked, only those."""
+    """Only tap elements that can be clicked, where the recording says which can."""
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What an agent behind an OpenAI-compatible endpoint says, asked as often as there are to be candidates."""
+"""Answers of an agent behind an OpenAI-compatible endpoint, one request per candidate."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,17 @@ from digiq.proposals.base import StepInput, logged_candidate
 
 @configclass
 class EndpointSamples:
-    """Answers of a model behind HTTP, in its own dialect. An answer that does not parse is counted, and is no candidate."""
+    """Answers of a model behind HTTP, in its own dialect. One that does not parse is counted and gives no candidate."""
 
     model: EndpointConfig = EndpointConfig()
-    """Which model, and how it may be asked."""
+    """Which model, and how to query it."""
     say: DialectConfig = DialectConfig()
     """The dialect of its answers."""
     prompt: Path | None = None
-    """A file with what it is told, with ``{manual}``, ``{goal}`` and ``{past}``; none: the dialect's manual, the goal, and
-    the actions before."""
+    """A file with the prompt, with ``{manual}``, ``{goal}`` and ``{past}``; none: the dialect's manual, the goal and
+    the previous actions."""
     history: Annotated[int, Field(ge=0)] = 4
-    """Actions before that it is told."""
+    """Number of previous actions in the prompt."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class EndpointSamples:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Proposes what is said."""
+    """Proposes the answers."""
 
     asking: Asking
     reads_steps: bool = True

@@ -1,4 +1,4 @@
-"""The logged actions alone: what a critic can be trained on without any policy, and filtered by Q."""
+"""The logged actions alone: enough to train a critic without any policy, and to filter the actions by Q."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from digiq.proposals.base import logged_candidate
 
 @configclass
 class Logged:
-    """One candidate a state, of unknown probability."""
+    """One candidate per state, of unknown probability."""
 
     @property
     def reads(self) -> tuple[str, ...]:

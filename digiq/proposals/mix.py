@@ -25,7 +25,7 @@ _Parts = Annotated[
 
 @configclass
 class Mix:
-    """The sources take turns, each with a candidate that is not there yet, until there are enough."""
+    """The sources take turns, each adding a candidate that is not there yet, until there are enough."""
 
     parts: _Parts = dataclasses.field(
         default_factory=lambda: {"recorded": {}, "elements": {}, "perturbed": {}}, hash=False
@@ -73,7 +73,7 @@ class Mix:
 
 @dataclasses.dataclass(frozen=True)
 class Mixer:
-    """Opened sources that take turns; each candidate says whose it is. Log-probabilities are the source's own."""
+    """Opened sources that take turns; each candidate names its source. Log-probabilities are the source's own."""
 
     sources: Mapping[str, Candidates]
     reads_steps: bool = True
@@ -87,7 +87,7 @@ class Mixer:
     ) -> list[list[Candidate | None]]:
         """See :class:`digiq.proposals.base.Candidates`."""
         plain = [PolicyInput(seen.screenshot, seen.goal) for seen in inputs]
-        # Each source draws from a stream of its own, so that adding one leaves the others' draws as they were.
+        # Each source draws from its own stream, so that adding one leaves the others' draws unchanged.
         seeds = [[int(s) for s in rng.integers(2**63, size=2)] for rng in rngs]
         offered = []
         for place, (name, source) in enumerate(self.sources.items()):
@@ -97,7 +97,7 @@ class Mixer:
         return [_taken(list(rows), n) for rows in zip(*offered, strict=True)]
 
     def report(self) -> dict[str, int]:
-        """The sources' own counts, summed."""
+        """The sources' counts, summed."""
         total: dict[str, int] = {}
         for source in self.sources.values():
             if report := getattr(source, "report", None):
@@ -108,7 +108,7 @@ class Mixer:
 
 def _taken(rows: list[tuple[str, list[Candidate | None]]], n: int) -> list[Candidate | None]:
     known = [row[0] for _, row in rows if row[0] is not None]
-    # The logged action's probability is of the first source that knows it.
+    # The logged action's probability is that of the first source that knows it.
     first = next((c for c in known if c.log_prob == c.log_prob), known[0] if known else None)
     kept: list[Candidate | None] = [
         None if first is None else Sourced(first.action, first.log_prob, "logged")

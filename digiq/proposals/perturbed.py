@@ -1,4 +1,4 @@
-"""Taps near the logged one: what the agent might have hit instead."""
+"""Taps near the logged one, which the agent might have made instead."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from digiq.proposals.base import logged_candidate
 
 @configclass
 class Perturbed:
-    """The logged tap, moved at random; nothing beside a logged action that is no tap."""
+    """The logged tap, moved at random; if the logged action is not a tap, nothing is added to it."""
 
     spread: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Standard deviation of the moves, a fraction of the screen; points are cut off at its edges."""
+    """Standard deviation of the moves, as a fraction of the screen; points are clipped to its edges."""
 
     @property
     def reads(self) -> tuple[str, ...]:

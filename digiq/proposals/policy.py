@@ -1,4 +1,4 @@
-"""Samples of a policy, as the paper proposes: the behaviour policy's own, so that they stay near the data."""
+"""Samples of a policy, as in the paper, which uses the behaviour policy so that candidates stay near the data."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class PolicySamples:
     """Independent draws of a policy, with their probabilities."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of the policy's sampling; above 1 the candidates spread."""
+    """Temperature of the policy's sampling; above 1 the candidates are more diverse."""
 
     @property
     def reads(self) -> tuple[str, ...]:

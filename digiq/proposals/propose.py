@@ -1,4 +1,4 @@
-"""The ``propose`` stage: N candidate actions for every observation, the logged action always candidate 0."""
+"""The ``propose`` stage: N candidate actions for every observation; the logged action is always candidate 0."""
 
 import collections
 import dataclasses
@@ -34,16 +34,16 @@ _BATCH = 256
 
 @configclass
 class ProposeConfig(chosen_from(CANDIDATES, default="policy")):
-    """Where candidates come from, and how many."""
+    """The source of candidates, and their number."""
 
     num_candidates: Annotated[int, Field(ge=1)] = 8
-    """N, most candidates an observation, the logged action included."""
+    """N, most candidates per observation, including the logged action."""
     seed: int = 0
-    """Of the draws; those of an observation depend on its row alone."""
+    """Seed of the draws; an observation's draws depend only on the seed and its row."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The artefacts that the source reads beside episodes and rewards."""
+        """Names of the artefacts that the source reads beside episodes and rewards."""
         return self.chosen.reads
 
 
@@ -54,25 +54,25 @@ class Proposals:
     action_type: npt.NDArray[np.int32]
     """[S, N], ids of :class:`android_env.actions.ActionType`."""
     touch_yx: npt.NDArray[np.float32]
-    """[S, N, 2], (-1, -1) where unused; ``lift_yx`` alike."""
+    """[S, N, 2], (-1, -1) where unused; ``lift_yx`` likewise."""
     lift_yx: npt.NDArray[np.float32]
     text_id: npt.NDArray[np.int32]
     """[S, N], index into ``texts``."""
     texts: tuple[str, ...]
     log_prob: npt.NDArray[np.float32]
-    """[S, N], under what proposed them; -inf for a logged action that it cannot make, NaN where it knows none."""
+    """[S, N], under the source; -inf for a logged action that it cannot propose, NaN where unknown."""
     valid: npt.NDArray[np.bool_]
-    """[S, N]; column 0 is not valid where no action was logged (the end of a truncated episode), nor are columns beyond the
-    candidates that the source had."""
+    """[S, N]; column 0 is invalid if no action was logged (the end of a truncated episode), and columns beyond the
+    source's candidates are invalid too."""
     source_id: npt.NDArray[np.int32] | None = None
-    """[S, N], index into ``sources``, where sources were mixed."""
+    """[S, N], index into ``sources``, if sources were mixed."""
     sources: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.valid)
 
     def at(self, rows: npt.NDArray[np.intp]) -> "Proposals":
-        """Those of some of the observations."""
+        """The proposals for some of the observations."""
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         arrays = {name: value[rows] for name, value in found.items() if isinstance(value, np.ndarray)}
         return dataclasses.replace(self, **arrays)
@@ -93,12 +93,13 @@ class Proposals:
 def supported(
     log_prob: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], share: float, *, any_n: bool = False
 ) -> npt.NDArray[np.bool_]:
-    """bool[S, N]: candidates at least ``share`` times as likely as the likeliest of their state.
+    """bool [S, N]: candidates at least ``share`` times as likely as the likeliest of their state.
 
-    With ``any_n`` as the likeliest of those before them: what is supported among the first n, for any n.
+    With ``any_n``, each is compared with the likeliest so far, which keeps all that are supported among the first n for
+    some n.
 
     Raises:
-      DigiQError: a candidate's probability is not known.
+      DigiQError: a candidate's probability is unknown.
     """
     if np.isnan(log_prob[valid]).any():
         raise DigiQError(
@@ -111,12 +112,12 @@ def supported(
 
 
 def first_of_action(candidates: Sequence[Sequence[Action | None]]) -> np.ndarray:
-    """bool[R, N]: True where a column holds an action that no earlier column of the row holds."""
+    """bool [R, N]: True where a column holds an action that no earlier column of the row holds."""
     return np.array([[a is not None and a not in row[:n] for n, a in enumerate(row)] for row in candidates])
 
 
 def to_arrays(rows: Sequence[Sequence[Candidate | None]]) -> Proposals:
-    """Packs what :meth:`digiq.proposals.base.Candidates.propose` returns; N is the longest row's."""
+    """Packs the result of :meth:`digiq.proposals.base.Candidates.propose`; N is the length of the longest row."""
     texts: dict[str, int] = {"": 0}
     sources: dict[str, int] = {"": 0}
     shape = (len(rows), max(map(len, rows), default=0))
@@ -149,12 +150,12 @@ def to_arrays(rows: Sequence[Sequence[Candidate | None]]) -> Proposals:
 
 
 def join(parts: Sequence[Proposals]) -> Proposals:
-    """One after the other, as if they had been packed together."""
+    """Concatenates parts, as if they had been packed together."""
     width = max((part.valid.shape[1] for part in parts), default=0)
     texts, sources = {"": 0}, {"": 0}
     columns: dict[str, list[np.ndarray]] = {name: [] for name in _EMPTY}
     for part in parts:
-        # Of their own numbers; ids are given out in the order in which texts come.
+        # From each part's own ids to joint ones, which are assigned in order of appearance.
         ids = {
             "text_id": np.array([texts.setdefault(text, len(texts)) for text in part.texts]),
             "source_id": np.array([sources.setdefault(s, len(sources)) for s in part.sources] or [0]),
@@ -170,7 +171,7 @@ def join(parts: Sequence[Proposals]) -> Proposals:
             columns[name].append(np.pad(array, padding, constant_values=empty))
     arrays: dict[str, Any] = {}
     for name in _EMPTY:
-        arrays[name] = np.concatenate(columns.pop(name))  # what is packed need not be kept
+        arrays[name] = np.concatenate(columns.pop(name))  # drop the parts once they are joined
     mixed = len(sources) > 1
     arrays |= {"texts": tuple(texts), "source_id": arrays["source_id"] if mixed else None}
     return Proposals(**arrays, sources=tuple(sources) if mixed else ())
@@ -185,7 +186,7 @@ _EMPTY = {
     "valid": False,
     "source_id": 0,
 }
-"""What stands where a row has fewer candidates."""
+"""Filler where a row has fewer candidates."""
 
 
 def save_proposals(proposals: Proposals, path: Path) -> None:
@@ -201,10 +202,10 @@ def save_proposals(proposals: Proposals, path: Path) -> None:
 
 
 def load_proposals(path: str | Path) -> Proposals:
-    """Opens a ``propose`` artefact.
+    """Reads a ``propose`` artefact.
 
     Raises:
-      ArtifactError: absent, unfinished, of another stage, or damaged.
+      ArtifactError: it is absent, unfinished, of another stage, or damaged.
     """
     artifact = artifacts.open(path, stage=STAGE)
     try:
@@ -228,10 +229,10 @@ def run(
     rewards: Path | None = None,
     overwrite: bool = False,
 ) -> Artifact:
-    """Proposes for every non-terminal observation of the episodes, relabelled copies in ``rewards`` included.
+    """Proposes for every non-terminal observation of the episodes, including relabelled copies in ``rewards``.
 
     Raises:
-      DigiQError: the episodes hold no observation, or what the source reads is not given.
+      DigiQError: the episodes hold no observation, or an artefact that the source reads is not given.
     """
     read: dict[str, Path] = {}
     for name in config.reads:
@@ -256,7 +257,7 @@ def run(
         with progress("propose", total, unit="states") as bar:
             for batch in _batches(_observations(store, getattr(candidates, "reads_steps", False))):
                 observations, logged, elements = zip(*batch, strict=True)
-                # Of the row's own, so that draws do not depend on how rows are batched.
+                # Seeded by row, so that draws do not depend on how rows are batched.
                 rngs = [np.random.default_rng([config.seed, done + b]) for b in range(len(batch))]
                 proposed = candidates.propose(observations, logged, config.num_candidates, rngs)
                 for row, shown in zip(proposed, elements, strict=True):
@@ -276,18 +277,18 @@ def run(
 
 @dataclasses.dataclass
 class Coverage:
-    """What candidates cover of what could be done, counted as they come."""
+    """Counts, as candidates come, how much of the possible actions they cover."""
 
     sizes: list[int] = dataclasses.field(default_factory=list)
-    """By state, different actions, the logged one included."""
+    """By state, number of distinct actions, including the logged one."""
     kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    """Different actions by type."""
+    """Number of distinct actions by type."""
     tapped: int = 0
-    """Elements of screens, of those that a tap can reach, which some candidate taps."""
+    """Number of tappable screen elements that some candidate taps."""
     reachable: int = 0
 
     def add(self, row: Sequence[Candidate | None], ui_elements: str) -> None:
-        """Counts a state's candidates, on a screen with these elements (as in :class:`digiq.data.schema.Step`)."""
+        """Counts a state's candidates on a screen with these elements (as in :class:`digiq.data.schema.Step`)."""
         actions = {item.action for item in row if item is not None}
         self.sizes.append(len(actions))
         self.kinds.update(map(_kind, actions))
@@ -299,7 +300,7 @@ class Coverage:
         )
 
     def in_words(self) -> str:
-        """One sentence."""
+        """The coverage, in one sentence."""
         total = max(self.kinds.total(), 1)
         kinds = ", ".join(f"{kind} {count / total:.0%}" for kind, count in self.kinds.most_common())
         alone = np.mean(np.array(self.sizes) < 2)
@@ -319,9 +320,8 @@ def _kind(action: Action) -> str:
 
 
 def _observations(episodes: Sequence, all_of_it: bool) -> Iterator[tuple[PolicyInput, Action | None, str]]:
-    """Every row of ``observation_index``, in its order: what the source may see, what was logged, and the screen's elements.
-    Screens seen again are decoded once in a while only."""
-    decode = functools.lru_cache(maxsize=64)(decode_png)
+    """Every row of ``observation_index``, in order: the source's view, the logged action and the screen's elements."""
+    decode = functools.lru_cache(maxsize=64)(decode_png)  # repeated screens are common
     for episode in episodes:
         past: tuple[Action, ...] = ()
         for step in episode.steps:

@@ -1,4 +1,4 @@
-"""What the agent itself considered, as its log holds it."""
+"""The candidates that the agent itself considered, as logged."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from digiq.proposals.base import StepInput
 
 @configclass
 class Recorded:
-    """The candidates of imported logs (``jsonl``, ``digirl``) with the log-probabilities that they hold."""
+    """The candidates of imported logs (``jsonl``, ``digirl``) with their logged log-probabilities."""
 
     reads_steps = True
 
@@ -35,7 +35,7 @@ class Recorded:
         n: int,
         rngs: Sequence[np.random.Generator],
     ) -> list[list[Candidate | None]]:
-        """See :class:`digiq.proposals.base.Candidates`; the log's order is kept, and the first ``n`` are taken."""
+        """See :class:`digiq.proposals.base.Candidates`; takes the first ``n`` in the log's order."""
         rows: list[list[Candidate | None]] = []
         for seen, action in zip(inputs, logged, strict=True):
             offered = list(_offered(seen))

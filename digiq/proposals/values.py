@@ -1,4 +1,4 @@
-"""True values of the candidates, as the ``value`` stage writes them; what reads them need not know the simulator."""
+"""True values of the candidates, as written by the ``value`` stage; readers need not know the simulator."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from digiq import artifacts
 
 STAGE = "value"
 EXACT = "exact.npz"
-"""``best_q`` float64[S, N] and ``best_v`` float64[S] of the best policy, ``policy_q`` and ``policy_v`` of the behaviour
-policy, NaN where nothing is known; ``screen`` str[S], kinds of screens."""
+"""``best_q`` float64 [S, N] and ``best_v`` float64 [S] of the best policy, ``policy_q`` and ``policy_v`` of the
+behaviour policy, NaN where unknown; ``screen`` str [S], kinds of screens."""
 
 
 def load_exact(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a ``value`` artefact; see :data:`EXACT`.
 
     Raises:
-      ArtifactError: not finished, made by another stage, or a changed byte ("Digest mismatch").
+      ArtifactError: it is unfinished or made by another stage, or a byte has changed ("Digest mismatch").
     """
     artifact = artifacts.open(path, stage=STAGE)
     with np.load(artifact.path / EXACT, allow_pickle=False) as file:

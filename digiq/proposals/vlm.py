@@ -1,4 +1,4 @@
-"""A local Hugging Face VLM that says in a dialect what to do: as a source of candidates, and what an agent's proposer calls."""
+"""A local Hugging Face VLM that answers in a dialect: a source of candidates, also called by agents' proposers."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from digiq.vlm import TINY_VLM_PATH
 
 @configclass
 class VlmSamples:
-    """Answers of a local image-text-to-text model, in its own dialect, each with the model's log-probability of it. An answer
-    that does not parse is counted, and is no candidate."""
+    """Answers of a local image-text-to-text model, in its own dialect, each with the model's log-probability. An answer
+    that does not parse is counted and gives no candidate."""
 
     model: Path = TINY_VLM_PATH
-    """Its directory. The embedded model speaks no dialect: it is here for tests."""
+    """Directory of the model. The embedded model, the default, speaks no dialect and serves only for tests."""
     say: DialectConfig = DialectConfig()
     """The dialect of its answers."""
     prompt: Path | None = None
-    """A file with what it is told, with ``{manual}``, ``{goal}`` and ``{past}``; none: the dialect's manual, the goal, and
-    the actions before."""
+    """A file with the prompt, with ``{manual}``, ``{goal}`` and ``{past}``; none: the dialect's manual, the goal and
+    the previous actions."""
     history: Annotated[int, Field(ge=0)] = 4
-    """Actions before that it is told."""
+    """Number of previous actions in the prompt."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of its sampling."""
+    """Temperature of the sampling."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
-    """Longest answer, in tokens."""
+    """Maximum length of an answer, in tokens."""
     device: str = "cpu"
     """Where torch runs: cpu, cuda, cuda:1, ..."""
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
@@ -69,13 +69,13 @@ class VlmSamples:
 
 @dataclasses.dataclass
 class Speaker:
-    """An opened model that is asked for actions; counts what does not parse by reason."""
+    """An opened model that is asked for actions; counts unparsable answers by reason."""
 
     model: Any
     processor: Any
     dialect: Dialect
     template: str = TEMPLATE
-    """With ``{manual}``, ``{goal}`` and ``{past}``."""
+    """Prompt with ``{manual}``, ``{goal}`` and ``{past}``."""
     history: int = 4
     temperature: float = 1.0
     max_tokens: int = 256
@@ -83,10 +83,10 @@ class Speaker:
 
     @classmethod
     def open(cls, path: str | Path, dialect: Dialect, *, device: str = "cpu", **settings: Any) -> Speaker:
-        """Opens a model directory; nothing is fetched.
+        """Opens a model directory; nothing is downloaded.
 
         Raises:
-          DigiQError: it is no such directory, or it wants to run code of its own.
+          DigiQError: it is not a model directory, or it requires running code of its own.
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -94,7 +94,7 @@ class Speaker:
 
         check_model_directory(Path(path))
         model: Any = AutoModelForImageTextToText.from_pretrained(path, local_files_only=True)
-        # Half precision is for accelerators: on a CPU it is no faster to sample from, and less exact.
+        # Half precision is for accelerators: on a CPU, sampling is no faster with it, and less exact.
         model = (model.float() if device == "cpu" else model).to(device).eval()
         processor = AutoProcessor.from_pretrained(path, local_files_only=True)
         return cls(model, processor, dialect, **settings)
@@ -102,13 +102,13 @@ class Speaker:
     def say(
         self, seen: PolicyInput, past: Sequence[Action], n: int, seed: int
     ) -> list[Candidate | ParseError]:
-        """``n`` answers about an observation, with their log-probabilities; the prompt is computed once for them.
+        """``n`` answers about an observation, with their log-probabilities; the prompt is computed once for all.
 
         Args:
           seen: the observation.
-          past: actions before, oldest first.
+          past: previous actions, oldest first.
           n: at least 1.
-          seed: of the sampling.
+          seed: seed of the sampling.
         """
         import torch
         from PIL import Image
@@ -168,7 +168,7 @@ class Speaker:
 
 @dataclasses.dataclass
 class Sampler:
-    """Proposes what is said."""
+    """Proposes the answers."""
 
     speaker: Speaker
     reads_steps: bool = True

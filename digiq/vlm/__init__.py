@@ -1,4 +1,4 @@
-"""Vision-language models: the embedded tiny LLaVA, loading any Hugging Face one, prompts, actionability tuning."""
+"""Vision-language models: the embedded tiny LLaVA, loading Hugging Face models, prompts, actionability tuning."""
 
 from pathlib import Path
 

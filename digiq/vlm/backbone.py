@@ -1,9 +1,9 @@
 """Loads a Hugging Face image-text-to-text model and feeds it screenshots and prompts.
 
-A directory of a family that :mod:`digiq.vlm.families` lists opens (LLaVA, Qwen-VL, SmolVLM, ...); others are refused by
-name, because spans and layers would be guesses.
-Only the layers up to the highest wanted one are kept: the rest is cut off the language model's layer list and the
-final norm becomes the identity, so the last hidden state is that layer's.
+Models of the families listed in :mod:`digiq.vlm.families` open (LLaVA, Qwen-VL, SmolVLM, ...). Others are refused by
+name, because their spans and layers would be guesses. Only the layers up to the highest wanted one are kept. The rest
+is cut off the language model's layer list, and the final norm becomes the identity, so the last hidden state is that
+layer's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from digiq.vlm.processors import open_processor
 from digiq.vlm.prompts import CROP_SIDE, Prompt
 
 CROP_TOKENS = 300
-"""Most tokens that a crop may have: more cost what a forward pass over the screen costs."""
+"""Most tokens that a crop may have; with more, it would cost as much as a forward pass over the screen."""
 _TYPES = ("mm_token_type_ids", "token_type_ids")
 _LFS = b"version https://git-lfs"
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -42,7 +42,7 @@ _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 class Backbone:
     """A model in evaluation mode with its processor.
 
-    ``num_layers`` counts the language model's layers that are left, ``hidden_size`` is their width.
+    ``num_layers`` is the number of remaining language-model layers, ``hidden_size`` their width.
     """
 
     model: Any
@@ -62,17 +62,17 @@ class Backbone:
 
     @property
     def context(self) -> int | None:
-        """Most tokens of a prompt, where the model says so."""
+        """Most tokens of a prompt, if the model states a limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @functools.cached_property
     def placeholder(self) -> str:
-        """What stands for a picture inside a prompt; raises BackboneError where none can be there."""
+        """What stands for a picture inside a prompt; raises BackboneError if none can be there."""
         return _inside(self.family, self.processor, self.model.config.model_type)
 
     @functools.cached_property
     def special(self) -> re.Pattern[str] | None:
-        """What the tokeniser takes for something else than text, wherever it stands."""
+        """Matches what the tokeniser takes for something other than text, wherever it stands."""
         tokens = {str(t) for t in self.processor.tokenizer.added_tokens_decoder.values() if t.special}
         tokens |= {t for t in (getattr(self.processor, "image_token", None),) if isinstance(t, str)}
         found = [re.escape(t) for t in sorted(tokens, key=len, reverse=True) if len(t.strip()) > 1]
@@ -80,7 +80,7 @@ class Backbone:
 
 
 class InputError(BackboneError):
-    """A request that the model cannot be fed; ``row`` is its place in the batch."""
+    """A request that the model cannot take; ``row`` is its place in the batch."""
 
     def __init__(self, row: int, message: str):
         super().__init__(message)
@@ -89,7 +89,7 @@ class InputError(BackboneError):
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs and, by span name, which positions to pool: bool [B, T]."""
+    """Model inputs and, by span name, the positions to pool: bool [B, T]."""
 
     inputs: dict[str, torch.Tensor]
     spans: dict[str, torch.Tensor]
@@ -102,12 +102,13 @@ def load_backbone(
 
     Args:
       path: a directory with a config, weights and a processor.
-      device: where torch should put it.
-      dtype: torch's name of the weights' and activations' type.
+      device: torch device for the model.
+      dtype: torch's name for the type of weights and activations.
       num_layers: language layers to keep; None keeps all and the final norm.
 
     Raises:
-      BackboneError: no such directory, no processor, not an image-text-to-text model, or fewer layers than asked.
+      BackboneError: the directory or its processor is missing, the model is not an image-text-to-text model, or it has
+        fewer layers than requested.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -124,7 +125,7 @@ def load_backbone(
             output_loading_info=True,
         )
         model, info = opened
-    except Exception as error:  # whatever a directory holds, and whatever the library makes of it
+    except Exception as error:  # anything can happen with an arbitrary directory
         reason = " ".join(str(error).split())[:300]
         raise BackboneError(f"{path}: does not open as an image-text-to-text model: {reason}") from error
     missing = sorted(info["missing_keys"])
@@ -144,7 +145,7 @@ def load_backbone(
     family = family_of(model.config)
     model.to(device).eval()
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):  # faster so, on CPUs and GPUs
+        if isinstance(module, nn.Conv2d):  # faster this way, on CPUs and GPUs
             module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
     language_model = family.decoder(model)
     if num_layers is not None:
@@ -163,7 +164,7 @@ def check_model_directory(path: Path) -> None:
     """Refuses a directory that cannot hold a model and its processor, without loading anything.
 
     Raises:
-      BackboneError: no config.json, or no processor.
+      BackboneError: config.json or the processor is missing.
     """
     if not (path / "config.json").is_file():
         raise BackboneError(f"{path}: no config.json, so it is not a Hugging Face model directory.")
@@ -241,15 +242,15 @@ def render_prompt(backbone: Backbone, prompt: Prompt) -> tuple[str, int]:
 
 
 def escaped(backbone: Backbone, prompt: Prompt) -> Prompt:
-    """The prompt as the tokeniser reads it as text throughout.
+    """The prompt, changed so that the tokeniser reads all of it as text.
 
-    A goal or a typed text may hold what the model takes for an image or for the end of a turn: a space after the first
-    character makes text of it. Half a surrogate pair, which is no character, becomes U+FFFD.
+    A goal or a typed text may contain what the model takes for an image or the end of a turn; a space after the first
+    character turns that into text. Half a surrogate pair, which is not a character, becomes U+FFFD.
     """
     text = _SURROGATES.sub("\ufffd", prompt.text)
     if backbone.special is None or not backbone.special.search(text):
         return prompt if text == prompt.text else dataclasses.replace(prompt, text=text)
-    places: list[int] = []  # spaces stand before these characters
+    places: list[int] = []  # spaces go before these characters
     start = 0
     while found := backbone.special.search(text, start):
         start = found.start() + 1
@@ -258,7 +259,7 @@ def escaped(backbone: Backbone, prompt: Prompt) -> Prompt:
 
 
 def _insert(prompt: Prompt, places: Sequence[int], piece: str) -> Prompt:
-    """The prompt with ``piece`` before the characters ``places``, in order; its spans and pictures are where they were."""
+    """The prompt with ``piece`` before the characters ``places``, in order; its spans and pictures move along."""
     text, edges, size = prompt.text, np.array(places), len(piece)
     whole = piece.join(text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True))
     spans = {
@@ -287,13 +288,13 @@ def prepare(
     """Model inputs for one prompt on each screenshot, and the positions of the prompts' spans.
 
     Args:
-      screenshots: uint8 [H, W, 3] each, cursors already drawn; or all pictures of a prompt, as
-        :attr:`~digiq.vlm.prompts.Prompt.pictures` orders them.
-      prompts: as many. Adds the span ``answer``, the last position.
+      screenshots: uint8 [H, W, 3] each, cursors already drawn; or all pictures of a prompt, in the order of
+        :attr:`~digiq.vlm.prompts.Prompt.pictures`.
+      prompts: one per screenshot. The span ``answer``, the last position, is added.
 
     Raises:
-      InputError: a prompt that is longer than the model takes, or that the processor refuses.
-      BackboneError: a picture inside a prompt, where the family has none.
+      InputError: a prompt is too long for the model, or the processor refuses it.
+      BackboneError: a prompt has a picture inside, which the family does not allow.
     """
     laid = lay_out(backbone, prompts)
     pictures = [
@@ -303,7 +304,7 @@ def prepare(
     texts = [one.text for one in laid]
     try:
         inputs = _process(backbone, pictures, texts)
-    except Exception as error:  # whatever the library makes of a screen or a text
+    except Exception as error:  # the library can raise anything over a screen or a text
         raise _blame(backbone, pictures, texts, error) from error
     inputs.pop("labels", None)
     real = inputs["attention_mask"].bool()
@@ -313,7 +314,7 @@ def prepare(
             int(np.argmax(lengths)),
             f"a prompt of {max(lengths)} tokens is longer than the {backbone.context} that the model takes",
         )
-    # A prompt without history has no such span.
+    # A prompt without history lacks that span.
     spans = {name: torch.zeros_like(real) for prompt in prompts for name in prompt.spans}
     for row, one in enumerate(laid):
         place = one.places(inputs["input_ids"][row, : lengths[row]].numpy())
@@ -329,7 +330,7 @@ def prepare(
 
 
 def to_device(backbone: Backbone, inputs: Any) -> dict[str, torch.Tensor]:
-    """A processor's tensors where the model is, and of its type."""
+    """A processor's tensors, on the model's device and in its type."""
     moved = {k: v.to(backbone.device) for k, v in inputs.items() if isinstance(v, torch.Tensor)}
     for name, value in moved.items():
         if value.is_floating_point():
@@ -343,7 +344,7 @@ def with_answers(
 ) -> dict[str, torch.Tensor]:
     """Model inputs [B, T], padded on the right, with one more token int64 [B] after each row: [B, T + 1].
 
-    ``answer_type`` is the token's own in ``token_type_ids``, where the model has those.
+    ``answer_type`` is the token's entry in ``token_type_ids``, if the model has those.
     """
     mask = inputs["attention_mask"]
     rows, place = torch.arange(len(mask), device=mask.device), mask.sum(dim=1)
@@ -360,19 +361,19 @@ def with_answers(
 
 @dataclass(frozen=True)
 class Laid:
-    """A prompt as the processor is given it, and its T tokens before placeholders of pictures have grown."""
+    """A prompt as passed to the processor, and its T tokens before placeholders of pictures are expanded."""
 
     prompt: Prompt
-    """Escaped, with placeholders of the pictures inside it."""
+    """The escaped prompt, with placeholders of the pictures inside it."""
     text: str
     start: int
     """Where the prompt begins in ``text``."""
     placeholder: int
-    """Characters of one inside the prompt."""
+    """Length in characters of a placeholder inside the prompt."""
     ids: np.ndarray
-    """int [T]."""
+    """int [T], token ids."""
     offsets: np.ndarray
-    """int [T, 2], of characters."""
+    """int [T, 2], character offsets of the tokens."""
 
     def spans(self) -> dict[str, np.ndarray]:
         """By name, bool [T]: the tokens of each span, without those of pictures."""
@@ -383,12 +384,12 @@ class Laid:
 
     @functools.cached_property
     def first(self) -> int:
-        """The first token that is all of the prompt's."""
+        """Index of the first token that lies wholly in the prompt."""
         return int((self.offsets[:, 0] < self.start).sum())
 
     @functools.cached_property
     def inside(self) -> list[tuple[int, int]]:
-        """Of each picture inside the prompt, its tokens, from and to."""
+        """Token range, start and end, of each picture inside the prompt."""
         found = []
         for place in self.prompt.pictures[self.prompt.in_front :]:
             here = np.flatnonzero(self._within(place, place + self.placeholder))
@@ -400,10 +401,10 @@ class Laid:
         return (begin < self.start + last) & (end > self.start + first)
 
     def places(self, whole: np.ndarray) -> np.ndarray:
-        """Where each token is in the ids that the processor made, int [T]; negative for those of pictures inside.
+        """Position of each token in the processor's ids, int [T]; negative for tokens of pictures inside the prompt.
 
-        Placeholders have grown there. What follows the last of them stays the same, so its places count from the end; what is
-        between two pictures is looked for, as its tokens are nowhere else.
+        Placeholders are expanded in those ids. The text after the last placeholder is unchanged, so its positions count
+        from the end. The text between two pictures is found by searching for its tokens, which occur nowhere else.
         """
         shift = len(whole) - len(self.ids)
         place = np.arange(len(self.ids)) + shift
@@ -422,10 +423,11 @@ class Laid:
 
 
 def lay_out(backbone: Backbone, prompts: Sequence[Prompt]) -> list[Laid]:
-    """Prompts as texts for the processor, and their tokens.
+    """Lays out prompts as texts for the processor, with their tokens.
 
     Raises:
-      BackboneError: a picture inside a prompt, where the family has none, or a chat template that changes prompts.
+      BackboneError: a prompt has a picture inside, which the family does not allow, or the chat template changes
+        prompts.
     """
     if not prompts:
         return []
@@ -449,9 +451,9 @@ def lay_out(backbone: Backbone, prompts: Sequence[Prompt]) -> list[Laid]:
 def picture_tokens(
     backbone: Backbone, pictures: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, torch.Tensor]]:
-    """What pictures inside prompts are by themselves: the ids of each, their types, and what else the model is given of them.
+    """The pictures inside prompts on their own: the token ids of each, their types, and the further model inputs.
 
-    Types, which say what tokens are a picture's, are zeros where the processor gives none.
+    Types mark the tokens of a picture; they are zeros if the processor gives none.
     """
     mark = backbone.placeholder
     made = _process(backbone, [[Image.fromarray(picture)] for picture in pictures], [mark] * len(pictures))
@@ -477,7 +479,7 @@ def _process(backbone: Backbone, pictures: Sequence[Sequence[Any]], texts: list[
         images=backbone.family.arrange(pictures),
         text=texts,
         padding=True,
-        padding_side="right",  # so that a position does not depend on what else is in the batch
+        padding_side="right",  # so that positions do not depend on the rest of the batch
         return_tensors="pt",
     )
 
@@ -485,7 +487,7 @@ def _process(backbone: Backbone, pictures: Sequence[Sequence[Any]], texts: list[
 def _blame(
     backbone: Backbone, pictures: Sequence[Sequence[Any]], texts: Sequence[str], error: Exception
 ) -> InputError:
-    """Which row of a batch the processor refuses; the first where none is refused alone."""
+    """An error for the row of a batch that the processor refuses; for the first row if none is refused alone."""
     row, reason = 0, error
     for i, text in enumerate(texts):
         try:
@@ -498,16 +500,16 @@ def _blame(
 
 
 def check_backbone(backbone: Backbone, *, before: bool = False, cropped: bool = False) -> None:
-    """Tries one prompt on a blank screen: the model must take it, and its spans be where its words are.
+    """Tries one prompt on a blank screen: the model must take it, and its spans must cover the right words.
 
     Args:
-      backbone: what is to be tried.
-      before: another screen stands before that one.
-      cropped: a picture follows the words for the action.
+      backbone: the backbone to try.
+      before: whether another screen precedes that one.
+      cropped: whether a picture follows the words for the action.
 
     Raises:
-      BackboneError: processor or model refuse it, or the tokens of a span say something else; or a crop takes more than
-        ``CROP_TOKENS``.
+      BackboneError: the processor or the model refuses it, the tokens of a span do not match its words, or a crop takes
+        more than ``CROP_TOKENS``.
     """
     screen = np.full((96, 64, 3), 200, np.uint8)
     _try(backbone, [screen], (0,))
@@ -527,10 +529,10 @@ def check_backbone(backbone: Backbone, *, before: bool = False, cropped: bool = 
 
 
 def check_crop(path: Path, family: Family, processor: Any, kind: str) -> int:
-    """How many tokens a crop after the words for an action has, without the model.
+    """Number of tokens of a crop after the words for an action, found without the model.
 
     Raises:
-      BackboneError: the family has no picture there, or a crop takes more than ``CROP_TOKENS``.
+      BackboneError: the family allows no picture there, or a crop takes more than ``CROP_TOKENS``.
     """
     mark = _inside(family, processor, kind)
     screen, crop = (Image.new("RGB", size) for size in ((64, 96), (CROP_SIDE, CROP_SIDE)))
@@ -549,7 +551,7 @@ def check_crop(path: Path, family: Family, processor: Any, kind: str) -> int:
 
 
 def check_crop_of(path: Path) -> None:
-    """:func:`check_crop` of a directory, whose weights stay on the disk."""
+    """:func:`check_crop` for a model directory, without loading the weights."""
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     family = family_of(types.SimpleNamespace(**config))
     processor = open_processor(path, trusted=os.environ.get(TRUST_REMOTE_CODE) == "1")
@@ -557,7 +559,7 @@ def check_crop_of(path: Path) -> None:
 
 
 def _inside(family: Family, processor: Any, kind: str) -> str:
-    """What stands for a picture inside a prompt; raises BackboneError where none can be there."""
+    """What stands for a picture inside a prompt; raises BackboneError if none can be there."""
     mark = "" if family.uncropped else family.placeholder(processor)
     if not mark:
         reason = family.uncropped or "its chat template moves pictures to the front"
@@ -573,7 +575,7 @@ _TRIED_SPANS = {"goal": (6, 13), "action": (22, 32), "asked": (33, len(_TRIED))}
 
 
 def _try(backbone: Backbone, pictures: Sequence[np.ndarray], places: tuple[int, ...]) -> int:
-    """Tokens of a prompt with these pictures, which the model takes; see :func:`check_backbone`."""
+    """Runs the model on a prompt with these pictures and returns its number of tokens; see :func:`check_backbone`."""
     try:
         batch = prepare(backbone, [pictures], [Prompt(_TRIED, _TRIED_SPANS, places)])
         with torch.inference_mode():

@@ -1,7 +1,7 @@
-"""Opens the processor of a model directory: tokeniser and image processor, and nothing for videos.
+"""Opens the processor of a model directory: the tokeniser and the image processor, but nothing for videos.
 
-Hugging Face's processors of many families bring a video processor along, which needs torchvision. Screens are images, so
-it is left out. Images are always resized by Pillow: torchvision gives other pixels, and features must not
+In many families, Hugging Face's processor includes a video processor, which needs torchvision. Screens are images, so
+it is left out. Images are always resized by Pillow, because torchvision gives different pixels and features must not
 depend on what else is installed.
 """
 
@@ -15,7 +15,7 @@ _FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config
 
 
 def without_video(kind: type) -> type:
-    """The processor class ``kind``, with its name, that takes no video processor."""
+    """A processor class like ``kind``, with the same name, that takes no video processor."""
     everything = kind.get_attributes()  # type: ignore[attr-defined]
     if "video_processor" not in everything:
         return kind
@@ -33,7 +33,7 @@ def without_video(kind: type) -> type:
 
 
 def open_processor(path: Path, *, trusted: bool = False) -> Any:
-    """The processor in a directory; raises whatever Hugging Face raises where it does not open."""
+    """The processor in a directory; raises whatever Hugging Face raises if it does not open."""
     from transformers import AutoImageProcessor, AutoProcessor
     from transformers.models.auto import processing_auto as auto
     from transformers.utils.import_utils import is_torchvision_available
@@ -41,7 +41,7 @@ def open_processor(path: Path, *, trusted: bool = False) -> Any:
     names: Any = auto.PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
     name = _class_name(path) or names.get(_read(path / "config.json").get("model_type"))
     kind = auto.processor_class_from_name(name) if isinstance(name, str) and not trusted else None
-    # Trust is said either way, because Hugging Face asks on the terminal where it is told nothing.
+    # Trust is always stated, because otherwise Hugging Face asks on the terminal.
     if kind is None or without_video(kind) is kind:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=trusted)
     else:
@@ -56,7 +56,7 @@ def open_processor(path: Path, *, trusted: bool = False) -> Any:
 def _class_name(path: Path) -> str | None:
     for file in _FILES:
         about = _read(path / file)
-        if "auto_map" in about:  # code that the directory brings: AutoProcessor refuses it
+        if "auto_map" in about:  # code in the directory, which AutoProcessor refuses
             return None
         if isinstance(about.get("processor_class"), str):
             return about["processor_class"]

@@ -1,15 +1,15 @@
-"""What the VLM is asked: one prompt for an (observation, action) pair, one for an observation, from a template file.
+"""The VLM's prompts: one for an (observation, action) pair and one for an observation, from a template file.
 
-A critic does not read the VLM's answer; it reads hidden states over named spans of the prompt. A template is a text file
-with the prompts and their spans, chosen by name or by path:
+A critic does not read the VLM's answer; it reads hidden states over named spans of the prompt. A template is a text
+file with the prompts and their spans, selected by name or by path:
 
-- ``general``: any app; what is under the action, does it serve the goal, does the screen change.
-- ``paper``: whether the action changes the screen, without goal or history, as the paper asks.
-- ``readout``: the embedded model's, a row of short questions, at the end of each of which it holds the answer.
+- ``general``: for any app; asks what is under the action, whether it serves the goal and whether the screen changes.
+- ``paper``: the paper's; asks whether the action changes the screen, without goal or history.
+- ``readout``: the embedded model's; a row of short questions, with the answer in the hidden state at the end of each.
 
-Where a tap lands is shown in one of three ways: ``cursor``, drawn on the screenshot (upstream's click icon); ``text``,
-coordinates in the prompt; or ``crop``, those and, after the words for the action, a small picture of the place with the
-cursor in it.
+The place of a tap is shown in one of three ways: ``cursor``, drawn on the screenshot (upstream's click icon); ``text``,
+as coordinates in the prompt; or ``crop``, as coordinates plus, after the words for the action, a small picture of the
+place with the cursor in it.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from digiq.errors import ConfigError
 
 Grounding = Literal["cursor", "text", "crop"]
 Pooling = Literal["last", "mean", "both"]
-"""Of a span's hidden states: the last, the mean, or one after the other as two layers."""
+"""Pooling of a span's hidden states: the last, the mean, or both as two layers."""
 
 TEMPLATES: dict[str, Path] = {
     "general": Path(__file__).parent / "templates" / "general.txt",
     "paper": Path(__file__).parent / "templates" / "paper.txt",
     "readout": Path(__file__).parent / "tiny" / "readout.txt",
 }
-"""By name, the file. The embedded model's stands beside it."""
+"""Template files by name. The embedded model's lies beside that model."""
 _DATA = ("goal", "history", "action")
 _PIECE = re.compile(r"\{(\w+)(?:: ([^{}]*))?\}|([^{}]+)|([{}])")
 _SECTIONS = ("observation", "pair")
 
 _BEFORE = "The first picture is the screen before the last action, the second is the screen now."
 CROP_SIDE = 112
-"""Side of a crop as the VLM is given it, in pixels."""
-_CROP_SHARE = 0.4  # of the screen's shorter side, what a crop shows
+"""Side of a crop as passed to the VLM, in pixels."""
+_CROP_SHARE = 0.4  # fraction of the screen's shorter side that a crop shows
 CURSOR_RADIUS = 8
 """Radius of the tap mark, in pixels."""
 _MAGENTA = (255, 0, 200)
@@ -56,42 +56,42 @@ _CYAN = (0, 200, 255)
 class Prompt:
     """A prompt without image placeholders or chat template; a backbone adds both.
 
-    ``spans`` maps a name to (start, end) character offsets in ``text``: ``goal`` and ``action`` and ``history`` where they
-    stand in the prompt, one for each question, ``questions`` (from the first to the last of them), and ``all``. The span
-    ``answer`` is not listed: it is always the last token of what the model is fed, template included, where the answer
-    would begin. No span has tokens of a picture.
+    ``spans`` maps a name to (start, end) character offsets in ``text``: ``goal``, ``action`` and ``history`` if they
+    occur in the prompt, one for each question, ``questions`` (from the first to the last of them), and ``all``. The
+    span ``answer`` is not listed: it is always the last token of the model's input, template included, where the answer
+    would begin. No span includes tokens of a picture.
     """
 
     text: str
     spans: dict[str, tuple[int, int]]
     pictures: tuple[int, ...] = (0,)
-    """Of each picture, in order, the character of ``text`` before which it stands; 0: in front of everything."""
+    """Offset in ``text`` of the character after each picture, in order; 0: in front of everything."""
 
     @property
     def in_front(self) -> int:
-        """How many pictures come before the text."""
+        """Number of pictures before the text."""
         return sum(place == 0 for place in self.pictures)
 
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt file, read.
+    """A parsed prompt file.
 
-    The file has comment lines (``#``), of which ``# pair:``, ``# observation:`` and ``# pooling:`` say which spans are
-    pooled where nobody says otherwise, and how; then ``[observation]`` and ``[pair]``, each followed by a text.
-    ``{goal}``, ``{action}`` and ``{history}`` stand for data, ``{name: words}`` for words that are a span called
-    ``name``. A line with ``{history}`` is left out where there is none.
+    The file begins with comment lines (``#``). Among them, ``# pair:``, ``# observation:`` and ``# pooling:`` give the
+    default spans and pooling. Then come ``[observation]`` and ``[pair]``, each followed by a text. ``{goal}``,
+    ``{action}`` and ``{history}`` stand for data, ``{name: words}`` for words that form a span called ``name``. A line
+    with ``{history}`` is left out if there is no history.
     """
 
     name: str
     text: str
     pair: tuple[str, ...]
-    """Spans of the pair prompt."""
+    """Default spans of the pair prompt."""
     observation: tuple[str, ...]
-    """Spans of the observation prompt."""
+    """Default spans of the observation prompt."""
     pooling: Pooling
     lines: dict[str, tuple[tuple[tuple[str, str], ...], ...]] = dataclasses.field(repr=False, hash=False)
-    """By section, its lines as (span, words); a span of data has no words, words without a span have no name."""
+    """Lines of each section as (span, words); a span of data has no words, and words without a span have no name."""
 
     @property
     def has_history(self) -> bool:
@@ -99,7 +99,7 @@ class Template:
         return all(any(n == "history" for line in lines for n, _ in line) for lines in self.lines.values())
 
     def questions(self, section: str) -> dict[str, str]:
-        """Words of a section's named questions, in order."""
+        """The words of a section's questions by name, in order."""
         return {name: words for line in self.lines[section] for name, words in line if name and words}
 
     def prompt(
@@ -113,7 +113,7 @@ class Template:
     ) -> Prompt:
         """The pair prompt of ``action``, or the observation prompt when ``action`` is None.
 
-        With ``before`` the screenshot before the last action is a picture of its own in front of the present one.
+        With ``before``, the screenshot before the last action is a picture of its own in front of the current one.
         """
         data = {"goal": goal, "history": history}
         if action is not None:
@@ -140,10 +140,10 @@ class Template:
 
 
 def load_template(prompt: str | Path) -> Template:
-    """A template by its name, or by the path of a file.
+    """Loads a template by its name or by the path of its file.
 
     Raises:
-      ConfigError: there is none, or it does not say what it must.
+      ConfigError: there is no such template, or it lacks something required.
     """
     path = TEMPLATES.get(str(prompt), Path(prompt))
     try:
@@ -159,7 +159,7 @@ def load_template(prompt: str | Path) -> Template:
 
 @functools.lru_cache(maxsize=16)
 def parse_template(text: str, name: str) -> Template:
-    """A template from its text; see :class:`Template`. ``name`` is for errors."""
+    """Parses a template from its text; see :class:`Template`. ``name`` is for error messages."""
     said: dict[str, str] = {}
     raw: dict[str, list[str]] = {}
     section = None
@@ -209,8 +209,8 @@ def _pieces(line: str, section: str, name: str) -> tuple[tuple[str, str], ...]:
 
 
 def default_prompt(vlm: str | Path) -> str:
-    """Name of the template for a model directory: ``readout`` where its tokeniser has the embedded model's questions as
-    tokens, which is how that model was trained to read them, else ``general``."""
+    """Name of the template for a model directory: ``readout`` if its tokeniser has the embedded model's questions as
+    tokens, the form in which that model was trained on them; else ``general``."""
     file = Path(vlm) / "tokenizer.json"
     first = next(iter(load_template("readout").questions("pair").values())).lower()
     try:
@@ -220,7 +220,7 @@ def default_prompt(vlm: str | Path) -> str:
 
 
 def prompt_file(prompt: str) -> Path | None:
-    """The file of one's own that a config names, whose content then belongs to what was made with it."""
+    """The user's own prompt file, if a config names one; its content is then part of the identity of the results."""
     return None if prompt == "auto" or prompt in TEMPLATES else Path(prompt)
 
 
@@ -233,18 +233,18 @@ def build_prompt(
     history: str = "",
     before: bool = False,
 ) -> Prompt:
-    """The pair prompt of ``action``, or the observation prompt when ``action`` is None; ``readout``'s unless told."""
+    """The pair prompt of ``action``, or the observation prompt when ``action`` is None; from ``readout`` by default."""
     chosen = load_template("readout") if template is None else template
     return chosen.prompt(goal, action, grounding=grounding, history=history, before=before)
 
 
 def describe_history(actions: Sequence[Action], k: int) -> str:
-    """The last ``k`` actions in words, oldest first; places as coordinates, as no screen shows them. Empty without any."""
+    """The last ``k`` actions in words, oldest first, with coordinates, as no screen shows them; empty without any."""
     return "; ".join(describe_action(a, grounding="text") for a in list(actions)[-k:]) if k else ""
 
 
 def describe_action(action: Action, *, grounding: Grounding) -> str:
-    """The action in words. But for ``cursor`` a touch point is given as (row, column) in percent of the screen."""
+    """The action in words. Except under ``cursor``, a touch point is (row, column) in percent of the screen."""
     if action.type == ActionType.TYPE:
         return f'type "{action.text}"'
     if action.type == ActionType.DUAL_POINT:
@@ -272,13 +272,13 @@ def format_point(yx: tuple[float, float]) -> str:
 def pictures(
     screenshot: np.ndarray, action: Action | None, grounding: Grounding, before: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """The pictures of a prompt, as :attr:`Prompt.pictures` orders them.
+    """The pictures of a prompt, in the order of :attr:`Prompt.pictures`.
 
     Args:
       screenshot: uint8 [H, W, 3]; not modified.
-      action: what is about to be done, if it is the prompt of a pair.
+      action: the next action, for the prompt of a pair.
       grounding: how its place is shown.
-      before: the screenshot before the last action, where the prompt speaks of it.
+      before: the screenshot before the last action, if the prompt mentions it.
     """
     shown = draw_cursor(screenshot, action) if grounding == "cursor" else screenshot
     found = [shown] if before is None else [before, shown]
@@ -288,7 +288,7 @@ def pictures(
 
 
 def is_cropped(action: Action | None, grounding: Grounding) -> bool:
-    """Whether a picture of the place belongs to the action: only a tap has one place."""
+    """Whether the action gets a picture of its place; only taps have a single place."""
     return (
         grounding == "crop" and action is not None and action.type == ActionType.DUAL_POINT and action.is_tap
     )
@@ -297,7 +297,8 @@ def is_cropped(action: Action | None, grounding: Grounding) -> bool:
 def crop(screenshot: np.ndarray, tap: Action) -> np.ndarray:
     """The surroundings of a tap with the cursor drawn; uint8 [CROP_SIDE, CROP_SIDE, 3].
 
-    It shows a square of 40 % of the screen's shorter side, which stays on the screen: near an edge the cursor is off its middle.
+    It shows a square of 40 % of the screen's shorter side. The square stays on the screen, so near an edge the cursor
+    is off-centre.
     """
     height, width = screenshot.shape[:2]
     side = max(1, round(_CROP_SHARE * min(height, width)))
@@ -310,11 +311,11 @@ def crop(screenshot: np.ndarray, tap: Action) -> np.ndarray:
 
 
 def draw_cursor(screenshot: np.ndarray, action: Action | None) -> np.ndarray:
-    """Marks where an action lands: a see-through disc for a tap, an arrow for a swipe, nothing for the others.
+    """Marks where an action lands: a translucent disc for a tap, an arrow for a swipe, nothing for other actions.
 
     Args:
       screenshot: uint8 [H, W, 3]; not modified.
-      action: what is about to be done; None leaves the screenshot as it is.
+      action: the next action; None leaves the screenshot unmarked.
     """
     if action is None or action.type != ActionType.DUAL_POINT:
         return screenshot
@@ -343,7 +344,7 @@ def stamp_cursor(screenshot: np.ndarray, y: float, x: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _stamp(radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """Colour [S, S, 3] and opacity [S, S, 1] of the tap mark: magenta ring, white rim, text stays legible inside."""
+    """Colour [S, S, 3] and opacity [S, S, 1] of the tap mark: a white-rimmed magenta ring that keeps text legible."""
     scale = 4
     size = 2 * radius + 5
     image = Image.new("RGBA", (size * scale, size * scale), (255, 255, 255, 0))
@@ -380,7 +381,7 @@ def _draw_arrow(screenshot: np.ndarray, start: tuple[float, float], end: tuple[f
 
 
 def _direction(action: Action) -> str:
-    """The finger's main direction."""
+    """The main direction of the finger's movement."""
     dy, dx = action.lift_yx[0] - action.touch_yx[0], action.lift_yx[1] - action.touch_yx[1]
     if abs(dy) >= abs(dx):
         return "down" if dy > 0 else "up"

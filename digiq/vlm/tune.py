@@ -1,8 +1,8 @@
-"""The ``tune-vlm`` stage: light tuning of a VLM to say whether an action changes the screen (actionability).
+"""The ``tune-vlm`` stage: light tuning of a VLM to predict whether an action changes the screen (actionability).
 
-The label is upstream's: the mean squared pixel difference of the two screenshots at a quarter of their size exceeds 30.
-Examples are balanced, the answer is a generated Yes or No, and only the language model learns, through LoRA adapters
-that are merged when it is saved.
+The label follows upstream: the screen has changed if the mean squared pixel difference of the two screenshots, at a
+quarter of their size, exceeds 30. Examples are balanced, and the answer is a generated Yes or No. Only the language
+model learns, through LoRA adapters that are merged on saving.
 
 Source: Digi-Q, section 4.1; upstream ``data_preprocess`` and its fine-tuning recipe for LLaVA.
 """
@@ -51,33 +51,33 @@ _LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "dow
 
 @configclass
 class TuneVlmConfig:
-    """How the VLM is tuned."""
+    """Settings of the tuning."""
 
     split: str = "train"
-    """Only episodes of this split are tuned on."""
+    """Tune on episodes of this split only."""
     grounding: Grounding = "cursor"
-    """How the VLM sees where a tap lands; the same as ``featurize`` uses."""
+    """How the VLM sees where a tap lands; should match ``featurize``."""
     prompt: str = "auto"
-    """A prompt by name or the path of its file; the same as ``featurize`` uses. auto: ``readout`` for the embedded model,
+    """Name of a prompt or path of its file; should match ``featurize``. auto: ``readout`` for the embedded model,
     ``general`` for others."""
     max_examples: Annotated[int, Field(ge=2)] = 1600
-    """Examples trained on, half of them changes; rarer answers repeat to balance."""
+    """Most training examples, half of them changes; the rarer answer's examples are repeated for balance."""
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the episodes kept out, for the AUC."""
+    """Share of the episodes held out for the AUC."""
     max_heldout: Annotated[int, Field(ge=0)] = 400
-    """Held-out transitions scored."""
+    """Most held-out transitions to score."""
     batch_size: Annotated[int, Field(ge=1)] = 16
-    """Examples an update."""
+    """Examples per update."""
     learning_rate: Annotated[float, Field(gt=0)] = 1.5e-4
-    """Peak of a linear schedule; a higher one learns the answer sooner and forgets more of what the model could read."""
+    """Peak of a linear schedule; a higher rate learns the answer sooner but forgets more of the model's reading."""
     lora_rank: Annotated[int, Field(ge=1)] = 8
     """Rank of the adapters on the language model's linear layers."""
     dtype: str = "bfloat16"
-    """Of the model's weights; the adapters learn in float32."""
+    """Type of the model's weights; the adapters learn in float32."""
     device: str = "cpu"
     """Where torch runs."""
     seed: int = 0
-    """Of the held-out choice, the sample, and the adapters."""
+    """Seed of the held-out split, the sample and the adapters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Example:
     """A screen, an action, and whether the screen changed."""
 
     screenshot: bytes | Callable[[], bytes]
-    """PNG, or what reads it: a sample of many episodes is held without its screens."""
+    """PNG, or a function that reads it, so that a sample of many episodes need not hold its screens."""
     goal: str
     action: Action
     changed: bool
@@ -97,7 +97,7 @@ class Example:
 
 
 def screen_changed(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> bool:
-    """Whether two uint8 [H, W, 3] screenshots differ by upstream's rule. Differing sizes are a change."""
+    """Whether two uint8 [H, W, 3] screenshots differ by upstream's rule. Different sizes count as a change."""
     if before.shape != after.shape:
         return True
     difference = _quarter(before) - _quarter(after)
@@ -113,9 +113,11 @@ def _quarter(screenshot: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 def actionability_examples(
     episodes: Iterable[Episode], reader: Callable[[int], Callable[[], bytes]] | None = None
 ) -> list[Example]:
-    """One example for every executed action that a screenshot followed.
+    """One example for every executed action that is followed by a screenshot.
 
-    With ``reader``, which says by step what reads the screenshot, examples hold that and not the screenshot. The terminal step that an importer appends repeats the last screen, so a final declaration is no example.
+    ``reader`` maps a step to a function that reads its screenshot; if given, examples hold that function instead of the
+    screenshot. The terminal step that an importer appends repeats the last screen, so a final declaration gives no
+    example.
     """
     examples = []
     for episode in episodes:
@@ -132,17 +134,17 @@ def actionability_examples(
 
 
 def run(config: TuneVlmConfig, *, episodes: Path, vlm: Path, out: Path, overwrite: bool = False) -> Artifact:
-    """Tunes and writes a Hugging Face directory that opens like the one it came from.
+    """Tunes the VLM and writes a Hugging Face directory that opens like the original.
 
     Args:
       config: see :class:`TuneVlmConfig`.
-      episodes: recorded episodes; rewards and goals of other episodes play no part.
+      episodes: recorded episodes; rewards and relabelled goals play no part.
       vlm: a Hugging Face image-text-to-text directory.
       out: the tuned model, its processor, and ``auc`` before and after in the manifest.
       overwrite: start anew.
 
     Raises:
-      DigiQError: the directory does not open, or all training transitions have one label.
+      DigiQError: the directory does not open, or all training transitions have the same label.
     """
     from digiq.vlm.backbone import check_backbone, load_backbone
 
@@ -207,7 +209,7 @@ def change_scores(
 
 
 def answer_ids(backbone: Any) -> tuple[int, int]:
-    """Token ids that the answers Yes and No begin with.
+    """First token ids of the answers Yes and No.
 
     Raises:
       DigiQError: the tokeniser begins both with the same token.
@@ -242,7 +244,7 @@ def _split(store: EpisodeStore, config: TuneVlmConfig) -> tuple[list[Example], l
 
 
 def _stored_examples(store: EpisodeStore, numbers: Sequence[int]) -> list[Example]:
-    """Examples of some episodes, whose screens stay in the store."""
+    """Examples of some episodes; their screens stay in the store."""
     found: list[Example] = []
     for number in numbers:
         reader = functools.partial(functools.partial, _screenshot, store, number)
@@ -255,7 +257,7 @@ def _screenshot(store: EpisodeStore, number: int, step: int) -> bytes:
 
 
 def _balanced(examples: Sequence[Example], config: TuneVlmConfig) -> list[Example]:
-    """Half changes, half not: without replacement as far as they go, then again."""
+    """A sample, half of it changes: drawn without replacement until a class runs out, then repeating."""
     rng = np.random.default_rng([config.seed, 0])
     sample: list[Example] = []
     half = min(config.max_examples, 2 * len(examples)) // 2
@@ -290,7 +292,7 @@ def _fit(backbone: Any, sample: Sequence[Example], config: TuneVlmConfig, log: P
     template = _template(backbone, config.prompt)
 
     def collate(examples: list[Example]) -> dict[str, Any]:
-        """The prompt with its answer as one more token, the only one that counts in the loss."""
+        """Prompts with their answers as one more token, the only one that counts in the loss."""
         batch = prepare(
             backbone,
             [_shown(e, config.grounding) for e in examples],
@@ -350,7 +352,7 @@ def _fit(backbone: Any, sample: Sequence[Example], config: TuneVlmConfig, log: P
 
 
 def _hold_statistics(model: Any) -> None:
-    """Keeps batch normalisation as it was learnt, for good: what is frozen must not follow the tuning's batches."""
+    """Freezes the statistics of batch normalisation permanently: frozen parts must not follow the tuning's batches."""
     from torch.nn.modules.batchnorm import _BatchNorm
 
     for module in model.modules():
@@ -379,7 +381,7 @@ def _language_linears(backbone: Any) -> list[str]:
 
 
 def _with_answers(inputs: dict[str, Any], answers: Any, answer_type: int) -> dict[str, Any]:
-    """Appends one token to each row, with labels for it alone."""
+    """Appends one token to each row, with a label for that token only."""
     import torch
 
     from digiq.vlm.backbone import with_answers
@@ -392,7 +394,7 @@ def _with_answers(inputs: dict[str, Any], answers: Any, answer_type: int) -> dic
 
 
 def _keep_video(source: Path, target: Path) -> None:
-    """Opened without what it does with videos (:mod:`digiq.vlm.processors`), a processor is saved with it all the same."""
+    """Saves the processor with its video part, although it is opened without (:mod:`digiq.vlm.processors`)."""
     for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
         file = source / name
         if file.is_file() and ("video" in name or "video_processor" in json.loads(file.read_text("utf-8"))):
@@ -400,7 +402,7 @@ def _keep_video(source: Path, target: Path) -> None:
 
 
 def _flatten(path: Path) -> None:
-    """Moves the finished model up, so that the artefact itself is the model directory."""
+    """Moves the finished model up, so that the artefact's directory is the model directory."""
     for file in (path / "model").iterdir():
         file.replace(path / file.name)
     (path / "model").rmdir()

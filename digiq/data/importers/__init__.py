@@ -1,4 +1,4 @@
-"""Formats of recorded episodes, one file each: a config with what it needs to be told, that finds and reads.
+"""Formats of recorded episodes, one file each: a config that holds the settings, finds the recordings and reads them.
 
 To add one: write its file, and add its line to :data:`IMPORTERS`.
 """
@@ -17,6 +17,6 @@ IMPORTERS = Table(
     digirl="DigiRL",
     rlds="Rlds",
 )
-"""Name of a format, which is its file's, and the class in there."""
+"""Name of each format, which is also its file's name, and the class in that file."""
 
 __all__ = ["IMPORTERS", "BadEpisode", "Entry", "Importer", "Sources"]

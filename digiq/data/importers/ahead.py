@@ -1,4 +1,4 @@
-"""Parts of a source read by several processes, ahead of the one that stores what they hold."""
+"""Several processes read the parts of a source, ahead of the one that stores their episodes."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from digiq.data.schema import Episode
 from digiq.processes import end_with_parent, usable_cores
 
 LARGE = 256 * 2**20
-"""Bytes of all parts together from which on several processes read them: starting them takes seconds."""
+"""Total bytes of all parts from which several processes read them; starting processes takes seconds."""
 _PREFIX = "import-"
 
 
 def read_parts(
     importer: Importer, parts: Sequence[Any], known: frozenset[str], scratch: Path
 ) -> Iterator[tuple[Any, Iterator[Entry | BadEpisode]]]:
-    """Every part with what is in it, in order; read by as many processes as there are cores where that pays.
+    """Every part with its contents, in order; read by one process per core where that pays off.
 
-    Each process writes the episodes of a part to a file of ``scratch``, which is gone once they are stored, and no more than
-    two parts a process lie there. What comes out is the same, and in the same order, as from one process.
+    Each process writes the episodes of a part to a file in ``scratch``, which is deleted once they are stored. At most
+    two parts per process lie there. The results and their order are the same as from one process.
 
     Args:
-      importer: one that ``in_processes`` says is picklable with its parts and knows nothing of other parts.
-      parts: of :meth:`digiq.data.importers.base.Importer.find`.
-      known: ids of episodes that need not be made, because they are stored.
-      scratch: a directory on a disk with room.
+      importer: if its ``in_processes`` is true, it and its parts can be pickled, and each part is read independently of
+        the others.
+      parts: from :meth:`digiq.data.importers.base.Importer.find`.
+      known: ids of episodes that need not be made, because they are already stored.
+      scratch: a directory on a disk with enough space.
     """
     workers = min(len(usable_cores()), len(parts))
     if not getattr(importer, "in_processes", False) or workers < 2 or _bytes(parts) < LARGE:
         yield from ((part, importer.read(part)) for part in parts)
         return
-    for left in scratch.glob(f"{_PREFIX}*.tmp"):  # by a run that was killed
+    for left in scratch.glob(f"{_PREFIX}*.tmp"):  # left by a killed run
         shutil.rmtree(left)
-    # A fork would copy locks that threads of this process hold.
+    # A fork would copy locks held by threads of this process.
     spawned = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(prefix=_PREFIX, suffix=".tmp", dir=scratch) as folder,
@@ -71,7 +72,7 @@ def _bytes(parts: Sequence[Any]) -> int:
 
 
 def _spill(importer: Importer, part: Any, known: frozenset[str], file: Path) -> None:
-    """Writes what is in a part, episodes made, as pickles one after another."""
+    """Makes the episodes of a part and writes its contents as consecutive pickles."""
     with file.open("wb") as out:
         for entry in importer.read(part):
             found: Any = str(entry) if isinstance(entry, BadEpisode) else None
@@ -87,7 +88,7 @@ def _spill(importer: Importer, part: Any, known: frozenset[str], file: Path) -> 
 
 
 def _spilled(file: Path) -> Iterator[Entry | BadEpisode]:
-    """What :func:`_spill` has written."""
+    """Reads what :func:`_spill` has written."""
     with file.open("rb") as source:
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Android in the Wild: from its TFRecords to episodes.
+"""Android in the Wild: reads its TFRecords as episodes.
 
 Schema: google-research/android_in_the_wild. A record is one step; the steps of an episode are contiguous; the
 screenshot is raw uint8 H*W*C, not PNG.
@@ -31,7 +31,7 @@ from digiq.errors import DigiQError
 _MEND = "mend the file, or set on_bad: skip to leave the episode out."
 _SHARD = re.compile(r"([^._].*)-\d+-of-(\d+)")
 _ENCODED = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF")
-"""What PNG, JPEG and WebP files begin with."""
+"""First bytes of PNG, JPEG and WebP files."""
 _TERMINAL = {ActionType.STATUS_TASK_COMPLETE: 1.0, ActionType.STATUS_TASK_IMPOSSIBLE: 0.0}
 
 
@@ -43,19 +43,20 @@ class AitW:
     """See :func:`digiq.data.importers.ahead.read_parts`."""
 
     source: Path = Path("android_in_the_wild")
-    """Directory with one folder a subset (general, google_apps, web_shopping, ...) of TFRecord shards."""
+    """Directory with one folder of TFRecord shards per subset (general, google_apps, web_shopping, ...)."""
     held_out_apps: Annotated[int, Field(ge=0)] = 1
-    """So many of the last ``general`` shards present, by name, become split ``test``; an app is one shard there."""
+    """Number of ``general`` shards that become split ``test``: the last ones present, by name. In ``general`` each app
+    is one shard."""
     max_side: Annotated[int, Field(ge=32)] = 640
     """Longest side of the stored screenshots, in pixels."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Import at most so many good episodes a file; none: all."""
+    """Import at most this many good episodes per file; none: all."""
     split_file: Path | None = None
-    """A JSON file of the dataset's own splits: by split, the ids of its episodes. Others are left out, and no app is held
-    out."""
+    """A JSON file of the dataset's own splits: the episode ids of each split. Other episodes are left out, and no app
+    is held out."""
 
     def find(self) -> Sources:
-        """The shards under ``source``, sorted by path, and those that the others' names promise."""
+        """The shards under ``source``, sorted by path, and the missing ones that the names of the others imply."""
         shards, ignored = find_shards(self.source)
         held_out = set() if self.split_file else _held_out(shards, self.held_out_apps)
         if self.split_file:
@@ -85,7 +86,7 @@ class AitW:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A TFRecord file, and the split that its episodes belong to."""
+    """A TFRecord file, and the split of its episodes."""
 
     path: Path
     split: str
@@ -95,7 +96,7 @@ class Shard:
 
 
 def find_shards(source: Path) -> tuple[list[Path], int]:
-    """The TFRecord files under ``source``, sorted by path, and how many files beside them are none.
+    """The TFRecord files under ``source``, sorted by path, and the number of other files beside them.
 
     Raises:
       DigiQError: the directory is missing or holds none.
@@ -114,7 +115,7 @@ def find_shards(source: Path) -> tuple[list[Path], int]:
 
 
 def _missing_shards(shards: list[Path]) -> list[Path]:
-    """The shards that the names of the others (``<name>-<number>-of-<total>``) promise and that are not there."""
+    """The shards that the names of the others (``<name>-<number>-of-<total>``) imply but that are missing."""
     promised: set[Path] = set()
     for shard in shards:
         if match := _SHARD.fullmatch(shard.name):
@@ -136,7 +137,7 @@ def _held_out(shards: list[Path], count: int) -> set[Path]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RawStep:
-    """One record, checked."""
+    """One validated record."""
 
     episode_id: str
     step_id: int
@@ -149,12 +150,12 @@ class RawStep:
     action: Action
     ui_elements: list[dict[str, Any]]
     clamped: int = 0
-    """Coordinates that lay slightly off the screen."""
+    """Number of coordinates that lay slightly off the screen."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RawEpisode:
-    """The steps 0, 1, ... of one episode, none missing; screenshots still at full size."""
+    """The steps 0, 1, ... of one episode, without gaps; screenshots still at full size."""
 
     steps: tuple[RawStep, ...]
 
@@ -164,17 +165,17 @@ class RawEpisode:
 
     @property
     def terminated(self) -> bool:
-        """It ends in STATUS_TASK_COMPLETE or STATUS_TASK_IMPOSSIBLE."""
+        """Whether it ends in STATUS_TASK_COMPLETE or STATUS_TASK_IMPOSSIBLE."""
         return self.steps[-1].action.type in _TERMINAL
 
     @property
     def num_actions(self) -> int:
-        """Actions whose outcome was seen: all, or all but the last where the end is not declared."""
+        """Number of actions whose outcome was seen: all, or all but the last where the end is not declared."""
         return len(self.steps) - (not self.terminated)
 
 
 def read_episodes(path: Path) -> Iterator[RawEpisode | BadEpisode]:
-    """The episodes of one TFRecord file; a damaged file ends the reading, after the episodes before the damage."""
+    """The episodes of one TFRecord file; reading a damaged file stops after the episodes before the damage."""
     if other := other_format(path, "aitw"):
         yield BadEpisode(
             f"{path}: it is no file of Android in the Wild, so on_bad: skip leaves it out{other}."
@@ -212,7 +213,7 @@ def read_episodes(path: Path) -> Iterator[RawEpisode | BadEpisode]:
                 yield BadEpisode(f"{problem.rstrip('.')}; {_MEND}")
                 skipping, steps = episode_id, []
     except TFRecordError as error:
-        # The episode being read goes with the rest of the file, unless its last step came before the damage.
+        # The episode being read is lost with the rest of the file, unless its last step came before the damage.
         if steps and len(steps) == steps[0].episode_length:
             yield from checked()
         yield BadEpisode(f"{str(error).rstrip('.')}, or set on_bad: skip to leave the rest of it out.")
@@ -224,7 +225,7 @@ def parse_step(features: dict[str, Feature]) -> RawStep:
     """One record's features as a step.
 
     Raises:
-      ValueError: a field is missing, or the image does not have H*W*C bytes, or the action is unknown.
+      ValueError: a field is missing, the image does not have H*W*C bytes, or the action is unknown.
     """
     height, width, channels = (
         int(_one(features, f"image/{k}", int)) for k in ("height", "width", "channels")
@@ -255,7 +256,7 @@ def parse_step(features: dict[str, Feature]) -> RawStep:
 
 
 def _action(features: dict[str, Feature]) -> tuple[Action, int]:
-    """The action, and how many of its coordinates had to be moved onto the screen's edge."""
+    """The action, and how many of its coordinates had to be clamped to the screen's edge."""
     number = int(_one(features, "results/action_type", int))
     try:
         kind = ActionType(number)
@@ -286,7 +287,7 @@ def _ui_elements(features: dict[str, Feature]) -> list[dict[str, Any]]:
         )
     if not np.isfinite(boxes).all():
         raise ValueError("image/ui_annotations_positions holds values that are no finite numbers.")
-    # A final step carries one empty text and no position, so the positions decide how many there are.
+    # A final step carries one empty text and no position, so the positions decide the number of elements.
     return [
         {
             "text": _text(texts[i]) if i < len(texts) else "",
@@ -301,7 +302,7 @@ def _check_steps(steps: list[RawStep], path: Path) -> RawEpisode:
     first = steps[0]
     ids = [step.step_id for step in steps]
     if ids != list(range(len(ids))) or len(ids) != first.episode_length:
-        # The length may be as wrong as the ids, so only as many numbers are tried as decide it.
+        # The length may be as wrong as the ids, so only as many numbers are tried as settle the question.
         missing = next((i for i in range(min(first.episode_length, len(ids) + 1)) if i not in ids), None)
         what = (
             f"steps come as {ids[:6]}, not 0, 1, 2, ..." if missing is None else f"step {missing} is missing"
@@ -319,13 +320,13 @@ def _check_steps(steps: list[RawStep], path: Path) -> RawEpisode:
 
 
 def to_episode(raw: RawEpisode, *, split: str, task_id: str, max_side: int) -> Episode:
-    """The episode as it is stored.
+    """The episode as stored.
 
     After STATUS_TASK_COMPLETE or STATUS_TASK_IMPOSSIBLE a terminal step is appended, with reward 1 or 0. An episode
     that ends otherwise loses its last transition, whose outcome was never seen, and counts as truncated.
 
     Args:
-      raw: at least one action with a known outcome.
+      raw: an episode with at least one action whose outcome is known.
       split, task_id: written into the episode.
       max_side: longest side of the stored screenshots, in pixels.
 
@@ -372,7 +373,7 @@ def to_episode(raw: RawEpisode, *, split: str, task_id: str, max_side: int) -> E
 
 
 def _stored(screenshot: npt.NDArray[np.uint8] | bytes, max_side: int) -> tuple[bytes, tuple[int, int]]:
-    """An image file's bytes, those of the source where they are of a size to keep; height and width."""
+    """An image file's bytes, the source's own if they are small enough to keep; and height and width."""
     if isinstance(screenshot, bytes):
         return stored_image(screenshot, max_side)
     image = shrunk(Image.fromarray(screenshot), max_side)

@@ -1,7 +1,7 @@
-"""Android in the Zoo: folders of one JSON file and PNGs an episode; ids and points are those of Android in the Wild.
+"""Android in the Zoo: one folder per episode, of a JSON file and PNGs; ids and points follow Android in the Wild.
 
 Source: IMNearth/CoAT, ``data-example`` and README: a list of steps with ``instruction``, ``result_action_type``,
-``result_touch_yx`` and ``ui_positions`` (JSON in strings, pixels) and what a model thought of each (``coat_*``).
+``result_touch_yx`` and ``ui_positions`` (JSON in strings, pixels) and a model's thoughts on each (``coat_*``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class AitZ:
     """Android in the Zoo's ``train`` and ``test`` folders, or any folder of their episodes."""
 
     source: Path = Path("android_in_the_zoo")
-    """Folder with a folder an episode; below a folder ``test`` they are the split ``test``."""
+    """Folder with one folder per episode; those below a folder ``test`` form the split ``test``."""
     max_side: Annotated[int, Field(ge=32)] = 640
     """Longest side of the stored screenshots, in pixels."""
 
@@ -82,7 +82,7 @@ class AitZ:
     def _frame(self, part: Path, t: int, step: dict[str, Any]) -> Frame:
         if int(step["step_id"]) != t:
             raise ValueError(f"step {t} has the step_id {step['step_id']}")
-        # The folder may have been moved; the picture is beside the JSON file.
+        # The folder may have been moved; the image is beside the JSON file.
         image = (part.parent / Path(str(step["image_path"])).name).read_bytes()
         height, width = size_of(image, f"step {t}")
         boxes, texts, kinds = (_list(step.get(f"ui_{k}")) for k in ("positions", "text", "types"))
@@ -112,7 +112,7 @@ def _action(step: dict[str, Any]) -> Action:
 
 
 def _list(value: Any) -> list[Any]:
-    """A list, or the JSON of one."""
+    """The value if it is a list, or the list that it holds as JSON."""
     found = json.loads(value) if isinstance(value, str) else value
     if found is None:
         return []

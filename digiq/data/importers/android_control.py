@@ -1,4 +1,4 @@
-"""AndroidControl: its TFRecords, one record an episode, with PNG screenshots, accessibility trees and JSON actions.
+"""AndroidControl: its TFRecords, one record per episode, with PNG screenshots, accessibility trees and JSON actions.
 
 Source: google-research/android_control/README.md; accessibility trees are ``AndroidAccessibilityForest`` messages of
 google-deepmind/android_env (``proto/a11y``).
@@ -36,12 +36,14 @@ class AndroidControl:
     source: Path = Path("android_control")
     """Folder of the TFRecord files, or one of them."""
     split_file: Path | None = None
-    """The dataset's own ``splits.json``: by split, ids of episodes. Others are left out; without it all are ``train``."""
+    """The dataset's own ``splits.json``: the episode ids of each split. Other episodes are left out; without the file,
+    all are ``train``."""
     declare: bool = True
-    """Ends each episode with STATUS_TASK_COMPLETE on its last screen: the people who recorded them did not say so, but an
-    agent has to. Either way the episode pays 1, as each is a demonstration; ``label`` can say otherwise."""
+    """Whether to end each episode with STATUS_TASK_COMPLETE on its last screen: the people who recorded them did not
+    declare the end, but an agent has to. Either way the episode pays 1, as each is a demonstration; ``label`` can
+    change that."""
     packages: Path | None = None
-    """A JSON file with the package of each app name; an app that it does not have keeps its name, and is counted."""
+    """A JSON file that maps app names to packages; an app that it lacks keeps its name and is counted."""
     max_side: Annotated[int, Field(ge=32)] = 640
     """Longest side of the stored screenshots, in pixels."""
 
@@ -151,14 +153,14 @@ class AndroidControl:
 
 
 def read_forest(data: bytes, size: tuple[int, int]) -> tuple[list[dict[str, Any]], str]:
-    """Visible elements with a text or that can be clicked, and the package of the foremost app.
+    """Visible elements that have a text or can be clicked, and the package of the foreground app.
 
     Args:
-      data: an ``AndroidAccessibilityForest``; bytes that are none hold no elements.
+      data: an ``AndroidAccessibilityForest``; other bytes give no elements.
       size: height and width of the screen, in pixels.
 
     Returns:
-      ``text``, ``role``, ``yxhw`` (fractions) and ``clickable`` of each, and a package name or nothing.
+      ``text``, ``role``, ``yxhw`` (fractions) and ``clickable`` of each, and a package name, or an empty one.
     """
     elements: list[dict[str, Any]] = []
     package = ""

@@ -1,4 +1,4 @@
-"""What an importer is: it says what there is to read, and reads it. The stage stores, resumes, counts and reports."""
+"""The interface of an importer, which finds recordings and reads them. The stage does the rest."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from digiq.errors import DigiQError
 
 
 class BadEpisode(DigiQError):
-    """A part of the source that cannot be used; the message names file, episode and field, and what to do."""
+    """A part of the source that cannot be used; the message names the file, episode and field, and says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """An episode found in the source; made only if it is not stored yet, because screens take their time."""
+    """An episode found in the source; made only if it is not stored yet, because screens take time."""
 
     episode_id: str
     make: Callable[[], Episode]
-    """Of this id, with split and outcome; may raise :class:`BadEpisode`."""
+    """Makes the episode of this id, with split and outcome; may raise :class:`BadEpisode`."""
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
-    """What was mended or left out on the way, such as ``clamped`` coordinates; the stage adds it up."""
+    """What was repaired or left out on the way, such as ``clamped`` coordinates; the stage adds it up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Sources:
     """What there is to read."""
 
     parts: Sequence[Any]
-    """Usually files, in the order they are read; ``str(part)`` says in errors where an episode is."""
+    """Usually files, in the order they are read; error messages use ``str(part)`` to say where an episode is."""
     missing: Sequence[Any] = ()
-    """Parts that should be there and are not."""
+    """Parts that should be there but are not."""
     ignored: int = 0
-    """What lies beside them and is not read, such as what an interrupted download left."""
+    """Number of files beside them that are not read, such as the remains of an interrupted download."""
 
 
 class Importer(Protocol):
@@ -49,5 +49,5 @@ class Importer(Protocol):
         ...
 
     def read(self, part: Any) -> Iterator[Entry | BadEpisode]:
-        """The episodes of a part in order, and, in the place of those that cannot be used, why."""
+        """The episodes of a part, in order; for one that cannot be used, the reason in its place."""
         ...

@@ -1,4 +1,4 @@
-"""Episodes from what recordings of other formats hold: frames, actions between them, and an end."""
+"""Builds episodes from the contents of other recordings: frames, actions between them, and an end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEND = "mend it, or set on_bad: skip to leave the episode out."
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frame:
-    """What was seen before an action, and the action."""
+    """The screen before an action, and the action."""
 
     image: bytes
     """A PNG, JPEG or WebP file's bytes; anything else that Pillow reads becomes PNG."""
@@ -39,22 +39,24 @@ def episode_of(
     extras: Mapping[str, Any] | None = None,
     **about: Any,
 ) -> Episode:
-    """The episode, as it is stored.
+    """The episode, as stored.
 
-    A recording that ends in an action, not in a screen, is as one of Android in the Wild: after an action that declares the
-    end, or where ``outcome`` says how it ended, its last screen comes again as the terminal one; otherwise the last
-    action's outcome was never seen, so it is dropped and the episode counts as truncated.
+    A recording that ends in an action, not in a screen, is treated as in Android in the Wild. After an action that
+    declares the end, or if ``outcome`` says how it ended, its last screen is repeated as the terminal one. Otherwise
+    the last action's outcome was never seen, so the action is dropped and the episode counts as truncated.
 
     Args:
       frames: in order; only the last may have no action.
-      episode_id, goal: of the episode.
+      episode_id, goal: those of the episode.
       max_side: longest side of the stored screenshots, in pixels.
-      outcome: ``success``, ``failure`` or ``truncated``; empty: as the actions say. A success pays 1 at the end unless a frame has a reward.
-      extras: beside the steps' own.
+      outcome: ``success``, ``failure`` or ``truncated``; empty: taken from the actions. A success pays 1 at the end
+        unless a frame has a reward.
+      extras: further fields, beside the steps' own.
       about: further fields of the episode.
 
     Raises:
-      ValueError: it has no action whose outcome is known, an image cannot be read, or the actions are not of an episode.
+      ValueError: it has no action whose outcome is known, an image cannot be read, or the actions do not form an
+        episode.
     """
     frames = list(frames)
     if any(frame.action is None for frame in frames[:-1]):

@@ -1,7 +1,7 @@
 """Trajectories of DigiRL and Digi-Q: ``.pt`` files, lists of trajectories of step dictionaries, read without running code.
 
-Source: DigiRL-agent/digirl, ``digirl/environment/env_utils.py`` (what is collected) and ``autoui_utils.py`` (how prompts and
-actions are written). Only tensors, arrays, texts and numbers are unpickled (torch's ``weights_only``).
+Source: DigiRL-agent/digirl, ``digirl/environment/env_utils.py`` (the fields collected) and ``autoui_utils.py`` (the
+format of prompts and actions). Only tensors, arrays, texts and numbers are unpickled (torch's ``weights_only``).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class DigiRL:
     source: Path = Path("trajectories.pt")
     """A file, or a folder of them."""
     images: Path | None = None
-    """Folder of the screenshots, which are found by the name at the end of ``image_path``; none: next to the file."""
+    """Folder of the screenshots, which are looked up by the file name in ``image_path``; none: next to the file."""
     blank: bool = False
-    """Takes a step whose screenshot is not there as a grey screen, counted, instead of leaving its episode out: enough to
-    train on stored features, of no use to a VLM."""
+    """Whether to give a step without a screenshot a grey screen, and count it, instead of leaving its episode out. That
+    is enough to train on stored features, but of no use to a VLM."""
     max_side: Annotated[int, Field(ge=32)] = 640
     """Longest side of the stored screenshots, in pixels."""
 
@@ -63,7 +63,7 @@ class DigiRL:
             yield Entry(name, functools.partial(self._make, where, part, name, steps), counts)
 
     def trajectories(self, part: Path) -> Iterator[tuple[str, str, list[dict[str, Any]]] | BadEpisode]:
-        """A file's trajectories as they are: the episode's id, where it is, and its steps."""
+        """A file's raw trajectories: the episode's id, its place in the file, and its steps."""
         try:
             trajectories = load_trajectories(part)
         except BadEpisode as error:
@@ -132,10 +132,10 @@ class DigiRL:
 
 
 def load_trajectories(file: Path) -> list[list[dict[str, Any]]]:
-    """The trajectories of a ``.pt`` file. Nothing in it is run.
+    """The trajectories of a ``.pt`` file. No code in it is run.
 
     Raises:
-      BadEpisode: it cannot be read, holds objects other than arrays, texts and numbers, or is no list of lists.
+      BadEpisode: it cannot be read, holds objects other than arrays, texts and numbers, or is not a list of lists.
     """
     import pickle
 
@@ -151,7 +151,7 @@ def load_trajectories(file: Path) -> list[list[dict[str, Any]]]:
             f"{file}: holds more than arrays, texts and numbers{named}, so it is not opened: a pickle can run code; save it "
             "again as plain lists, or set on_bad: skip."
         ) from None
-    except Exception as error:  # a damaged archive raises whatever its reader meets
+    except Exception as error:  # a damaged archive can raise anything
         raise BadEpisode(
             f"{file}: cannot be read ({' '.join(str(error).split())[:120]}); copy it again, or set on_bad: skip."
         ) from None
@@ -162,7 +162,7 @@ def load_trajectories(file: Path) -> list[list[dict[str, Any]]]:
 
 @contextlib.contextmanager
 def _numpy_allowed() -> Generator[None, None, None]:
-    """Lets torch unpickle NumPy arrays and numbers, under the names that either NumPy gives them, and nothing else."""
+    """Lets torch unpickle NumPy arrays and numbers, under their names in NumPy 1 and 2, and nothing else."""
     import torch
     from numpy._core import multiarray
 
@@ -181,11 +181,11 @@ def _numpy_allowed() -> Generator[None, None, None]:
 
 
 def logged_action(step: dict[str, Any], t: int) -> Action:
-    """What was executed at step ``t``.
+    """The action executed at step ``t``.
 
     Raises:
       KeyError: the step has no ``action``.
-      ValueError: it does not parse.
+      ValueError: the action does not parse.
     """
     text = str(step["action"])
     found = parse_action(text)
@@ -195,7 +195,7 @@ def logged_action(step: dict[str, Any], t: int) -> Action:
 
 
 def offered_actions(step: dict[str, Any]) -> list[Action | None]:
-    """The candidates in ``action_list``, in its order; None where one does not parse."""
+    """The candidates in ``action_list``, in order; None for one that does not parse."""
     offered = step.get("action_list")
     if not offered:
         return []

@@ -1,4 +1,4 @@
-"""Files of recordings: where they are, which format they are of, and what their splits are."""
+"""Files of recordings: finds them, recognises their format and reads their splits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from digiq.data.tfrecord import parse_example, read_records
 from digiq.errors import DigiQError
 
 _LOOKED_AT = 200
-"""So many files say of which format a folder is."""
+"""Number of files that are examined to recognise a folder's format."""
 _SCREENS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def files_under(source: Path) -> list[Path]:
-    """All files under a folder, sorted by path; folders that are links are followed, once each, hidden ones are not."""
+    """All files under a folder, sorted by path; linked folders are followed once each, hidden ones are not."""
     return sorted(_walk(source, set()))
 
 
@@ -39,7 +39,7 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
 
 
 def other_format(path: Path, mine: str) -> str:
-    """`` ; it is FORMAT, so take --format FORMAT`` where a file or folder is of another known format, else nothing."""
+    """`` ; it is FORMAT, so take --format FORMAT`` if a file or folder has another known format, else an empty text."""
     found = format_of(path)
     if found is None or found == mine:
         return ""
@@ -48,12 +48,12 @@ def other_format(path: Path, mine: str) -> str:
 
 
 def format_of(path: Path) -> str | None:
-    """The format that a file, or the first telling file of a folder, is of; None where none is known."""
+    """The format of a file, or of the first file in a folder that reveals one; None if it is unknown."""
     files = [path] if path.is_file() else files_under(path) if path.is_dir() else []
     names = {file.name for file in files}
     if {"features.json", "dataset_info.json"} <= names:
         return "rlds"
-    # Of most formats nearly all files are screenshots, whole folders of them before the first file that tells.
+    # In most formats nearly all files are screenshots; whole folders of them can precede the first file that tells.
     telling = (file for file in files if file.suffix.lower() not in _SCREENS)
     for file in itertools.islice(telling, _LOOKED_AT):
         if (found := _format_of_file(file)) is not None:
@@ -84,10 +84,10 @@ def _format_of_file(file: Path) -> str | None:
 
 @functools.lru_cache(maxsize=8)
 def read_splits(file: Path) -> Mapping[str, str]:
-    """Of a JSON file with, by split, ids of episodes: the split of each id.
+    """The split of each episode id, from a JSON file that lists the ids of each split.
 
     Raises:
-      DigiQError: it is absent or something else, or an id is in two of its splits.
+      DigiQError: the file is absent or has another format, or an id is in two of its splits.
     """
     try:
         found: Any = json.loads(file.read_text(encoding="utf-8"))
@@ -104,10 +104,10 @@ def read_splits(file: Path) -> Mapping[str, str]:
 
 
 def source_folder(source: Path, name: str, field: str = "") -> Path:
-    """``source``, which must be there.
+    """``source``, which must exist.
 
     Raises:
-      DigiQError: it is not.
+      DigiQError: it does not exist.
     """
     if not source.exists():
         raise DigiQError(f"{source}: no such file or folder; set {field or name + '.source'}.")

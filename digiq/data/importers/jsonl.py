@@ -1,4 +1,4 @@
-"""Logs of any agent: a folder of JSON lines, one an episode, beside its screenshots. docs/data_formats.md describes it."""
+"""Logs of any agent: a folder of JSON lines, one per episode, and screenshots. docs/data_formats.md describes it."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class UiElement(TypedDict, total=False):
     text: str
     role: str
     yxhw: Annotated[list[float], Field(min_length=4, max_length=4)]
-    """Top, left, height and width, fractions of the screen."""
+    """Top, left, height and width, as fractions of the screen."""
 
 
 class JsonlStep(pydantic.BaseModel):
-    """A screen and the action that answered it. Fields that are not listed are kept beside it."""
+    """A screen and the action taken there. Fields that are not listed are kept as extras."""
 
     model_config = ConfigDict(extra="allow")
     screenshot: str
-    """PNG, JPEG or WebP; a path inside of the folder."""
+    """PNG, JPEG or WebP; a path inside the folder."""
     action: Said | None = None
-    """Left out only at the last step, where the recording ends in a screen."""
+    """Left out only at the last step, if the recording ends in a screen."""
     log_prob: float | None = None
     candidates: list[JsonlCandidate] = []
     reward: Annotated[float, Field(allow_inf_nan=False)] = 0.0
@@ -62,20 +62,20 @@ class JsonlStep(pydantic.BaseModel):
 
 
 class JsonlEpisode(pydantic.BaseModel):
-    """One line. Fields that are not listed are kept beside it."""
+    """One line. Fields that are not listed are kept as extras."""
 
     model_config = ConfigDict(extra="allow")
     episode_id: Annotated[str, Field(min_length=1)]
     goal: str
     steps: Annotated[list[JsonlStep], Field(min_length=1)]
     outcome: Literal["success", "failure", "truncated", ""] = ""
-    """Left out: as the last action says, or the rewards."""
+    """If left out, taken from the last action or the rewards."""
     coordinates: Coordinates | None = None
-    """What x and y of action objects count; left out: as the importer is told, which is pixels by default."""
+    """Unit of x and y in action objects; if left out, the importer's setting, which is pixels by default."""
     split: str = "train"
     task_id: str = ""
     policy: str = "logged"
-    """Who acted: a model's name, ``human``."""
+    """Who acted: a model's name, or ``human``."""
     device: str = ""
     app: str = ""
     seed: int = 0
@@ -83,12 +83,12 @@ class JsonlEpisode(pydantic.BaseModel):
 
 @configclass
 class Jsonl:
-    """A folder of ``*.jsonl``, one line an episode, with paths of its screenshots; --schema prints what a line holds."""
+    """A folder of ``*.jsonl``, one line per episode, with paths of its screenshots; --schema prints a line's schema."""
 
     source: Path = Path("logs")
     """The folder; or one file, whose folder holds the screenshots."""
     say: DialectConfig = DialectConfig()
-    """The dialect of actions that are texts."""
+    """The dialect of actions given as text."""
     max_side: Annotated[int, Field(ge=32)] = 640
     """Longest side of the stored screenshots, in pixels."""
 
@@ -177,10 +177,10 @@ class Jsonl:
 def action_of(
     said: Said, *, dialect: Dialect, coordinates: Coordinates | None, screen: Screen, what: str
 ) -> Action:
-    """The action that a log holds.
+    """The action in a log.
 
     Raises:
-      ValueError: it cannot be read; says why.
+      ValueError: it cannot be read; the message says why.
     """
     if isinstance(said, str):
         found = dialect.parse(said, screen)
@@ -198,7 +198,7 @@ def size_of(image: bytes, what: str) -> Screen:
     """Height and width of an image file's bytes.
 
     Raises:
-      ValueError: they are no image.
+      ValueError: they are not an image.
     """
     import io
 

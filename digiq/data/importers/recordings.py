@@ -1,4 +1,4 @@
-"""Episodes that an evaluation has recorded as it played them (:mod:`android_env.recording`)."""
+"""Episodes that an evaluation recorded while playing them (:mod:`android_env.recording`)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from digiq.errors import DigiQError
 
 @configclass
 class Recordings:
-    """Of each episode the last try that has ended, whatever else was begun: tries that a fault or a kill has cut off are
-    passed over. An episode that has never ended is a bad one."""
+    """The last completed try of each episode; tries cut off by a fault or a kill are ignored. An episode without a
+    completed try is bad."""
 
     folder: str = ""
-    """Where they are, for example ``runs/night/recordings``."""
+    """Folder of the recordings, for example ``runs/night/recordings``."""
 
     def find(self) -> Sources:
         episodes = recorded_tries(self.folder) if self.folder else []
@@ -51,7 +51,7 @@ class Recordings:
 
 
 def episode_of(recording: Recording) -> Episode:
-    """The recording as an offline episode: an observation before each executed action, and the last one."""
+    """The recording as an offline episode: an observation before each executed action, and the final one."""
     acted = [m for m in recording.moments if m.action is not None and m.executed]
     last = next((m for m in reversed(recording.moments) if not (m.action is not None and m.executed)), None)
     if last is None:

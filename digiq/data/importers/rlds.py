@@ -1,4 +1,4 @@
-"""RLDS datasets: directories of TFDS in ArrayRecord or TFRecord files, with our step keys or a mapping to theirs.
+"""RLDS datasets: TFDS directories of ArrayRecord or TFRecord files, with our step keys or a mapping to theirs.
 
 Source: google-research/rlds, README (steps with observation, action, reward, discount, is_first, is_last, is_terminal);
 TFDS lays nested features out as ``steps/observation/...``.
@@ -56,10 +56,10 @@ class Rlds:
     source: Path = Path("rlds")
     """The directory with ``features.json``."""
     keys: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
-    """Where ours are theirs, such as ``{screenshot: steps/observation/image, goal: steps/language_instruction, action:
-    steps/action_text}``. With ``action``, that is a text in the dialect below."""
+    """Mapping from our keys to theirs, such as ``{screenshot: steps/observation/image, goal:
+    steps/language_instruction, action: steps/action_text}``. A mapped ``action`` is a text in the dialect below."""
     say: DialectConfig = DialectConfig()
-    """The dialect of actions that are texts."""
+    """The dialect of actions given as text."""
     max_side: Annotated[int, Field(ge=32)] = 640
     """Longest side of the stored screenshots, in pixels."""
 

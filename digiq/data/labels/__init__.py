@@ -1,4 +1,4 @@
-"""Sources of rewards, one file each: a config with its settings, that says what the actions of episodes are worth.
+"""Sources of rewards, one file each: a config that holds its settings and says what the actions of episodes are worth.
 
 To add one: write its file, and add its line to :data:`LABELS`.
 """
@@ -15,6 +15,6 @@ LABELS = Table(
     rule="Rule",
     judge="Judge",
 )
-"""Name of a source of rewards, which is its file's, and the class in there."""
+"""Name of each source of rewards, which is also its file's name, and the class in that file."""
 
 __all__ = ["LABELS", "Labels", "Spent", "Unlabelled"]

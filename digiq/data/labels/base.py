@@ -1,4 +1,4 @@
-"""What a source of rewards is."""
+"""The interface of a source of rewards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from digiq.data.schema import Episode
 
 @dataclasses.dataclass(frozen=True)
 class Unlabelled:
-    """An episode about which there is no answer, which is no failure of it: later stages do not see it."""
+    """An episode without an answer. That does not make it a failure; later stages do not see it."""
 
     episode_id: str
     reason: str
@@ -20,7 +20,7 @@ class Unlabelled:
 
 @dataclasses.dataclass(frozen=True)
 class Spent:
-    """What the labelling took, such as calls and tokens; comes last, into the manifest's counts."""
+    """What the labelling used, such as calls and tokens; comes last and is added to the manifest's counts."""
 
     counts: Mapping[str, int]
 
@@ -29,13 +29,13 @@ class Labels(Protocol):
     """A config class whose fields are its settings."""
 
     def rewards(self, episodes: Sequence[Episode]) -> Iterator[Label | Unlabelled | Spent]:
-        """One label a recorded episode, in their order, then those of copies under other goals, if it makes any. In the
-        place of a label, why there is none.
+        """One label per recorded episode, in order, then those of copies under other goals, if it makes any. Where
+        there is no label, the reason takes its place.
 
         Args:
-          episodes: as recorded. :func:`digiq.data.transitions.outlines_of` says what was paid without reading screens.
+          episodes: as recorded. :func:`digiq.data.transitions.outlines_of` gives their rewards without reading screens.
 
         Raises:
-          DigiQError: these episodes cannot be labelled so.
+          DigiQError: these episodes cannot be labelled this way.
         """
         ...

@@ -1,4 +1,4 @@
-"""What a file says: outcomes, rewards, scores of a process-reward model, or where the first error is."""
+"""Labels from a file: outcomes, rewards, scores of a process reward model, or the place of the first error."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class FileLine(pydantic.BaseModel):
     model_config = ConfigDict(extra="forbid")
     episode_id: str
     outcome: Literal["success", "failure"] | None = None
-    """1 or 0 at the last action."""
+    """Pays 1 or 0 at the last action."""
     rewards: list[Number] | None = None
-    """One an action."""
+    """One per action."""
     step_scores: list[Number] | None = None
-    """One an action, of a process-reward model; each is that action's reward, times ``scale``."""
+    """One per action, from a process reward model; each, times ``scale``, is that action's reward."""
     first_error: Annotated[int, Field(ge=0)] | None = None
-    """Which action is the first wrong one, from 0: the episode ends after it, as a failure."""
+    """Index of the first wrong action, from 0; the episode ends after it, as a failure."""
     source: str = ""
-    """What said so; kept as the label's provenance."""
+    """Where the label comes from; kept as its provenance."""
 
     @pydantic.model_validator(mode="after")
     def _one(self) -> FileLine:
@@ -46,14 +46,15 @@ class FileLine(pydantic.BaseModel):
 
 @configclass
 class File:
-    """A file of JSON lines, one an episode."""
+    """A file of JSON lines, one per episode."""
 
     path: Path = Path("labels.jsonl")
     """Lines such as ``{"episode_id": "7", "first_error": 3, "source": "annotator"}``."""
     missing: Literal["error", "outcome", "leave_out"] = "error"
-    """An episode that the file lacks stops the labelling, keeps its recorded rewards, or is left out and counted."""
+    """Whether an episode missing from the file stops the labelling, keeps its recorded rewards, or is left out and
+    counted."""
     scale: float = 1.0
-    """What a step score of 1 pays."""
+    """Reward for a step score of 1."""
 
     @staticmethod
     def schema() -> dict[str, object]:

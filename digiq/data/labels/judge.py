@@ -1,5 +1,5 @@
-"""What a vision-language model says of a recording. It is a pure function of the recording, the prompt's version and the
-model, and cached by content."""
+"""Labels from a vision-language model. They are a pure function of the recording, the prompt's version and the model,
+and are cached by content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from digiq.endpoint import Answer, Endpoint, EndpointConfig, EndpointError, Mess
 from digiq.errors import DigiQError
 
 VERSION = 1
-"""Of the prompts below: raise it with any change of their words, and labels say by which they were made."""
+"""Version of the prompts below. Raise it whenever their wording changes; labels record the version that made them."""
 
 OUTCOME = (
     "You are shown the last screens of a phone, oldest first, after an agent tried to do a task. Decide by what the screens "
@@ -38,30 +38,30 @@ STEP = (
 
 @configclass
 class Judge:
-    """A vision-language model as judge. What it does not answer is ``judge_error``, counted, and never 0."""
+    """A vision-language model as judge. A missing answer is counted as ``judge_error`` and never taken as 0."""
 
     model: EndpointConfig = EndpointConfig(temperature=0.0)
-    """Which model, and how it may be asked (``api: gemini`` or ``openai``)."""
+    """Which model, and how to query it (``api: gemini`` or ``openai``)."""
     of: Literal["outcome", "step"] = "outcome"
-    """Judges each episode once by its last screens, or each action as a step scorer."""
+    """Whether to judge each episode once, by its last screens, or to score each action."""
     screens: Annotated[int, Field(ge=1)] = 2
-    """Last screens of an episode that it is shown."""
+    """Number of an episode's last screens that it is shown."""
     shots: Path | None = None
-    """A JSON file of examples, ``[{"goal": ..., "screens": ["a.png"], "verdict": "success", "why": ...}]``, paths relative to
-    it; they are shown before the question."""
+    """A JSON file of examples, ``[{"goal": ..., "screens": ["a.png"], "verdict": "success", "why": ...}]``, with paths
+    relative to the file; they are shown before the question."""
     scale: float = 1.0
-    """What a step that scores 1 is paid."""
+    """Reward for a step that scores 1."""
 
     @property
     def provenance(self) -> str:
-        """Who says so: the model and the prompt's version."""
+        """Source of the labels: the model and the prompt's version."""
         return f"judge {self.model.model} v{VERSION} {self.of}"
 
     def rewards(self, episodes: Sequence[Episode]) -> Iterator[Label | Unlabelled | Spent]:
         """See :class:`digiq.data.labels.base.Labels`.
 
         Raises:
-          BudgetError: calls or tokens are used up; the same command goes on from the cache.
+          BudgetError: the calls or tokens are used up; the same command resumes from the cache.
         """
         endpoint = Endpoint(self.model)
         numbers = iter(episodes)
@@ -114,7 +114,7 @@ class Judge:
 
 
 def outcome_question(goal: str, screens: Sequence[bytes], shots: Path | None = None) -> list[Message]:
-    """What a model is asked about an episode.
+    """The question about an episode, as sent to a model.
 
     Args:
       goal: the task, in words.
@@ -129,10 +129,10 @@ def outcome_question(goal: str, screens: Sequence[bytes], shots: Path | None = N
 
 
 def read_answer(text: str, of: Literal["outcome", "step"]) -> float:
-    """The reward that an answer stands for.
+    """The reward that an answer means.
 
     Raises:
-      Unsaid: it means none.
+      Unsaid: the answer gives no reward.
     """
     found = first_object(text)
     if of == "outcome":

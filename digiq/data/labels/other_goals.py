@@ -1,4 +1,4 @@
-"""Failures made from successes: the same screens under the goal of another episode, with reward 0."""
+"""Failures made from successes: the same screens under another episode's goal, with reward 0."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated
@@ -16,16 +16,16 @@ from digiq.errors import DigiQError
 
 @configclass
 class OtherGoals:
-    """Recorded rewards, and each episode again under goals of other episodes of its split, with reward 0: needed where
-    every episode ends in success."""
+    """Recorded rewards, plus copies of each episode under goals of other episodes of its split, with reward 0. Needed
+    where every episode ends in success."""
 
     copies: Annotated[int, Field(ge=1)] = 1
-    """Copies an episode."""
+    """Copies per episode."""
     seed: int = 0
-    """Chooses the goals."""
+    """Seed for choosing the goals."""
 
     def rewards(self, episodes: Sequence[Episode]) -> Iterator[Label]:
-        """Goals are drawn without replacement from the same split, so nothing crosses into a held-out app."""
+        """Goals are drawn without replacement from the same split, so nothing leaks into a held-out app."""
         yield from Outcome().rewards(episodes)
         rng = np.random.default_rng(self.seed)
         goals: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""What the recording says: the rewards that device or importer gave."""
+"""Labels from the recording itself: the rewards that the device or importer gave."""
 
 from collections.abc import Iterator, Sequence
 

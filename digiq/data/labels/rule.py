@@ -1,4 +1,4 @@
-"""What rules over the screens say: an activity, or a text among the elements, that shows that the task is solved."""
+"""Labels from rules over the screens: an activity, or a text among the elements, shows that the task is solved."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ _NOTHING = np.zeros((1, 1, 3), np.uint8)
 
 @configclass
 class Rule:
-    """1 for the action after which the screen fulfils the rule of its task, where the episode then ends; else 0."""
+    """Pays 1 for the action after which the screen fulfils the task's rule, where the episode then ends; else 0."""
 
     path: Path = Path("rules.json")
-    """By task id, goal, or ``*`` for all others: ``success_activity``, a glob over ``package/activity``, and
-    ``success_text``, a regular expression over the texts on the screen. Both must hold where both are given."""
+    """A JSON file of rules by task id, goal, or ``*`` for all others: ``success_activity``, a glob over
+    ``package/activity``, and ``success_text``, a regular expression over the texts on the screen. If both are given,
+    both must hold."""
     cut: bool = True
-    """Ends an episode where it was first solved."""
+    """Whether to end an episode where it was first solved."""
 
     def rewards(self, episodes: Sequence[Episode]) -> Iterator[Label | Unlabelled]:
         """See :class:`digiq.data.labels.base.Labels`."""
@@ -59,7 +60,7 @@ class Rule:
             )
 
     def _solved(self, episode: Episode, rule: Mapping[str, str]) -> int | None:
-        """The first action after which the rule holds."""
+        """Index of the first action after which the rule holds."""
         judge = Rules()
         task = Task(episode.episode_id, episode.goal or "-", "rule", 1, "train", rule)
         for t, (step, after) in enumerate(zip(episode.steps, episode.steps[1:], strict=False)):

@@ -1,4 +1,4 @@
-"""Engines, one file each: what turns observations and actions into rows of features, for the store and at test time.
+"""Engines, one file each: they turn observations and actions into rows of features, for the store and at test time.
 
 To add one: write its file, and add its line to :data:`ENGINES`.
 """
@@ -13,6 +13,6 @@ ENGINES = Table(
     shared="Shared",
     generated="Generated",
 )
-"""Name of an engine, which is its file's, and the class in there."""
+"""Name of each engine, which is also its file's name, and the class in that file."""
 
 __all__ = ["ENGINES", "ByState", "Deals", "Engine", "Opens", "Request"]

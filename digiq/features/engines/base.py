@@ -1,4 +1,4 @@
-"""What an engine is, and what it is asked for."""
+"""The interface of an engine, and of the requests to it."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ if TYPE_CHECKING:
 
 Kind = Literal["observation", "pair"]
 Layer = int | Annotated[float, Field(gt=0, lt=1)] | Literal["middle", "all"]
-"""A layer from 1 or from the end, a share of the depth, or a word."""
+"""A layer number from 1 or, negative, from the end; a fraction of the depth; or a word."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """An observation, or an observation and an action, whose features are wanted."""
+    """A request for the features of an observation, or of an observation and an action."""
 
     image: bytes | npt.NDArray[np.uint8]
-    """PNG, which is decoded when ``screenshot`` is asked for, or uint8 [H, W, 3]."""
+    """uint8 [H, W, 3], or a PNG, which is decoded when ``screenshot`` is accessed."""
     goal: str
     action: Action | None
     prompt: Prompt
     grounding: Grounding
     digest: bytes = b""
-    """SHA-256 of the PNG, where the row is to be stored."""
+    """SHA-256 of the PNG, if the row is to be stored."""
     activity: str | None = None
-    """Of the device itself, with ``ui_elements``; None at test time. For engines that are oracles."""
+    """Foreground activity; like ``ui_elements``, it comes from the device itself and is None at test time. For
+    oracles."""
     ui_elements: str | None = None
     history: str = ""
-    """Previous actions in words, as they stand in the prompt."""
+    """Previous actions in words, as in the prompt."""
     before: bytes | npt.NDArray[np.uint8] | None = None
-    """The screenshot before the last action, as ``image``, where the prompt has it."""
+    """The screenshot before the last action, in the form of ``image``, if the prompt shows it."""
     before_digest: bytes = b""
-    """As ``digest``."""
+    """Like ``digest``, of ``before``."""
     where: str = ""
-    """Episode and step, for errors."""
+    """Episode and step, for error messages."""
 
     @classmethod
     def build(
@@ -63,9 +64,9 @@ class Request:
         before: bytes | npt.NDArray[np.uint8] | None = None,
         **known: Any,
     ) -> Request:
-        """The request with its prompt: of a pair, or of an observation where ``action`` is None.
+        """The request with its prompt: that of a pair, or that of an observation if ``action`` is None.
 
-        ``template`` is ``readout``'s unless told.
+        ``template`` defaults to ``readout``'s.
         """
         prompt = build_prompt(
             goal, action, grounding=grounding, template=template, history=history, before=before is not None
@@ -85,20 +86,20 @@ class Request:
 
     @property
     def state(self) -> tuple[Any, ...]:
-        """What the candidates of a state have in common: they differ in their action alone."""
+        """What the candidates of a state share; they differ only in their action."""
         before = self.before_digest or _own(self.before)
         return self.digest or _own(self.image), before, self.drawn, self.goal, self.history
 
     @property
     def screenshot(self) -> npt.NDArray[np.uint8]:
-        """uint8 [H, W, 3], with the cursor where it is drawn; asked for once, when its batch is prepared."""
+        """uint8 [H, W, 3], with the cursor if it is drawn; accessed once, when its batch is prepared."""
         image = _decode(self.image) if isinstance(self.image, bytes) else self.image
         return pictures(image, self.action, self.grounding)[0]
 
     def pictures(
         self, image: npt.NDArray[np.uint8], before: npt.NDArray[np.uint8] | None
     ) -> list[npt.NDArray[np.uint8]]:
-        """All that the prompt shows, of the decoded images; uint8 [H, W, 3] each, with the cursor where it is drawn."""
+        """All pictures of the prompt, from the decoded images; uint8 [H, W, 3] each, with the cursor if it is drawn."""
         return pictures(image, self.action, self.grounding, before)
 
     @property
@@ -115,7 +116,7 @@ class Request:
 
     @property
     def seen(self) -> tuple[str | bytes, ...]:
-        """What decides what is seen, beside the screenshot, and is not all in the prompt's text: for keys of rows."""
+        """What else the model sees beside the screenshot and the prompt's text; part of the row's key."""
         cropped = self.action is not None and is_cropped(self.action, self.grounding)
         marked = format_action(self.action) if cropped and self.action is not None else self.drawn
         return (marked,) if self.before is None else (marked, self.before_digest)
@@ -128,7 +129,7 @@ def _own(image: bytes | npt.NDArray[np.uint8] | None) -> bytes:
 def decoded(
     images: Sequence[bytes | npt.NDArray[np.uint8]],
 ) -> list[npt.NDArray[np.uint8] | Exception]:
-    """Images as arrays, each distinct one decoded once, several at a time; the error of one that cannot be."""
+    """Images as arrays, or the error of one that cannot be decoded. Each distinct image is decoded once, in threads."""
     distinct = {id(image): image for image in images if isinstance(image, bytes)}
 
     def attempt(image: bytes) -> npt.NDArray[np.uint8] | Exception:
@@ -141,66 +142,66 @@ def decoded(
     return [found[id(image)] if isinstance(image, bytes) else image for image in images]
 
 
-# A state's candidates are computed side by side, or one batch after another, so a few decoded screens are enough.
+# A state's candidates are computed in one batch or in consecutive ones, so a cache of few decoded screens is enough.
 _decode = functools.lru_cache(maxsize=64)(decode_png)
 _decoding = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decoding")
 
 
 class Engine(Protocol):
-    """An opened engine. Extraction and test time call the same one, so that a critic sees what it was trained on."""
+    """An opened engine. Extraction and test time use the same one, so that a critic sees what it was trained on."""
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """L names, as the store and the critic call them."""
+        """L layer names, as used by the store and the critic."""
         ...
 
     def dim(self, kind: Kind) -> int:
-        """D, the width of a row of each layer."""
+        """D, the width of a row in each layer."""
         ...
 
     def identity(self, kind: Kind) -> dict[str, Any]:
-        """Everything but the request itself that decides what is in a row: other values are other rows."""
+        """Everything that determines a row's content, except the request itself; other values mean other rows."""
         ...
 
     def rows(
         self, requests: Sequence[Request]
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-        """(positions int64 [B], features float32 [B, L, D]) in batches, in any order; the requests are of one kind."""
+        """(positions int64 [B], features float32 [B, L, D]) in batches, in any order; all requests are of one kind."""
         ...
 
 
 @runtime_checkable
 class Deals(Protocol):
-    """An engine whose rows go to other requests than their own: what a control needs, and nothing else."""
+    """An engine whose rows go to requests other than their own; only a control needs this."""
 
     def deal(self, keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The keys of the rows of one kind, uint8 [n, 16], in the order in which requests get them."""
+        """The row keys of one kind, uint8 [n, 16], in the order in which requests get them."""
         ...
 
 
 @runtime_checkable
 class ByState(Protocol):
-    """An engine that is cheaper on the candidates of a state together."""
+    """An engine that is cheaper if it gets the candidates of a state together."""
 
     by_state: Literal[True]
 
 
 class Opens(Protocol):
-    """A member of :data:`digiq.features.engines.ENGINES`: a config class with the settings that are its engine's own."""
+    """A member of :data:`digiq.features.engines.ENGINES`: a config class with its engine's own settings."""
 
     def open(self, reading: FeaturizeConfig, vlm: Path) -> Engine:
-        """The engine.
+        """Opens the engine.
 
         Args:
-          reading: what is to be read of a VLM, and how; the same for every engine.
+          reading: what to read from a VLM, and how; the same for every engine.
           vlm: a Hugging Face image-text-to-text directory.
 
         Raises:
-          DigiQError: a model that does not open, or a layer or span that is not there.
+          DigiQError: the model does not open, or a layer or span does not exist.
         """
         ...
 
 
 def layer_name(layer: int, pooling: str = "") -> str:
-    """Name of a layer's arrays; with ``pooling``, of one of several poolings of it."""
+    """Name of a layer's arrays; with ``pooling``, that of one of the layer's several poolings."""
     return f"layer_{layer:02d}{pooling and '_'}{pooling}"

@@ -1,9 +1,9 @@
-"""Hidden states of an answer that the model generates itself, as the paper's implementation pools them.
+"""The generated engine: pools hidden states over an answer that the model generates, as the paper's code does.
 
-The likeliest token is taken each time, where upstream samples at a temperature of 0.2: a row is to be the same whenever it is
-computed. Each token costs a forward pass of the whole model, and one more reads the states.
+Decoding is greedy, whereas upstream samples at a temperature of 0.2, so that a row is the same whenever it is computed.
+Each token costs a forward pass of the whole model, and one more pass reads the states.
 
-Source: Digi-Q's implementation, which asks whether the screen changes and averages the last layer over the answer.
+Source: Digi-Q's implementation, which asks if the screen changes and averages the last layer over the answer.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from digiq.features.extract import FeaturizeConfig
     from digiq.vlm.backbone import Backbone
 
-_VERSION = 1  # raised when the same settings would give other rows
+_VERSION = 1  # raised when the same settings give different rows
 
 
 @configclass
 class Generated:
-    """The answer to a prompt, in place of its spans; goes with the prompt ``paper``."""
+    """Pools the answer to a prompt instead of the prompt's spans; goes with the prompt ``paper``."""
 
     packages: ClassVar = ("torch", "transformers")
 
     tokens: Annotated[int, Field(ge=1, le=64)] = 1
-    """Most tokens of an answer; it ends at the model's own end mark, which counts."""
+    """Most tokens of an answer; it ends at the model's own end-of-sequence token, which counts."""
 
     def open(self, reading: FeaturizeConfig, vlm: Path) -> GeneratedEngine:
         whole = open_plain(dataclasses.replace(reading, layers=("all",)), vlm)
@@ -62,7 +62,7 @@ class Generated:
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedEngine:
-    """The opened VLM, whole, because its last layer says what it answers."""
+    """The opened VLM, with all its layers, because the last one decides its answer."""
 
     plain: PlainEngine
     tokens: int
@@ -118,7 +118,7 @@ class GeneratedEngine:
 
 
 def answered(backbone: Backbone, batch: Any, tokens: int) -> tuple[dict[str, Any], Any]:
-    """Model inputs with up to ``tokens`` likeliest tokens after each prompt, and which positions those are: bool [B, T]."""
+    """Model inputs with up to ``tokens`` greedily decoded tokens after each prompt, and their mask: bool [B, T]."""
     import torch
 
     from digiq.vlm.backbone import with_answers

@@ -1,4 +1,4 @@
-"""What keeps a model fed: screens decoded and batches prepared ahead of it in threads, as large as memory allows."""
+"""Keeps a model busy: threads decode screens and prepare batches ahead of it, as large as memory allows."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from digiq.vlm.backbone import Backbone
 
 BatchSize = int | Literal["auto"]
-_AHEAD = 2  # batches that are ready or being prepared while one is computed
-_MOST = 512  # prompts a batch, where memory would allow more
-_SHARE = 0.4  # of the free memory that a batch may take by reckoning
-_WIDTHS = 16  # numbers a token that are alive at once inside a layer, in widths of the model, beside its hidden states
+_AHEAD = 2  # batches ready or in preparation while one is computed
+_MOST = 512  # prompts per batch, even if memory would allow more
+_SHARE = 0.4  # of the free memory that a batch may take, as estimated
+_WIDTHS = 16  # numbers per token alive at once inside a layer, in model widths, beside its hidden states
 
-# One thread alone prepares: tokenisers are not made for several.
+# Only one thread prepares, because tokenisers are not thread-safe.
 preparing = ThreadPoolExecutor(1, thread_name_prefix="preparing")
 
 
 @dataclasses.dataclass
 class Meter:
-    """Seconds, as :func:`metered` finds them."""
+    """Seconds, as measured by :func:`metered`."""
 
     waited: float = 0.0
-    """The model waited for its input."""
+    """While the model waited for its input."""
     computed: float = 0.0
-    """It worked, or its results were brought back."""
+    """While it worked or its results were fetched."""
 
     @property
     def share(self) -> float:
-        """Of the time of the two, what was spent waiting; 0 before anything was."""
+        """Share of the total time spent waiting; 0 if no time was spent."""
         total = self.waited + self.computed
         return self.waited / total if total else 0.0
 
@@ -53,7 +53,7 @@ _METER: contextvars.ContextVar[Meter | None] = contextvars.ContextVar("meter", d
 
 @contextlib.contextmanager
 def metered() -> Iterator[Meter]:
-    """Measures how long engines wait for their input while it lasts."""
+    """Measures, inside the block, how long engines wait for their input."""
     meter = Meter()
     token = _METER.set(meter)
     try:
@@ -67,9 +67,9 @@ def ahead(
     load: Callable[[npt.NDArray[np.int64]], Any],
     compute: Callable[[Any], npt.NDArray[np.float32]],
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-    """Batches through ``compute``; the next ones are loaded meanwhile, the first as soon as this is called.
+    """Runs batches through ``compute`` and meanwhile loads the next ones; loading starts as soon as this is called.
 
-    A batch that memory does not hold is halved, and so are those after it.
+    A batch that does not fit into memory is halved, and so are those after it.
 
     Raises:
       DigiQError: not even a single request fits into memory.
@@ -128,7 +128,7 @@ def ahead(
 
 
 def _forget(loading: Sequence[tuple[Any, Future[Any]]]) -> None:
-    """Gives back what is prepared, and what torch keeps for itself."""
+    """Releases the prepared batches, and the memory that torch has cached."""
     import torch
 
     for _, future in loading:
@@ -138,7 +138,7 @@ def _forget(loading: Sequence[tuple[Any, Future[Any]]]) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether torch, on whatever device, ran out of memory."""
+    """Whether torch ran out of memory, on any device."""
     import torch
 
     words = ("out of memory", "can't allocate memory", "not enough memory")
@@ -148,15 +148,15 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def batch_size_for(backbone: Backbone, tokens: int, free: int | None = None) -> int:
-    """Prompts a batch, a power of two, by what is free and what a prompt of ``tokens`` tokens keeps alive.
+    """Prompts per batch, a power of two, from free memory and the numbers that a prompt of ``tokens`` keeps alive.
 
-    That is the hidden states of every layer, and inside the widest layer, of the language model or the vision tower, some
-    multiples of its width. It is a reckoning: where it is too high, batches are halved.
+    Those are the hidden states of every layer and, inside the widest layer of the language model or the vision tower,
+    some multiples of its width. This is an estimate; if it is too high, batches are halved.
 
     Args:
-      backbone: cut off above the layers that are wanted.
-      tokens: of a prompt, its image's included.
-      free: bytes; None: of the device that it is on.
+      backbone: cut off above the wanted layers.
+      tokens: tokens of a prompt, including its image's.
+      free: free bytes; None: those of the backbone's device.
     """
     config = backbone.model.config
     text, vision = config.get_text_config(), getattr(config, "vision_config", None)
@@ -168,7 +168,7 @@ def batch_size_for(backbone: Backbone, tokens: int, free: int | None = None) -> 
 
     widest = max(
         width(text), 4 * width(vision) if vision is not None else 0
-    )  # vision has up to 4 patches a token
+    )  # vision has up to 4 patches per token
     a_token = (backbone.num_layers + 1) * backbone.hidden_size + widest
     a_prompt = tokens * a_token * backbone.dtype.itemsize
     room = _SHARE * (free_memory(backbone.device) if free is None else free)
@@ -177,7 +177,7 @@ def batch_size_for(backbone: Backbone, tokens: int, free: int | None = None) -> 
 
 
 def free_memory(device: Any) -> int:
-    """Bytes that a torch device has free; of the CPU, what the system can give without swapping."""
+    """Free bytes of a torch device; for the CPU, what the system can provide without swapping."""
     import torch
 
     if device.type == "cuda":
@@ -186,6 +186,6 @@ def free_memory(device: Any) -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         found = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):  # another system than Linux
+    except (OSError, StopIteration, ValueError):  # not Linux
         found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return found

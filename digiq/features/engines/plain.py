@@ -1,7 +1,7 @@
-"""The plain engine: one batched forward pass per (observation, action), hidden states of chosen layers, pooled.
+"""The plain engine: batched forward passes, one prompt per (observation, action), with pooled states of chosen layers.
 
 The language model is cut off above the highest wanted layer, and the vocabulary projection never runs. Batches hold
-prompts of similar length, because padding is work too.
+prompts of similar length, because padding costs computation too.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from digiq.features.extract import FeaturizeConfig
     from digiq.vlm.backbone import Backbone
 
-_VERSION = 1  # raised when the same settings would give other rows
+_VERSION = 1  # raised when the same settings give different rows
 _EXAMPLES: dict[Kind, Action | None] = {"observation": None, "pair": Action.back()}
 
 
 @configclass
 class Plain:
-    """A forward pass of the VLM for every request."""
+    """One forward pass of the VLM per request."""
 
     packages: ClassVar = ("torch", "transformers")
 
@@ -48,7 +48,7 @@ class PlainEngine:
 
     backbone: Backbone
     numbers: tuple[int, ...]
-    """The layers, from 1."""
+    """The layers, counted from 1."""
     reading: FeaturizeConfig
     vlm: Path
 
@@ -63,7 +63,7 @@ class PlainEngine:
 
     @property
     def pooling(self) -> Pooling:
-        assert self.reading.pooling != "auto"  # it is resolved
+        assert self.reading.pooling != "auto"  # the config is resolved
         return self.reading.pooling
 
     def identity(self, kind: Kind) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class PlainEngine:
 def open_plain(
     reading: FeaturizeConfig, vlm: Path, change: Callable[[Any], None] = lambda model: None
 ) -> PlainEngine:
-    """The engine over the model of a directory, which ``change`` may change in place before it is cut off."""
+    """The engine for the model in a directory; ``change`` may modify the model in place before it is cut off."""
     from digiq.vlm.backbone import check_backbone, load_backbone
 
     reading = reading.resolved(vlm)
@@ -114,15 +114,15 @@ def open_plain(
 
 
 def wanted_layers(layers: Sequence[Layer], num_layers: int) -> tuple[int, ...]:
-    """Layers counted from 1, each once.
+    """The wanted layers, counted from 1, without duplicates.
 
     Args:
-      layers: numbers from 1 or, negative, from the end (-1 is the last); shares of the depth between 0 and 1, rounded
-        to a layer; ``middle`` for 0.5; ``all``.
-      num_layers: of the whole model.
+      layers: numbers from 1 or, negative, from the end (-1 is the last); fractions of the depth between 0 and 1,
+        rounded to a layer; ``middle`` for 0.5; ``all``.
+      num_layers: number of layers of the whole model.
 
     Raises:
-      DigiQError: a layer that the model does not have.
+      DigiQError: the model does not have one of the layers.
     """
     resolved: list[int] = []
     for given in layers:
@@ -144,7 +144,7 @@ def wanted_layers(layers: Sequence[Layer], num_layers: int) -> tuple[int, ...]:
 
 
 def check_spans(spans: Sequence[str], prompt: Prompt, field: str) -> None:
-    """Raises DigiQError, naming the config ``field``, for a span that a prompt lacks."""
+    """Raises DigiQError, naming the config ``field``, if the prompt lacks a span."""
     known = (*prompt.spans, "answer")
     for span in spans:
         if span not in known:
@@ -165,15 +165,16 @@ def extract(
     """(positions int64 [B], features float32 [B, L, P·H]) batch by batch, in no particular order.
 
     Args:
-      backbone: with at least ``max(layers)`` layers; cut it there, or the layers above run for nothing.
-      requests: all with the same span names.
-      layers: L layers, from 1. The model's last layer is read after its final norm, as Hugging Face gives it.
-      spans: P spans of the prompts; each is pooled and they are concatenated.
-      pooling: the last token of a span, or the mean of its tokens; ``both`` gives 2·L, those of a layer side by side.
-      batch_size: requests a forward pass; auto: as many as memory allows by reckoning.
+      backbone: with at least ``max(layers)`` layers; cut it off there, or the layers above run in vain.
+      requests: must all have the same span names.
+      layers: L layers, from 1. The model's last layer is read after its final norm, as Hugging Face returns it.
+      spans: P spans of the prompts; each is pooled, and the results are concatenated.
+      pooling: the last token of a span, or the mean of its tokens; ``both`` gives 2·L layers, the two of one layer side
+        by side.
+      batch_size: requests per forward pass; auto: as many as should fit into memory.
 
     Raises:
-      DigiQError: a span that the prompts lack.
+      DigiQError: the prompts lack a span.
     """
     import torch
 
@@ -181,7 +182,7 @@ def extract(
 
     if requests:
         check_spans(spans, requests[0].prompt, "spans")
-    # Prompts of one length need no mask either, and attention is faster without.
+    # Prompts of equal length also need no mask, and attention is faster without one.
     counts = preparing.submit(count_tokens, backbone, [r.prompt for r in requests]).result()
     order = np.lexsort([counts, [len(r.prompt.pictures) for r in requests]])
     batch_size = sized(backbone, [requests[i] for i in order[-1:]], batch_size)
@@ -207,7 +208,7 @@ def extract(
 
 
 def sized(backbone: Backbone, longest: Sequence[Request], batch_size: BatchSize) -> int:
-    """Requests a forward pass; ``longest`` has the one that takes most memory, if there is any."""
+    """Requests per forward pass; ``longest`` holds the one that takes most memory, if there is any."""
     if batch_size != "auto":
         return batch_size
     if not longest:
@@ -223,7 +224,7 @@ def sized(backbone: Backbone, longest: Sequence[Request], batch_size: BatchSize)
 
 
 def screens(requests: Sequence[Request]) -> list[list[npt.NDArray[np.uint8]]]:
-    """The pictures of each request; raises DigiQError, saying where, for a screenshot that cannot be read."""
+    """The pictures of each request; raises DigiQError, saying where, if a screenshot cannot be read."""
     later = [(request, request.before) for request in requests if request.before is not None]
     images = decoded([*(request.image for request in requests), *(before for _, before in later)])
     good: list[npt.NDArray[np.uint8]] = []
@@ -243,7 +244,7 @@ def screens(requests: Sequence[Request]) -> list[list[npt.NDArray[np.uint8]]]:
 
 @contextlib.contextmanager
 def naming(requests: Sequence[Request]) -> Iterator[None]:
-    """Says of which episode and step the request is that a backbone cannot be fed."""
+    """Adds episode and step to the error about a request that the backbone cannot take."""
     from digiq.vlm.backbone import InputError
 
     try:
@@ -256,7 +257,7 @@ def naming(requests: Sequence[Request]) -> Iterator[None]:
 
 
 def poolings(pooling: Pooling) -> tuple[Pooling, ...]:
-    """One by one."""
+    """The single poolings that make up ``pooling``."""
     return ("last", "mean") if pooling == "both" else (pooling,)
 
 
@@ -264,7 +265,7 @@ def pool_span(states: Any, mask: Any, pooling: Pooling) -> Any:
     """Pools hidden states [B, T, H] over the positions of a mask [B, T], in float32: [B, H].
 
     Raises:
-      DigiQError: a span without a token, as happens when a prompt is cut off.
+      DigiQError: a span has no token, as happens when a prompt is cut off.
     """
     import torch
 

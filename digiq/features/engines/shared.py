@@ -1,11 +1,11 @@
-"""The shared-prefix engine: what the prompts of a state have in common runs once, and each candidate's rest sees it.
+"""The shared-prefix engine: the prefix of a state's prompts runs once, and each candidate's suffix attends to it.
 
-The candidates of a state share screen, goal and history, which is most of a prompt; they differ in a few words about the
-action. So the model runs over the common prefix once a state (several states in a batch), vision tower included, and keeps
-each layer's keys and values. Then the suffixes run as rows of a second batch, their positions going on from the prefix
-(in three dimensions where the model has those). Attention of a suffix is in two parts: over the prefix without a mask, where the
-queries of all candidates make one large product, and causally over itself; the parts are merged by their log-sum-exps,
-which is exact. Rows are those of the plain engine but for rounding.
+The candidates of a state share screen, goal and history, which is most of a prompt; they differ in a few words about
+the action. So the model, including its vision tower, runs over the common prefix once per state (several states in a
+batch) and keeps each layer's keys and values. Then the suffixes run as rows of a second batch. Their positions continue
+from the prefix (in three dimensions if the model has those). A suffix attends in two parts: to the prefix without a
+mask, where the queries of all candidates form one large product, and causally to itself. The parts are merged by their
+log-sum-exps, which is exact. Rows equal those of the plain engine up to rounding.
 
 Source of the two-part attention: Juravsky et al., *Hydragen: High-Throughput LLM Inference with Shared Prefixes*, 2024.
 """
@@ -42,21 +42,22 @@ if TYPE_CHECKING:
     from digiq.vlm.backbone import Backbone
 
 _NAME = "digiq_two_part"
-_VERSION = 1  # raised when the same settings would give other rows
+_VERSION = 1  # raised when the same settings give different rows
 
 
 @configclass
 class Shared:
-    """A forward pass of the VLM for the prefix of a state, and a short one for each candidate.
+    """One forward pass of the VLM for the prefix of a state, and a short one for each candidate.
 
-    Under ``grounding: cursor`` a tap has a screenshot, and so a prefix, of its own; use ``text`` to share them all.
+    Under ``grounding: cursor`` every tap has its own screenshot and therefore its own prefix; use ``text`` to share
+    all.
     """
 
     packages: ClassVar = ("torch", "transformers")
 
     attention: Literal["two_part", "cache"] = "two_part"
-    """two_part: the prefix once for all candidates; cache: its keys and values copied to each, which is slower, for models
-    whose attention cannot be replaced."""
+    """two_part: all candidates share the prefix's keys and values; cache: each gets a copy of them, which is slower,
+    for models whose attention cannot be replaced."""
 
     def open(self, reading: FeaturizeConfig, vlm: Path) -> SharedEngine:
         plain = open_plain(reading, vlm)
@@ -99,7 +100,7 @@ class SharedEngine:
 
 
 def check_sharing(backbone: Backbone, attention: str = "two_part", grounding: Grounding = "text") -> None:
-    """Raises DigiQError for a model whose prefixes depend on what follows them, or that this way does not read rightly."""
+    """Raises DigiQError for a model whose prefixes depend on what follows them, or that cannot share correctly."""
     reason = backbone.family.unshared
     if reason:
         raise DigiQError(
@@ -134,9 +135,9 @@ def extract_shared(
     groups: dict[Any, list[int]] = {}
     for position, request in enumerate(requests):
         groups.setdefault(request.state, []).append(position)
-    # States with as many candidates and as long a prompt are batched together: little padding, few shapes.
+    # States with similar numbers of candidates and prompt lengths are batched together: little padding, few shapes.
     ordered = sorted(groups.values(), key=lambda g: (len(g), len(requests[g[0]].prompt.text)))
-    # A candidate of a state costs less than a prompt of its own, by which memory is reckoned.
+    # The memory estimate counts whole prompts; a candidate of a shared state costs less.
     batch_size = sized(backbone, [requests[g[0]] for g in ordered[-1:]], batch_size)
     batches: list[npt.NDArray[np.int64]] = []
     waiting: list[int] = []
@@ -163,7 +164,7 @@ def extract_shared(
 
 @dataclasses.dataclass(frozen=True)
 class _Loaded:
-    """A batch: what runs alone, and prefixes (one a state) with suffixes (one a request)."""
+    """A batch: the requests that run alone, and prefixes (one per state) with suffixes (one per request)."""
 
     count: int
     alone: npt.NDArray[np.int64]
@@ -172,14 +173,14 @@ class _Loaded:
     """Model inputs [B, P], padded on the right."""
     prefix_length: list[int]
     rows: list[list[int]]
-    """By state, positions of its requests; those of all states, in this order, are the rows of ``suffix``."""
+    """By state, the positions of its requests; concatenated in this order they are the rows of ``suffix``."""
     suffix: Any
     """int64 [R, S], padded on the right."""
     suffix_length: list[int]
     crops: dict[str, Any]
-    """What the model is given of the pictures in the suffixes, in their order; empty where there are none."""
+    """Model inputs for the pictures in the suffixes, in order; empty if there are none."""
     types: Any
-    """int64 [R, S], not 0 for tokens of those pictures, where the processor says so."""
+    """int64 [R, S], nonzero for tokens of those pictures, if the processor marks them."""
     in_prefix: dict[str, Any]
     """By span, bool [R, P]."""
     in_suffix: dict[str, Any]
@@ -211,7 +212,7 @@ def _load(backbone: Backbone, chosen: Sequence[Request]) -> _Loaded:
     kept: list[int] = []
     cuts: list[
         tuple[int, int]
-    ] = []  # of each state: tokens of its prefix with the image, and by how much it has grown
+    ] = []  # for each state: tokens of its prefix with the image, and how many the image added
     for row, (group, front) in enumerate(zip(shared.values(), laid_fronts, strict=True)):
         assert batch is not None
         whole = batch.inputs["input_ids"][row][batch.inputs["attention_mask"][row].bool()].cpu().numpy()
@@ -228,7 +229,7 @@ def _load(backbone: Backbone, chosen: Sequence[Request]) -> _Loaded:
         ):
             kept.append(row)
             cuts.append((common + grown, grown))
-        else:  # the image stands behind what differs
+        else:  # the image comes after the first difference
             alone += group
     alone_batch = None
     if alone:
@@ -246,7 +247,7 @@ def _load(backbone: Backbone, chosen: Sequence[Request]) -> _Loaded:
     ids, types, crops = picture_tokens(backbone, [shown[i][-1] for i in cropped]) if cropped else ([], [], {})
     pictures = dict(zip(cropped, zip(ids, types, strict=True), strict=True))
     none = np.zeros(0, np.int64)
-    suffixes = []  # of each request: its tokens, their types, and the place in its prompt of each, -1 for a picture's
+    suffixes = []  # for each request: its tokens, their types, and their places in its prompt, -1 for a picture's
     for i, cut, grown in flat:
         count, begin = len(laid[i].ids), cut - grown
         inside, after = laid[i].inside[0] if laid[i].inside else (count, count)
@@ -264,7 +265,7 @@ def _load(backbone: Backbone, chosen: Sequence[Request]) -> _Loaded:
         suffix[row, : len(tokens)], kinds_of[row, : len(tokens)] = tokens, said
         for name, here in laid[i].spans().items():
             in_suffix[name][row, : len(tokens)] = here[places] & (places >= 0)
-            # What stands before the image, if anything, is no part of a prompt.
+            # Anything before the image is not part of a prompt.
             in_prefix[name][row, grown:cut] = here[: cut - grown]
         in_suffix["answer"][row, len(tokens) - 1] = True
 
@@ -288,7 +289,7 @@ def _load(backbone: Backbone, chosen: Sequence[Request]) -> _Loaded:
 
 
 def _until_picture(prompt: Prompt) -> Prompt:
-    """A prompt, or what of it stands before the picture inside it."""
+    """The prompt up to the picture inside it, or the whole prompt if there is none."""
     front = prompt.in_front
     return (
         prompt
@@ -298,7 +299,7 @@ def _until_picture(prompt: Prompt) -> Prompt:
 
 
 def _common_prefix(rows: Sequence[npt.NDArray[np.int64]]) -> int:
-    """How many first tokens all rows share; each keeps one at least."""
+    """Number of leading tokens that all rows share; each row keeps at least one token of its own."""
     length = min(map(len, rows)) - 1
     table = np.stack([row[:length] for row in rows])
     differs = np.flatnonzero((table != table[0]).any(axis=0))
@@ -306,7 +307,7 @@ def _common_prefix(rows: Sequence[npt.NDArray[np.int64]]) -> int:
 
 
 def _take(inputs: dict[str, Any], rows: Sequence[int], length: int) -> dict[str, Any]:
-    """Some rows of model inputs, cut off after ``length`` tokens; images are taken as a whole where all rows are."""
+    """Some rows of model inputs, cut off after ``length`` tokens; if all rows are taken, images are taken whole."""
     shape = inputs["attention_mask"].shape
     everything = list(rows) == list(range(shape[0]))
     out = {}
@@ -401,10 +402,10 @@ def _states(backbone: Backbone, loaded: _Loaded, attention: str) -> tuple[Any, A
         after = decoder(**told, attention_mask=mask, past_key_values=copies, use_cache=True)
         return before, after.hidden_states
     kept = [(layer.keys, layer.values) for layer in cache.layers]
-    # Tokens of a picture see one another, before and behind, in models that have types for them alone.
+    # Only in models with token types do the tokens of a picture attend to one another in both directions.
     seen_whole = loaded.types > 0 if loaded.crops and "token_type_ids" in loaded.prefix else None
     with _two_part(decoder, kept, loaded.prefix_length, counts, seen_whole) as calls:
-        if loaded.crops:  # the whole model puts the pictures in, as it does in a prompt
+        if loaded.crops:  # the whole model inserts the pictures, as it does in a prompt
             after = base(input_ids=loaded.suffix, **loaded.crops, **told, use_cache=False)
         else:
             after = decoder(**told, use_cache=False)
@@ -431,7 +432,7 @@ def _starts(base: Any, loaded: _Loaded) -> Any:
 
 
 def _steps(base: Any, loaded: _Loaded) -> Any:
-    """Positions of the suffixes counted from 0: int64 [S], or [3, R, S] where pictures in them have three dimensions."""
+    """Positions of the suffixes counted from 0: int64 [S], or [3, R, S] if pictures in them have three dimensions."""
     import torch
 
     device = loaded.suffix.device
@@ -449,18 +450,18 @@ def _steps(base: Any, loaded: _Loaded) -> Any:
 
 @dataclasses.dataclass
 class _Prefix:
-    """What the suffixes of a batch attend to besides themselves."""
+    """What the suffixes of a batch attend to beside themselves."""
 
     layers: Sequence[tuple[Any, Any]]
     """Keys and values of each layer, [B, heads, P, D]."""
     lengths: Sequence[int]
     counts: Sequence[int]
     whole: Any = None
-    """bool [R, S], tokens of pictures in the suffixes that see one another."""
+    """bool [R, S], tokens of pictures in the suffixes that attend to one another."""
     calls: list[int] = dataclasses.field(default_factory=list)
 
 
-_current: list[_Prefix] = []  # the one that the running forward pass uses
+_current: list[_Prefix] = []  # the one used by the running forward pass
 
 
 @contextlib.contextmanager
@@ -471,7 +472,7 @@ def _two_part(
     counts: Sequence[int],
     whole: Any = None,
 ) -> Iterator[list[int]]:
-    """While it lasts, attention of ``decoder`` is in two parts; yields the layers that asked for it."""
+    """Splits the attention of ``decoder`` into two parts inside the block; yields the list of layers that used it."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(_NAME, _attention)
@@ -498,7 +499,7 @@ def _attention(
 ) -> tuple[Any, None]:
     """As Transformers calls it: query [R, heads, S, D], key and value [R, fewer heads, S, D]; out [R, S, heads, D].
 
-    The mask is not looked at: suffixes are padded on the right, and causality keeps padding out.
+    The mask is ignored: suffixes are padded on the right, and causality keeps the padding out.
     """
     import torch
 
@@ -532,7 +533,7 @@ def _attention(
     for b, (length, count) in enumerate(zip(prefix.lengths, prefix.counts, strict=True)):
         here = slice(start, start + count)
         start += count
-        # Queries of all candidates, and of the heads that share keys, make one product with the prefix.
+        # Queries of all candidates, and of all heads that share keys, form one product with the prefix.
         asked = query[here].view(count, fewer, group, steps, width).permute(1, 2, 0, 3, 4)
         asked = asked.reshape(1, fewer, group * count * steps, width)
         mask = None
@@ -553,8 +554,7 @@ def _attention(
 def _attend(
     query: Any, key: Any, value: Any, scale: float, *, causal: bool = False, mask: Any = None
 ) -> tuple[Any, Any]:
-    """Attention [B, h, Q, D] and the log of its sums of exponentials, float32 [B, h, Q]; a mask is bool [Q, K], or
-    [B, 1, Q, K]."""
+    """Attention [B, h, Q, D] and its log-sum-exps, float32 [B, h, Q]; a mask is bool [Q, K] or [B, 1, Q, K]."""
     import torch
 
     if mask is None and query.device.type == "cpu":
@@ -574,6 +574,6 @@ def _attend(
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     sums = torch.logsumexp(scores, dim=-1)
-    # A query may see nothing of a prefix that is out of its window: its share is then nothing too.
+    # If the prefix lies outside a query's window, the prefix's share of its attention is zero.
     weights = torch.nan_to_num(torch.exp(scores - sums[..., None]))
     return torch.matmul(weights, value.float()).to(query.dtype), sums

@@ -1,6 +1,6 @@
-"""Families of vision-language models, one file each: what differs between them beyond what Hugging Face evens out.
+"""Families of vision-language models, one file each: the differences between them that Hugging Face does not hide.
 
-To add one: write its file, and add its line at the end of :data:`FAMILIES`; of those that match a model, the last counts.
+To add one: write its file, and add its line at the end of :data:`FAMILIES`; if several match a model, the last counts.
 """
 
 from typing import Any
@@ -19,14 +19,14 @@ FAMILIES = Table(
     llava_onevision="LlavaOnevision",
     internvl="InternVl",
 )
-"""Name of a family, which is its file's, and the class in there."""
+"""Name of each family, which is also its file's name, and the class in that file."""
 
 
 def family_of(config: Any) -> Family:
     """The family of a model, from its Hugging Face config.
 
     Raises:
-      BackboneError: it is of none, so nothing is known of how its prompts and layers are laid out.
+      BackboneError: it belongs to none, so the layout of its prompts and layers is unknown.
     """
     families = [FAMILIES[name]() for name in FAMILIES]
     found = [family for family in families if family.matches(config)]

@@ -1,4 +1,4 @@
-"""What a family is."""
+"""The interface of a family."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ class BackboneError(DigiQError):
 
 
 class Family(Protocol):
-    """What must be known of a model that ``AutoModelForImageTextToText`` and ``AutoProcessor`` opened.
+    """What must be known about a model opened by ``AutoModelForImageTextToText`` and ``AutoProcessor``.
 
-    :class:`digiq.vlm.families.generic.Generic` has what most have; a family says what is different.
+    :class:`digiq.vlm.families.generic.Generic` fits most models; a family overrides what is different.
     """
 
     models: ClassVar[Sequence[str]]
-    """Hugging Face's ``model_type`` of those that the conformance suite opens."""
+    """Hugging Face's ``model_type`` of the models that the conformance suite opens."""
     needs: ClassVar[Sequence[str]]
     """Packages beyond Transformers that its processor imports."""
     unshared: ClassVar[str]
-    """Why prefixes cannot be shared among prompts; empty where they can."""
+    """Why prefixes cannot be shared among prompts; empty if they can."""
     uncropped: ClassVar[str]
-    """Why no picture can follow the words for an action; empty where one can."""
+    """Why no picture can follow the words for an action; empty if one can."""
     answer_type: ClassVar[int]
-    """``token_type_ids`` of an answer that is learned, where the model has them."""
+    """Entry of a learned answer in ``token_type_ids``, if the model has them."""
 
     def matches(self, config: Any) -> bool:
-        """Whether a model with this Hugging Face config is of the family; ``model_type`` is all that is sure to be there."""
+        """Whether a model with this Hugging Face config is of the family; only ``model_type`` is sure to exist."""
         ...
 
     def decoder(self, model: Any) -> Any:
-        """The language model inside: the module with ``layers``, to be cut off, and the final ``norm``.
+        """The language model inside: the module with the ``layers``, which get cut off, and the final ``norm``.
 
         Raises:
-          BackboneError: there is none.
+          BackboneError: there is no such module.
         """
         ...
 
     def render(self, processor: Any, text: str, pictures: int = 1) -> str:
-        """All that the processor is given: placeholders of the pictures before the prompt, and it as it stands, once."""
+        """The processor's whole text: placeholders of the pictures, and then the prompt, unchanged and once."""
         ...
 
     def placeholder(self, processor: Any) -> str:
-        """What stands for a picture inside a prompt; empty where the chat template lets none be there."""
+        """What stands for a picture inside a prompt; empty if the chat template allows none there."""
         ...
 
     def arrange(self, pictures: Sequence[Sequence[Any]]) -> Sequence[Any]:
-        """The pictures of each prompt, as the processor wants them."""
+        """The pictures of each prompt, nested as the processor expects."""
         ...
 
     def tail(self, processor: Any) -> str:
-        """What the processor puts after a text by itself."""
+        """What the processor itself appends to a text."""
         ...

@@ -1,4 +1,4 @@
-"""Gemma 3: image tokens see one another, and images are nested by prompt."""
+"""Gemma 3: image tokens attend to one another, and images are nested by prompt."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""What most models have in common: the decoder is looked for, and the processor's chat template renders the prompt."""
+"""What most models share: the decoder is found by search, and the processor's chat template renders the prompt."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ _BETWEEN = ("(before)", "(after)")
 
 @configclass
 class Generic:
-    """What a family inherits; of no model by itself."""
+    """Base class of families; matches no model itself."""
 
     models: ClassVar[Sequence[str]] = ()
     needs: ClassVar[Sequence[str]] = ()
@@ -30,13 +30,13 @@ class Generic:
         raise BackboneError(f"{type(model).__name__} has no decoder with 'layers' and 'norm'.")
 
     def render(self, processor: Any, text: str, pictures: int = 1) -> str:
-        """One user turn after the pictures, followed by the assistant's header; without a template tokens and text."""
+        """One user turn after the pictures, then the assistant's header; without a template, image tokens and text."""
         if not getattr(processor, "chat_template", None):
             return self.token(processor) * pictures + text
         return self.turn(processor, [*[{"type": "image"}] * pictures, {"type": "text", "text": text}])
 
     def placeholder(self, processor: Any) -> str:
-        """What the chat template puts between two texts for a picture; nothing, where it moves pictures to the front."""
+        """What the chat template puts between two texts for a picture; empty if it moves pictures to the front."""
         if not getattr(processor, "chat_template", None):
             return self.token(processor)
         first, second = _BETWEEN
@@ -44,11 +44,11 @@ class Generic:
         return self.turn(processor, content).partition(first)[2].partition(second)[0]
 
     def token(self, processor: Any) -> str:
-        """A picture, where there is no chat template to say."""
+        """The placeholder of a picture if there is no chat template."""
         return processor.image_token
 
     def turn(self, processor: Any, content: list[dict[str, str]]) -> str:
-        """The chat template's text for what a user says."""
+        """The chat template's text for a user turn."""
         return processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )

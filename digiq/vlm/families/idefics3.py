@@ -21,7 +21,7 @@ class Idefics3(Generic):
         return [list(row) for row in pictures]
 
     def turn(self, processor: Any, content: list[dict[str, str]]) -> str:
-        """Rendered by the tokeniser: SmolVLM's own way asks the video processor, which is not there."""
+        """Rendered by the tokeniser, because SmolVLM's own method needs the absent video processor."""
         return processor.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
             chat_template=processor.chat_template,

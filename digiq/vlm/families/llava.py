@@ -9,7 +9,7 @@ from digiq.vlm.families.generic import Generic
 
 @configclass
 class Llava(Generic):
-    """LLaVA 1.5 and what shares its architecture."""
+    """LLaVA 1.5 and models that share its architecture."""
 
     models: ClassVar[Sequence[str]] = ("llava",)
 

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: the screen as tiles over a whole."""
+"""LLaVA-OneVision: the screen as tiles plus a view of the whole."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar

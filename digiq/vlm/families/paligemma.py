@@ -1,4 +1,4 @@
-"""PaliGemma: no dialogue, and every token of a prompt sees every other."""
+"""PaliGemma: no dialogue, and every token of a prompt attends to every other."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ class PaliGemma(Generic):
     )
 
     uncropped: ClassVar[str] = "its processor begins the text anew after the last picture"
-    answer_type: ClassVar[int] = 1  # or what is asked would see it
+    answer_type: ClassVar[int] = 1  # otherwise the prompt would attend to it
 
     def decoder(self, model: Any) -> Any:
         return model.model.language_model

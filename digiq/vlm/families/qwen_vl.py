@@ -1,4 +1,4 @@
-"""Qwen-VL: positions in three dimensions, and as many image tokens as the screen has pixels."""
+"""Qwen-VL: positions in three dimensions, and a number of image tokens that grows with the screen's size."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar

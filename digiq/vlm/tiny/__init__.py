@@ -1,1 +1,1 @@
-"""The embedded tiny LLaVA: its architecture, the screens and questions it is pre-trained on, and its weights."""
+"""The embedded tiny LLaVA: its architecture, the screens and questions of its pre-training, and its weights."""

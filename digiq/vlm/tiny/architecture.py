@@ -1,8 +1,8 @@
 """Size, tokeniser and processor of the tiny LLaVA: real Hugging Face classes, 3.8 million parameters.
 
-A 320×192 screenshot is squashed to 192×192 (text keeps its width, 7 to 8 pixels a letter) and cut into 144 patches, two
-letters wide each. The tokeniser spells: every character is a token, and only the fixed phrases of prompts, the common
-verbs of goals and the answers are whole ones. So a name that no training screen showed is read like any other.
+A 320×192 screenshot is squashed to 192×192 (text keeps its width, 7 to 8 pixels per letter) and cut into 144 patches,
+each two letters wide. The tokeniser spells: every character is a token; only the fixed phrases of prompts, the common
+verbs of goals and the answers are single tokens. So a name never shown in training is read like any other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from digiq.vlm.prompts import load_template
 
 READOUT = load_template("readout")
-"""What the model is trained to answer."""
+"""The questions that the model is trained to answer."""
 PAIR_QUESTIONS, OBSERVATION_QUESTIONS = READOUT.questions("pair"), READOUT.questions("observation")
 
 IMAGE_SIZE = 192
@@ -56,7 +56,7 @@ KINDS: dict[str, str] = {
     "loading": "spinner",
     "": "nothing",
 }
-"""What each role of a screen's vocabulary is called in answers."""
+"""The answers' name for each role of a screen's vocabulary."""
 
 ANSWERS: tuple[str, ...] = (
     *KINDS.values(),
@@ -108,18 +108,18 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 
 
 def answer_token(answer: str) -> str:
-    """The token that stands for ``answer``; Yes and No are plain words, since tuning generates them."""
+    """The token for ``answer``; Yes and No are plain words, because tuning generates them."""
     return {"yes": "Yes", "no": "No"}.get(answer, f"={answer}")
 
 
 def build_tokenizer():
-    """Lower-cases, splits into known phrases and else single characters: a real ``PreTrainedTokenizerFast``."""
+    """A real ``PreTrainedTokenizerFast`` that lower-cases and splits text into known phrases and single characters."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = tuple(answer_token(answer) for answer in ANSWERS)
     phrases = list(dict.fromkeys((*PHRASES, *words)))
-    # Yes and No are tokens at the very end only, so that in a name they stay spelled.
+    # Yes and No are tokens only at the very end, so that they stay spelled inside a name.
     lowercase = normalizers.Sequence(
         [normalizers.Replace(Regex(c), c.lower()) for c in string.ascii_uppercase if c not in "YN"]
         + [normalizers.Replace(Regex("Y(?!es$)"), "y"), normalizers.Replace(Regex("N(?!o$)"), "n")]
@@ -168,11 +168,11 @@ def build_processor():
 
 
 def build_config(tokenizer, *, hidden_size: int = 192, vision_layers: int = 2, text_layers: int = 5):
-    """The ``LlavaConfig``; attention heads are 64 wide, which CPUs handle far better than 32.
+    """The ``LlavaConfig``; attention heads are 64 wide, because CPUs handle that far better than 32.
 
-    LeViT's tower begins with four strided convolutions, which share what a letter looks like over all places in a
-    patch. A linear patch embedding must learn each letter anew at each: after 150 s of one core LeViT read 35 to 58 %
-    of the letters, CLIP's tower 2 % (README.md).
+    LeViT's tower begins with four strided convolutions, which share a letter's appearance between all positions in a
+    patch. A linear patch embedding must learn each letter anew at each position. After 150 s on one core, LeViT read 35
+    to 58 % of the letters, CLIP's tower 2 % (README.md).
     """
     from transformers import LevitConfig, LlamaConfig, LlavaConfig
 
@@ -188,7 +188,7 @@ def build_config(tokenizer, *, hidden_size: int = 192, vision_layers: int = 2, t
         attention_ratio=[1],
         mlp_ratio=[4],
         down_ops=[[""]],  # one stage, so that no patch is dropped
-        hidden_size=hidden_size,  # what LLaVA's projector asks for
+        hidden_size=hidden_size,  # required by LLaVA's projector
     )
     text = LlamaConfig(
         hidden_size=hidden_size,
@@ -204,7 +204,7 @@ def build_config(tokenizer, *, hidden_size: int = 192, vision_layers: int = 2, t
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
     )
-    config: Any = LlavaConfig  # its declared fields leave out some that it takes
+    config: Any = LlavaConfig  # it takes more fields than it declares
     return config(
         vision_config=vision,
         text_config=text,
@@ -218,7 +218,7 @@ def build_config(tokenizer, *, hidden_size: int = 192, vision_layers: int = 2, t
 
 
 def build_model(tokenizer, **sizes: int):
-    """A randomly initialised tiny LLaVA in float32; ``sizes`` as :func:`build_config` takes them."""
+    """A randomly initialised tiny LLaVA in float32; ``sizes`` as in :func:`build_config`."""
     from transformers import LlavaForConditionalGeneration
 
     return LlavaForConditionalGeneration(build_config(tokenizer, **sizes))

@@ -1,10 +1,10 @@
-"""Training examples: a screen with a cursor or without, prompts with their answers, and labels for every patch.
+"""Training examples: a screen with or without a cursor, prompts with their answers, and labels for every patch.
 
 Labels of patches teach the vision tower to read before the language model asks anything: which widget a patch lies in,
-which letters stand where in it, and whether the cursor points at the widget that it belongs to. Pages of nothing but
-text teach the letters fastest. The same screen is asked about under several goals, which differ in names alone, and
-labels of the goal's letters teach to compare: at each, whether the pair it ends stands in the text in question (a whole
-name agrees where all its pairs do, and one pair is found in one look).
+which letters it contains and where, and whether the cursor points at its widget. Pages of pure text teach the letters
+fastest. Each screen comes with questions under several goals, which differ only in names. Labels of the goal's letters
+teach comparison: each says whether the pair of letters that ends there occurs in the text in question. (A whole name
+agrees if all its pairs do, and a single pair can be found in one look.)
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FIELD_QUESTION = " what does the field say?"
 ROLE_IDS = {role: i for i, role in enumerate(("", *ROLES))}
 CHARACTER_IDS = {c: i + 1 for i, c in enumerate(CHARACTERS)}
 LETTER_GRID = (2, 4)
-"""Places for a letter's middle in a patch, down and across: narrow letters, and two lines of text, keep apart."""
+"""Cells for a letter's centre in a patch, down and across, fine enough to separate narrow letters and two lines."""
 LETTERS_PER_PATCH = LETTER_GRID[0] * LETTER_GRID[1]
 IGNORE = -100
 _LONGEST_NAME = 20
@@ -53,35 +53,35 @@ class Asked:
     """One prompt about a screen."""
 
     text: str
-    """The prompt and, where a name is spelled, the question for it."""
+    """The prompt and, if a name is to be spelled, the question for it."""
     answers: dict[str, str]
     """By question."""
     name: str = ""
-    """What is spelled at the end; empty where nothing is."""
+    """The name spelled at the end; empty if there is none."""
     compared: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Names in the prompt, each with the texts that it may be."""
+    """Names in the prompt, each with the texts that it may match."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A screen, what is asked about it, and labels; P = GRID² patches, row-major."""
+    """A screen, the prompts about it, and labels; P = GRID² patches, row-major."""
 
     pixels: npt.NDArray[np.uint8]
-    """[IMAGE_SIZE, IMAGE_SIZE, 3], as the image processor squashes it."""
+    """[IMAGE_SIZE, IMAGE_SIZE, 3], as squashed by the image processor."""
     asked: tuple[Asked, ...]
-    """Under the screen's own goal first; only then is a name spelled."""
+    """The prompt under the screen's own goal comes first; only there is a name spelled."""
     roles: npt.NDArray[np.int64]
     """[P] index into ROLE_IDS."""
     letters: npt.NDArray[np.int64]
-    """[P, LETTERS_PER_PATCH] index into CHARACTER_IDS of the letter whose middle is there, 0 for none; row-major."""
+    """[P, LETTERS_PER_PATCH] index into CHARACTER_IDS of the letter centred there, 0 for none; row-major."""
     pointed: npt.NDArray[np.int64]
-    """[P] 1 where the cursor's widget is, IGNORE everywhere without a cursor."""
+    """[P] 1 on the cursor's widget; IGNORE everywhere if there is no cursor."""
     is_named_tap: bool = False
-    """A tap on a widget with a name: what naming and matching accuracy are measured on."""
+    """Whether it is a tap on a named widget; naming and matching accuracy are measured on those."""
 
 
 def make_example(rng: np.random.Generator, *, unseen: bool = False, goals: int = 1) -> Example:
-    """One random screen, asked about under ``goals`` goals: two in three about an action, the others without one."""
+    """One random screen with prompts under ``goals`` goals: two in three about an action, the others without one."""
     words = Words(rng, unseen=unseen)
     scene = make_scene(words)
     boxes = layout(scene.screen, layout_seed=int(rng.integers(1 << 30)))
@@ -126,14 +126,14 @@ def _ask(scene: Scene, action: Action | None, pointed: Element | None) -> Asked:
         compared = tuple((name, shown[name]) for name in goal if any(shown[name]))
         return Asked(text, observation_answers(scene), compared=compared)
     answers = pair_answers(scene, action, pointed)
-    if action.type is ActionType.TYPE:  # the goal is read before what is typed
+    if action.type is ActionType.TYPE:  # the goal is read before the typed text
         return Asked(text, answers, compared=((action.text, goal),))
     there = _texts_there(scene, action, pointed)
     return Asked(text, answers, compared=tuple((name, there) for name in goal) if any(there) else ())
 
 
 def _texts_there(scene: Scene, action: Action, pointed: Element | None) -> tuple[str, ...]:
-    """What an action's goal is compared with: the texts at the cursor, or in the field that Enter sends."""
+    """The texts that an action's goal is compared with: those at the cursor, or in the field that Enter submits."""
     field = scene.field_element
     if action.type is ActionType.PRESS_ENTER and field is not None:
         return (field.text,)
@@ -143,7 +143,7 @@ def _texts_there(scene: Scene, action: Action, pointed: Element | None) -> tuple
 
 
 def _other_goal(scene: Scene, action: Action | None, pointed: Element | None, w: Words) -> Goal:
-    """The goal with other names: of what the action touches or the screen shows, nearly those, or any."""
+    """The goal with other names: those that the action touches or the screen shows, similar ones, or any."""
     goal, field = scene.goal, scene.field_element
     touched = _texts_there(scene, action, pointed) if action is not None else ()
     if action is not None and action.type is ActionType.TYPE:
@@ -168,7 +168,7 @@ def _another(name: str, seen: list[str], invent: Callable[[], str], w: Words) ->
 
 
 def make_page(rng: np.random.Generator) -> Example:
-    """A page of nothing but text, in every size and colour of a theme: only its letters are labelled."""
+    """A page of pure text, in every size and colour of a theme; only its letters are labelled."""
     words = Words(rng)
     theme = PRETRAIN_THEMES[int(rng.integers(len(PRETRAIN_THEMES)))]
     canvas = Canvas(theme)
@@ -209,7 +209,7 @@ def squash(screenshot: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _choose(scene: Scene, boxes: dict[str, Box], w: Words) -> tuple[Action, Element | None]:
-    """An action worth asking about, and the widget under its point."""
+    """An action worth a prompt, and the widget under its point."""
     p = w.rng.random()
     if p < 0.12:
         goal = scene.goal
@@ -241,7 +241,7 @@ def _fits(scene: Scene, element: Element) -> bool:
 
 
 def _topmost(scene: Scene, boxes: dict[str, Box], y: float, x: float) -> Element | None:
-    """The last drawn widget at a point; under a modal panel only the panel's own count."""
+    """The last drawn widget at a point; with a modal panel, only the panel's own widgets count."""
     overlay = {element.id for element in scene.screen.overlay}
     hit = None
     for name, box in boxes.items():
@@ -272,7 +272,7 @@ def _role_grid(scene: Scene, boxes: dict[str, Box]) -> npt.NDArray[np.int64]:
 
 
 def _visible(runs: list[TextRun], scene: Scene, boxes: dict[str, Any]) -> list[TextRun]:
-    """The lines that nothing is drawn over."""
+    """The lines of text with nothing drawn over them."""
     panel = boxes.get("_panel")
     if panel is None:
         return runs
@@ -306,7 +306,7 @@ def _pointed_grid(boxes: dict[str, Box], pointed: Element | None) -> npt.NDArray
 
 
 def _cells(box: Box) -> tuple[slice, slice]:
-    """Patches whose middle lies in the box, at least one."""
+    """Patches whose centre lies in the box, at least one."""
     scale_y, scale_x = GRID / SCREEN_HW[0], GRID / SCREEN_HW[1]
 
     def span(low: float, high: float) -> slice:
@@ -318,22 +318,22 @@ def _cells(box: Box) -> tuple[slice, slice]:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Token ids of an example's prompts after its image, with labels; all lists of one length.
+    """Token ids of an example's prompts after its image, with labels; all lists have the same length.
 
     The label at a position is what the model must say *after* it, so no further shift is needed.
     """
 
     ids: list[int]
     segments: list[int]
-    """0 for the image, then 1, 2, ... for the prompts: each sees the image and itself."""
+    """0 for the image, then 1, 2, ... for the prompts: each attends to the image and itself."""
     positions: list[int]
-    """Restart after the image with every prompt."""
+    """Positions; they restart after the image for every prompt."""
     readout: list[int]
-    """At a question's last token, its answer's token: never fed back."""
+    """At a question's last token, the token of its answer, which is never fed back."""
     spelled: list[int]
     """Ordinary next tokens of the name."""
     agrees: list[int]
-    """At each letter of a compared name but the first, 1 where it and the one before stand in one of the texts."""
+    """At each letter of a compared name except the first, 1 if it and the one before occur in one of the texts."""
 
 
 class Encoder:
@@ -391,7 +391,7 @@ class Encoder:
         return [self._ids.get(c, self._ids["<unk>"]) for c in text]
 
     def _letters_of(self, name: str, prompt: list[int]) -> list[int]:
-        """Positions of a name's letters where it stands last in the prompt, as far as each letter is a token."""
+        """Positions of the letters of a name's last occurrence in the prompt, as far as each letter is a token."""
         wanted = self._spell(name.lower().removesuffix(".com"))
         for start in range(len(prompt) - len(wanted), -1, -1):
             if prompt[start : start + len(wanted)] == wanted:

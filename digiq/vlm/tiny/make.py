@@ -1,10 +1,10 @@
 """``digiq make-tiny-vlm``: pre-trains the embedded tiny LLaVA on generated screens, in about an hour on two cores.
 
-First the vision tower learns to read on its own, from labels for every patch (thousands an image), half of the images
-pages of text; then the whole model learns the prompts' read-outs and to spell names, with the labels of patches and of
-the goal's letters as lighter losses. Each screen is asked about under several goals, which share its image: they differ
-in names alone, so that only reading tells them apart. Matrix products are in bfloat16 (four times float32's speed on
-CPUs that have it), parameters in float32.
+First the vision tower learns to read on its own, from labels for every patch (thousands per image); half of the images
+are pages of text. Then the whole model learns the prompts' read-outs and to spell names, with the labels of patches and
+of the goal's letters as lighter losses. Each screen comes with prompts under several goals, which share its image. The
+goals differ only in names, so that only reading tells them apart. Matrix products are in bfloat16 (four times as fast
+as float32 on CPUs that have it), parameters in float32.
 """
 
 import dataclasses
@@ -40,14 +40,14 @@ _CHECKPOINT = "checkpoint.pt"
 
 @configclass
 class MakeTinyVlmConfig:
-    """How long and how hard to train."""
+    """Settings of the pre-training."""
 
     vision_steps: Annotated[int, Field(ge=0)] = 6000
     """Updates of the vision tower alone."""
     steps: Annotated[int, Field(ge=1)] = 4500
     """Updates of the whole model."""
     batch_size: Annotated[int, Field(ge=1)] = 16
-    """Screens an update."""
+    """Screens per update."""
     vision_learning_rate: Annotated[float, Field(gt=0)] = 6e-3
     """Peak of AdamW's cosine schedule while the vision tower trains alone."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -55,27 +55,27 @@ class MakeTinyVlmConfig:
     pages: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of pages of text among the screens while the vision tower trains alone."""
     dense_weight: Annotated[float, Field(ge=0)] = 0.2
-    """Weight of the patches' labels while the whole model trains."""
+    """Weight of the patch labels while the whole model trains."""
     comparison_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the goal's letters' labels."""
+    """Weight of the labels of the goal's letters."""
     evaluation_examples: Annotated[int, Field(ge=1)] = 1500
-    """Screens with seen words, and as many with unseen ones, that the accuracies are measured on."""
+    """Number of screens with seen words, and of screens with unseen words, for measuring the accuracies."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 250
     """Updates between checkpoints."""
     goals: Annotated[int, Field(ge=1)] = 3
-    """Goals that a screen is asked about under."""
+    """Goals per screen."""
     seed: int = 0
-    """Of the parameters and of the screens."""
+    """Seed of the parameters and the screens."""
 
 
 def run(
     config: MakeTinyVlmConfig, *, start: Path | None = None, out: Path, overwrite: bool = False
 ) -> Artifact:
-    """Trains and writes a Hugging Face directory with ``metrics.json`` beside it; resumes from its checkpoint.
+    """Trains the model and writes a Hugging Face directory with ``metrics.json`` in it; resumes from its checkpoint.
 
     Args:
       config: see :class:`MakeTinyVlmConfig`.
-      start: such a directory, whose weights are gone on from; fresh ones by default.
+      start: such a directory, whose weights training starts from; random ones by default.
       out: the model's directory.
       overwrite: start anew.
     """
@@ -136,7 +136,7 @@ class _Batch:
     ids: Any
     positions: Any
     mask: Any
-    """bool [B, 1, T, T]: who sees whom."""
+    """bool [B, 1, T, T]: which token attends to which."""
     readout: Any
     spelled: Any
     agrees: Any
@@ -177,7 +177,7 @@ def _collate(examples: list[Example], encode: Encoder, pad: int) -> _Batch:
 
 
 class _Batches:
-    """Batch number i, always the same: what makes a resumed run see what an uninterrupted one would."""
+    """Batches by number, always the same, so that a resumed run sees the same data as an uninterrupted one."""
 
     def __init__(self, config: MakeTinyVlmConfig, tokenizer: Any):
         self._config = config
@@ -198,19 +198,19 @@ class _Batches:
 
 
 class _Trainer:
-    """Model, patch heads and step; checkpoints hold all of it."""
+    """Model, patch heads and step; checkpoints hold all of them."""
 
     def __init__(self, config: MakeTinyVlmConfig, processor: Any):
         from torch import nn
 
         self.config, self.processor = config, processor
         self.model: Any = build_model(processor.tokenizer)
-        # torch's fused attention is slow backwards on CPUs: with plain products an update is 1.2 times as fast.
+        # torch's fused attention has a slow backward pass on CPUs: with plain products an update is 1.2 times as fast.
         self.model.model.language_model.set_attn_implementation("eager")
         width = self.model.config.text_config.hidden_size
         outputs = len(ROLE_IDS) + LETTERS_PER_PATCH * (len(CHARACTERS) + 1) + 2
         # Linear maps from the projected patch to role, letters and pointed, and from letters of the prompt to whether
-        # they agree: thrown away after training.
+        # they agree. They are discarded after training.
         self.heads = nn.ModuleDict({"patches": nn.Linear(width, outputs), "agrees": nn.Linear(width, 2)})
         parts = (self.model.model.vision_tower, self.model.model.multi_modal_projector, self.heads)
         self._vision = [p for part in parts for p in part.parameters()]
@@ -234,13 +234,13 @@ class _Trainer:
         return self.step < self.config.vision_steps
 
     def updates(self) -> Any:
-        """Yields a dict of losses after each update that is left."""
+        """Yields a dict of losses after each remaining update."""
         import torch
         from torch.utils.data import DataLoader
 
         config = self.config
         batches: Any = _Batches(config, self.processor.tokenizer)
-        # One process draws screens while this one trains.
+        # Another process draws screens while this one trains.
         loader = DataLoader(
             batches, batch_size=None, sampler=range(self.step, len(batches)), num_workers=1, prefetch_factor=8
         )
@@ -277,7 +277,7 @@ class _Trainer:
         return losses | {k: v * self.config.dense_weight for k, v in dense.items()}
 
     def _image_features(self, batch: _Batch) -> Any:
-        """Projected patches [B, P, H], as the language model gets them."""
+        """Projected patches [B, P, H], as passed to the language model."""
         import torch
 
         dtype = next(self.model.parameters()).dtype
@@ -286,7 +286,7 @@ class _Trainer:
         return torch.stack(list(self.model.get_image_features(pixel_values=pixels).pooler_output))
 
     def _hidden(self, features: Any, batch: _Batch) -> Any:
-        """The language model's last hidden states [B, T, H], the image's features where its placeholders stand."""
+        """The language model's last hidden states [B, T, H], with the image's features in place of its placeholders."""
         import torch
 
         embedded = self.model.get_input_embeddings()(batch.ids)
@@ -299,7 +299,7 @@ class _Trainer:
         return output.last_hidden_state
 
     def _split(self, features: Any) -> tuple[Any, Any, Any]:
-        """Float32 scores of role [B·P, ...], each letter's place [B·P·LETTERS_PER_PATCH, ...], being pointed at."""
+        """Float32 scores: role [B·P, ...], letter of each cell [B·P·LETTERS_PER_PATCH, ...], pointed at [B·P, 2]."""
         letters = len(CHARACTERS) + 1
         scores = self.heads["patches"](features).float().flatten(0, 1)
         role, letter, pointed = scores.split([len(ROLE_IDS), LETTERS_PER_PATCH * letters, 2], dim=-1)
@@ -310,7 +310,7 @@ class _Trainer:
         from torch.nn.functional import cross_entropy
 
         role, letter, pointed = self._split(features)
-        # Most places hold no letter and most patches are not pointed at: the few that count weigh more.
+        # Most cells hold no letter and most patches are not pointed at, so the few that count weigh more.
         blank = torch.ones(letter.shape[-1])
         blank[0] = 0.2
         losses = {
@@ -325,7 +325,7 @@ class _Trainer:
         return losses
 
     def _apply(self) -> None:
-        """One AdamW step under a cosine schedule for each part of the training."""
+        """One AdamW step; each part of the training has its own cosine schedule."""
         import torch
 
         config = self.config
@@ -342,18 +342,18 @@ class _Trainer:
         self._optimizer.zero_grad()
 
     def round(self) -> None:
-        """Rounds the model to what is saved, so that the last accuracies are those of the saved weights."""
+        """Rounds the model to the saved precision, so that the last accuracies are those of the saved weights."""
         import torch
 
         self.model.to(torch.bfloat16)
         self.heads.to(torch.bfloat16)
 
     def evaluate(self, count: int) -> dict[str, float]:
-        """Accuracies on fresh screens, with seen words and with words that training never shows.
+        """Accuracies on fresh screens, with seen words and with words never shown in training.
 
-        ``letters``: a letter of a patch is read by the head that is thrown away. ``naming``: the whole name of a
-        tapped widget is spelled right. ``kind``: its kind is. ``matching``: whether it fits the goal, mean over fitting
-        and not fitting ones. ``answers_<question>``: each read-out of every prompt.
+        ``letters``: the discarded head reads a letter of a patch correctly. ``naming``: the whole name of a tapped
+        widget is spelled correctly. ``kind``: its kind is correct. ``matching``: whether it fits the goal, averaged
+        over fitting and non-fitting widgets. ``answers_<question>``: each read-out of every prompt.
         """
         import torch
 
@@ -392,15 +392,15 @@ class _Trainer:
                     right.setdefault("kind", []).append(good)
             if example.is_named_tap:
                 spelled = batch.spelled[row] != IGNORE
-                # Every next token right, given the right ones before it, is what greedy decoding needs and gives.
+                # Greedy decoding is right exactly if every next token is right given the right ones before it.
                 whole = bool((said[row][spelled] == batch.spelled[row][spelled]).all())
                 right.setdefault("naming", []).append(whole)
 
     def start_from(self, path: Path) -> None:
-        """Takes over a directory's weights; the heads that are thrown away are learned anew.
+        """Loads a directory's weights; the discarded heads are learned anew.
 
         Raises:
-          ArtifactError: its architecture is another one.
+          ArtifactError: its architecture is different.
         """
         from transformers import LlavaForConditionalGeneration
 
@@ -431,7 +431,7 @@ class _Trainer:
             return
         state = torch.load(path, weights_only=True)
         self.step = state["step"]
-        if self.step != self.config.vision_steps:  # else the second part begins, with an optimiser of its own
+        if self.step != self.config.vision_steps:  # otherwise the second part begins, with its own optimiser
             self._optimizer = self._new_optimizer()
             self._optimizer.load_state_dict(state["optimizer"])
         self.model.load_state_dict(state["model"])

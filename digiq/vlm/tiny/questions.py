@@ -1,4 +1,4 @@
-"""What is true of a pre-training scene, as answers to the prompts' read-out questions."""
+"""The facts of a pre-training scene, as answers to the prompts' read-out questions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CLOSING = re.compile(r"accept|reject|close|later|ok|cancel|allow|deny|got it|no
 def named_part(scene: Scene, text: str) -> str:
     """Which of the goal's names a text is: ``place``, ``query`` or ``none``.
 
-    A site is also named without its ending, as titles and icons do. A product's name may go on after the query.
+    A site may also be named without its ending, as in titles and icons. A product's name may continue after the query.
     """
     text, goal = text.lower().strip(), scene.goal
     place, query = goal.place.lower(), goal.query.lower()
@@ -28,7 +28,7 @@ def named_part(scene: Scene, text: str) -> str:
 
 
 def typed_fits(scene: Scene, text: str) -> bool:
-    """Whether ``text`` is what the goal wants in the screen's field: the place in an address bar, else the query."""
+    """Whether ``text`` is what the goal requires in the screen's field: the place in an address bar, else the query."""
     field = scene.field_element
     part = named_part(scene, text)
     if field is not None and field.role == "url_bar":
@@ -37,7 +37,7 @@ def typed_fits(scene: Scene, text: str) -> bool:
 
 
 def reached(scene: Scene) -> bool:
-    """Whether the screen shows what the goal asks for."""
+    """Whether the screen shows what the goal requires."""
     goal = scene.goal
     at_place = not goal.place or not scene.address or scene.address == goal.place
     if scene.overlay:
@@ -50,7 +50,7 @@ def reached(scene: Scene) -> bool:
 
 
 def pair_answers(scene: Scene, action: Action, element: Element | None) -> dict[str, str]:
-    """Answers to the pair prompt's questions; ``element`` is what lies topmost at the touched point, if anything."""
+    """Answers to the pair prompt's questions; ``element`` is the topmost one at the touched point, if any."""
     if action.type is ActionType.DUAL_POINT and action.is_tap:
         return _tap_answers(scene, element)
     kind, part, fits, changes = "", NONE, False, False

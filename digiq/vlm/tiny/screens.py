@@ -1,7 +1,7 @@
-"""Screens to pre-train on, with goals: drawn by the simulated phone's drawing code, but of other sites, apps and words.
+"""Screens to pre-train on, with goals: drawn by the simulated phone's code, but with other sites, apps and words.
 
-A scene is a screen composed around a goal, so that names on the screen are often the goal's, often nearly the goal's and
-often neither. It keeps what is true of it (which address, which query, what the field holds), from which
+A scene is a screen composed around a goal, so that names on the screen are often the goal's, often similar to the
+goal's and often neither. It keeps the facts (the address, the query, the field's content) from which
 :mod:`digiq.vlm.tiny.questions` derives answers.
 """
 
@@ -18,34 +18,34 @@ from android_env.devices.simulated.screen import Element, Screen
 from digiq.vlm.tiny.words import Words
 
 ICONS: tuple[str, ...] = tuple(sorted(icon_names()))
-"""Pictograms that the drawing code knows."""
+"""Pictograms known to the drawing code."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal and the names in it: ``place`` (a site or an app) and ``query`` (a thing), either may be empty."""
+    """A goal and the names in it: ``place`` (a site or an app) and ``query`` (a thing); either may be empty."""
 
     text: str
     place: str = ""
     query: str = ""
     entry: bool = False
-    """Whether it ends by selecting the first entry."""
+    """Whether the goal ends by selecting the first entry."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A screen and what is true of it."""
+    """A screen and the facts about it."""
 
     screen: Screen
     goal: Goal
     kind: str
     """One of the screen kinds in :data:`digiq.vlm.tiny.architecture.ANSWERS`."""
     address: str = ""
-    """What the address bar says, empty without one."""
+    """Text of the address bar; empty without one."""
     query: str = ""
-    """Whose results are shown, if any."""
+    """The query whose results are shown, if any."""
     field: str | None = None
-    """Id of the focused field, else of the only one, else None."""
+    """Id of the focused field, else of the only field, else None."""
     first: str | None = None
     """Id of the first organic entry."""
     elements: dict[str, Element] = dataclasses.field(default_factory=dict)
@@ -135,7 +135,7 @@ def make_scene(w: Words) -> Scene:
 
 
 class _Composer:
-    """Collects a screen's elements; one object a scene."""
+    """Collects a screen's elements; one object per scene."""
 
     def __init__(self, w: Words, goal: Goal):
         self.w, self.goal = w, goal
@@ -147,7 +147,7 @@ class _Composer:
         self.first: str | None = None
         self.style = w.pick((str.title, str.title, str.capitalize, str.lower, str))
 
-    # What names appear: the goal's, one that nearly is, or any.
+    # Which names appear: the goal's, a similar one, or any.
     def place(self) -> str:
         return self._drawn(self.goal.place, self.w.site)
 
@@ -165,7 +165,7 @@ class _Composer:
         return self.w.near(name) if name and p < 0.75 else other()
 
     def names(self, count: int, *, app: bool = False) -> list[str]:
-        """Distinct names for rows: perhaps the goal's among them, with a near one."""
+        """Distinct names for rows, perhaps including the goal's and a similar one."""
         w = self.w
         wanted = self.goal.place.split(".")[0] if app else self.goal.query or self.goal.place
         other = w.app if app else w.thing

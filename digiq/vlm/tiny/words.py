@@ -1,8 +1,8 @@
-"""Names for the pre-training screens: words, sites, apps, people and things that no task of the simulated phone uses.
+"""Names for the pre-training screens: words, sites, apps, people and things not used by the simulated phone's tasks.
 
-Most words are made up from syllables, so that reading them means reading letters; those that a task's goal happens to
-contain are thrown away. One word in eight (by a hash of its
-spelling) is never shown in training: accuracy on those tells reading from remembering.
+Most words are made up from syllables, so that reading them means reading letters; words that happen to occur in a
+task's goal are discarded. One word in eight (by a hash of its spelling) is never shown in training; accuracy on those
+distinguishes reading from remembering.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Words:
     """Draws names from one side of the split.
 
     Args:
-      rng: where chance comes from.
-      unseen: draw only words that training never shows, else only words that it may.
+      rng: the source of randomness.
+      unseen: draw only words never shown in training; otherwise only words that may be shown.
     """
 
     def __init__(self, rng: np.random.Generator, *, unseen: bool = False):
@@ -80,7 +80,7 @@ class Words:
                 return word
 
     def near(self, name: str) -> str:
-        """A name that is easily mistaken for ``name``: one word swapped, kept, dropped, or a letter changed."""
+        """A name that is easily mistaken for ``name``: one word swapped, kept or dropped, or a letter changed."""
         words = name.split()
         spot = int(self.rng.integers(len(words)))
         stem, dot, suffix = words[spot].partition(".")
