@@ -121,7 +121,7 @@ class Graph:
         return min(found, key=lambda edge: _area(edge.region)).end if found else None
 
     def steps_to(self, target: str) -> dict[str, int]:
-        """The distance of each screen to the target, in actions that `follow` takes where they were recorded to lead."""
+        """The distance of each screen to the target, in actions that `follow` takes where the recording did."""
         into: dict[str, list[str]] = {}
         for edge in self.edges:
             if self.follow(edge.start, edge.action) == edge.end:
