@@ -129,7 +129,7 @@ class UiAutomator2:
         }
 
     def reset(self, driver: Any, task: Task, seed: int) -> None:
-        """Goes to the home screen, or, for a task with a `package` parameter, into that app, freshly started.
+        """Goes to the home screen; for a task with a `package` parameter, then starts that app afresh.
 
         Raises:
             TaskError: that parameter is not a package name.

@@ -375,7 +375,7 @@ class Emulator:
         raise CommandFailed(f"adb {' '.join(arguments)}: {said}")
 
     def wait_until(self, holds: Callable[[], bool], what: str) -> None:
-        """Polls until `holds` returns True; faults that it raises meanwhile are ignored.
+        """Polls until `holds` returns True; ignores the faults that it raises while Android is still booting.
 
         Raises:
             EmulatorDead: the process was started here and has ended.

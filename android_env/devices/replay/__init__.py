@@ -109,7 +109,7 @@ def _read(image: Path, screen_hw: tuple[int, int]) -> np.ndarray:
 
 
 def tasks(folder: str | Path, *, held_out: int = 3) -> tuple[Task, ...]:
-    """One task, to reach it, for every screen that is at least two actions away.
+    """A task for every screen that is at least two actions away; the task is to reach it.
 
     Every `held_out`-th target, in recording order, is in the split `test_screen`, the others in `train`.
 

@@ -240,7 +240,7 @@ def _page_of(switch: str) -> str:
 
 
 def _via(state: State, app: str, rules: dict[str, AbstractAction | None]) -> AbstractAction:
-    """The rule's action on pages that have one; elsewhere the way home and into `app`."""
+    """The rule's action on pages that have one; elsewhere the next action towards home and into `app`."""
     if state.overlay and state.overlay not in rules:
         return ("tap", "cancel")
     action = rules.get(state.overlay or state.page)
