@@ -3,14 +3,14 @@
 import sys
 
 DIGIQ = True
-"""Tells this package from DeepMind's of the same import name; ``digiq`` asks for it."""
+"""Distinguishes this package from DeepMind's, which has the same import name; ``digiq`` checks for it."""
 
 _DEEPMINDS = ("apps", "components", "env_interface", "environment", "loader", "proto", "wrappers")
-"""What DeepMind's package holds and this one does not."""
+"""Submodules that DeepMind's package has and this one does not."""
 
 
 class _DeepMinds:
-    """Asked last, for modules that no other finder has found."""
+    """An import finder that is asked last, for modules that no other finder has found."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:

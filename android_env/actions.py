@@ -1,7 +1,7 @@
-"""The action space of Android in the Wild (AitW), its text form, and its rule for when two actions are the same.
+"""The action space of Android in the Wild (AitW), its text form, and its rule for when two actions match.
 
 Ids, thresholds and matching are those of google-research/android_in_the_wild (`action_type.py`, `action_matching.py`).
-All points are (y, x), fractions of the screen's height and width in [0, 1].
+All points are (y, x), as fractions of the screen's height and width in [0, 1].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from android_env.errors import ActionError
 
 Point = tuple[float, float]
-"""(y, x), fractions of the screen; (-1, -1) where an action has none."""
+"""(y, x), fractions of the screen; (-1, -1) where an action has no point."""
 
 Direction = Literal["up", "down", "left", "right"]
 
@@ -30,11 +30,11 @@ SWIPE_DISTANCE = 0.04
 TAP_MATCH_DISTANCE = 0.14
 """Taps at most this far apart match (`_TAP_DISTANCE_THRESHOLD`)."""
 BOX_AUGMENT = 1.4
-"""Boxes grow by this fraction of their size, so to 2.4 times it (`ANNOTATION_*_AUGMENT_FRACTION`)."""
+"""Boxes grow by this fraction of their size, that is, to 2.4 times it (`ANNOTATION_*_AUGMENT_FRACTION`)."""
 
 
 class ActionType(IntEnum):
-    """AitW ids; extensions, for devices that have them, from 100 up."""
+    """AitW ids; ids from 100 up are extensions, for devices that support them."""
 
     TYPE = 3
     """Sends text to the focused field; never presses enter."""
@@ -48,22 +48,22 @@ class ActionType(IntEnum):
     LONG_PRESS = 100
     OPEN_APP = 101
     WAIT = 102
-    """Does nothing but wait until the screen has settled."""
+    """Only waits until the screen has settled."""
     ANSWER = 103
-    """Says something to whoever asked; nothing happens on the screen."""
+    """Gives an answer to the user; nothing happens on the screen."""
     RECENT_APPS = 104
     DOUBLE_TAP = 105
     DRAG = 106
-    """Holds what is touched and puts it down elsewhere; a DUAL_POINT of the same points would scroll."""
+    """Long-presses an element and drops it elsewhere; a DUAL_POINT with the same points would scroll."""
 
     @property
     def words(self) -> str:
-        """What it is called between words: ``PRESS_BACK`` is "back", ``STATUS_TASK_COMPLETE`` "task complete"."""
+        """Its name in running text: "back" for ``PRESS_BACK``, "task complete" for ``STATUS_TASK_COMPLETE``."""
         return self.name.lower().removeprefix("press_").removeprefix("status_").replace("_", " ")
 
 
 AITW_TYPES = frozenset(kind for kind in ActionType if kind < 100)
-"""What Android in the Wild has, and every device can do."""
+"""The actions of Android in the Wild, which every device supports."""
 TOUCH_TYPES = frozenset(
     {ActionType.DUAL_POINT, ActionType.LONG_PRESS, ActionType.DOUBLE_TAP, ActionType.DRAG}
 )
@@ -71,7 +71,7 @@ _LIFTING = frozenset({ActionType.DUAL_POINT, ActionType.DRAG})
 TEXT_TYPES = frozenset({ActionType.TYPE, ActionType.OPEN_APP, ActionType.ANSWER})
 
 _FLOATS = struct.Struct("2f")
-# Finger direction → where it touches and where it lifts, (y, x).
+# Finger direction → touch and lift points, (y, x).
 _SWIPES: dict[str, tuple[Point, Point]] = {
     "up": ((0.8, 0.5), (0.2, 0.5)),
     "down": ((0.2, 0.5), (0.8, 0.5)),
@@ -85,7 +85,7 @@ class Action:
     """One action of an agent.
 
     Coordinates are rounded to float32, and fields that the type does not use are reset to their defaults, so that
-    equal actions compare and hash equal and survive storage. A LONG_PRESS and a DOUBLE_TAP lift where they touch.
+    equal actions compare and hash equal, also after storage. A LONG_PRESS and a DOUBLE_TAP lift where they touch.
 
     Raises:
         ActionError: the type is unknown, or a used point is not in [0, 1] × [0, 1].
@@ -111,7 +111,7 @@ class Action:
         object.__setattr__(self, "lift_yx", lift)
         text = str(self.text) if kind in TEXT_TYPES else ""
         if any("\ud800" <= letter <= "\udfff" for letter in text):
-            # Half of a character, as cut-off output of a model has it: no file and no screen can hold it.
+            # Half a character, as in a model's truncated output: neither a file nor a screen can hold it.
             raise ActionError(f"the text {text!r} ends or breaks off inside a character (a lone surrogate).")
         object.__setattr__(self, "text", text)
 
@@ -156,7 +156,7 @@ class Action:
 
     @classmethod
     def long_press(cls, y: float, x: float) -> Action:
-        """A finger that stays for a second at (y, x), fractions of the screen."""
+        """A finger held for a second at (y, x), fractions of the screen."""
         return cls(ActionType.LONG_PRESS, (y, x))
 
     @classmethod
@@ -166,7 +166,7 @@ class Action:
 
     @classmethod
     def drag(cls, touch_yx: Point, lift_yx: Point) -> Action:
-        """Holds what is at one point and puts it down at another."""
+        """Long-presses one point, then drops what it holds at another."""
         return cls(ActionType.DRAG, touch_yx, lift_yx)
 
     @classmethod
@@ -180,7 +180,7 @@ class Action:
 
     @classmethod
     def answer(cls, text: str) -> Action:
-        """Says something to whoever gave the task."""
+        """Gives an answer to the user who set the task."""
         return cls(ActionType.ANSWER, text=text)
 
     @classmethod
@@ -202,7 +202,7 @@ class Action:
 
     @property
     def swipe_direction(self) -> Direction | None:
-        """The finger's direction along the main axis; None if this is no swipe."""
+        """The finger's direction along the main axis; None if this is not a swipe."""
         if not self.is_swipe:
             return None
         dy, dx = _deltas(self.touch_yx, self.lift_yx)
@@ -221,11 +221,11 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class ParseError:
-    """A string that is no action: an agent's error, not an exception."""
+    """A string that is not an action. This is the agent's error, so it is not an exception."""
 
     string: str
     reason: str
-    """What is wrong with it, in words."""
+    """What is wrong with it."""
 
 
 def format_action(action: Action) -> str:
@@ -245,9 +245,9 @@ def format_action(action: Action) -> str:
 def parse_action(string: str) -> Action | ParseError:
     """Reads what `format_action` writes, and what upstream models write in the same notation.
 
-    Also read: text before `Action Decision:`, fields in any order, points as lists instead of strings, a surrounding
-    pair of braces, lower-case type names, points left out where the type needs none, and a final `typed_text` whose
-    quotes are not escaped. Nothing is evaluated, and no string raises.
+    It also accepts text before `Action Decision:`, fields in any order, points as lists instead of strings, a
+    surrounding pair of braces, lower-case type names, missing points where the type needs none, and a final
+    `typed_text` with unescaped quotes. Nothing is evaluated, and no string raises an exception.
     """
     rest = string.strip()
     if not rest.startswith(('"', "{")):
@@ -287,9 +287,9 @@ def parse_action(string: str) -> Action | ParseError:
 def actions_match(a: Action, b: Action, boxes_yxhw: Sequence[Sequence[float]] | np.ndarray = ()) -> bool:
     """Whether two actions count as the same on one screen (`action_matching.check_actions_match` of AitW).
 
-    If either is no DUAL_POINT their types decide, texts are not compared. Two taps match within
-    `TAP_MATCH_DISTANCE`, or both inside one box grown to 2.4 times its size; two swipes match on their main axis,
-    whichever way they go; a tap never matches a swipe.
+    If either is not a DUAL_POINT, only the types are compared, not the texts. Two taps match if they are within
+    `TAP_MATCH_DISTANCE` or both lie inside one box grown to 2.4 times its size. Two swipes match if their main axes
+    are the same, in either direction. A tap never matches a swipe.
 
     Args:
         a: one action.
@@ -307,7 +307,7 @@ def actions_match(a: Action, b: Action, boxes_yxhw: Sequence[Sequence[float]] | 
     boxes = np.asarray(boxes_yxhw, np.float32).reshape(-1, 4)
     grown = np.float32(BOX_AUGMENT) * boxes[:, 2:]
     start = np.maximum(0, boxes[:, :2] - grown / 2)
-    # As upstream has it: the size, not the far edge, is cut at 1.
+    # As upstream: the size, not the far edge, is clipped at 1.
     end = start + np.minimum(1, boxes[:, 2:] + grown)
     inside = [
         np.all((start <= p) & (p <= end), axis=1) for p in np.asarray([a.touch_yx, b.touch_yx], np.float32)
@@ -326,7 +326,7 @@ def _screen_point(point: Sequence[float], name: str) -> Point:
 
 
 def _deltas(a: Point, b: Point) -> tuple[np.float32, np.float32]:
-    # float32 as upstream computes it, so that thresholds and ties fall the same way.
+    # In float32, as upstream, so that thresholds and ties fall the same way.
     return np.float32(b[0]) - np.float32(a[0]), np.float32(b[1]) - np.float32(a[1])
 
 
@@ -363,7 +363,7 @@ def _point(match: re.Match[str]) -> Point | None:
 
 
 def _parse_fields(text: str) -> dict[str, str | Point] | str:
-    """The fields of `"key": value, ...`; a string says what is wrong."""
+    """The fields of `"key": value, ...`; on failure, a string that says what is wrong."""
     fields: dict[str, str | Point] = {}
     at = 0
     while at < len(text):
@@ -375,7 +375,7 @@ def _parse_fields(text: str) -> dict[str, str | Point] | str:
         value, at = _parse_value(text, key.end())
         separator = _SEPARATOR.match(text, at) if value is not None else None
         if separator is None and key[1] == "typed_text" and text[key.end() : key.end() + 1] == '"':
-            # Upstream models do not escape; the last field then ends at the string's last quote.
+            # Upstream models do not escape quotes, so the last field ends at the string's last quote.
             end = text.rfind('"')
             if end > key.end() and not text[end + 1 :].strip():
                 fields["typed_text"] = text[key.end() + 1 : end]
@@ -387,7 +387,7 @@ def _parse_fields(text: str) -> dict[str, str | Point] | str:
 
 
 def _parse_value(text: str, at: int) -> tuple[str | Point | None, int]:
-    """The string or point that starts at `at` and where it ends; None if there is none."""
+    """The string or point that starts at `at`, or None if there is none, and where it ends."""
     if text[at : at + 1] == '"':
         try:
             return _STRINGS.raw_decode(text, at)

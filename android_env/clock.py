@@ -1,4 +1,4 @@
-"""Time, as what waits for devices sees it."""
+"""The clock by which the code waits for devices."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time, so that tests need not wait for it."""
+    """A replaceable source of time, so that tests need not wait."""
 
     def now(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Seconds since an arbitrary moment; never decreases."""
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Lets time pass."""
+        """Waits this long."""
         ...
 
 

@@ -21,42 +21,43 @@ from android_env.tasks.task import Task
 __all__ = ["ACTION_TYPES", "AndroidEnv", "Observation", "StepInfo", "action_from_sample"]
 
 ACTION_TYPES: tuple[ActionType, ...] = tuple(ActionType)
-"""What the action space's `type`, an index from 0, stands for."""
+"""The action type for each value of the action space's `type`, an index from 0."""
 
 
 class StepInfo(TypedDict):
-    """What `reset` and `step` say besides the observation."""
+    """What `reset` and `step` return besides the observation."""
 
     task_id: str
     step: int
     """Actions executed in this episode so far."""
     executed: Action | None
-    """The action that was just executed; None after `reset`, and where it was refused."""
+    """The action that was just executed; None after `reset`, and if it was refused."""
     outcome: Literal["", "success", "failure", "truncated"]
-    """How the episode has ended; empty while it goes on. `truncated`: the budget is used up."""
+    """How the episode ended; empty while it continues. `truncated`: the budget is used up."""
     report: StepReport | None
-    """How the action went, where the device says so (`Reports`); None where `executed` is."""
+    """How the action went, if the device reports it (`Reports`); None if `executed` is None."""
     refused: str
-    """Why the safety list did not let the action through; empty if it did. The episode then ends as a failure."""
+    """Why the safety list refused the action, which ends the episode as a failure; empty if it was not refused."""
 
 
 class AndroidEnv(gym.Env[dict[str, Any], Any]):
     """Episodes of tasks on a device.
 
-    Observations are dicts with the fields of `Observation`; a screenshot of another size, as of an app that has turned the
-    screen, is brought to the device's, and taps, which are fractions of the screen, hit what it shows. `step` takes an `Action`, or a sample of `action_space`
-    (see `action_from_sample`). The reward is 1 when the judge says `success`, else 0. An episode terminates with
-    the judge's verdict and is truncated after exactly its budget of executed actions.
+    Observations are dicts with the fields of `Observation`. A screenshot of another size, for example after an app has
+    rotated the screen, is resized to the device's size; taps still hit what it shows, since they are fractions of the
+    screen. `step` takes an `Action`, or a sample of `action_space` (see `action_from_sample`). The reward is 1 when
+    the judge says `success`, else 0. An episode terminates with the judge's verdict and is truncated after exactly its
+    budget of executed actions.
 
     Args:
-        device: what the episodes run on; the environment closes it.
-        tasks: what `reset` chooses from, unless it is told.
+        device: the device that runs the episodes; the environment closes it.
+        tasks: the tasks from which `reset` chooses, unless one is named.
         judge: asked after each action; by default the device's own truth. See `evaluators`.
-        max_steps: budget of actions of every episode; by default each task's own.
-        safety: what no agent may do; checked before an action goes to the device.
+        max_steps: budget of actions for every episode; by default each task's own.
+        safety: what no agent may do; checked before an action is sent to the device.
 
     Raises:
-        TaskError: there is no task.
+        TaskError: `tasks` is empty.
         ValueError: `max_steps` is below 1.
     """
 
@@ -82,7 +83,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         self.max_steps = max_steps
         self.safety = safety
         self.faults = device.faults if isinstance(device, LogsFaults) else FaultLog()
-        """Where the judge's faults are counted and written: with the device's, where it keeps any."""
+        """Where the judge's faults are counted and written: together with the device's, if it logs any."""
         self._by_id = {task.task_id: task for task in self.tasks}
         self._task: Task | None = None
         self._observation: Observation | None = None
@@ -106,7 +107,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
 
     @property
     def task(self) -> Task:
-        """The task of the running, or last, episode."""
+        """The task of the current or the last episode."""
         if self._task is None:
             raise EpisodeError("there is no episode yet; call reset() first.")
         return self._task
@@ -117,11 +118,11 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         """Starts an episode.
 
         Args:
-            seed: seeds the device's episode, and the choice of a task; drawn from the environment's generator if None.
-            options: `{"task": ...}` names the task, by a `Task` or by the id of one of `tasks`.
+            seed: seeds the device's episode and the choice of a task; drawn from the environment's generator if None.
+            options: `{"task": ...}` names the task, as a `Task` or by the id of one of `tasks`.
 
         Raises:
-            TaskError: the option is not a task and not the id of one.
+            TaskError: the option is neither a task nor the id of one.
         """
         super().reset(seed=seed)
         wanted = (options or {}).get("task")
@@ -145,9 +146,9 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         """Executes one action.
 
         Raises:
-            EpisodeError: there was no reset, or the episode is over.
+            EpisodeError: `reset` was not called, or the episode is over.
             ActionError: `action` is neither an `Action` nor a sample of `action_space`.
-            DeviceFault: the device failed, or the judge (`JudgeError`); the episode cannot go on.
+            DeviceFault: the device or the judge (`JudgeError`) failed; the episode cannot continue.
         """
         if self._task is None or self._over:
             raise EpisodeError("the episode is over or was never begun; call reset() before step().")
@@ -171,7 +172,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         """The current screenshot, uint8[H, W, 3].
 
         Raises:
-            EpisodeError: there was no reset.
+            EpisodeError: `reset` was not called.
         """
         if self._observation is None:
             raise EpisodeError("there is nothing to render yet; call reset() first.")
@@ -182,7 +183,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
         self.device.close()
 
     def _judged(self, action: Action, last: bool) -> Verdict | None:
-        """The judge's verdict; a judge that fails is asked again, as often as a read is."""
+        """The judge's verdict; a judge that fails is asked again, as often as a failed read is retried."""
         assert self._observation is not None
         moment = Moment(self.task, action, self._observation, self.device, last)
         for left in reversed(range(1 + CAPS[JudgeError.rung])):
@@ -232,10 +233,10 @@ def _fitted(screenshot: np.ndarray, screen_hw: tuple[int, int]) -> np.ndarray:
 
 
 def action_from_sample(sample: Any) -> Action:
-    """The action that a sample of `AndroidEnv.action_space` stands for.
+    """The action for a sample of `AndroidEnv.action_space`.
 
     Raises:
-        ActionError: it is no such sample.
+        ActionError: `sample` is not such a sample.
     """
     try:
         kind = ACTION_TYPES[int(sample["type"])]

@@ -1,4 +1,4 @@
-"""What can go wrong with a device, a task or an action; the message says what to mend."""
+"""Errors of devices, tasks and actions; the message says what to fix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class AndroidEnvError(Exception):
 
 
 class ActionError(AndroidEnvError, ValueError):
-    """An action that cannot exist: an unknown type, a point outside the screen."""
+    """An invalid action: an unknown type, or a point outside the screen."""
 
 
 class TaskError(AndroidEnvError, ValueError):
@@ -20,8 +20,8 @@ class EpisodeError(AndroidEnvError, RuntimeError):
 
 
 class DeviceFault(AndroidEnvError, RuntimeError):
-    """The device itself failed; the episode says nothing about the agent."""
+    """The device itself failed, so the episode says nothing about the agent."""
 
 
 class SetupError(AndroidEnvError, RuntimeError):
-    """Something that the device needs is not installed on this machine, or cannot be used."""
+    """Something that the device needs is not installed on this machine, or is unusable."""

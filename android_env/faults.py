@@ -1,8 +1,8 @@
-"""What fails in the apparatus, by kind, and the ladder that mends it.
+"""Faults of the devices, by kind, and the ladder of repairs.
 
-A fault says nothing of the agent. Each kind knows the gentlest rung that can mend it; when a rung does not help, the
-next one is tried. Only re-reading and a new session leave the phone's state alone, so only these two are used while an
-episode runs; the others wait for the next `reset`, and the episode is run again from its seed by whoever runs it.
+A fault says nothing about the agent. Each kind names the gentlest rung that can repair it; if a rung does not help, the
+next one is tried. Only re-reading and a new session leave the phone's state alone, so only these two are used during an
+episode. The others wait for the next `reset`, and the caller runs the episode again from its seed.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ logger = logging.getLogger("android_env.faults")
 
 
 class Rung(IntEnum):
-    """What can be done about a fault, gentlest first."""
+    """The repairs, gentlest first."""
 
     RETRY_READ = 0
     """Ask again; nothing on the phone changes."""
     NEW_SESSION = 1
-    """Open a new session with the server, starting the server where it has died; the phone stays as it is."""
+    """Open a new session with the server, restarting the server if it has died; the phone stays as it is."""
     LOAD_SNAPSHOT = 2
-    """Put the phone back to its saved state."""
+    """Restore the phone to its saved state."""
     REBOOT = 3
     """Stop the emulator and start it again."""
     REBUILD = 4
-    """Throw the emulator away and make it anew from its template."""
+    """Delete the emulator and recreate it from its template."""
     QUARANTINE = 5
     """Give the device up."""
 
@@ -46,16 +46,16 @@ class Fault(DeviceFault):
     """A typed fault.
 
     Args:
-        message: what happened, as the server or the tool tells it.
-        begun: False where the answer proves that the command it answers was never begun.
+        message: what happened, as the server or the tool reports it.
+        begun: False if the answer proves that the command was never begun.
     """
 
     kind: ClassVar[str] = "fault"
     rung: ClassVar[Rung] = Rung.NEW_SESSION
-    """The gentlest rung that can mend it."""
+    """The gentlest rung that can repair it."""
     mend: ClassVar[str] = "see the server's log."
     blame: ClassVar[Blame] = "device"
-    """Whom it speaks of."""
+    """Whether the device or the task is to blame."""
 
     def __init__(self, message: str, *, begun: bool = True) -> None:
         super().__init__(f"{' '.join(message.split()).rstrip('.')}; {self.mend}")
@@ -63,7 +63,7 @@ class Fault(DeviceFault):
 
 
 class TaskRefused(Fault):
-    """A device that works by every other sign does not begin this task."""
+    """The device works by every other sign but does not begin this task."""
 
     kind, rung, blame = "task_refused", Rung.RETRY_READ, "task"
     mend = (
@@ -72,14 +72,14 @@ class TaskRefused(Fault):
 
 
 class AppRefused(Fault):
-    """The app is not installed, or has nothing to start."""
+    """The app is not installed, or has nothing that can be started."""
 
     kind, rung, blame = "app_refused", Rung.RETRY_READ, "task"
     mend = "check the package's name, and that every device has the app."
 
 
 class AdbOffline(Fault):
-    """adb sees the device but cannot talk to it."""
+    """adb sees the device but cannot communicate with it."""
 
     kind, rung = "adb_offline", Rung.LOAD_SNAPSHOT
     mend = "check 'adb devices'; the shared adb server is never restarted from here."
@@ -107,7 +107,7 @@ class PortBusy(Fault):
 
 
 class AppNotResponding(Fault):
-    """The app in front keeps its main thread busy (ANR)."""
+    """The foreground app keeps its main thread busy (ANR)."""
 
     kind, rung = "app_not_responding", Rung.RETRY_READ
     mend = "a busy app is a state of the phone; it is put back with the snapshot."
@@ -128,21 +128,21 @@ class BrowserGone(Fault):
 
 
 class BootTimeout(Fault):
-    """Android did not come up in time."""
+    """Android did not boot in time."""
 
     kind, rung = "boot_timeout", Rung.REBUILD
     mend = "raise boot_cap_s, or check with 'digiq devices doctor' that KVM is in use."
 
 
 class AvdBusy(Fault):
-    """Another emulator uses the virtual device's files."""
+    """Another emulator is using the virtual device's files."""
 
     kind, rung = "avd_busy", Rung.QUARANTINE
     mend = "stop that emulator, or clone the AVD under another name."
 
 
 class ScreenshotFailed(Fault):
-    """No screenshot was to be had."""
+    """No screenshot could be taken."""
 
     kind, rung = "screenshot_failed", Rung.RETRY_READ
     mend = "secure windows and sleeping displays give none."
@@ -156,21 +156,21 @@ class ScreenshotBlack(Fault):
 
 
 class SettleTimeout(Fault):
-    """The screen never stood still."""
+    """The screen never settled."""
 
     kind, rung = "settle_timeout", Rung.RETRY_READ
     mend = "raise settle.cap_s, or allow_moving for apps that animate for ever."
 
 
 class WrongScreenSize(Fault):
-    """The screenshot has another size than the device's screen."""
+    """The screenshot's size differs from that of the device's screen."""
 
     kind, rung = "wrong_screen_size", Rung.LOAD_SNAPSHOT
     mend = "lock the phone's rotation and leave its resolution alone."
 
 
 class SnapshotMissing(Fault):
-    """The saved state is not there, or does not load."""
+    """The saved state is missing, or does not load."""
 
     kind, rung = "snapshot_missing", Rung.REBUILD
     mend = "the rebuilt device saves a new one."
@@ -191,7 +191,7 @@ class ServerDead(Fault):
 
 
 class ServerSlow(Fault):
-    """The server has not answered in time."""
+    """The server did not answer in time."""
 
     kind, rung = "server_slow", Rung.RETRY_READ
     mend = "raise timeout_s, or run fewer devices on this machine."
@@ -219,14 +219,14 @@ class JudgeError(Fault):
 
 
 class Quarantined(Fault):
-    """The device has been given up; no call brings it back."""
+    """The device has been given up."""
 
     kind, rung = "quarantined", Rung.QUARANTINE
     mend = "its faults stand in the log; start another device."
 
 
 def kind_of(error: BaseException) -> str:
-    """The name of a fault's kind; `fault` for one that has none."""
+    """The name of a fault's kind; `fault` if it has none."""
     return error.kind if isinstance(error, Fault) else "fault"
 
 
@@ -238,13 +238,13 @@ KINDS: dict[str, type[Fault]] = {cls.kind: cls for cls in Fault.__subclasses__()
 class _Rule:
     fault: type[Fault]
     message: str
-    """Searched in the exception's text, letters of any case."""
+    """Regular expression searched in the exception's text, case-insensitively."""
     exceptions: frozenset[str] = frozenset()
-    """Names of exception classes, of which the exception must be one; empty: any of the client's."""
+    """Names of the exception classes to which the rule applies; empty: any of the client's."""
     begun: bool = True
 
 
-# First match wins. Exceptions go by name, so that nothing here needs the client to be installed.
+# First match wins. Exceptions are matched by name, so that the client need not be installed.
 _RULES: tuple[_Rule, ...] = (
     _Rule(SessionLost, "", frozenset({"InvalidSessionIdException"}), begun=False),
     _Rule(
@@ -294,10 +294,10 @@ _RULES: tuple[_Rule, ...] = (
 
 
 def classify(error: BaseException) -> DeviceFault | None:
-    """The fault that an exception of the client or its HTTP library stands for.
+    """The fault for an exception of the client or its HTTP library.
 
     Returns:
-        The fault, or the exception itself if it is one; None if it is no fault: a bug must stay a bug.
+        The fault, or the exception itself if it is a fault; None otherwise, so that a bug stays a bug.
     """
     if isinstance(error, DeviceFault):
         return error
@@ -307,7 +307,7 @@ def classify(error: BaseException) -> DeviceFault | None:
     if not ours and not isinstance(error, OSError):
         return None
     text = " ".join(str(getattr(error, "msg", None) or error).split())
-    reason = getattr(error, "reason", None)  # urllib3 wraps what happened
+    reason = getattr(error, "reason", None)  # urllib3 wraps the cause
     if isinstance(reason, BaseException):
         names |= {cls.__name__ for cls in type(reason).__mro__}
     for rule in _RULES:
@@ -326,10 +326,10 @@ class FaultEvent:
     kind: str
     message: str
     step: str
-    """What was being done: `read`, `act`, `reset` or `judge`."""
+    """What was under way: `read`, `act`, `reset` or `judge`."""
     done: str
-    """What was done about it: a rung's name, `raised`, `maybe_executed`, `refused`, or `left_out` for what the
-    observation goes without."""
+    """What was done about it: a rung's name, `raised`, `maybe_executed`, `refused`, or `left_out` for something missing
+    from the observation."""
 
     def __str__(self) -> str:
         return f"{self.device}: {self.kind} during {self.step}, {self.done.lower()}: {self.message}"
@@ -337,21 +337,21 @@ class FaultEvent:
 
 @dataclass
 class FaultLog:
-    """Counts faults and rungs, and says each in one line to the logger `android_env.faults`.
+    """Counts faults and rungs, and logs each in one line to the logger `android_env.faults`.
 
     Args:
-        path: JSONL file that every event is appended to; None keeps them in memory only.
+        path: JSONL file to which every event is appended; None keeps them in memory only.
     """
 
     path: Path | None = None
     events: list[FaultEvent] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
-    """How often each kind of fault came; one fault may have several events."""
+    """How often each kind of fault occurred; one fault may have several events."""
     done: Counter[str] = field(default_factory=Counter)
-    """How often each rung was taken; `raised` and `maybe_executed` besides."""
+    """How often each rung was taken; also counts `raised` and `maybe_executed`."""
 
     def add(self, event: FaultEvent) -> None:
-        """Keeps and writes one event."""
+        """Keeps, logs and writes one event."""
         self.events.append(event)
         self.done[event.done] += 1
         logger.warning("%s", event)
@@ -367,33 +367,33 @@ CAPS: Mapping[Rung, int] = {
     Rung.REBOOT: 1,
     Rung.REBUILD: 1,
 }
-"""How often each rung is taken for one command, or one reset, before the next one is."""
+"""How often each rung is taken for one command or one reset before the next rung is tried."""
 
 Sent = Literal["executed", "maybe_executed", "refused"]
-"""What is known of a mutating action; `refused`: the device answered that it cannot be done, as for an app that it has
-not."""
+"""What is known of a mutating action; `refused`: the device answered that it cannot be done, for example because the
+app is not installed."""
 
 
 class Recovery:
-    """Runs calls to one device and mends its faults by the ladder.
+    """Runs calls to one device and repairs its faults by the ladder.
 
-    A device is given up on evidence that follows it: no rung brings it to work on anything. What it refuses while it
-    works otherwise is the task's.
+    A device is given up only on evidence against the device itself: no rung makes it work on anything. If it works
+    otherwise but refuses a task, the task is to blame.
 
     Args:
-        repairs: what each rung from NEW_SESSION on does; rungs that are not there are passed over. That of QUARANTINE
-            is told that the device is given up.
-        device: the name that log lines carry.
+        repairs: what each rung from NEW_SESSION on does; missing rungs are skipped. QUARANTINE's is called when the
+            device is given up.
+        device: the device's name in log lines.
         caps: see `CAPS`.
-        strikes: after so many episodes in a row that a fault has ended the device is mended by REBOOT, after twice as
-            many by REBUILD, after three times as many it is given up.
-        reset_cap_s: longest time that one reset may spend on mending, seconds; a device that has not come back by then
-            is given up. The call that runs at that moment is waited for.
-        probation_s: how long after it was given up a device is tried again, by the next reset, seconds; each failure
+        strikes: after more than this many episodes in a row ended by faults, the device is repaired by REBOOT; after
+            more than twice as many, by REBUILD; after more than three times as many, it is given up.
+        reset_cap_s: longest time that one reset may spend on repairs, seconds; a device that has not recovered by then
+            is given up. The call that is running at that moment is waited for.
+        probation_s: how long after it was given up a device may be tried again by a reset, seconds; each failure
             doubles it.
         revived: called when a device that was given up works again.
-        clock: what times are measured by.
-        log: where events go.
+        clock: the clock that measures time limits.
+        log: where events are counted and written.
     """
 
     def __init__(
@@ -424,17 +424,17 @@ class Recovery:
         self._given_up_at: float | None = None
 
     def reset(self, call: Callable[[], T], *, works: Callable[[], Any] | None = None) -> T:
-        """Runs what begins an episode, with every rung allowed; first mends what ended the episode before.
+        """Runs the call that begins an episode, with every rung allowed; first repairs what ended the last one.
 
         Args:
             call: begins the episode.
-            works: does something of the device that no task has a part in, and raises a fault where that fails. It is
-                asked before the phone is rebooted for a fault that does not name the device by itself.
+            works: does something on the device that has nothing to do with any task, and raises a fault if that fails.
+                It is called before the phone is rebooted for a fault that does not by itself point to the device.
 
         Raises:
-            TaskRefused: the device works, and does not begin this.
-            AppRefused: it does not begin this, since it has not the app.
-            Quarantined: no rung has helped, or too many episodes in a row were ended by faults.
+            TaskRefused: the device works but does not begin this episode.
+            AppRefused: the device does not begin this episode because it does not have the app.
+            Quarantined: no rung has helped, or faults ended too many episodes in a row.
         """
         start = self._clock.now()
         on_probation = self.quarantined
@@ -476,7 +476,7 @@ class Recovery:
                 return result
 
     def _refused_or(self, fault: DeviceFault, works: Callable[[], Any]) -> DeviceFault:
-        """Raises `TaskRefused` where the device works; else the fault that shows that it does not."""
+        """Raises `TaskRefused` if the device works; else returns the fault that shows that it does not."""
         try:
             works()
         except Exception as error:
@@ -485,10 +485,10 @@ class Recovery:
         raise TaskRefused(f"{kind_of(fault)}: {fault}") from fault
 
     def read(self, call: Callable[[], T]) -> T:
-        """Runs a call that changes nothing, and runs it again after gentle repairs.
+        """Runs a call that changes nothing; after a fault, makes gentle repairs and runs it again.
 
         Raises:
-            DeviceFault: they did not help, or the fault needs a repair that ends the episode; `reset` begins with it.
+            DeviceFault: these did not help, or the fault needs a repair that ends the episode, which `reset` makes.
         """
         taken: Counter[Rung] = Counter()
         while True:
@@ -499,9 +499,9 @@ class Recovery:
                 self._mend_gently(fault, "read", taken)
 
     def act(self, send: Callable[[], Any], unchanged: Callable[[], bool]) -> Sent:
-        """Sends an action that changes the phone; a fault never sends it again blindly.
+        """Sends an action that changes the phone; after a fault, it is never blindly sent again.
 
-        After a fault the session is mended and the screen read again. The action is sent once more only if the answer
+        After a fault the session is repaired and the screen read again. The action is sent once more only if the answer
         proved that it was never begun and the screen still shows what the agent saw.
 
         Args:
@@ -518,7 +518,7 @@ class Recovery:
                 return "executed"
             except Exception as error:
                 fault = classify(error)
-                if isinstance(fault, Fault) and fault.blame == "task":  # the agent's mistake, and no fault
+                if isinstance(fault, Fault) and fault.blame == "task":  # the agent's mistake, not a fault
                     self._say(fault, "act", "refused")
                     return "refused"
                 fault = self._fault(error)
@@ -531,7 +531,7 @@ class Recovery:
         return "maybe_executed"
 
     def forgive(self) -> None:
-        """Takes back the last raised fault: it was the episode's own, and the next reset has nothing to mend for it."""
+        """Withdraws the last raised fault: the episode itself caused it, so the next reset has nothing to repair."""
         self._pending = None
 
     def _mend_gently(self, fault: DeviceFault, step: str, taken: Counter[Rung]) -> None:
@@ -555,7 +555,7 @@ class Recovery:
         raise fault
 
     def _climb(self, fault: DeviceFault, lowest: Rung, taken: Counter[Rung]) -> Rung:
-        """Takes the lowest rung that is left, and returns it."""
+        """Takes the lowest remaining rung and returns it."""
         rung = self._next(fault, lowest, taken)
         if rung is None:
             return self._give_up(fault)

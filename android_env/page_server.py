@@ -14,13 +14,13 @@ HOST = "127.0.0.1"
 
 
 class PageServer:
-    """An HTTP server on a free port of the loopback interface; reads only, and only inside its folders.
+    """An HTTP server on a free port of the loopback interface; it only reads, and only inside its folders.
 
     Args:
         root: the folder.
-        pages: further pages, HTML by path, for example `{"/": "<h1>Home</h1>"}`; they win over files.
-        head: HTML that every `.html` file of the folder gets after its `<head>`.
-        folders: further folders, by the first part of their paths, for example `{"cdn": Path("media")}`.
+        pages: further pages, HTML by path, for example `{"/": "<h1>Home</h1>"}`; they take precedence over files.
+        head: HTML inserted after the `<head>` of every `.html` file of the folder.
+        folders: further folders, by the first part of the URL's path, for example `{"cdn": Path("media")}`.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class PageServer:
 
     @property
     def url(self) -> str:
-        """Where it listens, without a slash at the end."""
+        """Where it listens, without a trailing slash."""
         return f"http://{HOST}:{self._server.server_address[1]}"
 
     def body(self, path: str) -> bytes | None:
-        """What is served at a path, as a URL has it; None where there is nothing, or nothing to be shown."""
+        """What is served at a URL's path; None if there is nothing, or nothing that may be served."""
         path = unquote(urlsplit(path).path)
         if path in self.pages:
             return self.pages[path].encode()
@@ -91,6 +91,6 @@ def _handler(pages: PageServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body or b"")
 
         def log_message(self, *_: Any) -> None:
-            """Nobody reads a line a request."""
+            """Does nothing, since nobody reads one line per request."""
 
     return Handler

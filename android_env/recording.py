@@ -1,13 +1,13 @@
-"""Episodes on disk as they happen: a folder an episode, to which only ever more is added.
+"""Episodes on disk as they happen: one append-only folder per episode.
 
-    <name>/begin.json      who wanted what, on what, under which seed
-    <name>/000.png ...     what was seen, before each action and at the end
-    <name>/steps.jsonl     a line an observation: its image, activity and elements; and, once it was acted upon, a line
-                           with the action, whether it was executed, how long it took, the faults and what the judge said
-    <name>/end.json        how it ended; a recording without it was cut off
+    <name>/begin.json      task, device, policy, seed
+    <name>/000.png ...     the screen before each action and at the end
+    <name>/steps.jsonl     a line per observation: its image, activity and elements; and, once an action follows, a line
+                           with the action, whether it was executed, how long it took, the faults and the verdict
+    <name>/end.json        how the episode ended; a recording without it was cut off
 
-An image is whole before the line that names it is written, and a last line that a crash has torn is passed over, so
-that whatever a crash leaves can be read.
+An image is complete before the line that names it is written, and a last line cut short by a crash is skipped, so
+whatever a crash leaves can be read.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _NAME_LENGTH = 100
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """One observation, and what was done about it."""
+    """One observation, and the action that followed."""
 
     image: Path
     """PNG."""
     activity: str
     ui_elements: str
     action: Action | None = None
-    """None at the end, and where an answer was none (`error`)."""
+    """None at the end, and if the agent's answer was not an action (`error`)."""
     executed: bool = False
     reward: float = 0.0
     verdict: str = ""
-    """What the judge said of what it led to; empty while the episode went on."""
+    """The judge's verdict on the action's result; empty if the episode continued."""
     log_prob: float = float("nan")
     report: Mapping[str, Any] | None = None
     error: str = ""
@@ -64,7 +64,7 @@ class Recording:
     screen_hw: tuple[int, int]
     moments: tuple[Moment, ...]
     outcome: str
-    """Empty where the recording was cut off."""
+    """Empty if the recording was cut off."""
     error: str = ""
 
 
@@ -72,12 +72,12 @@ class Recorder:
     """Writes one episode.
 
     Args:
-        root: where recordings are; the episode gets a folder of its own there, a new one for each try.
-        episode_id: of the episode.
-        task: what is asked.
-        seed: of the device.
-        device: its name.
-        policy: who acts.
+        root: the folder of recordings; each try of the episode gets a new folder there.
+        episode_id: id of the episode.
+        task: the task.
+        seed: the device's seed.
+        device: the device's name.
+        policy: the name of the acting policy.
         screen_hw: height and width of the screenshots, pixels.
     """
 
@@ -106,7 +106,7 @@ class Recorder:
         self._steps = (self.folder / STEPS).open("ab")
 
     def seen(self, observation: Mapping[str, Any]) -> None:
-        """Adds an observation, as `AndroidEnv` gives it."""
+        """Adds an observation, as returned by `AndroidEnv`."""
         from PIL import Image
 
         buffer = io.BytesIO()
@@ -133,7 +133,7 @@ class Recorder:
         report: StepReport | None = None,
         error: str = "",
     ) -> None:
-        """Adds what was done about the last observation, and what came of it."""
+        """Adds the action that followed the last observation, and its result."""
         self._line(
             {
                 "action": None if action is None else str(action),
@@ -147,7 +147,7 @@ class Recorder:
         )
 
     def end(self, outcome: str, error: str = "") -> None:
-        """Says how it ended; nothing is added after that."""
+        """Writes how the episode ended; nothing may be added afterwards."""
         self._steps.close()
         _write(self.folder / END, json.dumps({"outcome": outcome, "error": error}).encode())
 
@@ -172,7 +172,7 @@ def _new_folder(root: Path, episode_id: str) -> Path:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
+    """Writes the file completely or not at all."""
     new = path.with_name(f".{path.name}.new")
     new.write_bytes(data)
     os.replace(new, path)
@@ -182,7 +182,7 @@ def read_recording(folder: str | Path) -> Recording:
     """Opens one recording, finished or cut off.
 
     Raises:
-        TaskError: it is none, a line other than the last cannot be read, or a screenshot is not there.
+        TaskError: it is not a recording, a line other than the last cannot be read, or a screenshot is missing.
     """
     folder = Path(folder)
     try:
@@ -229,7 +229,7 @@ def read_recording(folder: str | Path) -> Recording:
 
 
 def recorded_tries(root: str | Path) -> list[list[Path]]:
-    """Folders of the recordings in a folder: for each episode, by name, its tries in the order in which they began."""
+    """Recordings in a folder: for each episode, by name, the folders of its tries in the order in which they began."""
     tries: dict[str, list[tuple[int, Path]]] = {}
     for begin in Path(root).glob(f"*/{BEGIN}"):
         name, _, number = begin.parent.name.rpartition(".")
@@ -239,7 +239,7 @@ def recorded_tries(root: str | Path) -> list[list[Path]]:
 
 
 def read_recordings(root: str | Path) -> Iterator[Recording]:
-    """All recordings of a folder, by name; the tries of an episode in the order in which they began."""
+    """All recordings in a folder, by name; the tries of an episode in the order in which they began."""
     for folders in recorded_tries(root):
         yield from map(read_recording, folders)
 

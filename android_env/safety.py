@@ -1,4 +1,4 @@
-"""`SafetyList`: what an agent may not do, checked before an action leaves for the device."""
+"""`SafetyList`: what an agent may not do, checked before an action is sent to the device."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _URL = re.compile(
 
 @dataclass(frozen=True)
 class SafetyList:
-    """What is refused. Empty lists refuse nothing.
+    """Rules for refusing actions. Empty lists refuse nothing.
 
-    An address that the agent types in several actions, or reaches by links, is not seen here; a firewall sees it.
+    An address that the agent types in several actions, or reaches by links, is not detected here; use a firewall.
 
     Raises:
-        ValueError: a text pattern is no regular expression.
+        ValueError: a text pattern is not a regular expression.
     """
 
     packages: tuple[str, ...] = ()
-    """Apps, by package name or glob: they are not opened, and once one is in front only leaving it is allowed."""
+    """Apps, by package name or glob. They may not be opened; while one is in front, only leaving it is allowed."""
     urls: tuple[str, ...] = ()
-    """Addresses that may not be typed: a domain (its subdomains are meant too) or a glob over `host/path`."""
+    """Addresses that may not be typed: a domain (including its subdomains) or a glob over `host/path`."""
     texts: tuple[str, ...] = ()
-    """Regular expressions that typed text may not contain; letters of any case."""
+    """Regular expressions that must not match within typed text (case-insensitive)."""
 
     def __post_init__(self) -> None:
         for pattern in self.texts:
@@ -50,7 +50,7 @@ class SafetyList:
                 raise ValueError(f"safety text {pattern!r} is no regular expression: {error}.") from None
 
     def refusal(self, action: Action, seen: Observation) -> str:
-        """Why the action may not be executed on what is seen; empty if it may."""
+        """Why the action may not be executed on this observation; empty if it may."""
         package = seen.activity.partition("/")[0]
         if action.type not in _LEAVING and (pattern := _matching(package, self.packages)):
             return f"{package} is in front, and the safety list has the package {pattern!r}"

@@ -1,4 +1,4 @@
-"""`AnyText`: the space of all strings up to a length."""
+"""`AnyText`: the space of all strings up to a maximum length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gymnasium.vector.utils import create_shared_memory
 
 
 class AnyText(spaces.Text):
-    """Strings of any characters up to a length; samples are of letters and digits."""
+    """Strings of any characters up to a maximum length; samples consist of letters and digits."""
 
     def __init__(self, max_length: int) -> None:
         super().__init__(max_length, min_length=0)
@@ -21,7 +21,7 @@ class AnyText(spaces.Text):
 
 @create_shared_memory.register(AnyText)
 def _refuse(space: AnyText, n: int = 1, ctx: Any = None) -> Any:
-    # gymnasium's would know letters and digits only, and is read just once: texts would stay what they were at first.
+    # gymnasium's own allows only letters and digits, and is read only once, so texts would keep their first value.
     raise CustomSpaceError(
         "texts do not fit gymnasium's shared memory; give AsyncVectorEnv shared_memory=False."
     )

@@ -1,30 +1,31 @@
-"""Critic updates a second: ours against d3rlpy, against torch, and against the hardware's bound.
+"""Critic updates per second: ours against d3rlpy, against torch, and against the hardware's bound.
 
-Frameworks are processes of their own; contestants take turns, on the same shapes, dtype and threads, and each figure is
+Each framework has its own process. Contestants take turns, on the same shapes, dtype and threads, and each figure is
 the median of the ratios of neighbouring turns.
 
 (a) ``vs_d3rlpy``: an update of IQL's critic (value and twin Q; 256-256 MLPs, observation 17, action 6, batch 256, 100,000
-    transitions, float32) by the ``Learner`` that users run, against the same part of d3rlpy 2.8's. ``vs_d3rlpy_whole``:
-    with an AWR actor, composed of this project's losses in one scan, against the whole of d3rlpy's update. Sampling is
-    a part of ours; d3rlpy's is timed apart and left out (``d3rlpy_sampling`` is its share of an update with it).
+    transitions, float32) by the ``Learner`` that users run, against the same part of d3rlpy 2.8's update.
+    ``vs_d3rlpy_whole``: with an AWR actor, composed of this project's losses in one scan, against d3rlpy's whole
+    update. Our times include sampling; d3rlpy's sampling is timed separately and left out (``d3rlpy_sampling`` is its
+    share of an update that includes it).
 (b) ``vs_torch_heads``, ``vs_torch_compiled``, ``vs_upstream_shape``: Digi-Q's twin heads (full size 417 M parameters) on
     stored features, batch 32, against the same heads in torch on the same features, the same under ``torch.compile``,
     and with upstream's three trainable RoBERTa-base encoders in the loop (random weights: the cost is the same).
 (c) ``roofline_256``, ``roofline_2048``: the least time that matrix products and the optimiser's memory pass can take, at
-    the best rate that either framework reaches here at that batch, divided by the time of our update.
-(d) ``population_speedup``: eight small critics by ``vmap`` against eight runs in sequence.
+    the best rate that either framework reaches here at that batch size, divided by the time of our update.
+(d) ``population_speedup``: eight small critics under ``vmap`` against eight runs in sequence.
 
-On a quiet machine only (``benchmarks/quiet.py`` refuses another). Contestants use the cores that this process may use
-(``taskset`` is respected), d3rlpy and torch with one thread or with all, whichever is faster in this very run: small
-layers are slower with more, and threads that wait for one another are slow beyond measure on a busy machine. All are compiled and warmed up before the first turn. Where
-learners of the asked width would fill more than half of the memory, only one is alive at a time: it starts, warms up,
-takes its turn and ends.
+Run it on a quiet machine (``benchmarks/quiet.py`` refuses a busy one). Contestants use the cores that this process may
+use (``taskset`` is respected). d3rlpy and torch use one thread or all, whichever is faster in this run: small layers
+are slower with more threads, and on a busy machine threads that wait for one another are extremely slow. All
+contestants are compiled and warmed up before the first turn. If learners of the requested width would fill more than
+half of the memory, only one is alive at a time: it starts, warms up, takes its turn and ends.
 
     .venv/bin/python benchmarks/critic_updates.py            # full width: 24 GB of memory, a quarter of an hour
     .venv/bin/python benchmarks/critic_updates.py --quick    # after one call that installs d3rlpy
 
-``--quick`` uses half-width heads, on inputs of half the width, and few turns. The last line is one JSON object. d3rlpy's
-pins ask for an environment of its own; it is made under ``build/`` on first use and shares torch with this one.
+``--quick`` uses half-width heads, on inputs of half the width, and few turns. The last line is one JSON object. Because
+of its pins, d3rlpy gets its own environment, made under ``build/`` on first use; it shares torch with this one.
 """
 
 import argparse
@@ -51,8 +52,9 @@ THREADS = len(os.sched_getaffinity(0))
 OBSERVATION, ACTION, BATCH, ROWS = 17, 6, 256, 100_000
 D3RLPY = Path(__file__).parent.parent / "build" / "d3rlpy"
 SMALL = "jax, small"
-"""A process for contestants of which a turn is short, so that they take one to warm up. Their programs are kept from call
-to call; a kept program is slow when it first runs, so the heads', whose turns are long, are compiled anew."""
+"""A process for contestants with short turns, which take one turn to warm up. Their compiled programs are cached
+between calls. A cached program is slow when it first runs, so those of the heads, whose turns are long, are compiled
+anew."""
 COMPILED = D3RLPY.with_name("compiled")
 _D3RLPY_PACKAGES = [
     "d3rlpy==2.8.1",
@@ -76,26 +78,26 @@ _D3RLPY_PACKAGES = [
 ]
 
 Turn = Callable[[], tuple[int, float]]
-"""Runs a burst of updates; how many, and the seconds they took."""
+"""Runs a burst of updates; returns their number and the seconds they took."""
 
 
 def input_sizes(width: float) -> tuple[int, int]:
-    """Upstream's inputs, scaled: V's 5,120, and the 5,632 of the action and the VLM that Q reads beside them."""
+    """Upstream's input sizes, scaled: V's 5,120, and the 5,632 of the action and the VLM that Q reads in addition."""
     return round(width * 5120), round(width * 5632)
 
 
 def q_sizes(width: float) -> tuple[int, ...]:
-    """Hidden units of upstream's Q-head, scaled."""
+    """Hidden layer sizes of upstream's Q-head, scaled."""
     return tuple(round(width * n) for n in (10752, 3840, 3840, 3840))
 
 
 def v_sizes(width: float) -> tuple[int, ...]:
-    """Hidden units of upstream's V-head, scaled."""
+    """Hidden layer sizes of upstream's V-head, scaled."""
     return tuple(round(width * n) for n in (2304, 2304, 2304))
 
 
 def weights(width: float) -> tuple[int, int]:
-    """Weights of one Q-head and of one V-head."""
+    """Number of weights of one Q-head and of one V-head."""
 
     def count(*sizes: int) -> int:
         return sum(a * b for a, b in itertools.pairwise(sizes))
@@ -108,7 +110,7 @@ def weights(width: float) -> tuple[int, int]:
 
 
 def digiq_iql(steps: int) -> Turn:
-    """One scan of IQL updates: a single fused gradient and one Adam over value, twin Q and actor."""
+    """One scan of IQL updates: a single fused gradient and one Adam step over value, twin Q and actor."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -129,7 +131,7 @@ def digiq_iql(steps: int) -> Turn:
     }
     s, a = data["s"][:1], data["a"][:1]
     params = {
-        # Twins one by one: on CPUs that beats vmap.
+        # Twins one by one, which beats vmap on CPUs.
         "q": tuple(q_net.init(k, s, a) for k in jax.random.split(keys[4], 2)),
         "v": v_net.init(keys[5], s),
         "actor": {"mean": actor.init(keys[6], s), "log_std": jnp.zeros(ACTION)},
@@ -174,7 +176,7 @@ def digiq_iql(steps: int) -> Turn:
 
 
 def learner_iql(steps: int) -> Turn:
-    """An epoch of the ``Learner`` under ``objective: iql``, as ``train-q`` and ``fit_critic`` run it."""
+    """An epoch of the ``Learner`` with ``objective: iql``, as run by ``train-q`` and ``fit_critic``."""
     import jax
     import numpy as np
 
@@ -211,7 +213,7 @@ def learner_iql(steps: int) -> Turn:
 
 
 def d3rlpy_iql(steps: int, part: str, threads: int) -> Turn:
-    """d3rlpy's IQL: its ``sampling``, its update of the ``critic``, or its ``whole`` update, on batches drawn before."""
+    """d3rlpy's IQL: its ``sampling``, or its update of the ``critic`` or the ``whole``, on batches drawn beforehand."""
     import d3rlpy
     import numpy as np
     import torch
@@ -229,7 +231,7 @@ def d3rlpy_iql(steps: int, part: str, threads: int) -> Turn:
     impl = algo.impl
 
     def critic(batch: Any) -> None:
-        """As its ``inner_update`` has it, without the actor."""
+        """d3rlpy's ``inner_update`` without the actor."""
         impl.update_critic(d3rlpy.torch_utility.TorchMiniBatch.from_batch(batch, 0.99, (), "cpu"))
         impl.update_critic_target()
 
@@ -252,7 +254,7 @@ def d3rlpy_iql(steps: int, part: str, threads: int) -> Turn:
 
 @functools.cache
 def heads_of(width: float) -> Any:
-    """Features on the device and one learner's state, which learners of all batch sizes pass on to one another."""
+    """Features on the device, and one learner state that learners of all batch sizes share in turn."""
     import types
 
     import jax
@@ -284,8 +286,9 @@ def heads_learner(width: float, batch: int, steps: int) -> Any:
 def digiq_heads(width: float, batch: int, steps: int, warm: bool = True) -> Turn:
     """This project's learner on stored features.
 
-    A ``warm`` turn begins with an epoch that is not timed: after another process has filled gigabytes the first takes up to
-    twice as long as the next. One of many seconds, or that follows another turn of this process, can go without.
+    A ``warm`` turn begins with an epoch that is not timed, since the first epoch after another process has filled
+    gigabytes takes up to twice as long as the next. A turn that lasts many seconds, or that follows another turn of
+    this process, does not need it.
     """
     import jax
 
@@ -307,8 +310,8 @@ _TORCH_CRITICS: dict[float, Any] = {}
 
 
 def torch_critics(width: float, encoders: bool) -> Any:
-    """Online and target critic and the optimiser. With encoders they serve contestants that leave those aside, too, if
-    they were built first: what has no gradient the optimiser leaves alone."""
+    """Online critic, target critic and optimiser. If those with encoders are built first, they also serve contestants
+    without encoders, since the optimiser skips parameters without a gradient."""
     import torch
     from torch import nn
 
@@ -338,7 +341,7 @@ def torch_critics(width: float, encoders: bool) -> Any:
             return torch.cat(found, -1)
 
     def build() -> Critic:
-        """With uniform weights: modules' own initial values take several times as long to draw."""
+        """A critic with uniform weights, since the modules' own initial values take several times as long to draw."""
         with torch.device("meta"):
             critic = Critic()
         critic.to_empty(device="cpu")
@@ -348,7 +351,7 @@ def torch_critics(width: float, encoders: bool) -> Any:
             elif tensor.ndim == 1:
                 nn.init.constant_(tensor, float("LayerNorm.weight" in name))
             elif tensor.is_floating_point():
-                nn.init.zeros_(tensor)  # by every core, so that all of them ask for the memory
+                nn.init.zeros_(tensor)  # on every core, so that all of them touch the memory
                 nn.init.uniform_(tensor, -0.02, 0.02)
             else:
                 tensor.zero_()  # token types
@@ -366,8 +369,8 @@ def torch_critics(width: float, encoders: bool) -> Any:
 def torch_heads(
     width: float, batch: int, steps: int, encoders: bool = False, threads: int = 0, compiled: bool = False
 ) -> Turn:
-    """The same update in torch: fused AdamW, clipped, EMA target; with upstream's text encoders, or its loss under
-    ``torch.compile``, on request."""
+    """The same update in torch: fused AdamW, clipping, EMA target; optionally with upstream's text encoders, or with
+    the loss under ``torch.compile``."""
     import numpy as np
     import torch
     from torch import nn
@@ -394,7 +397,7 @@ def torch_heads(
 
     def inputs(critic: Any, rows: torch.Tensor, action: torch.Tensor | None) -> torch.Tensor:
         x = observation[rows]
-        if encoders:  # the encoders' outputs take the place of 768 stored numbers each
+        if encoders:  # each encoder's output replaces 768 stored numbers
             texts = critic.texts([t[: len(rows)] for t in tokens[:3]], (0, 1, 2))
             x = torch.cat([x[:, 3 * 768 :], texts], -1)
         if action is None:
@@ -431,7 +434,7 @@ def torch_heads(
 
     def turn() -> tuple[int, float]:
         torch.set_num_threads(threads)
-        if not encoders:  # of what takes many seconds it is little
+        if not encoders:  # negligible in a turn of many seconds
             step(batch)
         start = time.perf_counter()
         for _ in range(steps):
@@ -440,12 +443,12 @@ def torch_heads(
 
     step(
         batch if compiled else 1
-    )  # all that is made on first use is made: gradients, the optimiser's state, programs
+    )  # makes all that is made on first use: gradients, the optimiser's state, programs
     return turn
 
 
 def population(size: int, steps: int, vectorised: bool) -> Turn:
-    """``size`` small critics, at once or one after another; an update here is one update of every member."""
+    """``size`` small critics, at once or one after another; one update here updates every member once."""
     import jax
     import numpy as np
 
@@ -492,12 +495,12 @@ def jax_rates(width: float, batch: int) -> Turn:
         lambda: jax.block_until_ready(product(x, w)),
         2 * batch * rows * some,
         memory,
-        9 * 4 * rows * columns,  # reads and writes p, m, v and the average, reads the gradient
+        9 * 4 * rows * columns,  # reads and writes p, m, v and the average; reads the gradient
     )
 
 
 def torch_rates(width: float, batch: int) -> Turn:
-    """The best rates that torch reaches here; its fused step has no average to keep."""
+    """The best rates that torch reaches here; its fused step does not maintain an average."""
     import torch
 
     torch.set_num_threads(THREADS)
@@ -511,12 +514,12 @@ def torch_rates(width: float, batch: int) -> Turn:
 
 
 def few_columns(width: float, batch: int) -> int:
-    """Columns of a product of a second at most: the rate is the same as with all of them."""
+    """How many columns keep a product below about a second; the rate is the same as with all of them."""
     return min(q_sizes(width)[0], round(5e10 / (2 * batch * sum(input_sizes(width)))))
 
 
 def rates_turn(product: Callable[[], Any], flops: int, memory: Callable[[], Any], size: int) -> Turn:
-    """A turn that measures [FLOP/s, bytes/s], the best of three each; one round is taken at once, as a warm-up."""
+    """A turn that measures [FLOP/s, bytes/s], each the best of three; one round is run at once, as a warm-up."""
 
     def timed(f: Callable[[], Any]) -> float:
         start = time.perf_counter()
@@ -533,7 +536,7 @@ def rates_turn(product: Callable[[], Any], flops: int, memory: Callable[[], Any]
 
 
 def stored_features(np: Any, observation: int, pair: int, rows: int = 512) -> tuple[dict, dict]:
-    """``rows`` transitions with random features; at least a batch of them, which a learner never exceeds."""
+    """``rows`` transitions with random features; at least one batch, since a batch cannot be larger than the data."""
     rng, t = np.random.default_rng(0), np.arange(rows)
     done = t % 8 == 7
     transitions = {
@@ -553,7 +556,7 @@ def stored_features(np: Any, observation: int, pair: int, rows: int = 512) -> tu
 
 
 def jax_turn(step: Callable[[Any, Any], Any], state: Any, steps: int) -> Turn:
-    """A turn that threads a donated state through ``step``; one is taken at once, to compile and warm up."""
+    """A turn that threads a donated state through ``step``; one turn is taken at once, to compile and warm up."""
     import jax
 
     key = jax.random.PRNGKey(1)
@@ -585,7 +588,7 @@ CONTESTANTS: dict[str, Callable[..., Turn]] = {
 
 
 class Contestant(NamedTuple):
-    """Who takes turns: a function of :data:`CONTESTANTS` and its arguments."""
+    """One participant: the name of a function in :data:`CONTESTANTS`, and its arguments."""
 
     name: str
     arguments: tuple[tuple[str, Any], ...]
@@ -601,11 +604,11 @@ class Process:
     """A framework's process, which answers each order with one line; a context manager."""
 
     def __init__(self, framework: str):
-        from digiq.memory import KEEP  # so run stages; d3rlpy's process has no use for the package
+        from digiq.memory import KEEP  # as stages run; d3rlpy's process does not need the package
 
         python = d3rlpy_python() if framework == "d3rlpy" else sys.executable
         environment = os.environ | KEEP | {"OMP_NUM_THREADS": str(THREADS), "PYTHONWARNINGS": "ignore"}
-        # Huge pages, for all alike: gigabytes are touched.
+        # Huge pages for all contestants, since they touch gigabytes.
         environment |= {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         if framework == SMALL:
             environment |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED)}
@@ -623,18 +626,18 @@ class Process:
         self._framework, self._building = framework, 0
 
     def build(self, contestant: Contestant) -> None:
-        """Has a contestant built and warmed up, without waiting for it."""
+        """Orders a contestant to be built and warmed up, without waiting for it."""
         self._order(contestant)
         self._building += 1
 
     def wait(self) -> None:
-        """Until everything ordered is built."""
+        """Waits until everything ordered is built."""
         for _ in range(self._building):
             self._answer()
         self._building = 0
 
     def turn(self, contestant: Contestant) -> Any:
-        """Seconds an update in one burst, or what else the contestant measures."""
+        """Seconds per update in one burst, or whatever else the contestant measures."""
         self._order(contestant)
         return self._answer()
 
@@ -661,7 +664,7 @@ class Process:
 
 
 def serve() -> None:
-    """The process's side: the first order of a contestant builds it, later ones take a turn."""
+    """The process's side: the first order for a contestant builds it, later ones take a turn."""
     turns: dict[str, Turn] = {}
     for order in sys.stdin:
         if order not in turns:
@@ -675,26 +678,26 @@ def serve() -> None:
 
 
 class Ring:
-    """Where turns are taken: all contestants alive, or one at a time."""
+    """Runs the turns, with all contestants alive or one at a time."""
 
     def __init__(self, stack: contextlib.ExitStack, alone: bool):
         self._stack, self._alone = stack, alone
         self._processes: dict[str, Process] = {}
 
     def prepare(self, *contestants: Contestant) -> None:
-        """Has built and warmed up what will take turns, side by side; not where each is to be alone."""
+        """Orders these contestants to be built and warmed up, side by side; does nothing if each must be alone."""
         for one in () if self._alone else contestants:
             if one.framework not in self._processes:
                 self._processes[one.framework] = self._stack.enter_context(Process(one.framework))
             self._processes[one.framework].build(one)
 
     def wait(self) -> None:
-        """Until everything is built."""
+        """Waits until everything is built."""
         for process in self._processes.values():
             process.wait()
 
     def rounds(self, count: int, *contestants: Contestant) -> list[list[Any]]:
-        """Measurements of each contestant, taken in turn."""
+        """Measurements of each contestant, taken in turns."""
         rounds = [[self._turn(one) for one in contestants] for _ in range(count)]
         return [list(column) for column in zip(*rounds, strict=True)]
 
@@ -708,17 +711,17 @@ class Ring:
 
 
 def median_ratio(slow: list[float], fast: list[float]) -> float:
-    """Median over rounds of how many times as long ``slow`` took."""
+    """Median over rounds of the ratio of ``slow`` to ``fast``."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def fastest(rounds: list[list[float]], counts: list[int]) -> tuple[list[float], int]:
-    """Of rounds with each number of threads, those with the least median, and the number."""
+    """The rounds with the lowest median among those with each number of threads, and that number."""
     return min(zip(rounds, counts, strict=True), key=lambda pair: statistics.median(pair[0]))
 
 
 def d3rlpy_python() -> Path:
-    """An environment with d3rlpy's pins; everything that they do not name comes from this one."""
+    """Python of an environment with d3rlpy's pins; all other packages come from this environment."""
     python, stamp = D3RLPY / "bin" / "python", D3RLPY / "packages.txt"
     wanted = "\n".join(_D3RLPY_PACKAGES)
     if not (stamp.exists() and stamp.read_text(encoding="utf-8") == wanted):
@@ -764,7 +767,7 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
 
     q, v = weights(width)
     parameters = 2 * (q + v)
-    # Forward, two products backward (one in the first layer, whose input needs no gradient), and the target's forward.
+    # Forward, two backward products (one in the first layer, whose input needs no gradient), and the target's forward.
     observation, pair = input_sizes(width)
     first_q, first_v = (observation + pair) * q_sizes(width)[0], observation * v_sizes(width)[0]
     flops_per_row = 2 * 2 * (4 * (q + v) - first_q - first_v)
@@ -775,11 +778,11 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
         small = Ring(stack, alone=False)
         large = Ring(stack, alone=True) if 3 * learner_size > 0.5 * memory_size else small
         small.prepare(*itertools.chain(*d3rlpy.values()), learner, iql, at_once, in_sequence)
-        # Of the large ones torch's first, which wait for memory more than for cores, then JAX's: threads of one would spin
-        # while those of the other have the cores.
+        # Among the large ones, torch's first, which wait for memory more than for cores, then JAX's; if both were built
+        # together, the threads of one would spin while the other's use the cores.
         large.prepare(
             upstream, *heads, compiled, *rates["torch"]
-        )  # with encoders first: the others' heads are theirs
+        )  # with encoders first, since the others share their heads
         large.wait()
         large.prepare(*ours.values(), *rates["jax"])
         for ring in (large, small):
@@ -811,10 +814,10 @@ def measure(quick: bool, width: float) -> Iterator[tuple[str, float, str]]:
         ratio = 1 + encoder_flops / flops_per_row
         yield "vs_upstream_shape", median_ratio(first[-1], first[0]), f"{ratio:.1f}x the FLOPs"
 
-        # The long turn first: when quick, it is what warms the short one up.
+        # The long turn first: with --quick, it warms the short one up.
         b, a, *found = large.rounds(few, ours[2048], ours[256], *itertools.chain(*rates.values()))
         for i, (batch, seconds) in enumerate({256: a, 2048: b}.items()):
-            at_batch = itertools.chain(*found[i::2])  # of either framework, the best of the run
+            at_batch = itertools.chain(*found[i::2])  # the best rates of the run, from either framework
             gemm, memory = map(max, zip(*at_batch, strict=True))
             least = batch * flops_per_row / gemm + 9 * 4 * parameters / memory
             remark = f"{gemm / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s"

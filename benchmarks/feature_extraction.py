@@ -1,15 +1,15 @@
-"""Features of N candidates of a state: the shared-prefix engine against a forward pass a pair, and against the hardware.
+"""Features of a state's N candidates: the shared-prefix engine against one forward pass per pair, and the hardware.
 
-- *plain*: Hugging Face's forward on every (screen, prompt), all layers, as one would write it; inputs prepared beforehand.
-- *strong plain*: the vision tower once a state, the language model cut off above the wanted layer, whole prompts in
+- *plain*: Hugging Face's forward on every (screen, prompt), all layers, in the obvious way; inputs prepared beforehand.
+- *strong plain*: the vision tower once per state, the language model truncated above the wanted layer, whole prompts in
   batches; inputs prepared beforehand.
-- *ours*: ``digiq.features.engines.shared``, reading and resizing the screen and tokenising included.
+- *ours*: ``digiq.features.engines.shared``, including reading and resizing the screen, and tokenisation.
 
-All give the same features (``max_rel_diff``: largest difference from plain in units of the layer's root mean square), in
-float32, interleaved in one process. The model is a random LLaVA of the shape below: 576 image tokens, 60 tokens that
-differ between candidates. The bound is the arithmetic that ours cannot do without, at the best rate that matrix
-products of these widths reach here; *counted* is strong plain's arithmetic over it, which is what sharing a prefix gains
-where both run at the same rate.
+All give the same features (``max_rel_diff``: largest difference from plain, in units of the layer's root mean square),
+in float32, and run interleaved in one process. The model is a random LLaVA of the shape below: 576 image tokens, and 60
+tokens that differ between candidates. The bound is the arithmetic that ours cannot avoid, at the best rate that matrix
+products of these widths reach here. *counted* is strong plain's arithmetic divided by that arithmetic, which is the
+gain from sharing the prefix if both run at the same rate.
 
     .venv/bin/python benchmarks/feature_extraction.py
     .venv/bin/python benchmarks/feature_extraction.py --quick
@@ -51,19 +51,19 @@ class Shape:
     language_layers: int
     language_width: int
     wanted: int
-    """Layer whose hidden states are features."""
+    """Layer whose hidden states are the features."""
 
     @property
     def inner(self) -> int:
         return 8 * self.language_width // 3 // 64 * 64
 
     def vision(self) -> float:
-        """Floating-point operations of a screen."""
+        """Floating-point operations per screen."""
         tokens, width = (IMAGE // PATCH) ** 2 + 1, self.vision_width
         return self.vision_layers * tokens * (2 * 12 * width**2 + 4 * tokens * width)
 
     def language(self, tokens: int, seen: float, layers: int) -> float:
-        """Of so many tokens that see ``seen`` others on average."""
+        """Floating-point operations for ``tokens`` tokens that attend to ``seen`` others on average."""
         width = self.language_width
         return layers * tokens * (2 * (4 * width**2 + 3 * width * self.inner) + 4 * seen * width)
 
@@ -73,7 +73,7 @@ QUICK = Shape(vision_layers=4, vision_width=256, language_layers=4, language_wid
 
 
 def make_model(path: Path, shape: Shape) -> None:
-    """Writes a random LLaVA of a shape, with a processor; nothing is downloaded."""
+    """Writes a random LLaVA of this shape, with a processor; nothing is downloaded."""
     from transformers import (
         CLIPVisionConfig,
         LlamaConfig,
@@ -122,7 +122,7 @@ def make_model(path: Path, shape: Shape) -> None:
 
 
 def make_requests(count: int, seed: int) -> list[Any]:
-    """A state's candidates; every character of what is typed is a token of this tokeniser."""
+    """A state's candidates; every character of the typed text is one token of this tokeniser."""
     from digiq.features.engines import Request
 
     rng = np.random.default_rng(seed)
@@ -140,7 +140,7 @@ def collect(rows: Any, count: int) -> np.ndarray:
 
 
 def rate_of(shape: Shape, rows: int, clock: Callable[[], float]) -> float:
-    """Floating-point operations a second of the matrix products that the language model is made of, the best of many."""
+    """Floating-point operations per second of the language model's matrix products, the best of many."""
     best = 0.0
     with torch.inference_mode():
         left, right = torch.randn(rows, shape.language_width), torch.randn(shape.inner, shape.language_width)
@@ -229,7 +229,7 @@ def main() -> None:
         f"{'N':>3} {'plain':>9} {'strong':>9} {'ours':>9} {'vs plain':>9} {'vs strong':>10} {'counted':>8} {'bound':>9} {'of bound':>9}"
     )
     with torch.inference_mode():
-        for way in ways.values():  # the first call is slower, whatever it calls
+        for way in ways.values():  # the first call is always slower
             warm = make_requests(2, 99)
             way(warm, prepared(warm))
         for count in COUNTS:

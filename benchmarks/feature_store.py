@@ -1,11 +1,12 @@
-"""Speed of the row store beside plain files of the same bytes, on the same disk, in the same process.
+"""Speed of the row store against plain files of the same bytes, on the same disk, in the same process.
 
-- *append*: rows appended as ``digiq featurize`` does, shard by shard with checksums, against ``tofile`` of the same bfloat16
-  numbers and an fsync of each.
-- *warm*: all rows read back, checksums verified, while the system still has them in memory, against ``np.fromfile``.
-- *cold*: likewise after the system was told to forget them (``posix_fadvise``).
+- *append*: rows appended as by ``digiq featurize``, shard by shard with checksums, against ``tofile`` of the same
+  bfloat16 numbers with an fsync of each file.
+- *warm*: all rows read back, with checksums verified, while they are still in the system's cache, against
+  ``np.fromfile``.
+- *cold*: the same after they were dropped from the cache (``posix_fadvise``).
 
-Each figure is a ratio of rates, 1.0 where the store is as fast as the plain file; the median of the rounds, which alternate.
+Each figure is a ratio of rates, 1.0 if the store is as fast as the plain file: the median over alternating rounds.
 
     .venv/bin/python benchmarks/feature_store.py
     .venv/bin/python benchmarks/feature_store.py --quick --directory /a/disk

@@ -1,14 +1,14 @@
-"""What a fleet makes of its devices' time when some steps are slow and devices fail.
+"""How well a fleet uses its devices' time when some steps are slow and devices fail.
 
-Six devices play episodes by a script of latencies that is drawn beforehand: a step takes about 0.1 s, one in ten takes
-ten times as long, a reset about 0.3 s; with a given probability an episode meets a fault at a random step of its first
-try, and the device then takes a recovery of about 1.5 s before it can begin again. Time is real, at a twentieth of a
-phone's pace.
+Six devices play episodes by a script of latencies that is drawn beforehand. A step takes about 0.1 s, one in ten takes
+ten times as long, and a reset takes about 0.3 s. With a given probability an episode meets a fault at a random step of
+its first try; the device then needs a recovery of about 1.5 s before it can begin again. Time is real, but everything
+takes a twentieth of the time that it takes on a phone.
 
 ``goodput_of_bound``   device-seconds that finished episodes were scheduled to take, over (devices × time); the bound
                        adds the least recovery and the lost part of each faulted try, both known from the script, so
-                       that 1 is what no scheduler can exceed.
-``vs_lockstep``        the same episodes stepped all together, each round as long as its slowest, over this time.
+                       no scheduler can exceed 1.
+``vs_lockstep``        time of the same episodes in lockstep, each round as long as its slowest step, over this time.
 ``lost``, ``hung``     episodes without a result; episodes whose result did not come within a minute of the last.
 ``twice``              episodes that were played to their end more than once.
 
@@ -41,27 +41,27 @@ from digiq.agents.rollout import EpisodeSpec, rollout
 
 DEVICES = 6
 PACE = 0.05
-"""Of a phone's pace: the benchmark's seconds a phone's second."""
+"""The benchmark's seconds per second of a phone."""
 STEP_S, SLOW_S, RESET_S, RECOVERY_S = 2.0, 20.0, 6.0, 30.0
-"""A phone's seconds."""
+"""Durations on a phone, seconds."""
 SLOW = 0.1
-"""Of the steps."""
+"""Share of slow steps."""
 RATES = (0.0, 0.05, 0.15, 0.30)
 
 
 @dataclass(frozen=True)
 class Script:
-    """What one episode takes, in the benchmark's seconds."""
+    """The durations of one episode, in the benchmark's seconds."""
 
     reset_s: float
     steps_s: tuple[float, ...]
     fault_at: int | None
-    """Before this step its first try fails."""
+    """The step before which its first try fails; None: no fault."""
     recovery_s: float
 
     @property
     def wasted_s(self) -> float:
-        """Of the device's time, when the fault costs the least: the first try as far as it came, and the recovery."""
+        """Device time that the fault costs at least: the first try up to the fault, and the recovery."""
         if self.fault_at is None:
             return 0.0
         return self.reset_s + sum(self.steps_s[: self.fault_at]) + self.recovery_s
@@ -84,7 +84,7 @@ def scripts(episodes: int, rate: float, seed: int) -> list[Script]:
 
 
 class World:
-    """What all devices play from, and what came of it."""
+    """The script that all devices play, and counts of tries and finished episodes."""
 
     def __init__(self, made: list[Script]) -> None:
         self.made = made
@@ -94,7 +94,7 @@ class World:
 
 
 class ScriptedEnv:
-    """An environment whose calls take as long as the script says."""
+    """An environment whose calls take the scripted time."""
 
     def __init__(self, world: World) -> None:
         self.world, self.recovery_s = world, 0.0
@@ -106,7 +106,7 @@ class ScriptedEnv:
         return self
 
     def reset(self, *, seed: int, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        time.sleep(self.recovery_s)  # what the fault before has left to mend
+        time.sleep(self.recovery_s)  # the repair left over from the previous fault
         self.recovery_s = 0.0
         self.number, self.step_number = seed, 0
         with self.world.lock:
@@ -133,7 +133,7 @@ class ScriptedEnv:
 
 
 class Policy:
-    """Answers a batch in the time that a small network takes."""
+    """Answers a batch in the time that a small network would take."""
 
     name = "policy"
 
@@ -143,7 +143,7 @@ class Policy:
 
 
 def lockstep_s(made: list[Script]) -> float:
-    """How long it takes when every round is as long as its slowest device."""
+    """Total time if every round takes as long as its slowest device."""
     waiting = [(script, script.fault_at) for script in made]
     running: list[list[Any]] = []
     total = 0.0

@@ -1,19 +1,21 @@
-"""How the ways to show a VLM where a tap lands compare: what they cost, and what a critic reads of them.
+"""Compares the ways to show a VLM where a tap lands: their cost, and what a critic learns from them.
 
-On runs of ``digiq run`` that have candidates (the simulator's, the held-out app of ``configs/aitw_sample.yaml``). For each
-grounding the VLM is tuned, the candidates are featurised and a critic is trained, all by the run's own recipe, and on held-out
-episodes are measured, with 95 % intervals over distinct screens:
+It works on runs of ``digiq run`` that have candidates (the simulator's, the held-out app of
+``configs/aitw_sample.yaml``). For each grounding, the VLM is tuned, the candidates are featurised and a critic is
+trained, all by the run's own recipe. The following is measured on held-out episodes, with 95 % intervals over distinct
+screens:
 
 - AUC of the VLM's Yes against No on whether a logged action changed the screen;
-- ranking accuracy: how often the logged action comes out on top of its state's candidates, and its mean rank;
-- processor seconds a candidate, with an interval over blocks of states.
+- ranking accuracy: how often the logged action ranks first among its state's candidates, and its mean rank;
+- processor seconds per candidate, with an interval over blocks of states.
 
-A run without episodes of the split is given some: those of every fourth task.
+In a run without episodes of the split, the episodes of every fourth task are assigned to it.
 
     .venv/bin/python benchmarks/grounding.py runs/small runs/aitw_sample
     .venv/bin/python benchmarks/grounding.py runs/small --vlm DIR --engine plain --directory /somewhere
 
-``cursor`` shares no prefix between taps, so only the others gain by ``--engine shared``. The last line is one JSON object.
+``cursor`` shares no prefix between taps, so only the others benefit from ``--engine shared``. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from typing import Any
 import numpy as np
 
 GROUNDINGS = ("cursor", "text", "crop")
-_STATES, _BLOCKS = 8, 12  # states a block, and blocks after the first, which warms up
+_STATES, _BLOCKS = 8, 12  # states per block, and blocks after the first, which warms up
 
 
 def measure(run: Path, grounding: str, out: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def measure(run: Path, grounding: str, out: Path, options: argparse.Namespace) -
 
 
 def held_out(episodes: Path, split: str, out: Path) -> Path:
-    """Episodes of which some are of the split: those of the run, or their copy in which every fourth task is."""
+    """Episodes of which some are in the split: the run's, or a copy that assigns every fourth task to it."""
     from digiq import artifacts
     from digiq.data.store import EpisodeStore, EpisodeWriter
 
@@ -104,7 +106,7 @@ def held_out(episodes: Path, split: str, out: Path) -> Path:
 def change_auc(
     vlm: Path, episodes: Any, grounding: Any, config: Any, options: argparse.Namespace
 ) -> dict[str, float]:
-    """Estimate, low and high of the AUC on the held-out split."""
+    """The AUC on the held-out split: estimate, and low and high ends of its interval."""
     from digiq.statistics import auc, bootstrap_statistic
     from digiq.vlm.backbone import load_backbone
     from digiq.vlm.tune import actionability_examples, change_scores
@@ -122,7 +124,7 @@ def change_auc(
 
 
 def cost(parts: dict[str, Any], config: Any, options: argparse.Namespace) -> dict[str, float]:
-    """Processor milliseconds a candidate: mean, low and high over blocks of states."""
+    """Processor milliseconds per candidate: mean, and low and high ends of its interval over blocks of states."""
     from digiq.data.rewards import LabelledEpisodes
     from digiq.features.plan import Plan
     from digiq.proposals.propose import load_proposals
@@ -176,7 +178,7 @@ def main() -> None:
 
 
 def shown(estimate: dict[str, float], digits: int = 2) -> str:
-    """An estimate with its interval."""
+    """An estimate with its interval, as text."""
     mean, low, high = list(estimate.values())[:3]
     return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 

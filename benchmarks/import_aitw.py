@@ -1,10 +1,10 @@
-"""Importing Android in the Wild: synthetic shards of many episodes, in one process and in as many as there are cores.
+"""Importing Android in the Wild: synthetic shards of many episodes, in one process and in one process per core.
 
     .venv/bin/python benchmarks/import_aitw.py --episodes 10000
 
-Prints, for each, steps a second, processor time a step, and the greatest memory of the importing process. Shards are written
-as the tests write them, with noise in place of screens, which is the worst that PNG can meet. Each import runs in a
-process of its own, so that its memory is its own.
+For each, it prints steps per second, processor time per step, and the peak memory of the importing process. Shards are
+written as in the tests, with noise in place of screens, which is the worst case for PNG. Each import runs in its own
+process, so that its memory is measured alone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if __name__ == "__main__":
 
 
 def main() -> None:
-    """Writes the shards, imports them, prints the table."""
+    """Writes the shards, imports them and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=3, help="of an episode")
@@ -82,12 +82,12 @@ def main() -> None:
 
 
 def write(source: Path, options: argparse.Namespace) -> int:
-    """Writes the shards; their bytes."""
+    """Writes the shards; returns their size in bytes."""
     from tests.digiq.data.test_aitw import example, framed, step
 
     draw, screen = np.random.default_rng(0), (options.height, options.height // 2, 3)
     size = {"image/height": [screen[0]], "image/width": [screen[1]]}
-    # A few screens, again and again: drawing them is not what is measured.
+    # A few screens are reused, since drawing them is not measured.
     screens = [draw.integers(0, 255, screen, np.uint8).tobytes() for _ in range(16)]
     total = 0
     for shard in range(options.shards):

@@ -1,12 +1,12 @@
 """Memory and time of every stage from ``propose`` to ``distill`` as the number of steps grows.
 
 Steps are synthesised: noisy screens (PNG, no two alike), goals, actions and rewards in episodes of ten actions. Each stage
-runs in a process of its own, through its ordinary ``run``, and reports the most memory it kept to itself (``RssAnon``,
-sampled; files that are mapped are the system's to drop) beyond what it had after its imports, and its seconds. Featurizing is
-done by an engine that makes rows out of the request's own digest, so that what is measured is DigiQ and not a model. Policies
-keep their small copies of screens in memory up to 1 GiB and in a file from then on, and featurize keeps 256 MB of the screens
-it read last; here these are 64 and 16 MB, so that the line is that of large data. A line is
-fitted over the numbers of steps: slope in bytes and seconds a step, R², and what it says of 5.7 million steps.
+runs in its own process, through its ordinary ``run``. It reports its seconds, and its peak of private memory beyond
+what it had after its imports (``RssAnon``, sampled; mapped files do not count, since the system can drop them). The
+engine of featurize makes rows from the request's digest, so that DigiQ is measured and not a model. Policies normally
+keep their small copies of screens in memory up to 1 GiB and then in a file, and featurize keeps the last 256 MB of
+screens that it read. Here these limits are 64 and 16 MB, so that the line is that of large data. A line is fitted over
+the numbers of steps: slope in bytes and seconds per step, R², and its prediction for 5.7 million steps.
 
     .venv/bin/python benchmarks/memory.py --steps 10000 30000 100000 --directory /somewhere/with/10/GB
     .venv/bin/python benchmarks/memory.py --quick
@@ -46,7 +46,7 @@ _EVERY = 0.02  # seconds between samples
 
 @configclass
 class Noise:
-    """An engine whose rows are made of the requests' digests."""
+    """An engine that makes rows from the requests' digests."""
 
     packages: ClassVar = ()
 
@@ -59,7 +59,7 @@ class NoiseEngine:
     """See :class:`Noise`."""
 
     layers: tuple[str, ...] = ("layer_01",)
-    by_state: ClassVar[bool] = True  # as the engine shared
+    by_state: ClassVar[bool] = True  # like the engine ``shared``
 
     def dim(self, kind: str) -> int:
         return DIM
@@ -76,7 +76,7 @@ class NoiseEngine:
 
 
 def write_episodes(path: Path, steps: int, side: tuple[int, int]) -> None:
-    """``steps`` steps, actions and last screens together, in a finished artefact."""
+    """Writes a finished artefact of ``steps`` steps, counting both actions and last screens."""
     from android_env.actions import Action
     from digiq import artifacts
     from digiq.data.schema import Episode, Step, encode_png
@@ -110,7 +110,7 @@ def write_episodes(path: Path, steps: int, side: tuple[int, int]) -> None:
 
 
 class Watch:
-    """The most anonymous memory of this process while it lasts, in bytes."""
+    """Records the peak anonymous memory of this process during the block, bytes."""
 
     def __enter__(self) -> Watch:
         self.before = self.most = anonymous()
@@ -130,13 +130,13 @@ class Watch:
 
 
 def anonymous() -> int:
-    """Bytes of memory that belong to this process alone (Linux)."""
+    """Anonymous memory of this process, bytes (Linux)."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def run_stage(name: str, root: Path, steps: int, candidates: int, updates: int) -> dict[str, float]:
-    """One stage in this process; its memory and time."""
+    """Runs one stage in this process; returns its memory and time."""
     from digiq.config import load
     from digiq.features import plan
     from digiq.memory import return_freed_memory
@@ -207,7 +207,7 @@ def run_stage(name: str, root: Path, steps: int, candidates: int, updates: int) 
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
-    """(slope, intercept, R²) of least squares."""
+    """(slope, intercept, R²) of the least-squares line."""
     slope, intercept = np.polyfit(x, y, 1)
     rest = np.asarray(y) - (slope * np.asarray(x) + intercept)
     total = np.square(np.asarray(y) - np.mean(y)).sum()
@@ -259,7 +259,7 @@ def main() -> None:
 
 
 def report(sizes: Sequence[int], found: dict[str, list[dict[str, float]]]) -> None:
-    """Prints a table and, last, everything as one JSON object."""
+    """Prints a table, then everything as one JSON object."""
     heads = " | ".join(f"{n:,}" for n in sizes)
     print(
         f"| stage | MB at {heads} | bytes a step | R² | GB at 5.7 M | s at {heads} | ms a step | R² | h at 5.7 M |"

@@ -1,4 +1,4 @@
-"""Whether a machine is quiet enough for figures: another busy process falls on one contestant's turn and not on the other's."""
+"""Checks that the machine is quiet enough to measure: another busy process may slow one contestant's turn only."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from types import TracebackType
 import psutil
 
 MOST = 0.1
-"""Share of the machine's cores that others may use."""
+"""Share of the machine's cores that other processes may use."""
 
 
 class Quiet:
-    """Measures what other processes use while a block runs; a context manager that refuses a busy machine at both ends.
+    """Measures what other processes use while a block runs; refuses a machine that is busy before or during it.
 
     Args:
-      anyway: report all the same; the figures say how busy the machine was.
+      anyway: report the figures even so; they say how busy the machine was.
     """
 
     def __init__(self, anyway: bool = False):
         self._anyway = anyway
         self.busy = 0.0
-        """Share of the cores that others used during the block, once it has ended."""
+        """Share of the cores that other processes used during the block; set when it ends."""
 
     def __enter__(self) -> Quiet:
         self._refuse(psutil.cpu_percent(interval=2.0) / 100, "before the first turn")
@@ -52,7 +52,7 @@ class Quiet:
 
 
 def _now() -> tuple[float, float, float]:
-    """CPU seconds of all processes, of this one with its children (those that ended included), and the time."""
+    """CPU seconds of all processes, CPU seconds of this one with its children (including ended ones), and the time."""
     times = psutil.cpu_times()
     own = os.times()
     ours = own.user + own.system + own.children_user + own.children_system

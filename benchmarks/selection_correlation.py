@@ -1,21 +1,21 @@
-"""Does the score of ``digiq select`` order critics as the truth does?
+"""Does the score of ``digiq select`` rank critics as the truth does?
 
-Of a finished run on the simulated phone (``digiq run configs/quickstart.yaml``), trains critics: objectives × seeds, each
-looked at after several epochs. Every critic gets a selection score, from held-out data alone, and a truth that no
-selection ever sees:
+On a finished run on the simulated phone (``digiq run configs/quickstart.yaml``), it trains critics for objectives ×
+seeds, each evaluated after several epochs. Every critic gets a selection score, from held-out data alone, and a true
+value that selection never sees:
 
-``--truth picks``   mean exact value, over the logged states, of the candidates that Best-of-N takes with this critic
-                    (first that action, then the best policy there is): milliseconds a critic.
-``--truth policy``  a policy distilled with this critic exactly as the run's recipe does, and its success in roll-outs on
-                    the run's test tasks: a minute a critic; the figure that counts.
+``--truth picks``   mean exact value, over the logged states, of the candidates that Best-of-N picks with this critic
+                    (that action first, then the optimal policy); milliseconds per critic.
+``--truth policy``  success in rollouts on the run's test tasks of a policy distilled with this critic exactly as in the
+                    run's recipe; a minute per critic. This is the figure that counts.
 
-Prints Spearman's correlation between score and truth with a 95 % interval. Epochs of one training run resemble each
-other, so the bootstrap resamples training runs. The correlation of each single criterion stands below it.
+It prints Spearman's correlation between score and truth with a 95 % interval. Epochs of one training run resemble each
+other, so the bootstrap resamples training runs. The correlation of each single criterion is printed below.
 
     .venv/bin/python benchmarks/selection_correlation.py --run runs/quickstart --truth policy
     .venv/bin/python benchmarks/selection_correlation.py --run runs/small --quick
 
-What is trained is kept in ``--out`` and taken up again by the next call. The last line is one JSON object.
+Trained critics are kept in ``--out`` and reused by the next call. The last line is one JSON object.
 """
 
 import argparse
@@ -32,15 +32,15 @@ import numpy as np
 from scipy.stats import spearmanr
 
 OBJECTIVES = ("td", "td_max", "mc", "nstep", "td_lambda", "iql", "cql", "cal_ql")
-"""Objectives of the library; ``td_max`` is ``td`` with the max of the candidates as back-up."""
+"""Objectives of the library; ``td_max`` is ``td`` with the maximum over the candidates as its backup."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """One critic: a training run after some epochs."""
+    """One critic: a training run after a number of epochs."""
 
     run: str
-    """Objective and seed: what the bootstrap resamples."""
+    """Objective and seed; the unit that the bootstrap resamples."""
     path: Path
     epoch: int
 
@@ -50,7 +50,7 @@ class Trained:
 
 
 def train_critics(recipe: Any, out: Path, objectives: Sequence[str], seeds: int) -> list[Trained]:
-    """Trains what ``out`` lacks; the recipe's settings, but for objective and seed."""
+    """Trains the critics that ``out`` lacks, with the recipe's settings except objective and seed."""
     from digiq.critics import train
     from digiq.critics.diagnose import checkpoint_epochs
 
@@ -62,7 +62,7 @@ def train_critics(recipe: Any, out: Path, objectives: Sequence[str], seeds: int)
             if backup:
                 changed = dataclasses.replace(getattr(critic, name), backup=backup)
                 critic = dataclasses.replace(critic, **{name: changed})
-            # V follows the best candidate there, so the gate needs another baseline.
+            # With this backup V follows the best candidate, so the gate needs another baseline.
             baseline = "candidate_mean" if backup else critic.baseline
             critic = dataclasses.replace(critic, baseline=baseline)
             config = dataclasses.replace(recipe.train_q, critic=critic, seed=seed)
@@ -73,14 +73,14 @@ def train_critics(recipe: Any, out: Path, objectives: Sequence[str], seeds: int)
 
 
 def inputs(recipe: Any, *names: str) -> dict[str, Path]:
-    """Artefacts of the run by name."""
+    """The run's artefacts, by name."""
     return {name: recipe.directory / name for name in names}
 
 
 def selection(
     recipe: Any, critics: Sequence[Trained]
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """The score of every critic as ``digiq select`` gives it, and each criterion by itself."""
+    """The score that ``digiq select`` gives every critic, and each single criterion."""
     from digiq.critics.diagnose import judge_checkpoint, training_data_of
     from digiq.critics.measures import Reference
     from digiq.critics.select import AGREEMENT, CRITERIA, agreement, choose
@@ -102,7 +102,7 @@ def selection(
 
 
 def value_of_picks(recipe: Any, critics: Sequence[Trained]) -> dict[str, float]:
-    """Mean exact Q* of what Best-of-N takes at the logged states; the states are valued once for all critics."""
+    """Mean exact Q* of Best-of-N's picks at the logged states; the states are evaluated once for all critics."""
     from digiq.critics import candidate_values, load_critic
     from digiq.data.rewards import LabelledEpisodes
     from digiq.data.transitions import observation_index
@@ -144,7 +144,7 @@ def value_of_picks(recipe: Any, critics: Sequence[Trained]) -> dict[str, float]:
 def success_of_policies(
     recipe: Any, critics: Sequence[Trained], out: Path, episodes: int
 ) -> dict[str, float]:
-    """Success on test tasks of a policy distilled with each critic, all on the same episodes; kept in ``out``."""
+    """Success on test tasks of a policy distilled with each critic, all on the same episodes; cached in ``out``."""
     from digiq.critics import load_critic, save_critic
     from digiq.evaluation import evaluate
     from digiq.extraction import distill
@@ -172,7 +172,7 @@ def success_of_policies(
 def correlation(
     score: np.ndarray, truth: np.ndarray, runs: Sequence[str], resamples: int = 2000
 ) -> tuple[float, float, float]:
-    """Spearman's ρ and its 95 % interval, training runs resampled; draws without any spread are left out."""
+    """Spearman's ρ and its 95 % interval over resampled training runs; resamples without variation are left out."""
     score = np.where(np.isnan(score), -np.inf, score)
     members = [np.flatnonzero(np.array(runs) == run) for run in dict.fromkeys(runs)]
     rng, draws = np.random.default_rng(0), []

@@ -1,7 +1,7 @@
-"""How fast the simulated phone is: steps a second without rendering, milliseconds to render a screen.
+"""Speed of the simulated phone: steps per second without rendering, milliseconds to render a screen.
 
-One core, one process. Beside each figure stands a bound: for steps, calling an empty device through the same
-environment; for rendering, copying as many pixels as a screen has.
+It runs on one core, in one process. Each figure is printed with a bound: for steps, calling an empty device through the
+same environment; for rendering, copying as many pixels as a screen has.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from android_env.tasks import load_tasks
 
 
 class EmptyDevice:
-    """Does nothing: what an environment costs without a device behind it."""
+    """A device that does nothing, to measure the cost of the environment alone."""
 
     name, screen_hw = "empty", (320, 192)
 
@@ -52,7 +52,7 @@ class EmptyDevice:
 
 
 def recorded_actions(episodes: int) -> list[tuple[int, list[Action]]]:
-    """Task numbers with the collector's actions, so that choosing them is not timed."""
+    """Task numbers with the collector's actions, recorded so that choosing them is not timed."""
     tasks, phone, rng = load_tasks("webshop/train"), SimulatedPhone(render=False), np.random.default_rng(0)
     recorded = []
     for seed in range(episodes):
@@ -66,7 +66,7 @@ def recorded_actions(episodes: int) -> list[tuple[int, list[Action]]]:
 
 
 def steps_per_second(env: AndroidEnv, recorded: list[tuple[int, list[Action]]]) -> float:
-    """Replays the recording through the environment, resets included."""
+    """Replays the recording through the environment, including resets."""
     steps, start = 0, time.perf_counter()
     for seed, (index, actions) in enumerate(recorded):
         env.reset(seed=seed, options={"task": env.tasks[index]})
@@ -77,7 +77,7 @@ def steps_per_second(env: AndroidEnv, recorded: list[tuple[int, list[Action]]]) 
 
 
 def milliseconds(work: Callable[[Display], object], displays: list[Display]) -> float:
-    """Mean time of `work` a screen."""
+    """Mean time of `work` per screen."""
     start = time.perf_counter()
     for display in displays:
         work(display)
@@ -94,7 +94,7 @@ def main() -> None:
     recorded = recorded_actions(60 if quick else 400)
     repeats = 3 if quick else 9
     speed, empty = [], []
-    for _ in range(repeats):  # interleaved, so that both meet the same machine
+    for _ in range(repeats):  # interleaved, so that both run under the same load
         speed.append(steps_per_second(AndroidEnv(SimulatedPhone(render=False), tasks), recorded))
         empty.append(steps_per_second(AndroidEnv(EmptyDevice(), tasks), recorded))
 

@@ -1,14 +1,14 @@
 """Peak memory of training a critic on a feature store larger than memory.
 
-A store of synthetic features (bfloat16, 4,096 numbers a row, in the layout that ``digiq featurize`` writes) is made under
-``--directory``; a process of its own trains heads of at most 50 M parameters on it and reports its peak resident memory.
-From the checks and statistics of the stored rows on, that is the code of ``digiq train-q --memory stream``, with its
-epochs, diagnostics and checkpoints. What the stage does before and after is left out: transitions are arrays made here
-instead of episodes and rewards that are read (``load_training_data``), and no manifest is written. The target is 4 GB for
-a store of 10 GB.
+A store of synthetic features (bfloat16, 4,096 numbers per row, in the layout that ``digiq featurize`` writes) is made
+under ``--directory``. A separate process trains heads of at most 50 M parameters on it and reports its peak resident
+memory. From the checks and statistics of the stored rows on, it runs the code of ``digiq train-q --memory stream``,
+with its epochs, diagnostics and checkpoints. What the stage does before and after is left out: transitions are arrays
+made here instead of being read from episodes and rewards (``load_training_data``), and no manifest is written. The
+target is 4 GB for a store of 10 GB.
 
-The bound printed beside it is what has to be resident: parameters, target, two moments and a gradient of the heads,
-and one copy of the first four for the checkpoint that is being written.
+The bound printed with it is what must be resident: parameters, target, two moments and a gradient of the heads, and one
+copy of the first four for the checkpoint that is being written.
 
     .venv/bin/python benchmarks/streaming_memory.py --directory /somewhere/with/12/GB
     .venv/bin/python benchmarks/streaming_memory.py --objective cql --candidates 16 --directory ...
@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 DIM = 4096
-LENGTH = 10  # transitions an episode
+LENGTH = 10  # transitions per episode
 LAYER = "layer_01"
 HEADS = {"q_hidden": (2048, 1024), "v_hidden": (1024,)}
 """46 M parameters on 4,096 + 4,096 inputs."""
@@ -42,7 +42,7 @@ QUICK_HEADS = {"q_hidden": (256,), "v_hidden": (256,)}
 
 
 def make_store(path: Path, gigabytes: float, candidates: int) -> int:
-    """Writes rows and an index over them; returns the number of states, each a row with ``candidates`` pairs."""
+    """Writes rows and their index; returns the number of states, each of which has a row and ``candidates`` pairs."""
     from digiq import artifacts
     from digiq.features.extract import INDEX, STAGE, VERSION, FeaturizeConfig
     from digiq.features.store import KEY_BYTES, ROWS_PER_SHARD, RowStore, row_key
@@ -75,7 +75,7 @@ def make_store(path: Path, gigabytes: float, candidates: int) -> int:
 
 
 def train(path: Path, states: int, steps: int, objective: str, heads: dict[str, Any]) -> dict[str, float]:
-    """Trains on the store in this process; its figures."""
+    """Trains on the store in this process; returns the figures."""
     import jax
 
     from digiq.critics.streaming import StoredRows

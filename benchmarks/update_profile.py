@@ -1,11 +1,11 @@
-"""Where an update of upstream-sized heads spends its time: its matrix products one by one, and the optimiser's pass.
+"""Where an update of upstream-sized heads spends its time: each matrix product, and the optimiser's pass.
 
-Each distinct product of an update (forward, towards the weights, towards the inputs) runs by itself, at its own shape,
-and so does the pass that clips, steps Adam and moves the target's average, over one Q-head. Times are the best of three.
-What is left of the measured update is everything else: gathering features, activations, the loss, and what XLA does not
-overlap. Rates are printed beside the best one, so that a shape the hardware does not like stands out.
+Each distinct product of an update (forward, gradient of the weights, gradient of the inputs) runs by itself, at its own
+shape. So does the optimiser's pass over one Q-head, which clips, steps Adam and moves the target's average. Times are
+the best of three. The rest of the measured update is gathering features, activations, the loss, and what XLA does not
+overlap. Rates are printed with the best one, so that a shape that is slow on the hardware stands out.
 
-A profiler's trace does not serve here: XLA's CPU products run on threads that it does not see.
+A profiler's trace would not help: XLA's CPU products run on threads that it does not see.
 
     .venv/bin/python benchmarks/update_profile.py --batch 32 256 2048
     .venv/bin/python benchmarks/update_profile.py --width 0.5
@@ -29,20 +29,19 @@ from critic_updates import THREADS, digiq_heads, heads_learner, input_sizes, q_s
 
 
 class Part(NamedTuple):
-    """A kind of work in an update."""
+    """One kind of work in an update."""
 
     name: str
     seconds: float
-    """In one update, over all times that it happens."""
+    """Time in one update, summed over all its occurrences."""
     work: float
-    """FLOP, or bytes."""
+    """Amount of work, FLOP or bytes."""
 
 
 def products(width: float, batch: int) -> list[Part]:
-    """Every matrix product of an update of the paper's objective, those of one kind and shape together.
+    """Every matrix product of an update of the paper's objective, grouped by kind and shape.
 
-    Twins and targets: each layer runs forward twice a member (online, target) and back once; nothing flows back to the
-    features.
+    Each layer of each twin runs forward twice (online and target) and backward once; no gradient flows to the features.
     """
     parts: dict[str, Part] = {}
     observation, pair = input_sizes(width)
@@ -97,12 +96,12 @@ def optimiser(width: float) -> Part:
 
     q, v = weights(width)
     scale = 2 * (q + v) / q
-    # Four arrays are read and written; the gradient is read twice, for its norm and for its use.
+    # Four arrays are read and written; the gradient is read twice, for its norm and for the step.
     return Part("clip, Adam, average", scale * best_of(run), 10 * 4 * 2.0 * (q + v))
 
 
 def best_of(function: Callable[..., Any], *arguments: Any, times: int = 3) -> float:
-    """Least seconds of a call; one call is made before."""
+    """Shortest time of a call, seconds; one warm-up call is made first."""
     jax.block_until_ready(function(*arguments))
     seconds = []
     for _ in range(times):

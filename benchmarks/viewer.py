@@ -1,11 +1,11 @@
-"""How long the viewer takes from a key to the painted image, on a run of 5,000 steps in a headless Chromium.
+"""How long the viewer takes from a key press to the painted image, on a run of 5,000 steps in a headless Chromium.
 
-The run is recorded on the embedded phone and has eight candidates a state; their Q is random, because the page does not
-care. The page is served as ``digiq view`` does it. Keys go through the browser's own input; the time runs from the
-event's own time stamp to the second animation frame after the image was decoded and put into the page.
+The run is recorded on the embedded phone and has eight candidates per state; their Q is random, which makes no
+difference to the page. The page is served as by ``digiq view``. Keys go through the browser's own input. The time runs
+from the event's own timestamp to the second animation frame after the image was decoded and inserted into the page.
 
-``key_p95_ms``     of arrow keys and j, k: the 95th percentile (and the median, and the longest)
-``jump_p95_ms``    of clicks on episodes anywhere in the list, which nothing has fetched ahead
+``key_p95_ms``     for arrow keys and j, k: the 95th percentile (and the median, and the longest)
+``jump_p95_ms``    for clicks on episodes anywhere in the list, whose images are not prefetched
 ``load_s``         from opening the page to its first painted image, the longest of five
 ``server_mb``      resident memory of the serving process beyond what it had before the run was opened
 ``page_mb``        the page's JavaScript heap at the end
@@ -55,7 +55,7 @@ document.addEventListener('digiq:painted', e => {
 
 
 def make_run(root: Path, steps: int) -> int:
-    """Records episodes until there are so many steps; their number."""
+    """Makes a run of roughly ``steps`` steps; returns their exact number."""
     number = max(8, steps // 11)
     config = collect.CollectConfig(agent=AgentConfig(kind="collector"), num_episodes=number, seed=1)
     collect.run(config, out=root / "episodes")
@@ -69,7 +69,7 @@ def make_run(root: Path, steps: int) -> int:
 
 
 def random_scores(run: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Stands in for a critic."""
+    """Random scores in place of a critic's."""
     proposals = propose.load_proposals(run.proposals)
     q = np.random.default_rng(0).uniform(size=proposals.valid.shape)
     return proposals, np.where(proposals.valid, q, np.nan), np.full(len(q), 0.5)
@@ -115,7 +115,7 @@ def measure(url: str, presses: int, episodes: int) -> dict[str, float]:
             loads.append(waited(driver, "window.first") / 1000)
         keys = []
         for n in range(presses):
-            # People walk: mostly a step on, now and then back, or to the next episode.
+            # As people browse: mostly one step forward, sometimes back, or to the next episode.
             key = "j" if n % 9 == 8 else "ArrowLeft" if n % 9 == 5 else "ArrowRight"
             keys.append(press(driver, key))
         jumps = [click(driver, int(rng.integers(episodes))) for _ in range(max(10, presses // 10))]

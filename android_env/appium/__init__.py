@@ -1,1 +1,1 @@
-"""Devices behind an Appium server: the server, the device, and the dialects that kinds of devices speak."""
+"""Devices behind an Appium server: the server, the device, and one dialect for each kind of device."""

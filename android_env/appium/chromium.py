@@ -1,6 +1,6 @@
-"""The Chromium dialect: mobile web pages in a browser that pretends to be a phone.
+"""The Chromium dialect: mobile web pages in a browser that emulates a phone.
 
-Fingers and keys are W3C actions. A browser has no home screen, so home is a page; back never leaves it.
+Fingers and keys are W3C actions. A browser has no home screen, so home is a page, which back never leaves.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ from android_env.faults import BrowserGone, MalformedResponse, ServerSlow, class
 from android_env.tasks.task import Task
 
 TAP_MS = 50
-"""How long a tap stays down; Chromium's long press begins at 500."""
+"""How long a tap stays down, ms; Chromium's long press begins at 500."""
 LONG_PRESS_MS = 1000
 SWIPE_MS = 160
-"""How long a swipe's way takes."""
+"""How long a swipe moves, ms."""
 REST_MS = 100
-"""How long a swipe rests before it lifts, so that nothing runs on (a fling)."""
+"""How long a swipe rests before it lifts, ms; this prevents a fling."""
 SWIPE_MOVES = 8
 WINDOWS_AT_ONCE = 3
-"""Windows that may close themselves, one after the other, while one reading is taken."""
+"""How many windows may close themselves, one after the other, during one read."""
 DOUBLE_TAP_MS = 80
-"""Between the two taps."""
+"""Pause between the two taps, ms."""
 PAGE_CAP_MS = 20_000
-"""How long a page may take to come where one is asked for, as at the beginning of an episode."""
+"""How long a requested page may take to load, ms, for example at the start of an episode."""
 SCRIPT_CAP_MS = 5000
-"""How long a script may take; a page that is busy for longer (an endless loop) fails it."""
+"""How long a script may take, ms; it fails on a page that is busy for longer, as in an endless loop."""
 ENTER = "\ue007"
 """The enter key in W3C actions."""
 
 SETTLE = SettleConfig(poll_s=0.05, stable_polls=1, cap_s=3.0, status_bar=0.0)
-"""Pages answer at once, and there is no status bar."""
+"""The default for pages: they react at once, and there is no status bar."""
 
 
 class Pages(Protocol):
-    """Where tasks are pages."""
+    """A source of tasks that are web pages."""
 
     home: str
     """URL of the home page."""
 
     def url(self, task: Task, seed: int) -> str:
-        """Where the task begins; equal seeds give equal pages, whenever they are opened.
+        """URL at which the task begins; equal seeds give equal pages, whenever they are opened.
 
         Raises:
             TaskError: the task has no such page.
@@ -66,7 +66,7 @@ class Pages(Protocol):
         ...
 
     def goal(self, driver: Any) -> str:
-        """What the open page asks for; waits until it stands."""
+        """The goal that the open page states; waits until the page is ready."""
         ...
 
     def verdict(self, driver: Any) -> Verdict | None:
@@ -76,13 +76,13 @@ class Pages(Protocol):
 
 @dataclass(frozen=True)
 class Viewport:
-    """The pretended phone's screen."""
+    """The emulated phone's screen."""
 
     height: int = 267
     """CSS pixels."""
     width: int = 160
     pixel_ratio: float = 1.2
-    """Pixels of a screenshot for each CSS pixel."""
+    """Screenshot pixels per CSS pixel."""
 
     @property
     def screen_hw(self) -> tuple[int, int]:
@@ -91,16 +91,16 @@ class Viewport:
 
 
 PHONE = Viewport()
-"""As wide as a MiniWoB++ page, and drawn at 192 × 320 pixels."""
+"""The default: as wide as a MiniWoB++ page, and drawn at 192 × 320 pixels."""
 
 
 class Chromium:
-    """How a browser is spoken to; one for each device, since it remembers the browser that the episode runs in.
+    """The dialect of a browser. Each device needs its own, because it remembers the browser that the episode runs in.
 
     Args:
-        pages: where tasks are.
+        pages: the source of the tasks.
         viewport: the screen.
-        programs: paths of the browser and of its `chromedriver`; None looks for them on PATH.
+        programs: paths of the browser and its `chromedriver`; None looks for them on PATH.
         new_command_timeout_s: how long the agent may think before the server ends the session, seconds.
 
     Raises:
@@ -110,7 +110,7 @@ class Chromium:
     name = "chromium"
     actions = frozenset(ActionType) - {ActionType.OPEN_APP, ActionType.RECENT_APPS}
     never_sleeps = True
-    """Whether a black screen is always what is shown."""
+    """Whether a black screen is always real, since the display never switches off."""
     switches: tuple[str, ...] = ()
     """Further arguments of the browser's command line."""
 
@@ -126,12 +126,12 @@ class Chromium:
         self.viewport = viewport
         self.binary, self.driver = programs or find_browser()
         self.new_command_timeout_s = new_command_timeout_s
-        self._session: str | None = None  # the one in which the episode began
-        self._windows: tuple[str, ...] = ()  # in the order in which they came; the last one is shown
-        self._seen: np.ndarray | None = None  # what was shown last, without any dialog
-        self._dialog: str | None = None  # its text, while one is open
+        self._session: str | None = None  # the session in which the episode began
+        self._windows: tuple[str, ...] = ()  # in the order in which they opened; the last one is shown
+        self._seen: np.ndarray | None = None  # the last screenshot, without any dialog
+        self._dialog: str | None = None  # the text of the open dialog
         self._typed = ""
-        self._slow = 0  # screenshots in a row that did not come in time
+        self._slow = 0  # screenshots in a row that timed out
         self._notes: set[str] = set()
 
     def capabilities(self) -> dict[str, Any]:
@@ -140,30 +140,30 @@ class Chromium:
         return {
             "platformName": "linux",
             "browserName": "chrome",
-            # Dialogs are for the agent: it sees them drawn, and taps their buttons.
+            # Dialogs are left to the agent, which sees them drawn and taps their buttons.
             "unhandledPromptBehavior": "ignore",
-            # A page that never comes must not hold the browser: whoever needs a page waits for it.
+            # A page that never loads must not block the browser; code that needs a page waits for it.
             "pageLoadStrategy": "none",
             "timeouts": {"pageLoad": PAGE_CAP_MS, "script": SCRIPT_CAP_MS},
             "appium:automationName": "Chromium",
             "appium:executable": self.driver,
-            # Starting on a port, the server first kills whichever chromedriver was started for the same one.
+            # Before it starts a chromedriver on a port, the server kills any that was started for that port.
             "appium:chromedriverPort": free_port(),
             "appium:autodownloadEnabled": False,
             "appium:newCommandTimeout": self.new_command_timeout_s,
             "goog:chromeOptions": {
                 "binary": self.binary,
-                # Chromium's own sandbox does not run as root, which containers often are.
+                # Chromium's own sandbox does not work as root, which containers often run as.
                 "args": [*ARGUMENTS, *self.switches, *(["--no-sandbox"] if _is_root() else [])],
                 "mobileEmulation": {"deviceMetrics": {**metrics, "touch": True, "mobile": True}},
             },
         }
 
     def reset(self, driver: Any, task: Task, seed: int) -> str:
-        """Opens the task in a browser that knows nothing of episodes before; returns what the page asks for.
+        """Opens the task in a browser without traces of earlier episodes; returns the goal that the page states.
 
-        Windows and dialogs are closed, and everything that pages of any origin have stored is deleted: cookies, local
-        storage, databases, service workers and caches.
+        Closes windows and dialogs, and deletes everything that pages of any origin have stored: cookies, local storage,
+        databases, service workers and caches.
         """
         url = self.pages.url(task, seed)
         self._forget(driver)
@@ -177,7 +177,7 @@ class Chromium:
         self._seen, self._notes = None, set()
         self._close_dialogs(driver)
         self._one_window(driver)
-        self._open(driver, "about:blank")  # so that no page writes while it is cleared
+        self._open(driver, "about:blank")  # so that no page writes while storage is cleared
         self._clear(driver)
 
     def probe(self, driver: Any) -> None:
@@ -250,7 +250,7 @@ class Chromium:
 
     def _back(self, driver: Any) -> None:
         first = len(self._windows) > 1 and int(self._ask(driver, "return history.length") or 0) <= 1
-        if first:  # as on a phone: back on a new tab's first page closes it
+        if first:  # as on a phone, back on a new tab's first page closes the tab
             command(driver, "close")
             self._follow(driver)
         elif command(driver, "getCurrentUrl") != self.pages.home:
@@ -261,18 +261,18 @@ class Chromium:
         self.press(driver, "home")
 
     def screenshot(self, driver: Any) -> np.ndarray:
-        """The newest window; a dialog, which the browser draws outside of the page, is drawn upon it."""
+        """The newest window; an open dialog, which the browser draws outside the page, is drawn on top."""
         self._same_browser(driver)
         try:
             self._follow(driver)
-            # A page in an endless loop gives no screenshot, and no end of waiting for one: a script is given up sooner.
+            # On a page in an endless loop a screenshot would block for very long; a script fails sooner.
             self._ask(driver, "return true")
             taken = self._in_window(driver, lambda: command(driver, "screenshot"))
             self._seen = shown = decode_screenshot(taken)
             self._dialog, self._slow = None, 0
             return shown
         except Exception as error:
-            # Twice is no load of this machine, but an endless loop in the page: it can only be left.
+            # Two in a row mean an endless loop in the page, not a busy machine; the page can only be left.
             self._slow = self._slow + 1 if isinstance(classify(error), ServerSlow) else 0
             if self._slow > 1:
                 self._slow = 0
@@ -301,7 +301,7 @@ class Chromium:
         return json.dumps(found, separators=(",", ":"), ensure_ascii=False)
 
     def _same_browser(self, driver: Any) -> None:
-        # A new session is a new browser: what the episode did is gone, and to go on would be another episode.
+        # A new session is a new browser without the episode's state; going on would be another episode.
         if self._session not in (None, driver.session_id):
             raise BrowserGone("the browser was started anew in the middle of the episode")
 
@@ -310,12 +310,12 @@ class Chromium:
         return self.viewport.screen_hw
 
     def _open(self, driver: Any, url: str) -> None:
-        """Goes to a page and waits until it stands.
+        """Goes to a page and waits until it is loaded.
 
         Raises:
-            ServerSlow: it does not.
+            ServerSlow: it does not load in time.
         """
-        # Marked, so that the page that is still there is not taken for a new load of itself.
+        # Mark the page that is still open, so that it is not mistaken for the new load.
         with contextlib.suppress(Exception):
             script(driver, "window.digiqLeft = true")
         command(driver, "get", {"url": url})
@@ -326,9 +326,9 @@ class Chromium:
             time.sleep(0.02)
 
     def _ask(self, driver: Any, source: str, *arguments: Any) -> Any:
-        """What a script says; None where a dialog has come in between.
+        """A script's result; None if a dialog has intervened.
 
-        While a page is on its way no script runs: a page that does not come is given up, as by a user.
+        No script runs while a page is loading; a page that does not arrive is given up, as a user would do.
         """
         self._same_browser(driver)
         try:
@@ -343,12 +343,12 @@ class Chromium:
             if type(error).__name__ != "UnexpectedAlertPresentException" or not self._met(driver):
                 raise
             return None
-        if found is None:  # what the protocol answers where the dialog came while the script ran
+        if found is None:  # the protocol's answer if a dialog opened while the script ran
             self._met(driver)
         return found
 
     def _met(self, driver: Any) -> bool:
-        """Whether a dialog is open; takes note of one that the page has opened at a moment of its own."""
+        """Whether a dialog is open; notes one that the page has opened by itself."""
         try:
             text = str(command(driver, "w3cGetAlertText") or "")
         except Exception as error:
@@ -362,24 +362,24 @@ class Chromium:
         return True
 
     def _interrupt(self, driver: Any) -> None:
-        """Ends what the page is computing: a browser whose page is busy takes half a minute to close."""
+        """Stops the page's scripts: a browser with a busy page takes half a minute to close."""
         with contextlib.suppress(Exception):
             command(driver, "executeCdpCommand", {"cmd": "Runtime.terminateExecution", "params": {}})
 
     def _in_window(self, driver: Any, call: Callable[[], Any]) -> Any:
-        """Makes a call that reads; where the window closes itself meanwhile, again in the one below."""
+        """Makes a read-only call; if the window closes itself meanwhile, repeats it in the window below."""
         for _ in range(WINDOWS_AT_ONCE):
             try:
                 return call()
             except Exception as error:
                 if type(error).__name__ != "NoSuchWindowException":
                     raise
-            time.sleep(0.05)  # a window that closes is listed for a moment longer
+            time.sleep(0.05)  # a closing window stays listed for a moment
             self._follow(driver)
         return call()
 
     def _follow(self, driver: Any) -> None:
-        """Switches to a window that has come, or back from one that has gone."""
+        """Switches to a new window, or back from a closed one."""
         found = command(driver, "w3cGetWindowHandles")
         if not isinstance(found, list) or not found:
             raise BrowserGone("the browser's last window was closed")
@@ -391,7 +391,7 @@ class Chromium:
         if shown != self._windows[-1:]:
             try:
                 command(driver, "switchToWindow", {"handle": self._windows[-1]})
-            except Exception as error:  # it has just closed itself; whoever reads next comes here again
+            except Exception as error:  # it has just closed itself; the next read comes here again
                 if type(error).__name__ != "NoSuchWindowException":
                     raise
 
@@ -401,7 +401,7 @@ class Chromium:
         for window in windows[1:]:
             command(driver, "switchToWindow", {"handle": window})
             command(driver, "close")
-            self._close_dialogs(driver)  # a page may ask whether to leave it
+            self._close_dialogs(driver)  # a page may ask for confirmation before it is left
         if windows:
             command(driver, "switchToWindow", {"handle": windows[0]})
         self._windows = tuple(windows[:1])
@@ -411,7 +411,7 @@ class Chromium:
             command(driver, "executeCdpCommand", {"cmd": name, "params": parameters})
 
     def _close_dialogs(self, driver: Any) -> None:
-        """A page may open one after the other."""
+        """Closes all dialogs, since a page may open one after another."""
         self._dialog = None
         for _ in range(20):
             try:
@@ -429,7 +429,7 @@ class Chromium:
         self._dialog, self._typed = None, ""
 
     def _pick(self, driver: Any, text: str) -> bool:
-        """Sets a date, time or colour field that has the focus: on a phone they have pickers and take no keys."""
+        """Sets a focused date, time or colour field; on a phone these open pickers and take no keys."""
         self._same_browser(driver)
         return self._ask(driver, _PICK, text) is True
 
@@ -441,7 +441,7 @@ class Chromium:
         self._same_browser(driver)
         try:
             finger(driver, *steps)
-        except Exception as error:  # it has opened a dialog
+        except Exception as error:  # the action has opened a dialog
             if type(error).__name__ != "UnexpectedAlertPresentException":
                 raise
 
@@ -465,7 +465,7 @@ ARGUMENTS = (
     "--disable-crash-reporter",
     "--disable-background-networking",
 )
-"""Of the browser's command line."""
+"""Arguments of the browser's command line."""
 
 ELEMENTS = """
 const [width, height] = [innerWidth, innerHeight], found = [];
@@ -487,7 +487,7 @@ return found;
 
 
 STANDS = "return !window.digiqLeft && document.readyState === 'complete'"
-"""Asks whether the page that was gone to is there."""
+"""Script that asks whether the requested page has loaded."""
 _CLEARING: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Network.clearBrowserCookies", {}),
     ("Storage.clearDataForOrigin", {"origin": "*", "storageTypes": "all"}),
@@ -509,7 +509,7 @@ e.dispatchEvent(new Event('input', {bubbles: true}));
 e.dispatchEvent(new Event('change', {bubbles: true}));
 return true;
 """
-"""Dates are read as ISO has them, or month/day/year as an American phone's keyboard would type them."""
+"""Dates are read as ISO dates, or as month/day/year, the order on an American phone."""
 
 
 def script(driver: Any, source: str, *arguments: Any) -> Any:
@@ -521,7 +521,7 @@ def find_browser() -> tuple[str, str]:
     """The paths of Chromium, or Chrome, and of `chromedriver`, from PATH.
 
     Raises:
-        SetupError: one of them is not there.
+        SetupError: one of them is missing.
     """
     browsers = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
     browser, driver = next(filter(None, browsers), None), shutil.which("chromedriver")
@@ -532,7 +532,7 @@ def find_browser() -> tuple[str, str]:
 
 
 def plain(text: str) -> str:
-    """What of a text can be typed: line breaks and tabs, which would press keys, become spaces; W3C's key codes go."""
+    """The text as it can be typed: line breaks and tabs, which press keys, become spaces; W3C key codes are dropped."""
     return re.sub(
         r"[\ue000-\uf8ff\x00-\x08\x0e-\x1f\x7f]", "", re.sub(r"[\t\n\v\f\r\x85\u2028\u2029]+", " ", text)
     )

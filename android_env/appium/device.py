@@ -1,7 +1,7 @@
 """`AppiumDevice`: a device behind an Appium server.
 
-What differs between kinds of devices (capabilities, gestures, keys) is a `Dialect`; waiting, reading and recovering
-are the same for all of them and live here.
+A `Dialect` holds what differs between kinds of devices: capabilities, gestures, keys. Waiting, reading and recovery
+are the same for all of them and are implemented here.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ _KEYS: Mapping[ActionType, Key] = {
 
 
 class Dialect(Protocol):
-    """What one kind of device understands. `driver` is an `appium.webdriver.Remote` with an open session."""
+    """The commands of one kind of device. `driver` is an `appium.webdriver.Remote` with an open session."""
 
     @property
     def name(self) -> str: ...
 
     def capabilities(self) -> dict[str, Any]:
-        """What a new session asks for."""
+        """The capabilities that a new session requests."""
         ...
 
     def reset(self, driver: Any, task: Task, seed: int) -> str | None:
-        """Brings the device to where the task begins; returns the goal where the device words it, else None."""
+        """Brings the device to the task's initial state; returns the goal if the device words it, else None."""
         ...
 
     def tap(self, driver: Any, at: Pixel) -> None: ...
@@ -74,7 +74,7 @@ class Dialect(Protocol):
     def swipe(self, driver: Any, start: Pixel, end: Pixel) -> None: ...
 
     def drag(self, driver: Any, start: Pixel, end: Pixel) -> None:
-        """A long press that moves on and lifts elsewhere."""
+        """A long press that then moves and lifts elsewhere."""
         ...
 
     def type_text(self, driver: Any, text: str) -> None:
@@ -96,7 +96,7 @@ class Dialect(Protocol):
 
 @runtime_checkable
 class KnowsTruth(Protocol):
-    """A dialect whose device knows how its tasks end."""
+    """A dialect whose device knows the true outcome of its tasks."""
 
     def verdict(self, driver: Any) -> Verdict | None:
         """Whether the episode has ended, and how; None while it runs."""
@@ -105,23 +105,23 @@ class KnowsTruth(Protocol):
 
 @runtime_checkable
 class Proves(Protocol):
-    """A dialect that can show that its device works, and tell a black screen from a dark display."""
+    """A dialect that can verify that its device works, and can tell a black screen from a display that is off."""
 
     def probe(self, driver: Any) -> None:
-        """Brings something up that no task has a part in; raises where that fails."""
+        """Opens something that has nothing to do with any task; raises if that fails."""
         ...
 
     def wake(self, driver: Any) -> None:
-        """Switches the display on where it is off; does nothing else."""
+        """Switches the display on if it is off; does nothing else."""
         ...
 
 
 @runtime_checkable
 class Remarks(Protocol):
-    """A dialect that has something to say of the last action."""
+    """A dialect that reports notes on the last action."""
 
     def remarks(self) -> tuple[str, ...]:
-        """Notes for `StepReport.notes`, told once."""
+        """Notes for `StepReport.notes`; each is reported once."""
         ...
 
 
@@ -130,14 +130,14 @@ class Listens(Protocol):
     """A dialect whose tasks may ask for an answer."""
 
     def answered(self, text: str) -> None:
-        """The agent has said this; nothing happens on the screen."""
+        """Receives the agent's answer; nothing happens on the screen."""
         ...
 
 
 _BLACK_LOOKS = 2
-"""How often a black screen is woken and looked at again before it is believed."""
+"""How often the display is woken and read again before a black screen is accepted."""
 _ELEMENT_READS = 3
-"""How often the elements are asked for before the observation goes without them."""
+"""How often the elements are requested before the observation does without them."""
 
 
 class AppiumDevice:
@@ -145,22 +145,22 @@ class AppiumDevice:
 
     Args:
         url: where the server listens, for example `http://127.0.0.1:4723`.
-        dialect: how the device is spoken to.
+        dialect: the commands of this kind of device.
         settle: when a screen counts as settled.
         timeout_s: how long an answer may take, seconds.
-        restore: puts the phone into a task's first state from outside, for example by loading a snapshot; the session
-            is opened anew after it. None: the dialect's own reset is enough.
+        restore: puts the phone into a task's initial state from outside, for example by loading a snapshot; a new
+            session is opened afterwards. None: the dialect's own reset is enough.
         repairs: what the rungs beyond a new session do; see `faults.Recovery`. NEW_SESSION may name what to do before
-            the new session, such as starting the server again.
-        caps: how often each rung is taken.
+            the new session, for example restarting the server.
+        caps: how often each rung may be taken.
         screen_hw: height and width of the screenshots, pixels; None asks the device.
-        clock: what waiting is measured by.
+        clock: the clock that measures waiting.
         log: where faults are counted and written.
-        on_close: called when the device is closed, for what it shares with others.
+        on_close: called when the device is closed, to release what it shares with other devices.
         recovery: further options of `faults.Recovery`.
 
     Raises:
-        DeviceFault: `screen_hw` is None and the device cannot be asked.
+        DeviceFault: `screen_hw` is None and the device does not answer.
     """
 
     def __init__(
@@ -192,11 +192,11 @@ class AppiumDevice:
         self._driver: Any = None
         self._task: Task | None = None
         self.goal = ""
-        self._shown: np.ndarray | None = None  # what the agent saw last
+        self._shown: np.ndarray | None = None  # the screenshot that the agent saw last
         self._fresh: np.ndarray | None = None  # settled, not yet observed
-        self._playing = False  # an agent has acted, or may; what is on the screen is its doing
+        self._playing = False  # the agent may have acted, so the screen may be its doing
         self._notes: set[str] = set()
-        self._forbidden = ""  # the screen of which no screenshot is to be had
+        self._forbidden = ""  # the screen that forbids screenshots
         given = dict(repairs or {})
         self._before_session = given.pop(Rung.NEW_SESSION, None)
         beyond = {rung: self._dropping_session(repair) for rung, repair in given.items()}
@@ -212,15 +212,15 @@ class AppiumDevice:
 
     @property
     def faults(self) -> FaultLog:
-        """What has failed, and what was done about it."""
+        """The faults so far, and what was done about each."""
         return self.recovery.log
 
     def reset(self, task: Task, *, seed: int) -> Observation:
-        """Brings the device into the task's first state, climbing the whole ladder if need be.
+        """Brings the device into the task's initial state, climbing the whole ladder if necessary.
 
         Raises:
-            TaskRefused, AppRefused: the device works, and does not begin this task.
-            Quarantined: the device could not be brought back, and is given up.
+            TaskRefused, AppRefused: the device works but cannot begin this task.
+            Quarantined: the device could not be repaired and has been given up.
         """
         self._task = task
         self._playing, self._forbidden = False, ""
@@ -233,8 +233,8 @@ class AppiumDevice:
         """Executes one action and waits for the screen to settle; `report` says how it went.
 
         Raises:
-            EpisodeError: there was no reset.
-            DeviceFault: the episode cannot go on.
+            EpisodeError: `reset` was not called.
+            DeviceFault: the episode cannot continue.
         """
         if self._task is None:
             raise EpisodeError("the device has no episode yet; call reset(task, seed=...) first.")
@@ -269,7 +269,7 @@ class AppiumDevice:
         )
 
     def observe(self) -> Observation:
-        """What the device shows now."""
+        """What the device currently shows."""
         if self._fresh is None and self._playing:
             self._settled_somehow()
         observation = self.recovery.read(self._look)
@@ -278,10 +278,10 @@ class AppiumDevice:
         return observation
 
     def ask(self, question: Callable[[Any], T]) -> T:
-        """Calls `question` with the driver; it may only read, since after gentle repairs it is called again.
+        """Calls `question` with the driver; it may only read, since it is called again after gentle repairs.
 
         Raises:
-            DeviceFault: no answer was to be had.
+            DeviceFault: there was no answer.
         """
         return self.recovery.read(lambda: question(self._connected()))
 
@@ -304,7 +304,7 @@ class AppiumDevice:
 
     def _begin(self, task: Task, seed: int) -> Observation:
         if self._restore is not None:
-            self._end_session()  # what runs on the phone for the session does not survive
+            self._end_session()  # the session's helpers on the phone do not survive restoring
             self._restore(task, seed)
         self.goal = self.dialect.reset(self._connected(), task, seed) or task.goal
         self._shown = None
@@ -330,7 +330,7 @@ class AppiumDevice:
         return dropping
 
     def _works(self) -> None:
-        """Raises a fault unless a new session shows something that no task has a part in."""
+        """Raises a fault unless a new session can show something that has nothing to do with any task."""
         self._new_session()
         driver = self._connected()
         assert isinstance(self.dialect, Proves)
@@ -342,7 +342,7 @@ class AppiumDevice:
         screenshot = self.dialect.screenshot(self._connected())
         shape = screenshot.shape[:2]
         if shape == self.screen_hw[::-1] and shape != self.screen_hw:
-            self._notes.add("rotated")  # an app may turn the screen; taps are fractions of it as it is
+            self._notes.add("rotated")  # an app may rotate the screen; taps are fractions of the rotated one
         elif shape != self.screen_hw:
             raise WrongScreenSize(f"the screenshot is {shape}, the screen {self.screen_hw}")
         return screenshot
@@ -355,7 +355,7 @@ class AppiumDevice:
             settled = settle(self._take, self.settle, self._clock)
         except Exception as error:
             fault = classify(error)
-            # Said to be the app's own will: to ask again would change nothing.
+            # The app itself forbids screenshots, so asking again would not help.
             if self._playing and isinstance(fault, ScreenshotFailed) and "secure" in str(error).lower():
                 return self._without()
             raise
@@ -367,7 +367,7 @@ class AppiumDevice:
             self._clock.sleep(self.settle.poll_s)
             settled = dataclasses.replace(settled, screenshot=self._take(), polls=settled.polls + 1)
         else:
-            # Black after waking. An agent may have chosen that, as long as Android says which app it is.
+            # Black even after waking. The agent may have opened a black app, if Android says which app it is.
             real = self._playing or getattr(self.dialect, "never_sleeps", False)
             if not (real and self._in_front()):
                 raise ScreenshotBlack("the screenshot is black")
@@ -376,7 +376,7 @@ class AppiumDevice:
         return settled
 
     def _settled_somehow(self) -> Settled:
-        """As `_settled`, mended; an app of which no screenshot is to be had is a black screen, and no fault."""
+        """As `_settled`, with repairs; an app that forbids screenshots gives a black screen, not a fault."""
         try:
             return self.recovery.read(self._settled)
         except ScreenshotFailed:
@@ -392,7 +392,7 @@ class AppiumDevice:
         return Settled(self._fresh, 0.0, 1, False)
 
     def _in_front(self) -> str:
-        """The app and screen in front, as a second signal besides the screenshot; empty where that is not known."""
+        """The foreground app and screen, as a second signal besides the screenshot; empty if unknown."""
         try:
             found = self.dialect.activity(self._connected())
         except Exception as error:
@@ -414,7 +414,7 @@ class AppiumDevice:
         return Observation(screenshot, self.goal, activity, elements or "[]", unread=elements is None)
 
     def _elements(self, driver: Any) -> str | None:
-        """The elements; None where they cannot be read though the device answers: few agents need them."""
+        """The elements; None if they cannot be read although the device answers, since few agents need them."""
         for _ in range(_ELEMENT_READS):
             try:
                 return self.dialect.ui_elements(driver)
@@ -424,7 +424,7 @@ class AppiumDevice:
                     raise
                 self.faults.kinds[fault.kind] += 1
                 self.faults.add(FaultEvent(self.name, kind_of(fault), str(fault), "read", "left_out"))
-                if isinstance(fault, AppNotResponding):  # it would take as long again
+                if isinstance(fault, AppNotResponding):  # another try would take just as long
                     break
         return None
 
@@ -452,7 +452,7 @@ class AppiumDevice:
                 | ActionType.RECENT_APPS
             ):
                 dialect.press(driver, _KEYS[action.type])
-            case _:  # WAIT: the settling that follows is all there is to it
+            case _:  # WAIT: settling follows anyway
                 pass
 
     def _pixel(self, point: tuple[float, float]) -> Pixel:
@@ -462,7 +462,7 @@ class AppiumDevice:
 
 
 def connect(url: str, capabilities: Mapping[str, Any], *, timeout_s: float) -> Any:
-    """Opens a session; the HTTP client never sends a request again by itself.
+    """Opens a session; the HTTP client never retries a request by itself.
 
     Raises:
         ModuleNotFoundError: the Appium client is not installed; the message says how to get it.
@@ -481,8 +481,8 @@ def connect(url: str, capabilities: Mapping[str, Any], *, timeout_s: float) -> A
         timeout=timeout_s,  # type: ignore[arg-type]  # urllib3 takes fractions of a second
         init_args_for_pool_manager={"init_args_for_pool_manager": {"retries": False}},
     )
-    # The client keeps the key that tells two requests for a session apart on the connection's class, where threads
-    # overwrite each other's, and two devices get one session. A class of its own keeps it apart.
+    # The client stores the key that identifies a session request on the connection's class. Threads would overwrite
+    # each other's key, and two devices would get the same session. A class per connection prevents that.
     connection = type("Connection", (AppiumConnection,), {"extra_headers": {}})(client_config=config)
     connection.add_command("executeCdpCommand", "POST", "/session/$sessionId/goog/cdp/execute")
     options = AppiumOptions().load_capabilities(dict(capabilities))
@@ -492,14 +492,14 @@ def connect(url: str, capabilities: Mapping[str, Any], *, timeout_s: float) -> A
 def command(driver: Any, name: str, parameters: Mapping[str, Any] | None = None) -> Any:
     """Runs one command of the protocol and returns its value.
 
-    The client takes an answer that it cannot read for a success; this does not.
+    The client takes an unreadable answer for success; this function does not.
 
     Raises:
-        MalformedResponse: the answer is no answer of the protocol.
+        MalformedResponse: the answer does not follow the protocol.
     """
     answer = driver.execute(name, dict(parameters or {}))
     value = answer.get("value") if isinstance(answer, dict) else None
-    if not isinstance(answer, dict) or "status" in answer:  # the client puts it there where there was no JSON
+    if not isinstance(answer, dict) or "status" in answer:  # the client adds it if the answer was not JSON
         raise MalformedResponse(f"{name} was answered with {str(value)[:80]!r}")
     return value
 
@@ -513,8 +513,8 @@ def decode_screenshot(value: Any) -> np.ndarray:
     """The uint8[H, W, 3] screenshot of a base64 PNG.
 
     Raises:
-        ScreenshotFailed: there is none.
-        MalformedResponse: it is no PNG.
+        ScreenshotFailed: the value is empty.
+        MalformedResponse: it is not a PNG.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Dialogs of a browser (`alert`, `confirm`, `prompt`), drawn upon the page: the browser itself draws them elsewhere."""
+"""A browser's dialogs (`alert`, `confirm`, `prompt`), drawn onto the page; the browser itself draws them outside it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 
 _LINES = 6
-"""Lines of text that are shown at most."""
+"""The most lines of text that are shown."""
 
 
 def _box(screen_hw: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right, pixels."""
+    """The dialog's top, left, bottom and right, pixels."""
     height, width = screen_hw
     return height // 4, width // 20, height // 4 + height * 2 // 5, width - width // 20
 
 
 def _buttons(screen_hw: tuple[int, int]) -> dict[bool, tuple[int, int, int, int]]:
-    """Where OK (True) and Cancel (False) are."""
+    """The boxes of OK (True) and Cancel (False)."""
     _, left, bottom, right = _box(screen_hw)
     tall, middle = screen_hw[0] // 10, (left + right) // 2
     return {False: (bottom - tall, left, bottom, middle), True: (bottom - tall, middle, bottom, right)}
 
 
 def button_at(at: tuple[int, int], screen_hw: tuple[int, int]) -> bool | None:
-    """Whether OK or Cancel is at this pixel (y, x); None: neither."""
+    """True if OK is at this pixel (y, x), False if Cancel is, None if neither."""
     for accept, (top, left, bottom, right) in _buttons(screen_hw).items():
         if top <= at[0] < bottom and left <= at[1] < right:
             return accept
@@ -33,7 +33,7 @@ def button_at(at: tuple[int, int], screen_hw: tuple[int, int]) -> bool | None:
 
 
 def draw(below: np.ndarray, text: str, typed: str = "") -> np.ndarray:
-    """The page, uint8[H, W, 3], darkened, with the dialog upon it, and what was typed into it."""
+    """The page, uint8[H, W, 3], darkened, with the dialog and the text typed into it drawn on top."""
     from PIL import Image, ImageDraw, ImageFont
 
     screen_hw = (below.shape[0], below.shape[1])
@@ -54,7 +54,7 @@ def draw(below: np.ndarray, text: str, typed: str = "") -> np.ndarray:
 
 
 def elements(text: str, screen_hw: tuple[int, int]) -> list[dict[str, Any]]:
-    """Its elements, as `Observation.ui_elements` has them."""
+    """The dialog's elements, in the format of `Observation.ui_elements`."""
     boxes = {
         "": _box(screen_hw),
         **{("OK" if ok else "Cancel"): box for ok, box in _buttons(screen_hw).items()},

@@ -1,4 +1,4 @@
-"""`BrowserHost`: browsers that play one set of pages, with the servers that they share."""
+"""`BrowserHost`: browsers for one set of pages, with the servers that they share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from android_env.faults import FaultLog, Rung
 
 
 class ServedPages(Pages, Protocol):
-    """Pages on a server of their own."""
+    """Pages with a server of their own."""
 
     def close(self) -> None:
         """Stops serving."""
@@ -25,15 +25,15 @@ P = TypeVar("P", bound=ServedPages)
 
 
 class BrowserHost(Generic[P]):
-    """Opens devices; an Appium server and the pages are up while at least one device is open.
+    """Opens devices; the Appium server and the pages' server run while at least one device is open.
 
     Args:
         server: the Appium server to share.
         serve: starts serving the pages.
-        dialect: how a browser is spoken to that shows them, one for each device.
+        dialect: makes the dialect of a browser that shows them, one for each device.
         viewport: the browsers' screens.
         settle: when a page counts as settled.
-        timeout_s: how long an answer of the server may take, seconds.
+        timeout_s: how long the server may take to answer, seconds.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class BrowserHost(Generic[P]):
             settle=self.settle,
             timeout_s=self.timeout_s,
             screen_hw=self.viewport.screen_hw,
-            # A new browser has no state but what a reset gives it: that is its snapshot.
+            # A new browser's only state comes from the reset, so a new browser serves as the snapshot.
             repairs={Rung.NEW_SESSION: start, Rung.LOAD_SNAPSHOT: start},
             log=log,
             on_close=self._release,

@@ -1,8 +1,8 @@
-"""`AppiumServer`: an Appium server of one's own, for as long as it is needed.
+"""`AppiumServer`: a private Appium server, for as long as it is needed.
 
-The server listens on the loopback interface alone, on a port that was free, in a process group of its own; stopping it
-ends that group, with every browser in it, and nothing else. So does the end of the process that started it. Nobody gets
-a shell on a phone through it (`adb_shell`), whatever Appium's own config files say, unless `allow_insecure` names that.
+The server listens on a free port of the loopback interface only. It has its own process group: stopping it, or the end
+of the process that started it, ends that group with every browser in it, and nothing else. It gives nobody a shell on a
+phone (`adb_shell`), whatever Appium's own config files say, unless `allow_insecure` names that feature.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from android_env.faults import ServerDead, ServerSlow
 HOST = "127.0.0.1"
 POLL_S = 0.1
 DENIED = "*:adb_shell"
-"""The feature of Appium's drivers that gives its clients a shell on the phone."""
-# Should this process be killed, its end of the pipe closes, and the watcher ends the server's group with it in it.
+"""The feature of Appium's drivers that gives clients a shell on the phone."""
+# If this process is killed, its end of the pipe closes, and the watcher kills the server's group, itself included.
 _WATCHED = 'exec 3<&0; { read _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
 GRACE_S = 5.0
-"""How long a server may take to end by itself before its group is killed, seconds."""
+"""How long a server may take to exit by itself before its group is killed, seconds."""
 
 
 def find_appium(home: str | Path | None = None) -> tuple[list[str], Path | None]:
-    """The command that starts Appium, and the folder (`APPIUM_HOME`) with its drivers; None leaves Appium's own.
+    """The command that starts Appium, and the folder (`APPIUM_HOME`) with its drivers; None keeps Appium's own folder.
 
-    Looked for in `home`, else in `$APPIUM_HOME`, else in `.appium` of the working directory and of this checkout
-    (`make appium` puts it there), else on PATH.
+    Searched in order: `home`, `$APPIUM_HOME`, `.appium` in the working directory and in this checkout (where
+    `make appium` puts it), PATH.
 
     Raises:
         SetupError: it is in none of these places.
@@ -60,19 +60,19 @@ def find_appium(home: str | Path | None = None) -> tuple[list[str], Path | None]
 
 
 class AppiumServer:
-    """A running Appium server, as a context manager or by `start` and `stop`.
+    """An Appium server, run as a context manager or by `start` and `stop`.
 
     Args:
         home: where Appium and its drivers are; see `find_appium`.
-        port: to listen on; None takes a free one at the first start and keeps it.
-        log: file that the server's output is appended to; None keeps it in a temporary folder, which stays where the
-            server failed.
+        port: the port to listen on; None takes a free one at the first start and keeps it.
+        log: the file that the server's output is appended to; None keeps it in a temporary folder, which remains if
+            the server failed.
         start_cap_s: how long the server may take to come up, seconds.
         allow_insecure: Appium's `--allow-insecure`: features that are off by default, each with its driver, for example
             `uiautomator2:adb_shell`. None is needed here.
 
     Raises:
-        SetupError: there is no Appium.
+        SetupError: Appium is not installed.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class AppiumServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
         self.port = port or 0
-        """0 before the first start."""
+        """The port; 0 before the first start if none was given."""
 
     @property
     def url(self) -> str:
@@ -103,7 +103,7 @@ class AppiumServer:
         """The file with the server's output.
 
         Raises:
-            SetupError: the server was never started, so that there is none.
+            SetupError: the server was never started, so there is no log.
         """
         if self._wanted_log is not None:
             return self._wanted_log
@@ -113,25 +113,25 @@ class AppiumServer:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs; what a dead one has left running is ended here."""
+        """Whether the process runs; if it is dead, this also ends whatever it left running."""
         if self._process is not None and self._process.poll() is not None:
-            self.stop()  # at once: later its id may be another's
+            self.stop()  # at once, since its id may be reused later
         return self._process is not None
 
     def start(self) -> AppiumServer:
-        """Starts the server, where it does not run, and waits until it takes sessions.
+        """Starts the server if it does not run, and waits until it accepts sessions.
 
         Raises:
-            ServerDead: it ended at once; the message has the last line of its log.
+            ServerDead: it exited at once; the message has the last line of its log.
             ServerSlow: it did not come up in time.
         """
         if self.alive:
             return self
         self.stop()
-        # A browser's socket lies in here, and Chromium does not start where its path is longer than 107 bytes.
+        # Browsers put their socket here, and Chromium does not start if its path is longer than 107 bytes.
         short = len(os.fsencode(tempfile.gettempdir())) <= 40
         self._folder = Path(tempfile.mkdtemp(prefix="appium-", dir=None if short else "/tmp"))
-        # Browsers keep their profiles here, so that a killed one leaves nothing behind.
+        # Browsers keep their profiles here, so that a killed browser leaves nothing behind.
         (self._folder / "tmp").mkdir()
         self.port = self.port or free_port()
         environment = {**os.environ, "TMPDIR": str(self._folder / "tmp")}
@@ -151,7 +151,7 @@ class AppiumServer:
         return self
 
     def arguments(self) -> list[str]:
-        """What `start` tells Appium; it goes before what config files say."""
+        """The arguments that `start` gives Appium; they take precedence over config files."""
         allowed = any(name.endswith(":adb_shell") for name in self.allow_insecure)
         return [
             *("server", "--address", HOST, "--port", str(self.port)),
@@ -161,7 +161,7 @@ class AppiumServer:
         ]
 
     def stop(self) -> None:
-        """Ends the server and all that it started; a server that does not run is left as it is."""
+        """Ends the server and everything it started; does nothing if it does not run."""
         process, self._process = self._process, None
         if process is not None:
             atexit.unregister(self.stop)
@@ -196,12 +196,12 @@ class AppiumServer:
 
 
 def free_port() -> int:
-    """A port of the loopback interface on which nobody listens now.
+    """A port of the loopback interface on which nothing listens now.
 
-    It lies below those that the system gives to connections, so that none takes it before it is listened on.
+    It lies below the range from which the system assigns ports to connections, so that none takes it before it is used.
 
     Raises:
-        SetupError: none of many was free.
+        SetupError: no free port was found in many tries.
     """
     for _ in range(100):
         port = random.SystemRandom().randrange(20_000, 32_000)
@@ -212,7 +212,7 @@ def free_port() -> int:
 
 
 def _is_ready(url: str) -> bool:
-    # Proxies of the environment have no business on the loopback interface.
+    # Proxies from the environment must not be used on the loopback interface.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{url}/status", timeout=2) as answer:
@@ -222,7 +222,7 @@ def _is_ready(url: str) -> bool:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Asks the process to end, then kills what is left of its group, which bears its id."""
+    """Asks the process to end, then kills what is left of its group, whose id is the process's."""
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         process.terminate()
         process.wait(GRACE_S)

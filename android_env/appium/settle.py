@@ -1,7 +1,7 @@
-"""Waits until the screen stands still.
+"""Waits until the screen has stopped changing.
 
-Two screenshots are the same when few enough pixels differ, the status bar left out: its clock and icons change on
-their own, and a blinking cursor must not keep an episode waiting.
+Two screenshots count as the same if few enough pixels differ, because a blinking cursor must not keep an episode
+waiting. The status bar is left out, because its clock and icons change by themselves.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ class SettleConfig:
     poll_s: float = 0.2
     """Pause between two screenshots, seconds."""
     stable_polls: int = 2
-    """How many screenshots in a row must show what the one before them showed, at least 1."""
+    """How many screenshots in a row must show the same as the one before, at least 1."""
     cap_s: float = 10.0
     """Longest wait, seconds."""
     status_bar: float = 0.05
-    """Share of the height, from the top, that is not compared; in [0, 1)."""
+    """Share of the height, from the top, that is ignored; in [0, 1)."""
     tolerance: int = 12
-    """Channel values (0 to 255) that differ by at most this are equal."""
+    """Channel values (0 to 255) that differ by at most this count as equal."""
     changed_share: float = 0.001
-    """Screens are the same when at most this share of the pixels differ."""
+    """Screens count as the same if at most this share of the pixels differs."""
     allow_moving: bool = True
-    """A screen that never stands still is recorded and taken as it is; False makes it a fault."""
+    """Whether a screen that never settles is noted and used as it is; False makes it a fault."""
 
     def __post_init__(self) -> None:
         if self.poll_s < 0 or self.cap_s < 0 or self.stable_polls < 1 or not 0 <= self.status_bar < 1:
@@ -46,12 +46,12 @@ class SettleConfig:
 
 
 SETTLE = SettleConfig()
-"""The default."""
+"""The default configuration."""
 
 
 @dataclass(frozen=True, eq=False)
 class Settled:
-    """What came of a wait."""
+    """The result of a wait."""
 
     screenshot: np.ndarray
     """uint8[H, W, 3], the last one taken."""
@@ -60,11 +60,11 @@ class Settled:
     polls: int
     """Screenshots taken."""
     timed_out: bool
-    """True where the screen still moved at the cap."""
+    """Whether the screen was still changing at the cap."""
 
 
 def same_screen(a: np.ndarray, b: np.ndarray, config: SettleConfig = SETTLE) -> bool:
-    """Whether two screenshots, uint8[H, W, 3], show the same below the status bar; other sizes never do."""
+    """Whether two screenshots, uint8[H, W, 3], show the same below the status bar; never if their sizes differ."""
     if a.shape != b.shape:
         return False
     top = round(config.status_bar * a.shape[0])
@@ -78,7 +78,7 @@ def settle(
     """Takes screenshots until `stable_polls` in a row show the same as the one before.
 
     Raises:
-        SettleTimeout: `allow_moving` is False and the screen has not stood still within `cap_s`.
+        SettleTimeout: `allow_moving` is False and the screen did not settle within `cap_s`.
     """
     clock = clock or SystemClock()
     start = clock.now()

@@ -1,7 +1,7 @@
 """The UiAutomator2 dialect: Android emulators and phones.
 
-Fingers are W3C actions. A tap is short enough never to be a long press; a swipe moves at once, so it is none either,
-and rests before it lifts, so that nothing runs on (a fling) and equal swipes scroll equally far.
+Fingers are W3C actions. A tap is too short to be a long press, and a swipe moves at once, so it is never one either.
+A swipe rests before it lifts; this prevents a fling, and equal swipes scroll equally far.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from android_env.faults import AppRefused, CommandFailed, MalformedResponse, cla
 from android_env.tasks.task import Task
 
 TAP_MS = 60
-"""How long a tap stays down; Android's long press begins at 400."""
+"""How long a tap stays down, ms; Android's long press begins at 400."""
 LONG_PRESS_MS = 1000
 SWIPE_MS = 300
-"""How long a swipe's way takes."""
+"""How long a swipe moves, ms."""
 REST_MS = 200
-"""How long a swipe rests before it lifts; Android takes a finger for stopped after 40."""
+"""How long a swipe rests before it lifts, ms; Android considers a finger stopped after 40."""
 SWIPE_MOVES = 10
 DOUBLE_TAP_MS = 100
-"""Between the two taps; Android wants 40 to 300."""
+"""Pause between the two taps, ms; Android requires 40 to 300."""
 
 _PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
-"""The names that apps can have. The driver hands them to the phone's shell, so nothing else may pass."""
+"""The package names that are allowed. The driver passes them to the phone's shell, so nothing else may pass."""
 KEYCODES: Mapping[Key, int] = {"home": 3, "back": 4, "enter": 66, "recents": 187}
 WAKEUP = 224
-"""The key code that switches the display on, and does nothing where it is on."""
+"""The key code that switches the display on, and does nothing if it is on already."""
 HELPERS = ("io.appium.settings", "io.appium.uiautomator2.server", "io.appium.uiautomator2.server.test")
-"""Apps of Appium's own that a session puts onto the phone where they are missing."""
+"""Appium's own apps, which a session installs on the phone if they are missing."""
 TERMINATE_MS = 5000
-"""How long an app may take to end. The driver's own 500 ms make it throw where an app takes its time."""
+"""How long an app may take to end, ms. With the driver's default of 500 ms, slow apps cause an error."""
 APPS: Mapping[str, str] = {
     "browser": "com.android.chrome",
     "calculator": "com.google.android.calculator",
@@ -60,35 +60,35 @@ APPS: Mapping[str, str] = {
     "settings": "com.android.settings",
     "youtube": "com.google.android.youtube",
 }
-"""Packages of Google's emulator images by the names under the icons. Apps beyond these are found by the last part of
-their package."""
+"""Packages on Google's emulator images, by the names under their icons. Other apps are found by the last part of their
+package."""
 
 
 @dataclass(frozen=True)
 class UiAutomator2:
-    """How an Android device is spoken to.
+    """The dialect of an Android device.
 
-    Sessions that run side by side need a `udid` and ports of their own; `numbered` gives them.
+    Concurrent sessions each need their own `udid` and ports; `numbered` assigns the ports.
 
     Raises:
         ValueError: two of the ports are the same.
     """
 
     udid: str
-    """As `adb devices` names it, for example `emulator-5554`."""
+    """The name in `adb devices`, for example `emulator-5554`."""
     system_port: int = 8200
-    """Where the helper on the phone is reached from this machine."""
+    """The port on this machine through which the helper on the phone is reached."""
     mjpeg_port: int = 9200
     chromedriver_port: int = 9515
     new_command_timeout_s: int = 3600
-    """How long the agent may think before the server ends the session, seconds; 0: for ever."""
+    """How long the agent may think before the server ends the session, seconds; 0: no limit."""
     wait_for_idle_ms: int = 0
-    """How long the helper itself waits for an idle screen; settling does that better."""
+    """How long the helper itself waits for an idle screen, ms; settling does that better."""
     capabilities_besides: Mapping[str, Any] = field(default_factory=dict)
-    """Further capabilities, for example `{"appium:adbPort": 5038}`; they win over those from here."""
+    """Further capabilities, for example `{"appium:adbPort": 5038}`; they take precedence over this class's own."""
     name: str = "android"
     apps: Mapping[str, str] = field(default_factory=dict)
-    """Packages by the apps' names, in lower case; they win over `APPS`."""
+    """Packages by app name, in lower case; they take precedence over `APPS`."""
 
     def __post_init__(self) -> None:
         if len({self.system_port, self.mjpeg_port, self.chromedriver_port}) < 3:
@@ -96,7 +96,7 @@ class UiAutomator2:
 
     @classmethod
     def numbered(cls, index: int, udid: str, **fields: Any) -> UiAutomator2:
-        """The dialect of the device with this index, from 0 to 99, its ports shared with no other index.
+        """The dialect of the device with this index, from 0 to 99; no two indices share a port.
 
         Raises:
             ValueError: the index is out of that range.
@@ -120,7 +120,7 @@ class UiAutomator2:
             "appium:chromedriverPort": self.chromedriver_port,
             "appium:newCommandTimeout": self.new_command_timeout_s,
             "appium:settings[waitForIdleTimeout]": self.wait_for_idle_ms,
-            # adb's server belongs to everyone on this machine.
+            # adb's server is shared by everyone on this machine.
             "appium:suppressKillServer": True,
             "appium:noReset": True,
             "appium:disableWindowAnimation": True,
@@ -129,10 +129,10 @@ class UiAutomator2:
         }
 
     def reset(self, driver: Any, task: Task, seed: int) -> None:
-        """Goes to the home screen; a task with a `package` parameter begins in that app, freshly started.
+        """Goes to the home screen; for a task with a `package` parameter, then starts that app afresh.
 
         Raises:
-            TaskError: that parameter is no package name.
+            TaskError: that parameter is not a package name.
         """
         package = task.params.get("package")
         if package and not _PACKAGE.fullmatch(package):
@@ -174,7 +174,7 @@ class UiAutomator2:
         extension(driver, "mobile: pressKey", keycode=KEYCODES[key])
 
     def open_app(self, driver: Any, name: str) -> None:
-        """Opens an app by its package, or by its name: of `apps`, of `APPS`, or the last part of an installed package.
+        """Opens an app by its package or its name: from `apps`, from `APPS`, or the last part of an installed package.
 
         Raises:
             AppRefused: the phone has no such app.
@@ -185,7 +185,7 @@ class UiAutomator2:
         """The package of the app with this name.
 
         Raises:
-            AppRefused: no installed app is known by it.
+            AppRefused: no installed app has this name.
         """
         wanted = " ".join(name.split()).lower()
         if _PACKAGE.fullmatch(name.strip()):
@@ -198,7 +198,7 @@ class UiAutomator2:
         except Exception as error:
             if not isinstance(classify(error), CommandFailed):
                 raise
-            listed = [known] if known else []  # older drivers cannot list; what the map says is then tried
+            listed = [known] if known else []  # older drivers cannot list apps; the map's entry is then tried
         installed = sorted(map(str, listed)) if isinstance(listed, (dict, list)) else []
         if known in installed:
             return str(known)
@@ -226,7 +226,7 @@ class UiAutomator2:
 
 
 def _way(start: Pixel, end: Pixel) -> list[dict[str, Any]]:
-    """The moves of a finger from one pixel to another."""
+    """The finger's moves from one pixel to another."""
     shares = [step / SWIPE_MOVES for step in range(1, SWIPE_MOVES + 1)]
     (y0, x0), (y1, x1) = start, end
     return [
@@ -235,16 +235,16 @@ def _way(start: Pixel, end: Pixel) -> list[dict[str, Any]]:
 
 
 def elements_of(source: Any, screen_hw: tuple[int, int] | None = None) -> str:
-    """The elements of a UiAutomator2 page source: JSON list of objects with `text`, `role`, `id` and `bounds`.
+    """The elements of a UiAutomator2 page source: a JSON list of objects with `text`, `role`, `id` and `bounds`.
 
-    `bounds` are top, left, height and width as fractions of the screen; `role` is the class name's last part.
+    `bounds` are top, left, height and width as fractions of the screen; `role` is the last part of the class name.
 
     Args:
         source: the XML.
-        screen_hw: the screen's size, pixels; None takes the source's own, which may leave the system bars out.
+        screen_hw: the screen's size, pixels; None takes the source's own size, which may exclude the system bars.
 
     Raises:
-        MalformedResponse: it is no page source.
+        MalformedResponse: it is not a page source.
     """
     try:
         root = ElementTree.fromstring(_NO_XML.sub("", source).encode())
@@ -263,7 +263,7 @@ _NO_XML = re.compile(
     r"|xd[89a-f][0-9a-f]{2});",
     re.IGNORECASE,
 )
-"""What XML 1.0 cannot hold, as itself or as a reference; apps put it into their texts all the same."""
+"""Characters that XML 1.0 does not allow, literally or as references, but that apps put into their texts."""
 
 
 def _counts(node: ElementTree.Element) -> bool:

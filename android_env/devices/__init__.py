@@ -1,4 +1,4 @@
-"""What every device offers."""
+"""The interface that every device implements, and its optional extensions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from android_env.faults import FaultLog
 from android_env.tasks import Task
 
 Verdict = Literal["success", "failure"]
-"""How an episode ends for a reason of its own; running out of steps is neither."""
+"""How an episode terminates; running out of steps is neither."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,35 +23,35 @@ class Observation:
     """uint8[H, W, 3]."""
     goal: str
     activity: str
-    """Foreground app and screen, as the device names it. Learned agents never read it."""
+    """Foreground app and screen, as the device names them. Learned agents never read it."""
     ui_elements: str
-    """JSON list of the elements on the screen: its accessibility tree, flat. Learned agents never read it; those that do
-    say so (`reads_elements`)."""
+    """JSON list of the elements on the screen: its accessibility tree, flattened. Learned agents do not read it, except
+    those that say so (`reads_elements`)."""
     unread: bool = False
-    """True where the elements could not be read, though the screenshot could; the list is then empty."""
+    """True if the elements could not be read, although the screenshot could; the list is then empty."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """How an action went, on a device that takes real time."""
+    """How an action went on a device that runs in real time."""
 
     sent: Literal["executed", "maybe_executed", "nothing"]
-    """`maybe_executed`: the command failed and was not sent again; the observation shows what came of it.
-    `nothing`: the action is none for the device, such as declaring the task complete."""
+    """`maybe_executed`: the command failed and was not sent again; the observation shows its effect, if any.
+    `nothing`: the action is not one for the device, such as declaring the task complete."""
     settle_s: float = 0.0
-    """How long the device waited for the screen to stand still, seconds."""
+    """How long the device waited for the screen to settle, seconds."""
     polls: int = 0
-    """Screenshots taken for that."""
+    """Screenshots taken during that wait."""
     timed_out: bool = False
-    """True where the screen still moved when waiting ended."""
+    """Whether the screen was still changing when the wait ended."""
     faults: int = 0
-    """Faults met, and mended, during the action."""
+    """Faults that occurred during the action and were repaired."""
     act_s: float = 0.0
-    """How long it took to carry the action out, before that wait, seconds; mending included."""
+    """How long the action itself took, before that wait, seconds; repairs included."""
     notes: tuple[str, ...] = ()
-    """What was unusual about what came of it: `black` (the app shows a black screen), `no_screenshot` (the app forbids
-    them; the observation's is black), `rotated`, `unread` (no elements), `refused` (the device cannot do the action,
-    for example has no such app), `new_window`, `dialog`."""
+    """What was unusual about the result: `black` (the app shows a black screen), `no_screenshot` (the app forbids
+    screenshots; the observation's is black), `rotated`, `unread` (no elements), `refused` (the device cannot do the
+    action, for example because it has no such app), `new_window`, `dialog`."""
 
 
 class Device(Protocol):
@@ -62,7 +62,7 @@ class Device(Protocol):
     """Height and width of the screenshots, pixels."""
 
     def reset(self, task: Task, *, seed: int) -> Observation:
-        """Brings the device into the task's first state; equal seeds give equal episodes where the device can."""
+        """Brings the device into the task's initial state; where possible, equal seeds give equal episodes."""
         ...
 
     def execute(self, action: Action) -> None:
@@ -70,30 +70,30 @@ class Device(Protocol):
         ...
 
     def observe(self) -> Observation:
-        """What the device shows now; changes nothing."""
+        """What the device currently shows; changes nothing."""
         ...
 
     def close(self) -> None:
-        """Gives back what the device holds; it cannot be used after that."""
+        """Releases the device's resources; it cannot be used afterwards."""
         ...
 
 
 @runtime_checkable
 class Reports(Protocol):
-    """A device that says how its last action went."""
+    """A device that reports how its last action went."""
 
     report: StepReport
 
 
 @runtime_checkable
 class Does(Protocol):
-    """A device that can do more than Android in the Wild's actions, or less."""
+    """A device that supports more, or fewer, actions than those of Android in the Wild."""
 
     actions: frozenset[ActionType]
 
 
 def actions_of(device: Any) -> frozenset[ActionType]:
-    """What a device can do; those of Android in the Wild where it does not say."""
+    """The actions that a device supports; those of Android in the Wild if it does not say."""
     return device.actions if isinstance(device, Does) else AITW_TYPES
 
 
@@ -107,7 +107,7 @@ class LogsFaults(Protocol):
 
 @runtime_checkable
 class JudgesItself(Protocol):
-    """A device that knows the truth about its tasks."""
+    """A device that knows the true outcome of its tasks."""
 
     def verdict(self) -> Verdict | None:
         """Whether the episode has ended, and how; None while it runs."""

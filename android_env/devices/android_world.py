@@ -1,10 +1,10 @@
 """AndroidWorld's tasks through its HTTP server (`server/android_server.py` in its repository, Apache-2.0, Google).
 
-The server has one emulator and one suite of tasks. What it does otherwise than DigiQ's devices, and how that is met:
-its `input_text` presses enter after the text; its scrolls have a direction and no place, and name where the content is
-looked at further, so that a finger's swipe up is a scroll down; it tells no activity and, in this version, no elements;
-its errors are status 500 without a word; a task that was not torn down spoils the next one; and success is looked at
-when the agent declares the end.
+The server has one emulator and one suite of tasks. It differs from DigiQ's devices as follows. Its `input_text` presses
+enter after the text. Its scrolls have a direction but no position, and name the direction in which the view moves over
+the content, so a finger's swipe up is a scroll down. It reports no activity and, in this version, no elements. Its
+errors are status 500 without a message. A task that was not torn down spoils the next one. Success is checked when the
+agent declares the end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from android_env.tasks.task import Task
 
 FAMILY = "android_world"
 ACTIONS = frozenset(ActionType) - {ActionType.DRAG, ActionType.RECENT_APPS}
-"""The server knows no way to hold and move, and no button for recent apps."""
+"""The server has no drag and no button for recent apps."""
 _PLAIN: Mapping[ActionType, dict[str, Any]] = {
     ActionType.PRESS_BACK: {"action_type": "navigate_back"},
     ActionType.PRESS_HOME: {"action_type": "navigate_home"},
@@ -54,24 +54,24 @@ _LOOKED_AT = {"up": "down", "down": "up", "left": "right", "right": "left"}
 
 
 class Server:
-    """The server's routes.
+    """Client for the server's routes.
 
     Args:
         url: where it listens, for example `http://127.0.0.1:5000`.
-        timeout_s: how long an answer may take, seconds; setting a task up takes long.
+        timeout_s: how long an answer may take, seconds; setting a task up is slow.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 180.0) -> None:
         self.url, self.timeout_s = url.rstrip("/"), timeout_s
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> dict[str, Any]:
-        """The JSON object that a route answers.
+        """The JSON object that a route returns.
 
         Raises:
-            ServerDead: nobody listens, or the connection broke.
+            ServerDead: nothing listens, or the connection broke.
             ServerSlow: there was no answer in time.
-            CommandFailed: the server answered an error.
-            MalformedResponse: the answer is no JSON object.
+            CommandFailed: the server returned an error.
+            MalformedResponse: the answer is not a JSON object.
         """
         asked = {
             name: str(value).lower() if isinstance(value, bool) else value for name, value in query.items()
@@ -105,14 +105,14 @@ class AndroidWorld:
 
     Args:
         server: its routes.
-        screen_hw: height and width that screenshots are brought to, pixels; None leaves them as they come.
-        restart: starts the server, or its container, again; None: nobody does.
-        clock: what caps are measured by.
+        screen_hw: height and width that screenshots are resized to, pixels; None leaves them unchanged.
+        restart: restarts the server, or its container; None: it is not restarted.
+        clock: the clock that measures time limits.
         log: where faults are counted and written.
         recovery: further options of `faults.Recovery`.
 
     Raises:
-        DeviceFault: the server cannot be asked for its screen.
+        DeviceFault: the server does not return its screen.
     """
 
     name = "android_world"
@@ -145,12 +145,12 @@ class AndroidWorld:
         return self.recovery.log
 
     def reset(self, task: Task, *, seed: int) -> Observation:
-        """Sets the task up, with the parameters that the suite's own seed has given it; `seed` changes nothing.
+        """Sets the task up, with the parameters that the suite's own seed has drawn; `seed` has no effect.
 
         Raises:
-            TaskError: the task is of another family.
-            TaskRefused: the server works, and does not set the task up.
-            Quarantined: the server could not be brought back.
+            TaskError: the task belongs to another family.
+            TaskRefused: the server works but does not set the task up.
+            Quarantined: the server could not be repaired.
         """
         _named(task)
         self._task, self._declared = task, False
@@ -158,11 +158,11 @@ class AndroidWorld:
         return self.recovery.reset(lambda: self._begin(task), works=self._works)
 
     def execute(self, action: Action) -> None:
-        """Executes one action; an end that the agent declares is told to the server, which some tasks look at.
+        """Executes one action; also tells the server when the agent declares the end, since some tasks check that.
 
         Raises:
-            EpisodeError: there was no reset.
-            DeviceFault: the episode cannot go on.
+            EpisodeError: `reset` was not called.
+            DeviceFault: the episode cannot continue.
         """
         if self._task is None:
             raise EpisodeError("the device has no episode yet; call reset(task, seed=...) first.")
@@ -183,7 +183,7 @@ class AndroidWorld:
         return Observation(pixels, self._task.goal, f"{FAMILY}/{self._task.params['task_type']}", "[]")
 
     def verdict(self) -> Verdict | None:
-        """Once the agent has declared the end: success if the server's score is 1."""
+        """None until the agent declares the end; then success if the server's score is 1."""
         if not self._declared or self._task is None:
             return None
         named = _named(self._task)
@@ -191,7 +191,7 @@ class AndroidWorld:
         return "success" if float(found.get("score", 0.0)) >= 1 else "failure"
 
     def close(self) -> None:
-        """Tears the last task down; the server goes on."""
+        """Tears the last task down; the server keeps running."""
         with contextlib.suppress(Exception):
             self._end()
 
@@ -205,7 +205,7 @@ class AndroidWorld:
     def _end(self) -> None:
         begun, self._begun = self._begun, None
         if begun is not None:
-            # A set-up that has failed half way has nothing to tear down, and the server says so by an error.
+            # A set-up that failed half-way has nothing to tear down, and the server then returns an error.
             with contextlib.suppress(CommandFailed):
                 self.server.call("POST", "/task/tear_down", **_named(begun))
 
@@ -232,7 +232,7 @@ class AndroidWorld:
         return pixels
 
     def _said(self, action: Action) -> dict[str, Any] | None:
-        """The action in the server's words; None where it has none."""
+        """The action in the server's format; None if it has no such action."""
         if action.type in _PLAIN:
             return dict(_PLAIN[action.type])
         if action.type in _TEXTS:
@@ -253,16 +253,17 @@ class AndroidWorld:
 
 
 def tasks(server: Server, *, combinations: int = 1, seed: int = 42, max_steps: int = 30) -> tuple[Task, ...]:
-    """All tasks of the server's suite, made anew from a seed; their split is `test_world`.
+    """All tasks of the server's suite, regenerated from a seed; their split is `test_world`.
 
     Args:
         server: its routes.
-        combinations: parameters that each task is given.
-        seed: of the parameters.
-        max_steps: budget of each; AndroidWorld's own are ten times a task's complexity, which the server does not tell.
+        combinations: how many sets of parameters each task gets.
+        seed: seed of the parameters.
+        max_steps: budget of each task. AndroidWorld's own is ten times a task's complexity, which the server does not
+            report.
 
     Raises:
-        DeviceFault: the server cannot be asked.
+        DeviceFault: the server does not answer.
     """
     server.call("GET", "/suite/reinitialize", n_task_combinations=combinations, seed=seed, task_family=FAMILY)
     made = []

@@ -1,1 +1,1 @@
-"""Android emulators: their files, one, several, and what a machine lacks for them."""
+"""Android emulators: their files, a single emulator, a fleet of them, and a check of what the machine lacks."""

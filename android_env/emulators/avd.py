@@ -1,6 +1,6 @@
-"""The Android SDK on this machine, and virtual devices (AVDs) as files: cloning them, their locks, taking them away.
+"""The Android SDK on this machine, and the files of virtual devices (AVDs): cloning, locks, deletion.
 
-Only clones made here, which carry a marker, are ever changed or deleted; the user's own AVDs are read.
+Only clones made here, which carry a marker, are ever changed or deleted; the user's own AVDs are only read.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from android_env.errors import SetupError
 from android_env.faults import AvdBusy
 
 MARKER = "cloned-by-digiq"
-"""A file in every clone."""
+"""Name of the marker file in every clone."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# Locks belong to a running emulator; snapshots and the rest name absolute paths and are made anew at the first boot.
+# Locks belong to a running emulator. Snapshots and the rest contain absolute paths and are recreated at the first boot.
 _NOT_CLONED = (
     "*.lock",
     "snapshots",
@@ -35,7 +35,7 @@ _NOT_CLONED = (
 
 @dataclass(frozen=True)
 class Sdk:
-    """Where the tools and the virtual devices are."""
+    """Paths of the tools and the virtual devices."""
 
     adb: Path
     emulator: Path
@@ -60,7 +60,7 @@ class Sdk:
 
 
 def find_sdk(environ: Mapping[str, str] | None = None) -> Sdk:
-    """The SDK by the environment variables that Android's own tools read, by the usual places, and by PATH.
+    """Finds the SDK by the environment variables that Android's own tools read, in the usual places, and on PATH.
 
     Raises:
         SetupError: adb or the emulator is not found.
@@ -84,7 +84,7 @@ def find_sdk(environ: Mapping[str, str] | None = None) -> Sdk:
 
 
 def avd_home(environ: Mapping[str, str]) -> Path:
-    """Where Android's tools keep AVDs."""
+    """The directory in which Android's tools keep AVDs."""
     if environ.get("ANDROID_AVD_HOME"):
         return Path(environ["ANDROID_AVD_HOME"])
     if environ.get("ANDROID_USER_HOME"):
@@ -93,13 +93,13 @@ def avd_home(environ: Mapping[str, str]) -> Path:
 
 
 def clone(sdk: Sdk, template: str, name: str) -> Path:
-    """Copies an AVD, its installed apps and data included, and returns the clone's directory.
+    """Copies an AVD with its installed apps and data, and returns the clone's directory.
 
-    A clone of that name that is there already, and is not in use, is replaced.
+    An existing clone of that name is replaced unless it is in use.
 
     Raises:
-        SetupError: there is no such template, the name is not one, or an AVD of that name is not a clone.
-        AvdBusy: an emulator uses the template or the clone.
+        SetupError: there is no such template, the name is not valid, or an AVD of that name is not a clone.
+        AvdBusy: an emulator is using the template or the clone.
     """
     if not _NAME.fullmatch(name) or name == template:
         raise SetupError(
@@ -135,7 +135,7 @@ def remove_clone(sdk: Sdk, name: str) -> None:
 
     Raises:
         SetupError: the AVD is not a clone made here.
-        AvdBusy: an emulator uses it.
+        AvdBusy: an emulator is using it.
     """
     target = sdk.avd_home / f"{name}.avd"
     if target.exists():
@@ -150,10 +150,10 @@ def remove_clone(sdk: Sdk, name: str) -> None:
 
 
 def remove_stale_locks(directory: Path) -> list[Path]:
-    """Removes the locks that a killed emulator has left in a clone, and returns them.
+    """Removes the locks that a killed emulator left in a clone, and returns them.
 
     Raises:
-        AvdBusy: a lock's process runs, or the lock is held; nothing is removed then.
+        AvdBusy: a lock's process is running, or the lock is held; nothing is removed then.
         SetupError: the directory is not a clone made here.
     """
     if not (directory / MARKER).is_file():
@@ -170,10 +170,10 @@ def remove_stale_locks(directory: Path) -> list[Path]:
 
 
 def retarget_backing_file(image: Path, source: Path, target: Path) -> bool:
-    """Makes a copied QCOW2 overlay name the base image beside it instead of the one in the source directory.
+    """Makes a copied QCOW2 overlay refer to the base image beside it instead of the one in the source directory.
 
     Returns:
-        Whether it named one there.
+        Whether the overlay referred to an image in the source directory.
 
     Raises:
         SetupError: the new name does not fit before the image's first data.
@@ -202,7 +202,7 @@ def retarget_backing_file(image: Path, source: Path, target: Path) -> bool:
 
 
 def _locks(directory: Path) -> tuple[list[Path], list[Path]]:
-    """Locks whose emulator is gone, and locks whose emulator runs."""
+    """Locks whose emulator is gone, and locks whose emulator is running."""
     stale: list[Path] = []
     busy: list[Path] = []
     for lock in sorted(directory.glob("*.lock")):
@@ -220,7 +220,7 @@ def _held(lock: Path) -> bool:
         return process_runs(pid)
     if lock.is_dir():
         return False
-    with file.open("rb") as handle:  # no process is named, so whether it is held decides
+    with file.open("rb") as handle:  # it names no process, so what counts is whether it is held
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -246,7 +246,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _copy_file(source: str, target: str) -> str:
-    # Images are sparse: gigabytes of holes that a plain copy would write out.
+    # Images are sparse; a plain copy would write out gigabytes of holes.
     done = subprocess.run(
         ["cp", "-p", "--sparse=always", "--reflink=auto", source, target], capture_output=True, check=False
     )

@@ -1,4 +1,4 @@
-"""Looks at a machine for what emulators behind Appium need, and says for each thing that is missing how to mend it."""
+"""Checks whether a machine has what emulators behind Appium need, and says how to fix each thing that is missing."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from android_env.emulators.emulator import Ports, port_is_free
 from android_env.errors import SetupError
 
 DISK_GB = 8.0
-"""What a clone of a virtual device may grow to."""
+"""Size that a clone of a virtual device may grow to, GB."""
 MEMORY_GB = 3.0
-"""What one emulator takes."""
+"""Memory that one emulator needs, GB."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     check: str
     ok: bool
     says: str
     """What was found."""
     mend: str = ""
-    """What to do about it; empty where all is well."""
+    """What to do about it; empty if all is well."""
 
     def __str__(self) -> str:
         line = f"{'ok  ' if self.ok else 'MEND'}  {self.check:<9} {self.says}"
@@ -46,14 +46,14 @@ def examine(
     meminfo: Path = Path("/proc/meminfo"),
     free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
 ) -> list[Finding]:
-    """Looks at everything that `count` emulators need; changes nothing and starts nothing that stays.
+    """Checks everything that `count` emulators need; changes nothing and leaves nothing running.
 
     Args:
         count: how many emulators are wanted.
         environ: environment variables; None for this process's.
-        kvm: the device of Linux's virtual machines.
-        meminfo: where Linux says how much memory is to be had.
-        free_bytes: free disk at a path.
+        kvm: the device file of Linux's virtual machines.
+        meminfo: the file in which Linux reports the available memory.
+        free_bytes: returns the free disk space at a path, bytes.
     """
     environ = os.environ if environ is None else environ
     try:

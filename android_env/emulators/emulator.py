@@ -1,7 +1,7 @@
-"""One Android emulator: started without a window, waited for, put back to a snapshot, stopped.
+"""One Android emulator: started without a window, waited for, restored to a snapshot, stopped.
 
-Each has its own ports and process group. Nothing is ever killed by name, and the adb server, which belongs to everyone
-on the machine, is never stopped.
+Each has its own ports and process group. Nothing is ever killed by name. The adb server, which is shared by everyone on
+the machine, is never stopped.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from android_env.faults import (
 )
 
 ADB_ENVIRONMENT = {"ADB_LOCAL_TRANSPORT_MAX_PORT": "5683"}
-"""For an adb server that is started from here: of itself it looks for the first 16 emulators only."""
+"""For an adb server started here: by default it looks only for the first 16 emulators."""
 _FOCUS = re.compile(r"^\s*m(?:CurrentFocus|FocusedApp)=.*\s([\w.]+)/[\w.$]+", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Ports:
-    """What an emulator listens on, on the loopback interface."""
+    """The ports of the loopback interface on which an emulator listens."""
 
     console: int
     adb: int
@@ -48,12 +48,12 @@ class Ports:
 
     @property
     def serial(self) -> str:
-        """The device's name for adb."""
+        """The device's name in adb."""
         return f"emulator-{self.console}"
 
     @classmethod
     def numbered(cls, index: int) -> Ports:
-        """The ports of the emulator with this index, from 0 to 63; no two share any.
+        """The ports of the emulator with this index, from 0 to 63; no two emulators share a port.
 
         Raises:
             ValueError: the index is out of that range.
@@ -64,7 +64,7 @@ class Ports:
 
     @property
     def free(self) -> bool:
-        """Whether nobody listens on any of them."""
+        """Whether nothing listens on any of them."""
         return all(port_is_free(port) for port in (self.console, self.adb, self.grpc))
 
 
@@ -81,33 +81,33 @@ def port_is_free(port: int) -> bool:
 
 @dataclass(frozen=True)
 class EmulatorConfig:
-    """How an emulator runs.
+    """Settings of an emulator.
 
     Raises:
         ValueError: a number is out of its range.
     """
 
     window: bool = False
-    """Whether it shows itself on the desktop."""
+    """Whether the emulator shows a window on the desktop."""
     gpu: str = "swiftshader_indirect"
     """The emulator's `-gpu`; the default renders on the CPU and needs no display."""
     memory_mb: int = 2048
-    """Of the phone."""
+    """Memory of the phone, MB."""
     cores: int = 2
     """CPU cores of the phone."""
     snapshot: str = "digiq"
     """The name of the saved state that episodes begin from."""
     boot_cap_s: float = 300.0
-    """Longest time for Android to come up, seconds; without KVM it needs far more."""
+    """Longest time for Android to boot, seconds; without KVM it needs far more."""
     command_cap_s: float = 60.0
     """Longest time for one adb command, seconds."""
     poll_s: float = 1.0
-    """Pause between two looks while waiting, seconds."""
+    """Pause between two polls while waiting, seconds."""
     clock_slack_s: float = 120.0
-    """How far the phone's clock may be, after loading, from that of the snapshot or of this machine, seconds."""
+    """How far the phone's clock may be, after loading, from the snapshot's clock or this machine's, seconds."""
     prepare: tuple[str, ...] = ("svc power stayon true", "settings put system accelerometer_rotation 0")
-    """Shell commands on the phone after every boot; these keep the display on and upright. Besides them only its state
-    is asked for; nothing of tasks or agents ever gets to a shell."""
+    """Shell commands run on the phone after every boot; these keep the display on and upright. Apart from them, the
+    shell is only used to query the phone's state; no text from tasks or agents ever reaches it."""
     options: tuple[str, ...] = ()
     """Further options of the `emulator` command."""
 
@@ -118,18 +118,18 @@ class EmulatorConfig:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells whether a phone is in the state that was saved."""
+    """Evidence of whether a phone is in the saved state."""
 
     package: str
-    """The app in front."""
+    """The foreground app."""
     screen_hw: tuple[int, int]
     clock_s: float
     """The phone's clock, seconds since 1970."""
 
     def mismatch(self, seen: Fingerprint, *, now_s: float, slack_s: float) -> str:
-        """How `seen`, just after loading, differs from this, as saved; empty if it does not.
+        """How `seen`, taken just after loading, differs from this saved one; empty if it does not.
 
-        The clock must be near the saved one, or near `now_s` where Android has set it right already.
+        The clock must be near the saved one, or near `now_s` if Android has already corrected it.
         """
         if seen.package != self.package:
             return f"{seen.package} is in front instead of {self.package}"
@@ -143,18 +143,18 @@ class Fingerprint:
 class Emulator:
     """An emulator on a clone of a virtual device.
 
-    One that was never started here may be run by another process: it is then reached through adb all the same, and
-    only starting and stopping it are that process's.
+    If it was never started here, another process may be running it. It can then be reached through adb as usual, but
+    only that process starts and stops it.
 
     Args:
         sdk: the tools.
         template: the AVD that is cloned; it is only read.
         name: the clone's name.
-        ports: what it listens on.
-        run_dir: where its log and its saved fingerprint go.
-        config: how it runs.
-        clock: what caps are measured by.
-        wall: this machine's time, seconds since 1970.
+        ports: the emulator's ports.
+        run_dir: the directory of its log and its saved fingerprint.
+        config: its settings.
+        clock: the clock that measures time limits.
+        wall: returns this machine's time, seconds since 1970.
     """
 
     def __init__(
@@ -182,12 +182,12 @@ class Emulator:
 
     @property
     def log(self) -> Path:
-        """What the emulator prints."""
+        """The file with the emulator's output."""
         return self.run_dir / f"{self.name}.log"
 
     @property
     def pid(self) -> int | None:
-        """The process's, and its group's, id; None while none runs."""
+        """The id of the process and of its group; None while no process runs."""
         return self._process.pid if self.alive and self._process is not None else None
 
     @property
@@ -195,11 +195,11 @@ class Emulator:
         return self._process is not None and self._process.poll() is None
 
     def create(self) -> None:
-        """Clones the template, boots the clone and saves the state that episodes begin from.
+        """Clones the template, boots the clone and saves the state from which episodes begin.
 
         Raises:
             SetupError: the template cannot be cloned.
-            DeviceFault: the emulator does not come up.
+            DeviceFault: the emulator does not start.
         """
         self.stop()
         avd.clone(self.sdk, self.template, self.name)
@@ -207,12 +207,12 @@ class Emulator:
         self.save_snapshot()
 
     def start(self) -> None:
-        """Boots, and waits until apps can be started.
+        """Boots the emulator and waits until apps can be started.
 
         Raises:
-            AvdBusy: another emulator uses the clone.
+            AvdBusy: another emulator is using the clone.
             EmulatorDead: the process has ended.
-            BootTimeout: Android did not come up within `boot_cap_s`.
+            BootTimeout: Android did not boot within `boot_cap_s`.
         """
         if self.alive:
             return
@@ -248,7 +248,7 @@ class Emulator:
         ]
 
     def stop(self) -> None:
-        """Asks the emulator to end, then makes its own process group end; does nothing if none runs."""
+        """Asks the emulator to end, then ends its process group; does nothing if none runs."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -265,13 +265,13 @@ class Emulator:
         process.wait()
 
     def reboot(self) -> None:
-        """Stops and starts, and loads the saved state."""
+        """Stops and restarts the emulator, and loads the saved state."""
         self.stop()
         self.start()
         self.load_snapshot()
 
     def repairs(self) -> dict[Rung, Callable[[], Any]]:
-        """What the rungs of `faults.Recovery` do to this emulator."""
+        """The repairs of this emulator, by rung of `faults.Recovery`."""
         return {
             Rung.LOAD_SNAPSHOT: self.load_snapshot,
             Rung.REBOOT: self.reboot,
@@ -279,10 +279,10 @@ class Emulator:
         }
 
     def save_snapshot(self) -> Fingerprint:
-        """Saves the phone's state, and what it looks like, for `load_snapshot`.
+        """Saves the phone's state and its fingerprint for `load_snapshot`.
 
         Raises:
-            SnapshotMissing: the emulator could not save.
+            SnapshotMissing: the emulator could not save its state.
         """
         seen = self.fingerprint()
         self._snapshot("save")
@@ -290,11 +290,11 @@ class Emulator:
         return seen
 
     def load_snapshot(self) -> None:
-        """Puts the phone into the saved state, and checks that it is in it.
+        """Restores the phone to the saved state and verifies that it is in it.
 
         Raises:
             EmulatorDead: no emulator runs.
-            SnapshotMissing: there is none, or it does not load.
+            SnapshotMissing: there is no saved state, or it does not load.
             FingerprintMismatch: the phone is in another state after loading.
         """
         if self._process is not None and not self.alive:
@@ -311,7 +311,7 @@ class Emulator:
             raise FingerprintMismatch(f"snapshot {self.config.snapshot!r} of {self.name}: {differs}")
 
     def fingerprint(self) -> Fingerprint:
-        """What the phone looks like now.
+        """The phone's current fingerprint.
 
         Raises:
             CommandFailed: Android's answers cannot be read.
@@ -327,19 +327,19 @@ class Emulator:
         return Fingerprint(focus[1] if focus else "", (height, width), float(clock))
 
     def packages(self) -> set[str]:
-        """The apps that are installed.
+        """The packages of the installed apps.
 
         Raises:
-            DeviceFault: the phone cannot be asked.
+            DeviceFault: the phone does not answer.
         """
         lines = self.adb("shell", "pm list packages").splitlines()
         return {line.partition(":")[2].strip() for line in lines if line.startswith("package:")}
 
     def adb(self, *arguments: str) -> str:
-        """What an adb command for this device prints.
+        """The output of an adb command for this device.
 
         Raises:
-            AdbOffline: adb cannot talk to the device, or does not answer.
+            AdbOffline: adb cannot reach the device, or does not answer.
             EmulatorDead: adb does not know the device.
             CommandFailed: the command failed.
         """
@@ -363,7 +363,7 @@ class Emulator:
         said = " ".join(f"{done.stderr} {done.stdout}".split())[:200]
         if re.search(r"device (still )?(offline|unauthorized|authorizing)|error: closed", said):
             raise AdbOffline(f"{self.serial}: {said}")
-        # The second is what 'adb emu' says: it speaks to the console and not to the adb server.
+        # The second is the message of 'adb emu', which speaks to the console, not to the adb server.
         unseen = self.ports.console > 5584 and self.alive
         if f"'{self.serial}' not found" in said and unseen:
             raise AdbOffline(
@@ -375,17 +375,17 @@ class Emulator:
         raise CommandFailed(f"adb {' '.join(arguments)}: {said}")
 
     def wait_until(self, holds: Callable[[], bool], what: str) -> None:
-        """Polls until `holds`, which may meet faults meanwhile.
+        """Polls until `holds` returns True; ignores the faults that it raises while Android is still booting.
 
         Raises:
-            EmulatorDead: the process, where it is ours, has ended.
-            BootTimeout: it did not hold within `boot_cap_s`; the message says before `what` that was.
+            EmulatorDead: the process was started here and has ended.
+            BootTimeout: `holds` was not True within `boot_cap_s`; the message names `what` it waited for.
         """
         start = self._clock.now()
         while True:
             if self._process is not None and not self.alive:
                 raise EmulatorDead(f"{self.serial} has ended before {what}{self._last_words()}")
-            # While Android comes up, adb does not see it, then sees it offline, then its services are missing.
+            # While Android boots, adb first does not see it, then sees it offline; then its services are still missing.
             with contextlib.suppress(AdbOffline, EmulatorDead, CommandFailed):
                 if holds():
                     return

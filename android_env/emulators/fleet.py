@@ -1,4 +1,4 @@
-"""Several emulators at once: brought up side by side, lent out, and given up one by one where nothing mends them."""
+"""Several emulators at once: started side by side, lent out, and given up individually if nothing repairs them."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ class Member:
     index: int
     emulator: Emulator
     fault: DeviceFault | None = None
-    """Why it was given up; None while it is sound."""
+    """Why it was given up; None while it is healthy."""
     lease: TextIO | None = None
-    """Held while it is lent; no other process can have it then."""
+    """The lock held while it is lent, which keeps other processes from borrowing it."""
     given_up_at: float = 0.0
-    """When it was given up, by the fleet's clock."""
+    """When it was given up, seconds of the fleet's clock."""
     helped: bool = False
-    """Whether its snapshot is known to hold Appium's helpers."""
+    """Whether its snapshot is known to contain Appium's helpers."""
 
 
 class Fleet:
-    """Emulators on clones of one virtual device; a context manager that stops them all.
+    """Emulators on clones of one virtual device; as a context manager, it stops them all.
 
     Args:
         sdk: the tools.
         template: the AVD that every member is a clone of; it is only read.
-        count: how many.
-        run_dir: where logs, fingerprints, `faults.jsonl` and `fleet.json` go.
-        config: how they run.
-        first: index of the first member; indices whose ports are taken are passed over.
+        count: the number of emulators.
+        run_dir: the directory of logs, fingerprints, `faults.jsonl` and `fleet.json`.
+        config: the emulators' settings.
+        first: index of the first member; indices whose ports are taken are skipped.
         boot_at_once: how many boot at the same time.
-        clock: what caps are measured by.
+        clock: the clock that measures time limits.
 
     Raises:
         ValueError: the count is below 1.
-        SetupError: there are not so many free ports.
+        SetupError: there are not enough free ports.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class Fleet:
     def attach(
         cls, fleet_json: Path, sdk: Sdk, *, config: EmulatorConfig | None = None, clock: Clock | None = None
     ) -> Fleet:
-        """The fleet that another process ('digiq devices start') keeps running.
+        """The fleet that another process ('digiq devices start') is running.
 
         Raises:
-            SetupError: the file is not there or damaged.
+            SetupError: the file is missing or damaged.
         """
         try:
             rows = json.loads(fleet_json.read_text(encoding="utf-8"))
@@ -124,13 +124,13 @@ class Fleet:
         return [member for member in self.members if member.fault is None]
 
     def start(self, tell: Callable[[Member], Any] = lambda member: None) -> Fleet:
-        """Brings all members up; one that does not come up is rebuilt once, and then given up.
+        """Starts all members; one that does not start is rebuilt once, then given up.
 
         Args:
-            tell: called with each member when it is up or given up.
+            tell: called with each member when it has started or been given up.
 
         Raises:
-            Quarantined: not one has come up.
+            Quarantined: not one member has started.
         """
 
         def bring_up(member: Member) -> None:
@@ -156,10 +156,10 @@ class Fleet:
         return self
 
     def supervise(self, *, retry_s: float = 600.0) -> None:
-        """Starts again what has ended since the last call, from its snapshot; gives up what does not come back.
+        """Restarts each member that has ended since the last call, from its snapshot; gives up members that fail to.
 
         Args:
-            retry_s: how long after it was given up a member is made anew, seconds.
+            retry_s: how long after it was given up a member is recreated, seconds.
         """
         for member in self.members:
             if member.fault is None or self._clock.now() - member.given_up_at < retry_s:
@@ -181,11 +181,11 @@ class Fleet:
                 self.quarantine(member, fault)
 
     def ask_for_reboot(self, member: Member) -> None:
-        """Ends an emulator that another process keeps, waits until that one has it up again, and loads the snapshot.
+        """Ends an emulator that another process keeps running, waits until it restarts it, and loads the snapshot.
 
         Raises:
-            BootTimeout: it did not come back.
-            Quarantined: its keeper has given it up.
+            BootTimeout: the emulator did not come back.
+            Quarantined: the other process has given it up.
         """
         before = self._record(member)["pid"]
         with contextlib.suppress(DeviceFault):
@@ -201,10 +201,10 @@ class Fleet:
         member.emulator.load_snapshot()
 
     def lend(self) -> Member:
-        """A sound member that nobody has, in this process or another.
+        """A healthy member that is not lent out in this process or another.
 
         Raises:
-            Quarantined: there is none.
+            Quarantined: there is no such member.
         """
         with self._lock:
             for member in self.healthy:
@@ -226,21 +226,21 @@ class Fleet:
                 lease.close()
 
     def quarantine(self, member: Member, fault: DeviceFault) -> None:
-        """Stops a member for good; the others go on."""
+        """Stops a member for good; the others keep running."""
         member.fault, member.given_up_at = fault, self._clock.now()
         member.emulator.stop()
         self._write()
 
     def revive(self, member: Member) -> None:
-        """Takes a member that works again back among the sound ones; its snapshot may be a new one."""
+        """Marks a member that works again as healthy; its snapshot may be a new one."""
         member.fault, member.helped = None, False
         self._write()
 
     def missing(self, packages: Iterable[str]) -> list[str]:
-        """Of these apps, those that not one sound member has.
+        """Those of these apps that no healthy member has.
 
         Raises:
-            DeviceFault: no member can be asked.
+            DeviceFault: no member answers.
         """
         wanted = set(packages)
         for number, member in enumerate(self.healthy):
@@ -261,14 +261,14 @@ class Fleet:
         apps: Mapping[str, str] | None = None,
         **options: Any,
     ) -> AppiumDevice:
-        """A device on a sound member, through the Appium server at `url`; episodes begin from its snapshot.
+        """A device on a healthy member, through the Appium server at `url`; episodes begin from its snapshot.
 
         Args:
             url: where Appium listens.
-            capabilities: of the driver, besides those from here, for example `{"appium:uiautomator2ServerLaunchTimeout":
-                60000}`; see `UiAutomator2.capabilities_besides`.
-            apps: packages by the names that agents may open them by.
-            options: of `AppiumDevice`; `repairs` are added to the emulator's own.
+            capabilities: further capabilities of the driver, for example
+                `{"appium:uiautomator2ServerLaunchTimeout": 60000}`; see `UiAutomator2.capabilities_besides`.
+            apps: packages by the names under which agents may open them.
+            options: options of `AppiumDevice`; `repairs` are added to the emulator's own.
 
         Raises:
             Quarantined: no member is free.
@@ -306,9 +306,9 @@ class Fleet:
         return AppiumDevice(url, dialect, **fields)
 
     def _help(self, member: Member, url: str, dialect: UiAutomator2) -> None:
-        """Puts Appium's helpers into the snapshot: else every episode's session would install them again.
+        """Adds Appium's helpers to the snapshot, since otherwise every episode's session would install them again.
 
-        A session installs them; then the phone goes home and is saved as it is.
+        A session installs them; then the phone goes to the home screen and its state is saved.
         """
         emulator = member.emulator
         if not emulator.packages().issuperset(HELPERS):
@@ -335,7 +335,7 @@ class Fleet:
         self.close()
 
     def _record(self, member: Member) -> dict[str, Any]:
-        """What the fleet's keeper has written of a member."""
+        """The entry of a member in `fleet.json`, written by the process that keeps the fleet."""
         rows = json.loads((self.run_dir / "fleet.json").read_text(encoding="utf-8"))
         return next(row for row in rows if row["index"] == member.index)
 
@@ -354,11 +354,11 @@ class Fleet:
             with self._lock:
                 new = self.run_dir / "fleet.json.new"
                 new.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-                new.replace(self.run_dir / "fleet.json")  # readers see the old one or the new one, whole
+                new.replace(self.run_dir / "fleet.json")  # readers see the old or the new file, whole
 
 
 def _leased(path: Path) -> TextIO | None:
-    """The file, locked for as long as it is open; None where another process holds it."""
+    """The file, locked as long as it is open; None if another process holds the lock."""
     lease = path.open("a", encoding="utf-8")
     try:
         fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Judges: say whether an episode has ended, and how."""
+"""Judges, which decide whether an episode has ended, and how."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ JUDGES = {
     "rules": "Rules",
     "mobilegym": "MobileGymJudge",
 }
-"""By name, which is the file's, the class in there."""
+"""Class of each judge, by its name, which is also the name of its file."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """What a judge is asked about: an action that was executed, and what it led to."""
+    """What a judge decides on: an executed action and its result."""
 
     task: Task
     action: Action
     seen: Observation
-    """After the action, as the agent sees it."""
+    """The observation after the action, as the agent sees it."""
     device: Device
-    """For judges that ask it for the truth."""
+    """The device, for judges that ask it for the true outcome."""
     last: bool = False
-    """Whether nothing follows in any case: the budget of steps is used up, or the recording ends here."""
+    """Whether nothing follows in any case, because the budget is used up or the recording ends here."""
 
 
 class Judge(Protocol):
-    """A frozen dataclass whose fields are its settings. It keeps nothing of an episode: equal moments, equal verdicts."""
+    """A frozen dataclass whose fields are its settings. It keeps no state: equal moments get equal verdicts."""
 
     def answers(self, device: Device) -> bool:
-        """Whether it can judge on this device."""
+        """Whether it can judge episodes on this device."""
         ...
 
     def refusal(self, task: Task) -> str:
@@ -44,17 +44,17 @@ class Judge(Protocol):
         ...
 
     def __call__(self, moment: Moment) -> Verdict | None:
-        """How the episode has ended, None while it goes on; an agent that declares the end has always ended it.
+        """How the episode has ended; None while it continues. A declaration by the agent always ends it.
 
         Raises:
-            TaskError: it cannot judge this task, or not on this device.
-            JudgeError: it has no answer just now.
+            TaskError: it cannot judge this task, or cannot do so on this device.
+            JudgeError: it currently has no answer.
         """
         ...
 
 
 def knowing(device: Device) -> Judge:
-    """The judge that asks this device, or its page, for the truth."""
+    """The judge that asks this device, or its page, for the true outcome."""
     from android_env.evaluators.mobilegym import MobileGymJudge
     from android_env.evaluators.page_reward import PageReward
     from android_env.evaluators.state import State

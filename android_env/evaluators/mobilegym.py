@@ -1,4 +1,4 @@
-"""Judging by MobileGym's own judges, over the simulator's state before the task and now."""
+"""Judging by MobileGym's own judges, which compare the simulator's state before the task and now."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from android_env.tasks.task import Task
 
 @dataclass(frozen=True)
 class MobileGymJudge:
-    """Success is the goal reached and nothing else changed. Giving up is failure."""
+    """Success means that the goal is reached and nothing else has changed. Giving up is a failure."""
 
     when: Literal["declared", "reached"] = "declared"
-    """Whether it looks when the agent declares the task complete, as MobileGym does, or after every action."""
+    """When to check: as the agent declares the task complete, as MobileGym does, or after every action."""
 
     def answers(self, device: Device) -> bool:
         return _phone(device) is not None
@@ -40,7 +40,7 @@ class MobileGymJudge:
 
 
 def _phone(device: Device) -> Callable[[], bool] | None:
-    """What asks this device for MobileGym's verdict; None where it is no phone of MobileGym's."""
+    """A function that asks this device for MobileGym's verdict; None if the device is not a MobileGym phone."""
     from android_env.appium.device import AppiumDevice
 
     if not isinstance(device, AppiumDevice):

@@ -13,7 +13,7 @@ from android_env.tasks.task import Task
 
 @dataclass(frozen=True)
 class PageReward:
-    """The page's own reward; declaring the end before the page takes it for done is a failure."""
+    """Judges by the page's own reward; declaring the end before the page has ended the episode is a failure."""
 
     def answers(self, device: Device) -> bool:
         return isinstance(device, AppiumDevice) and isinstance(device.dialect, KnowsTruth)

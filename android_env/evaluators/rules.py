@@ -1,4 +1,4 @@
-"""Judging by what is on the screen: for devices that do not know the truth about their tasks."""
+"""Judging by what is on the screen, for devices that do not know the true outcome of their tasks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from android_env.faults import JudgeError
 from android_env.tasks.task import Task
 
 ACTIVITY, TEXT = "success_activity", "success_text"
-"""Parameters of a task that say when it is solved: a glob over `package/activity`, and a regular expression that an
-element's text must contain (letters of any case). Where both are given, both must hold at once."""
+"""Parameters of a task that say when it is solved: a glob over `package/activity`, and a regular expression that must
+match within an element's text (case-insensitive). If both are given, both must hold at once."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """`success` once the screen fulfils the task's rule; `failure` when the agent declares the end before that."""
+    """`success` once the screen satisfies the task's rule; `failure` if the agent declares the end before that."""
 
     def answers(self, device: Device) -> bool:
         return True

@@ -12,7 +12,7 @@ from android_env.tasks.task import Task
 
 @dataclass(frozen=True)
 class State:
-    """The device's own truth."""
+    """Judges by the device's own truth."""
 
     def answers(self, device: Device) -> bool:
         return isinstance(device, JudgesItself)

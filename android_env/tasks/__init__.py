@@ -1,4 +1,4 @@
-"""Tasks, and sets of them with splits that are checked for leaks."""
+"""Tasks, and task sets whose splits are checked for leaks."""
 
 from android_env.tasks.sets import TaskSet, audit, load_tasks, names, save_tasks
 from android_env.tasks.task import Task

@@ -1,6 +1,6 @@
-"""Everyday tasks on the phone itself: 12 templates over launcher, settings, clock, mail and browser, 3 to 5 steps.
+"""Everyday tasks on the phone itself: 12 templates of 3 to 5 steps over launcher, settings, clock, mail and browser.
 
-Each template asks for one of several values; some values are kept for the test split.
+Each template asks for one of several values; some values are reserved for the test split.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ MAX_STEPS = 10
 
 
 class Template(NamedTuple):
-    """A kind of task: its goal with a gap, and what may fill it."""
+    """A kind of task: its goal with a gap, and the values that may fill it."""
 
     goal: str
     level: int
-    """Steps without mishaps, less two: 1 (3 steps) to 3 (5 steps)."""
+    """Steps without mishaps, minus two: 1 (3 steps) to 3 (5 steps)."""
     train: tuple[str, ...]
     test: tuple[str, ...]
 
@@ -27,7 +27,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "Devices": ("Bluetooth", "NFC", "Printing", "Casting"),
     "Display": ("Dark theme", "Auto-rotate", "Night light", "Screen saver"),
 }
-"""Switches by page of the settings app."""
+"""Switches, by page of the settings app."""
 SWITCHES = tuple(name for page in SETTINGS.values() for name in page)
 LANGUAGES = ("English", "German", "Spanish", "Turkish", "Polish")
 RINGTONES = ("Chime", "Pulse", "Drift", "Spark", "Echoes")
@@ -57,7 +57,7 @@ TEMPLATES: dict[str, Template] = {
 
 
 def tasks() -> tuple[Task, ...]:
-    """All tasks of the family; `test_query` holds the values that training never asks for in that template."""
+    """All tasks of the family; `test_query` has the values that training never asks for in that template."""
     every = []
     for name, template in TEMPLATES.items():
         for split, values in (("train", template.train), ("test_query", template.test)):

@@ -1,7 +1,7 @@
-"""Web tasks from MiniWoB++: a page each, which words the goal and gives the reward itself (MIT, Farama Foundation).
+"""Web tasks from MiniWoB++ (MIT, Farama Foundation): one page each, which states the goal and gives the reward itself.
 
-The seed of an episode chooses the page's problem. `miniwob` holds sixteen pages, each with an oracle, that
-random taps do not solve; `miniwob_all` every page of the wheel that a finger can play.
+The seed of an episode chooses the page's problem. `miniwob` has sixteen pages that have an oracle and that random taps
+do not solve; `miniwob_all` has every page of the wheel that can be played with a finger.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ TRAIN_PAGES: dict[str, tuple[int, int]] = {
     "scroll-text-2": (3, 8),
     "terminal": (3, 8),
 }
-"""Level and budget of actions by page."""
+"""Level and budget of actions, by page."""
 TEST_PAGES: dict[str, tuple[int, int]] = {
     "simple-arithmetic": (2, 6),
     "search-engine": (3, 10),
     "social-media": (3, 10),
     "email-inbox-delete": (2, 6),
 }
-"""As `TRAIN_PAGES`, kept for the test split."""
+"""As `TRAIN_PAGES`, for the test split."""
 
 
 UNPLAYABLE: dict[str, str] = {
@@ -45,7 +45,7 @@ UNPLAYABLE: dict[str, str] = {
     "copy-paste": "copying and pasting need key chords, which the action space has not",
     "copy-paste-2": "copying and pasting need key chords, which the action space has not",
 }
-"""Pages of the wheel that are no tasks, and why."""
+"""Pages of the wheel that are not tasks, and why."""
 _LONG = frozenset(
     {
         "book-flight",
@@ -72,9 +72,9 @@ _LONG = frozenset(
 
 
 def all_tasks() -> tuple[Task, ...]:
-    """A task for every page of the installed wheel that a finger can play; none where it is not installed.
+    """A task for every page of the installed wheel that can be played with a finger; none if it is not installed.
 
-    Pages of `tasks` keep their level, budget and split. The others are of the split `more`: not all of them have an
+    Pages of `tasks` keep their level, budget and split. The others are in the split `more`; some of them have no
     oracle, and random taps solve some.
     """
     known = {task.params["page"]: task for task in tasks()}
@@ -97,7 +97,7 @@ def all_tasks() -> tuple[Task, ...]:
 
 
 def tasks() -> tuple[Task, ...]:
-    """All tasks of the family; `test_page` holds pages that training never opens."""
+    """All tasks of the family; `test_page` has pages that training never opens."""
     return tuple(
         Task(f"miniwob/{page}", f"MiniWoB++ {page}", "miniwob", level, split, {"page": page}, max_steps)
         for split, pages in (("train", TRAIN_PAGES), ("test_page", TEST_PAGES))

@@ -1,4 +1,4 @@
-"""Sets of tasks: the built-in ones, files, and the audit that keeps test tasks out of training and tuning."""
+"""Task sets: built-in ones, files, and the audit that keeps test tasks out of training and tuning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAMILIES: dict[str, Callable[[], tuple[Task, ...]]] = {
     "miniwob": miniwob.tasks,
     "miniwob_all": miniwob.all_tasks,
 }
-"""Built-in families; each makes all of its tasks."""
+"""Built-in families; each function makes all tasks of its family."""
 
 UNSEEN: dict[str, tuple[str, ...]] = {
     "test_query": ("template", "query"),
@@ -28,13 +28,13 @@ UNSEEN: dict[str, tuple[str, ...]] = {
     "test_screen": ("screen",),
     "tune": ("site", "query"),
 }
-"""What a split promises: no training task, and of a test split no tuning task, has the same values of these parameters
-together."""
+"""What each split guarantees: no training task, nor, for a test split, any tuning task has the same combination of
+values of these parameters."""
 
 _MOBILEGYM = "mobilegym:"
 SEEN = ("train", "tune")
-"""What settings and parameters are chosen on; everything else is for reporting. Tuning tasks keep clear of training
-tasks, test tasks of both."""
+"""The splits on which parameters and settings are chosen; all others are for reporting. Tuning tasks are disjoint from
+training tasks, and test tasks from both."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TaskSet(Sequence[Task]):
     """A named, audited tuple of tasks.
 
     Raises:
-        TaskError: it is empty, two tasks share an id, or a test task leaks into training (see `audit`).
+        TaskError: the set is empty, two tasks share an id, or a test task leaks into training (see `audit`).
     """
 
     name: str
@@ -68,10 +68,10 @@ class TaskSet(Sequence[Task]):
         return iter(self.tasks)
 
     def where(self, *, split: str | None = None, level: int | None = None) -> TaskSet:
-        """The tasks of one split, one level, or both.
+        """The tasks of one split, of one level, or of a split and a level.
 
         Raises:
-            TaskError: there is none.
+            TaskError: there is no such task.
         """
         kept = tuple(
             t
@@ -82,11 +82,11 @@ class TaskSet(Sequence[Task]):
 
 
 def audit(tasks: Iterable[Task], name: str = "tasks") -> None:
-    """Refuses test tasks that training or tuning shows, and tuning tasks that training shows.
+    """Refuses test tasks that leak into training or tuning, and tuning tasks that leak into training.
 
     Raises:
-        TaskError: a task has the goal of a training (or tuning) task, or its split promises something unseen (`UNSEEN`)
-            that such a task of its family has.
+        TaskError: a task has the same goal as a training (or tuning) task, or the same values as one of its family in
+            the parameters that its split guarantees to be unseen (`UNSEEN`).
     """
     tasks = tuple(tasks)
     for number, what in enumerate(SEEN):
@@ -129,15 +129,16 @@ def names() -> list[str]:
 
 
 def load_tasks(source: str | Path) -> TaskSet:
-    """Opens a built-in task set by name, a task file, or the tasks of a recording or of a server.
+    """Loads a built-in task set by name, a task file, or the tasks of a recording or a server.
 
-    A built-in name may end in a level: `webshop/train/1` holds the tasks of `webshop/train` that have level 1. A
-    recording is a folder (`devices.replay`), its splits `FOLDER#train` and `FOLDER#test`. A server is AndroidWorld's, by
-    its address. `mobilegym:CHECKOUT#train` are MobileGym's, whose code in that folder is run. A task file is JSON: a list of objects with the fields of `Task`, as `save_tasks` writes it.
+    A built-in name may end in a level: `webshop/train/1` has the tasks of `webshop/train` with level 1. A recording is
+    a folder (`devices.replay`); its splits are `FOLDER#train` and `FOLDER#test`. A server is AndroidWorld's, given by
+    its address. `mobilegym:CHECKOUT#train` are MobileGym's tasks; the code in that folder is run. A task file is JSON:
+    a list of objects with the fields of `Task`, as written by `save_tasks`.
 
     Raises:
-        DeviceFault: a server cannot be asked.
-        TaskError: there is no such set, the file cannot be read, lists no task, or its tasks leak.
+        DeviceFault: a server does not answer.
+        TaskError: there is no such set, the file cannot be read or lists no task, or its tasks leak.
     """
     if str(source).startswith(("http://", "https://")):
         from android_env.devices import android_world

@@ -1,4 +1,4 @@
-"""What one task is."""
+"""A single task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Task:
     """Something to do on a phone.
 
     Raises:
-        TaskError: a field is of another type, the id or the goal is empty, or `max_steps` is below 1.
+        TaskError: a field has the wrong type, the id or the goal is empty, or `max_steps` is below 1.
     """
 
     task_id: str
@@ -22,11 +22,11 @@ class Task:
     """What the agent is told."""
     family: str
     level: int
-    """Difficulty within the family, 1 is the easiest."""
+    """Difficulty within the family; 1 is the easiest."""
     split: str
     """`train`, or one of the `test_*` splits."""
     params: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """What the goal names, for example `site` and `query`; splits are told apart by it."""
+    """What the goal names, for example `site` and `query`; splits are separated by these parameters."""
     max_steps: int = 20
     """Budget: an episode executes at most this many actions."""
 

@@ -1,1 +1,2 @@
-"""Doubles of what cannot be had on every machine: an Appium server with an Android phone, adb, the emulator, time."""
+"""Test doubles of what is not available on every machine: an Appium server with an Android phone, adb, the emulator,
+time."""

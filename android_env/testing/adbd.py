@@ -1,9 +1,9 @@
-"""`AdbdDouble`: the daemon that adb finds on a phone, for tests: the real `adb`, and real drivers, speak to it.
+"""`AdbdDouble`: adb's daemon on a phone, for tests; the real `adb` and real drivers can speak to it.
 
-It speaks adb's transport (packets of a 24 byte header and a payload) over TCP, so that `adb connect HOST:PORT` lists it as a
-device. A shell command is answered by the first line of `answers` that matches; what `input text` says is typed into the
-phone, by the keyboard that `ime set` has chosen. A port of the phone is one of this machine. `Helper` is what listens
-there: UiAutomator2's server on the phone, whose screen and fingers are an `AppiumDouble`'s.
+It speaks adb's transport protocol (packets of a 24-byte header and a payload) over TCP, so `adb connect HOST:PORT`
+lists it as a device. A shell command is answered by the first matching entry of `answers`. The text of `input text`
+is typed into the phone by the keyboard chosen with `ime set`. The phone's ports are ports of this machine. `Helper`
+listens there: it is UiAutomator2's server on the phone, with the screen and the fingers of an `AppiumDouble`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from android_env.testing.appium import AppiumDouble
 
 HELPER_PORT = 6790
-"""Where UiAutomator2's server listens on a phone."""
+"""The phone's port on which UiAutomator2's server listens."""
 _PAYLOAD = 4096
 _VERSION = 0x01000000
 _BANNER = b"device::ro.product.name=sdk_phone;ro.product.model=Double;ro.product.device=double;\0"
@@ -32,7 +32,7 @@ _NAMES = {name: struct.unpack("<I", name.encode())[0] for name in ("CNXN", "OPEN
 _INSTRUMENT = "am instrument"
 _KEYBOARD = "com.android.inputmethod.latin/.LatinIME"
 _UNICODE = "io.appium.settings/.UnicodeIME"
-"""The keyboard of Appium's helper, which reads what is typed on it as IMAP's UTF-7 (RFC 3501, 5.1.3)."""
+"""The keyboard of Appium's helper, which decodes typed text as IMAP's UTF-7 (RFC 3501, 5.1.3)."""
 ANSWERS: Mapping[str, str] = {
     r"echo ping": "ping\n",
     r"getprop sys\.boot_completed|getprop init\.svc\.bootanim": "1\n",
@@ -51,15 +51,15 @@ ANSWERS: Mapping[str, str] = {
     "    isForeground=true foregroundId=1\n",
     r"wm density": "Physical density: 160\n",
 }
-"""What an Android 14 with nothing special says, by a regular expression over the command. What is not here has no output."""
+"""Output of a plain Android 14, by a regular expression over the command. Other commands print nothing."""
 
 
 class AdbdDouble:
-    """The daemon, on a free port of the loopback interface until `close`. A context manager.
+    """The daemon, on a free port of the loopback interface until `close`; a context manager.
 
     Args:
-        phone: what UiAutomator2's server there drives.
-        answers: further answers to shell commands; they win over `ANSWERS`.
+        phone: the phone that UiAutomator2's server drives.
+        answers: further answers to shell commands; they take precedence over `ANSWERS`.
     """
 
     def __init__(self, phone: AppiumDouble, *, answers: Mapping[str, str] | None = None) -> None:
@@ -68,9 +68,9 @@ class AdbdDouble:
         self.commands: list[str] = []
         """Every shell command, in order."""
         self.pushed: dict[str, int] = {}
-        """Sizes of the files that adb has put onto the phone, bytes by path."""
+        """Sizes of the files that adb has pushed to the phone, bytes by path."""
         self.keyboard = _KEYBOARD
-        """The one that is in use."""
+        """The current keyboard."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self._instruments: list[_Stream] = []
@@ -78,11 +78,11 @@ class AdbdDouble:
 
     @property
     def serial(self) -> str:
-        """As `adb connect` takes it and `adb devices` lists it."""
+        """The name that `adb connect` takes and `adb devices` lists."""
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def close(self) -> None:
-        """Hangs up."""
+        """Closes all connections."""
         for one in (self._listener, *self._open):
             one.close()
         self.helper.close()
@@ -94,14 +94,14 @@ class AdbdDouble:
         self.close()
 
     def crash(self) -> None:
-        """UiAutomator2's server on the phone ends, as its process does; the next session starts it again."""
+        """Ends UiAutomator2's server on the phone, as if its process died; the next session starts it again."""
         self.helper.started = False
         for stream in self._instruments:
             stream.close()
         self._instruments.clear()
 
     def answer(self, command: str) -> bytes | None:
-        """What a shell command prints; None where it goes on for ever."""
+        """What a shell command prints; None if it never ends."""
         self.commands.append(command)
         if _INSTRUMENT in command:
             self.helper.started = True
@@ -133,7 +133,7 @@ class AdbdDouble:
 
 
 class _Transport:
-    """One connection of an adb server."""
+    """One connection from an adb server."""
 
     def __init__(self, connection: socket.socket, daemon: AdbdDouble) -> None:
         self._connection, self._daemon = connection, daemon
@@ -194,27 +194,27 @@ class _Transport:
 
 
 class _Stream:
-    """What runs over one service of a transport."""
+    """The data stream of one service of a transport."""
 
     def __init__(self, send: Callable[..., None]) -> None:
         self._send = send
         self.ready = threading.Event()
-        """Set while the other side takes data."""
+        """Set while the other side accepts data."""
         self.taker: _Push | None = None
         self._socket: socket.socket | None = None
 
     def say(self, data: bytes | None) -> None:
-        """Says this and closes; None: says nothing, and stays."""
+        """Sends this and closes the stream; None sends nothing and keeps it open."""
         if data is not None:
             self._write(data)
             self._send("CLSE")
 
     def close(self) -> None:
-        """Ends it from this side."""
+        """Closes the stream from this side."""
         self._send("CLSE")
 
     def pipe(self, port: int) -> None:
-        """Joins it with a port of this machine."""
+        """Connects the stream to a port of this machine."""
         self._socket = joined = socket.create_connection(("127.0.0.1", port))
 
         def back() -> None:
@@ -248,20 +248,20 @@ class _Stream:
 
 
 class _Push:
-    """The service by which adb puts files onto a phone: their names and sizes are kept."""
+    """The service by which adb pushes files to a phone; it records their names and sizes."""
 
     def __init__(self, daemon: AdbdDouble) -> None:
         self._daemon, self._rest, self._path = daemon, b"", ""
         self.over = False
-        """Whether adb has said that there is no more."""
+        """Whether adb has said that it is done."""
 
     def take(self, data: bytes) -> bytes:
-        """The answer to what has come; empty where there is none yet."""
+        """The answer to the data so far; empty if there is none yet."""
         self._rest += data
         said = b""
         while len(self._rest) >= 8:
             name, length = self._rest[:4], struct.unpack("<I", self._rest[4:8])[0]
-            carried = 0 if name in (b"DONE", b"QUIT") else length  # theirs is a time, or nothing
+            carried = 0 if name in (b"DONE", b"QUIT") else length  # these carry a time, or nothing
             if len(self._rest) < 8 + carried:
                 break
             body, self._rest = self._rest[8 : 8 + carried], self._rest[8 + carried :]
@@ -280,16 +280,16 @@ class _Push:
 
 
 class Helper:
-    """UiAutomator2's server as it runs on a phone, over HTTP; `phone` has the screen, and gets the fingers.
+    """UiAutomator2's server on a phone, over HTTP; `phone` has the screen and receives the gestures.
 
     Args:
-        phone: answers what a session is asked.
+        phone: answers the session's commands.
     """
 
     def __init__(self, phone: AppiumDouble) -> None:
         self.phone = phone
         self.started = False
-        """Whether its instrumentation was started; before that nobody listens."""
+        """Whether its instrumentation was started; before that, nothing listens."""
         self.asked: list[tuple[str, str]] = []
         """Every request's method and path."""
         self._session = ""
@@ -320,7 +320,7 @@ class Helper:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        """Status and value of one answer."""
+        """Status and value of the answer to one request."""
         self.asked.append((method, path))
         height, width = self.phone.phone.screen_hw
         command = re.sub(r"^/(session/[^/]+/?)?", "", path)
@@ -364,7 +364,7 @@ class Helper:
         return 200, json.loads(answer)["value"]
 
     def type(self, text: str) -> None:
-        """What a keyboard on the phone does."""
+        """Types text, as a keyboard on the phone does."""
         self.phone._extension("mobile: type", {"text": text})
 
     def close(self) -> None:
@@ -374,7 +374,7 @@ class Helper:
 
 
 def typed_text(command: str, keyboard: str) -> str:
-    """What Android types for an `input text` command: its first word after the shell, `%s` being a space."""
+    """What Android types for an `input text` command: the first word after shell parsing, with `%s` as a space."""
     typed = shlex.split(command)[2].replace("%s", " ")
     if keyboard != _UNICODE:
         return typed

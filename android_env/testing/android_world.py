@@ -1,4 +1,4 @@
-"""`AndroidWorldDouble`: AndroidWorld's HTTP server with a tiny phone behind it, for tests; its routes and its quirks."""
+"""`AndroidWorldDouble`: AndroidWorld's HTTP server, with its routes and quirks and a tiny phone, for tests."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ GOALS = {
     "Broken": "Do what cannot be set up.",
 }
 ICON = (0.2, 0.2, 0.4, 0.4)
-"""Where the icon of the settings is: top, left, bottom and right, fractions of the screen."""
+"""The settings' icon: top, left, bottom and right, fractions of the screen."""
 
 
 class AndroidWorldDouble:
-    """Listens on a free port of the loopback interface until `close`. A context manager.
+    """The server; it listens on a free port of the loopback interface until `close`. A context manager.
 
     A click on the icon opens the settings; `input_text` types and presses enter, as the real one does. Errors are
-    status 500 and say nothing. A task that is set up while another one stands is an error.
+    status 500 without a message. Setting up a task before the last one was torn down is an error.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class AndroidWorldDouble:
         self.calls: Counter[str] = Counter()
         self.seed, self.combinations = 42, 2
         self.fails: Counter[str] = Counter()
-        """How often a route fails before it works again."""
+        """How many more times each route fails before it works again."""
         self.initialized: tuple[str, int] | None = None
         self._home()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())

@@ -1,8 +1,8 @@
-"""`AppiumDouble`: an Appium server with a UiAutomator2 phone behind it, for tests. Real HTTP, simulated phone.
+"""`AppiumDouble`: an Appium server with a UiAutomator2 phone behind it, for tests; real HTTP, simulated phone.
 
-It answers as the driver does (endpoints, error codes, messages, ports that clash, sessions that expire) as far as
-DigiQ uses it, makes of a finger what Android makes of it (`gestures`), and fails on demand in every way that a fault
-kind stands for. A Chromium session gets the same phone, as if it were one page.
+It answers as the driver does, as far as DigiQ uses it: endpoints, error codes, messages, port clashes, expiring
+sessions. It interprets a finger as Android does (`gestures`), and on demand it fails with any of the faults in
+`INJECTABLE`. A Chromium session gets the same phone, as if it were a single page.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ NOT_RUNNING = (
     "running (probably crashed). Check the server log and/or the logcat output for more details"
 )
 KEYS = {3: Action.home(), 4: Action.back(), 66: Action.enter()}
-"""What Android's key codes do on the simulated phone."""
+"""The simulated phone's actions for Android's key codes."""
 _WAKEUP = 224
 SCREENS = ("", "black", "secure", "rotated", "unreadable", "control")
-"""Screens that an app may show, of those that tools stumble over."""
+"""Difficult screens that an app may show; empty for an ordinary one."""
 
 INJECTABLE = (
     "adb_offline",
@@ -64,13 +64,13 @@ INJECTABLE = (
     "port_busy",
     "app_not_responding",
 )
-"""The faults that this server can show; the others belong to the life cycle, to judges and to tasks (`installed`)."""
+"""The faults that this server can produce; the others concern the life cycle, judges and tasks (`installed`)."""
 _W3C = ("platformName", "browserName", "unhandledPromptBehavior", "pageLoadStrategy", "timeouts")
-"""The capabilities that need no prefix, of those that are asked for."""
+"""The requested capabilities that need no prefix."""
 _OF_SCREENSHOTS = ("screenshot_failed", "screenshot_black", "settle_timeout", "wrong_screen_size")
 
 _BOOTED: Task = load_tasks("webshop/train")[0]
-"""Every task begins at the home screen; the phone shows it until another is loaded."""
+"""The task that the phone shows until another is loaded; every task begins at the home screen."""
 
 
 @dataclass
@@ -98,17 +98,17 @@ class _Failure(Exception):
 
 
 class _Hangup(Exception):
-    """The connection is closed without an answer."""
+    """Closes the connection without an answer."""
 
 
 class AppiumDouble:
     """The server; it listens on a free port of the loopback interface until `close`. A context manager.
 
     Args:
-        phone: what it drives.
-        clock: what `newCommandTimeout` is measured by.
-        allow_insecure: features that are off by default, for example `adb_shell`.
-        installed: the apps that can be started; None: all that anyone asks for.
+        phone: the simulated phone that it drives.
+        clock: the clock that measures `newCommandTimeout`.
+        allow_insecure: enabled features that are off by default, for example `adb_shell`.
+        installed: the apps that can be started; None: any app.
     """
 
     def __init__(
@@ -125,31 +125,30 @@ class AppiumDouble:
         self.allow_insecure = frozenset(allow_insecure)
         self.sessions: dict[str, _Session] = {}
         self.commands: list[tuple[str, Any]] = []
-        """Every command with its body, in order, failed ones too."""
+        """Every command with its body, in order, including failed ones."""
         self.executed: list[Action] = []
-        """What has reached the phone, in order."""
+        """The actions that have reached the phone, in order."""
         self.gestures: list[Gesture] = []
         self.settings: dict[str, Any] = {}
         self.installed = None if installed is None else set(installed)
         self.helpers: set[str] = set()
-        """Of `HELPERS`, those that are on the phone; sessions install them, and `load` forgets those that came later
-        than `saved`."""
+        """Those of `HELPERS` that are on the phone; sessions install them, and `load` resets them to `saved`."""
         self.saved: set[str] = set()
-        """The helpers that the snapshot has."""
+        """The helpers in the snapshot."""
         self.on_install: Callable[[], Any] = lambda: None
-        """Called when a session has put helpers there."""
+        """Called when a session has installed helpers."""
         self.installs = 0
-        """How many helpers sessions have put onto the phone."""
+        """How many helpers sessions have installed on the phone."""
         self.screen = ""
-        """What the app in front shows, one of `SCREENS`, until the phone is loaded."""
+        """What the foreground app shows, one of `SCREENS`, until the phone is loaded."""
         self.screen_after = ""
-        """What it shows from the next gesture on."""
+        """What the app shows from the next gesture on."""
         self.dead = False
-        """Whether no session opens any more, whatever is done."""
+        """Whether no session can be opened any more, whatever is done."""
         self.state = "device"
-        """As `adb devices` would have it: `device`, `offline` or `gone`."""
+        """The phone's state in `adb devices`: `device`, `offline` or `gone`."""
         self.faults: Counter[str] = Counter()
-        """How often each kind was shown."""
+        """How often each kind of fault was produced."""
         self._injections: list[_Injection] = []
         self._rate: tuple[float, tuple[str, ...], random.Random] | None = None
         self._lock = threading.RLock()
@@ -165,7 +164,7 @@ class AppiumDouble:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Listens, on the port it had before if there was one; does nothing while it listens."""
+        """Starts listening, on the previous port if there was one; does nothing if it is listening already."""
         if self._server is not None:
             return
         self._server = _listen(self, self.port)
@@ -173,7 +172,7 @@ class AppiumDouble:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
-        """Stops listening and forgets all sessions, as a server that dies does."""
+        """Stops listening and forgets all sessions, as a dying server does."""
         server, self._server = self._server, None
         self.sessions.clear()
         if server is not None:
@@ -182,7 +181,7 @@ class AppiumDouble:
             server.hang_up()
 
     def close(self) -> None:
-        """Lets go of every connection and stops."""
+        """Releases every connection and stops."""
         self._released.set()
         self.stop()
 
@@ -193,7 +192,7 @@ class AppiumDouble:
         self.close()
 
     def load(self, task: Task, seed: int) -> None:
-        """Puts the phone into the task's first state: what loading a snapshot does for an emulator.
+        """Puts the phone into the task's initial state, as loading a snapshot does for an emulator.
 
         Raises:
             EmulatorDead: the emulator is gone; `heal` brings it back.
@@ -209,15 +208,15 @@ class AppiumDouble:
     def inject(
         self, kind: str, *, on: str = "", after: int = 0, times: int = 1, executed: bool = False
     ) -> None:
-        """Makes a coming command fail.
+        """Makes future commands fail.
 
         Args:
             kind: one of `INJECTABLE`.
             on: the command's last part, for example `screenshot`, `actions`, `execute/sync`, `session`; "": any,
                 or `screenshot` for the kinds that only a screenshot can show.
-            after: let so many of these commands pass first.
-            times: so many of them fail.
-            executed: the command takes effect all the same.
+            after: how many of these commands succeed first.
+            times: how many of them fail.
+            executed: whether a failing command takes effect all the same.
         """
         if kind not in INJECTABLE:
             raise ValueError(f"cannot inject {kind!r}; use one of: {', '.join(INJECTABLE)}.")
@@ -225,7 +224,7 @@ class AppiumDouble:
         self._injections.append(_Injection(kind, on, after, times, executed))
 
     def inject_at_rate(self, rate: float, *, seed: int, kinds: Sequence[str]) -> None:
-        """Makes each later command fail with this probability, by kinds drawn from `kinds`; 0 ends it."""
+        """Makes each later command fail with this probability, with a kind drawn from `kinds`; 0 stops that."""
         self._rate = (rate, tuple(kinds), random.Random(seed)) if rate else None
 
     def commands_of(self, script: str) -> list[dict[str, Any]]:
@@ -234,13 +233,13 @@ class AppiumDouble:
         return [dict(body["args"][0]) for body in sync if body.get("script") == script]
 
     def heal(self) -> None:
-        """What restarting the emulator does: adb has the device again, and the phone is as it was."""
+        """What restarting the emulator does: adb lists the device again, and the phone is as it was."""
         self.state = "device"
 
-    # What follows runs in the server's threads, one command at a time.
+    # The methods below run in the server's threads, one command at a time.
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> bytes:
-        """The body of the answer to one request; `_Failure` and `_Hangup` say otherwise."""
+        """The body of the answer to one request; other outcomes raise `_Failure` or `_Hangup`."""
         match = re.fullmatch(r"/session/([^/]+)(?:/(.*))?", path)
         command = "status" if path == "/status" else "session" if not match else match[2] or "session"
         with self._lock:
@@ -277,13 +276,13 @@ class AppiumDouble:
     def _fail(
         self, kind: str, method: str, command: str, session: str | None, run: Callable[[], Any]
     ) -> bytes | None:
-        """Shows one fault: raises, answers, or (None) never answers."""
+        """Produces one fault: raises, returns a bad answer, or returns None for no answer at all."""
         match kind:
             case "adb_offline":
                 self.state = "offline"
             case "emulator_dead":
                 self.state = "gone"
-            case "session_lost" | "browser_gone":  # a browser ends with its session
+            case "session_lost" | "browser_gone":  # a session's end closes its browser
                 self.sessions.pop(session or "", None)
             case "instrumentation_dead":
                 if session in self.sessions:
@@ -318,7 +317,7 @@ class AppiumDouble:
                 raise _Failure(
                     "unknown error", f"{UNKNOWN} Original error: {text}. The app keeps the main thread busy"
                 )
-        return _json(run())  # the state that was just broken makes the command fail
+        return _json(run())  # the command fails because of the state broken above
 
     def _run(self, method: str, command: str, session_id: str | None, body: dict[str, Any]) -> Any:
         if command == "status":
@@ -359,10 +358,10 @@ class AppiumDouble:
                 raise _Failure("no such alert", "no such alert", 404)
             case "execute/sync" if body.get("script") == STANDS:
                 return True
-            case "back":  # a browser's
+            case "back":  # a browser's back
                 return self._do(Action.back())
             case "execute/sync" if not str(body.get("script")).startswith("mobile: "):
-                return []  # what any JavaScript says
+                return []  # the result of any JavaScript
             case "execute/sync":
                 return self._extension(str(body.get("script")), (body.get("args") or [{}])[0])
         raise _Failure(
@@ -392,7 +391,7 @@ class AppiumDouble:
         return session
 
     def _once(self, key: str, body: dict[str, Any]) -> dict[str, Any]:
-        """A new session, or the one that a request with the same key has got before."""
+        """A new session, or the one that an earlier request with the same key got."""
         if not key or key not in self._keys:
             self._keys[key] = self._new_session(body)
         return self._keys[key]
@@ -476,11 +475,11 @@ class AppiumDouble:
             case "drag":
                 self._do(Action.drag(touch, lift))
             case kind:
-                for _ in range(1 + (kind == "fling")):  # a fling runs on
+                for _ in range(1 + (kind == "fling")):  # a fling scrolls further
                     self._do(Action(ActionType.DUAL_POINT, touch, lift))
 
     def _type(self, steps: Sequence[Mapping[str, str]]) -> None:
-        """What a browser's keyboard does."""
+        """Types, as a browser's keyboard does."""
         typed = "".join(step["value"] for step in steps if step["type"] == "keyDown")
         self._do(Action.enter() if typed == "\ue007" else Action.type_text(typed))
 
@@ -536,7 +535,7 @@ class _Server(ThreadingHTTPServer):
         self._open: set[socket.socket] = set()
         super().__init__(*args)
 
-    def server_bind(self) -> None:  # the base class would look up the machine's name
+    def server_bind(self) -> None:  # the base class would look up the host name
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -550,7 +549,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def hang_up(self) -> None:
-        """Closes every connection, as the end of a process does."""
+        """Closes every connection, as when the process ends."""
         for connection in list(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -559,7 +558,7 @@ class _Server(ThreadingHTTPServer):
 def _listen(double: AppiumDouble, port: int) -> _Server:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = 1 << 16  # headers and body leave in one packet
+        wbufsize = 1 << 16  # headers and body are sent in one packet
 
         def handle_one_request(self) -> None:
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class FakeClock:
-    """Starts at 0; `sleep` moves it on at once."""
+    """Starts at 0; `sleep` advances it and returns at once."""
 
     def __init__(self) -> None:
         self.time = 0.0

@@ -1,6 +1,6 @@
 """`CommandDoubles`: an Android SDK whose `adb` and `emulator` are doubles, for tests of the life cycle.
 
-Both are real programs in a directory of their own, with real processes, locks and logs, and no Android behind them.
+Both are real programs in their own directory, with real processes, locks and logs, but no Android behind them.
 """
 
 from __future__ import annotations
@@ -133,11 +133,11 @@ with State() as state:
 
 
 class CommandDoubles:
-    """An SDK of doubles under `root`, with one AVD called `template`. A context manager that ends what still runs.
+    """An SDK of doubles under `root`, with one AVD called `template`; as a context manager, it ends what still runs.
 
     Args:
         root: an empty directory.
-        boot_polls: how often the boot must be polled before it is complete.
+        boot_polls: how often a boot must be polled before it is complete.
     """
 
     FAULTS = (
@@ -170,7 +170,7 @@ class CommandDoubles:
         for folder, name, body in (("platform-tools", "adb", _ADB), ("emulator", "emulator", _EMULATOR)):
             program = root / "sdk" / folder / name
             program.parent.mkdir(parents=True)
-            # -I -S: the doubles need nothing but the standard library, and start faster without the rest.
+            # -I -S: the doubles need only the standard library, and start faster without the rest.
             head = f"#!{sys.executable} -IS\n"
             program.write_text(head + _COMMON.format(state=str(self._state)) + body, encoding="utf-8")
             program.chmod(0o755)
@@ -178,7 +178,7 @@ class CommandDoubles:
 
     @property
     def environ(self) -> dict[str, str]:
-        """Environment variables under which the doubles are the machine's SDK."""
+        """Environment variables that make the doubles the machine's SDK."""
         return {
             "HOME": str(self.root),
             "PATH": os.environ.get("PATH", ""),
@@ -202,18 +202,18 @@ class CommandDoubles:
 
     @property
     def running(self) -> dict[str, dict[str, Any]]:
-        """The emulators that run, by serial."""
+        """The running emulators, by serial."""
         with self._locked() as state:
             return dict(state["emulators"])
 
     @property
     def faults(self) -> Counter[str]:
-        """How often each kind was shown."""
+        """How often each kind of fault was produced."""
         with self._locked() as state:
             return Counter(state["shown"])
 
     def make_avd(self, name: str) -> Path:
-        """Makes an AVD, with an overlay that names its base image as real ones do."""
+        """Makes an AVD, with an overlay that refers to its base image as real ones do."""
         directory = self.avd_home / f"{name}.avd"
         (directory / "snapshots" / "default_boot").mkdir(parents=True)
         (directory / "config.ini").write_text(
@@ -231,20 +231,20 @@ class CommandDoubles:
         return directory
 
     def inject(self, kind: str, times: int = 1) -> None:
-        """Makes the next `times` occasions fail in a way of `FAULTS`; `busy`: another emulator takes the clone.
+        """Makes the next `times` occasions fail in a way from `FAULTS`; `busy`: another emulator takes the clone.
 
         Raises:
-            ValueError: an unknown kind.
+            ValueError: the kind is unknown.
         """
         self._check(kind)
         with self._locked() as state:
             state["faults"][kind] = times
 
     def inject_at_rate(self, rate: float, *, seed: int, kinds: Sequence[str]) -> None:
-        """Makes each later occasion for one of `kinds` fail with this probability; 0 ends it.
+        """Makes each later occasion for one of `kinds` fail with this probability; 0 stops that.
 
         Raises:
-            ValueError: an unknown kind.
+            ValueError: the kind is unknown.
         """
         for kind in kinds:
             self._check(kind)
@@ -252,20 +252,20 @@ class CommandDoubles:
             state["rate"] = {"rate": rate, "kinds": list(kinds), "seed": seed, "draws": 0}
 
     def set_phone(self, **fields: Any) -> None:
-        """Changes what every running phone has: `package`, `size`, `clock`, `packages`."""
+        """Changes fields of every running phone: `package`, `size`, `clock`, `packages`."""
         with self._locked() as state:
             for phone in state["emulators"].values():
                 phone.update(fields)
 
     def end(self, pid: int) -> None:
-        """Kills an emulator, as a crash does, and waits until it is gone."""
+        """Kills an emulator, as a crash would, and waits until it is gone."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         while process_runs(pid):
             time.sleep(0.001)
 
     def close(self) -> None:
-        """Ends the emulators that still run."""
+        """Ends the emulators that are still running."""
         for phone in self.running.values():
             self.end(phone["pid"])
 

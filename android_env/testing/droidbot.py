@@ -1,4 +1,4 @@
-"""A small exploration as DroidBot writes it, for tests: a few screens of one app."""
+"""A small exploration in DroidBot's format, for tests: a few screens of one app."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 SIZE = (400, 200)
-"""Height and width of its screens, pixels."""
+"""Height and width of the screens, pixels."""
 _SCREENS = {
     "main": ("Main", "Settings", "About"),
     "settings": ("Settings", "Sound", "Display"),
@@ -41,7 +41,7 @@ _MOVES = (
 
 
 def write_exploration(folder: Path) -> Path:
-    """Writes it into a folder and returns that."""
+    """Writes the exploration into a folder and returns the folder."""
     (folder / "states").mkdir(parents=True)
     (folder / "events").mkdir()
     nodes = []

@@ -1,4 +1,4 @@
-"""What Android makes of a finger: tap, double tap, long press, drag, swipe or fling."""
+"""How Android interprets a finger: tap, double tap, long press, drag, swipe or fling."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 LONG_PRESS_MS = 400.0
-"""A finger that has not moved for this long presses long (`ViewConfiguration.getLongPressTimeout`)."""
+"""A finger that has not moved for this long makes a long press (`ViewConfiguration.getLongPressTimeout`)."""
 TOUCH_SLOP_DP = 8.0
-"""A finger that stays within this has not moved (`ViewConfiguration.getScaledTouchSlop`)."""
+"""A finger that stays within this distance has not moved (`ViewConfiguration.getScaledTouchSlop`)."""
 FLING_DP_PER_S = 50.0
-"""A finger that lifts at least this fast makes the content run on (`getScaledMinimumFlingVelocity`)."""
+"""A finger that lifts at least this fast makes a fling (`getScaledMinimumFlingVelocity`)."""
 VELOCITY_WINDOW_MS = 100.0
-"""The path's last part, over which the speed at the lift is taken (`VelocityTracker`)."""
+"""The last part of the path, over which the speed at the lift is measured (`VelocityTracker`)."""
 
 DOUBLE_TAP_MS = 300.0
-"""A second tap that begins within this is a double tap (`getDoubleTapTimeout`)."""
+"""A second tap that begins within this time makes a double tap (`getDoubleTapTimeout`)."""
 
 _FRAME_MS = 10.0
 
 
 @dataclass(frozen=True)
 class Gesture:
-    """One finger, from down to up."""
+    """The gesture of one finger, from touch to lift."""
 
     kind: Literal["tap", "double_tap", "long_press", "drag", "swipe", "fling"]
     touch_yx: tuple[float, float]
-    """Where it came down, pixels."""
+    """Where it touched, pixels."""
     lift_yx: tuple[float, float]
     held_ms: float
-    """From down to up."""
+    """Time from touch to lift."""
 
 
 def read_gesture(sources: list[dict[str, Any]], *, pixels_per_dp: float) -> Gesture:
-    """The gesture of a W3C `actions` list with one pointer that comes down and up once, or twice for a double tap.
+    """The gesture of a W3C `actions` list with one pointer that touches and lifts once, or twice for a double tap.
 
     Raises:
-        ValueError: it is no such list; says what is wrong, as a server would.
+        ValueError: it is not such a list; the message says what is wrong, as a server would.
     """
     pointers = [source for source in sources if source.get("type") == "pointer"]
     if len(pointers) != 1:

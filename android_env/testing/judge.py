@@ -1,4 +1,4 @@
-"""`JudgeDouble`: a judge that fails to answer on demand."""
+"""`JudgeDouble`: a judge that, on demand, fails to answer."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from android_env.faults import JudgeError
 
 
 class JudgeDouble:
-    """Judges as `judge` does, where it answers at all.
+    """Judges as `judge` does, if it answers at all.
 
     Args:
-        judge: who judges.
+        judge: the judge that gives the verdicts.
     """
 
     def __init__(self, judge: Callable[[Moment], Verdict | None]) -> None:
         self.judge = judge
         self.shown = 0
-        """How often it has not answered."""
+        """How often it has failed to answer."""
         self._left = 0
         self._rate, self._rng = 0.0, random.Random()
 
     def inject(self, times: int = 1) -> None:
-        """Leaves the next `times` questions without an answer."""
+        """Leaves the next `times` questions unanswered."""
         self._left = times
 
     def inject_at_rate(self, rate: float, *, seed: int) -> None:
-        """Leaves each later question without an answer with this probability; 0 ends it."""
+        """Leaves each later question unanswered with this probability; 0 stops that."""
         self._rate, self._rng = rate, random.Random(seed)
 
     def __call__(self, moment: Moment) -> Verdict | None:

@@ -1,9 +1,9 @@
-"""A double of a MobileGym checkout: a page that speaks `window.__SIM__` and its siblings, and tasks with judges.
+"""A double of a MobileGym checkout: a page that implements `window.__SIM__` and its siblings, and tasks with judges.
 
-All of it is DigiQ's own, written to the protocol: a phone with a notebook, a settings switch and an answer sheet, two
-training tasks and one for reporting. `checkout` writes it to a folder; one lasts for the process, since the code of
-one checkout alone can run in a process. Where there is no browser either, `DoubledWorld` is the phone of an
-`AppiumDouble` as if it were the simulator.
+All of it is DigiQ's own code, written to the protocol: a phone with a notebook, a settings switch and an answer sheet,
+two training tasks and one for reporting. `checkout` writes it to a folder, once per process, since a process can run
+the code of only one checkout. If there is no browser either, `DoubledWorld` presents the phone of an `AppiumDouble` as
+the simulator.
 """
 
 from __future__ import annotations
@@ -224,12 +224,12 @@ DOUBLED = {
     "pocket.CountNotes": (),
     "pocket.GoDark": (Tap("Dark: off"),),
 }
-"""What the scripted player does in the double's tasks; of `CountNotes` it knows nothing."""
+"""The scripted player's plans for the double's tasks; it has none for `CountNotes`."""
 
 
 @functools.cache
 def checkout() -> Path:
-    """The folder of the double, built; it goes with the process."""
+    """The folder of the double, with a built simulator; it is deleted when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="mobilegym-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, text in FILES.items():
@@ -241,11 +241,11 @@ def checkout() -> Path:
 
 
 class DoubledWorld(World):
-    """The simulated phone behind a doubled server as MobileGym's.
+    """The simulated phone behind an `AppiumDouble`, presented as MobileGym's phone.
 
     Args:
         double: the server.
-        task: what its phone is asked to do, whatever the task of MobileGym is.
+        task: the task given to its phone, whatever MobileGym's task is.
     """
 
     def __init__(self, double: AppiumDouble, task: Task) -> None:
@@ -263,7 +263,7 @@ class DoubledWorld(World):
         return self
 
     def call(self, source: str, argument: Any = None, *, cap_s: float = 0.0) -> Any:
-        """What buttons do; asked for apps it has none."""
+        """Presses the back or the home button; anything else, such as a query for apps, returns an empty list."""
         action = {KEYS["back"]: Action.back(), KEYS["home"]: Action.home()}.get(source)
         if action is not None:
             self.double.executed.append(action)
@@ -271,4 +271,4 @@ class DoubledWorld(World):
         return []
 
     def close(self) -> None:
-        """There is nothing to stop."""
+        """Does nothing, since there is nothing to stop."""

@@ -1,4 +1,8 @@
-"""MiniWoB++ pages for a browser: `MiniWoB` serves, words and judges them, `host` brings browsers to them, `scripts` plays."""
+"""MiniWoB++ in a browser.
+
+`MiniWoB` serves the pages, reads their goals and judges them; `host` opens browsers on them; `scripts` has scripted
+players.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,13 @@ from android_env.page_server import PageServer
 from android_env.tasks.task import Task
 
 READY_CAP_S = 10.0
-"""How long a page may take until its problem stands, seconds."""
+"""How long a page may take until its problem is ready, seconds."""
 
 _PAGE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
-# The seed stands in the URL, so that a page opened again (back, home and on) is the same problem anew. Pages count
-# time by themselves; the longest timeout that browsers know is 24 days. Images that only a touched icon shows are
-# fetched beforehand: while one loads, the icon has no width, and the tap lands on its neighbour.
+# The seed is in the URL, so that a page that is reopened (by back, or from home) restarts the same problem. Pages
+# have their own time limit; the longest timeout that browsers support is 24 days. Images that appear only on a touched
+# icon are preloaded: while one loads, the icon has no width, and the tap would land on its neighbour.
 _HEAD = """
 <meta name="viewport" content="width=device-width">
 <style>#reward-display, #click-canvas, #sync-task-cover { display: none !important }</style>
@@ -69,10 +73,10 @@ _REWARD = "return window.WOB_DONE_GLOBAL ? WOB_RAW_REWARD_GLOBAL : null"
 
 
 class MiniWoB:
-    """The pages of the `miniwob` wheel on a server of their own; implements `chromium.Pages`.
+    """The pages of the `miniwob` wheel, with a server of their own; implements `chromium.Pages`.
 
-    The home page has a link to the running task. A page's reward, without its deduction for time, is the truth: 1 is
-    success, anything else that ends it is failure.
+    The home page links to the running task. A page's reward, without its deduction for time, is the true outcome: 1 is
+    success, and any other final reward is failure.
 
     Raises:
         SetupError: the `miniwob` wheel is not installed.
@@ -84,10 +88,10 @@ class MiniWoB:
         self.home = f"{self._server.url}/"
 
     def url(self, task: Task, seed: int) -> str:
-        """Where the task begins.
+        """URL at which the task begins.
 
         Raises:
-            TaskError: the task is of another family, or names no page of MiniWoB++.
+            TaskError: the task belongs to another family, or names no page of MiniWoB++.
         """
         page = task.params.get("page", "")
         if task.family != "miniwob":
@@ -104,7 +108,7 @@ class MiniWoB:
         """The page's utterance.
 
         Raises:
-            CommandFailed: the page does not come to stand.
+            CommandFailed: the page does not become ready.
         """
         end = time.monotonic() + READY_CAP_S
         while True:
@@ -116,7 +120,7 @@ class MiniWoB:
             time.sleep(0.05)
 
     def verdict(self, driver: Any) -> Verdict | None:
-        """Success or failure by the page's reward; None while it runs, and while another page is open."""
+        """Success or failure by the page's reward; None while the problem runs or another page is open."""
         reward = script(driver, _REWARD)
         if reward is None:
             return None
@@ -128,7 +132,7 @@ class MiniWoB:
 
 
 def page_names() -> list[str]:
-    """Every page of the wheel that is a problem of its own, in order.
+    """Every page of the wheel that is a problem, in order.
 
     Raises:
         SetupError: the wheel is not installed.
@@ -144,7 +148,7 @@ def html_folder() -> Path:
     """
     found = importlib.util.find_spec(
         "miniwob"
-    )  # found, not imported: it would bring a browser driver of its own
+    )  # found, not imported: an import would load its own browser driver
     for place in (found.submodule_search_locations or ()) if found else ():
         if (Path(place) / "html" / "miniwob").is_dir():
             return Path(place) / "html"

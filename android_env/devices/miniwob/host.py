@@ -1,4 +1,4 @@
-"""`MiniWoBHost`: browsers that play MiniWoB++, with the servers they share."""
+"""`MiniWoBHost`: browsers for MiniWoB++, with the servers that they share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from android_env.devices.miniwob import MiniWoB, html_folder
 
 
 class MiniWoBHost(BrowserHost[MiniWoB]):
-    """Opens devices; an Appium server and the pages are up while at least one device is open.
+    """Opens devices; the Appium server and the pages' server run while at least one device is open.
 
     Args:
-        server: the Appium server to share; None takes one with its defaults.
+        server: the Appium server to share; None uses one with default settings.
         settle: when a page counts as settled.
         viewport: the browsers' screens.
 
@@ -28,7 +28,7 @@ class MiniWoBHost(BrowserHost[MiniWoB]):
         settle: SettleConfig = SETTLE,
         viewport: Viewport = PHONE,
     ) -> None:
-        # What is missing is missed now, not in the first episode.
+        # Report missing programs now, not in the first episode.
         programs = find_browser()
         html_folder()
         super().__init__(

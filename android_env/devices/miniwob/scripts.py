@@ -1,4 +1,4 @@
-"""Players of the MiniWoB++ tasks: one that knows every page, and one that acts by chance."""
+"""Scripted players of the MiniWoB++ tasks: one that knows every page, and one that acts at random."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DIRECTIONS: tuple[Direction, ...] = ("up", "down", "left", "right")
 
 
 def oracle(device: AppiumDevice, rng: np.random.Generator | None = None) -> Action:
-    """The next action of a player who knows the page; it looks into the page, never into the observation.
+    """The next action of a player that knows the page; it reads the page itself, never the observation.
 
     Raises:
-        DeviceFault: the page cannot be asked, or is none of the task set's.
+        DeviceFault: the page does not answer, or does not belong to the task set.
     """
     source = (files("android_env.devices.miniwob") / "oracles.js").read_text(encoding="utf-8")
     found = device.ask(lambda driver: script(driver, source))
@@ -35,7 +35,7 @@ def oracle(device: AppiumDevice, rng: np.random.Generator | None = None) -> Acti
 
 
 def by_chance(device: AppiumDevice, rng: np.random.Generator) -> Action:
-    """Taps anywhere (6 in 10), types a word of the goal (2 in 10), swipes, or presses a key; never declares an end."""
+    """Taps anywhere (6 in 10), types a word of the goal (2 in 10), swipes, or presses a key; never declares the end."""
     draw = rng.random()
     if draw < 0.6:
         return Action.tap(*rng.random(2))

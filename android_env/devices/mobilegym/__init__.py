@@ -1,7 +1,7 @@
-"""MobileGym: a phone in a browser, with tasks and judges over its state (https://github.com/Purewhiter/mobilegym).
+"""MobileGym: a phone in a browser, with tasks, and judges of its state (https://github.com/Purewhiter/mobilegym).
 
-Nothing of it is in here. `checkout` runs the tasks of a folder that the user names, `World` serves the simulator that
-was built there, `Phone` is how a browser is spoken to that shows it, and `host` opens such browsers.
+None of its code is included. `checkout` runs the tasks of a folder that the user names, `World` serves the simulator
+that was built there, `Phone` is the dialect of a browser that shows it, and `host` opens such browsers.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from android_env.page_server import PageServer
 from android_env.tasks.task import Task
 
 SCREEN = Viewport(height=800, width=360, pixel_ratio=0.8)
-"""The layout that the simulator has, drawn at 288 × 640 pixels."""
+"""The simulator's layout, drawn at 288 × 640 pixels."""
 CALL_CAP_S = 20.0
 READY_CAP_S = 60.0
-"""How long the simulator may take to come up, seconds."""
+"""How long the simulator may take to start, seconds."""
 POLL_S = 0.03
 
 _CALL = """
@@ -52,13 +52,13 @@ _APPS = "() => (window.__SIM__.getState().os.installedApps || []).map(({id, name
 
 
 class InPage:
-    """The simulator in a browser's open page; implements `checkout.Simulator`."""
+    """The simulator in the browser's open page; implements `checkout.Simulator`."""
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
 
     def call(self, source: str, argument: Any = None, *, cap_s: float = CALL_CAP_S) -> Any:
-        """See `checkout.Simulator`. What takes long is asked about again and again: scripts have a time limit."""
+        """See `checkout.Simulator`. Scripts have a time limit, so long calls are polled."""
         script(self._driver, _CALL, source, argument)
         end = time.monotonic() + cap_s
         while True:
@@ -73,15 +73,17 @@ class InPage:
 
 
 class World:
-    """A checkout and its simulator, served where nobody serves it; implements `host.ServedPages` and what `Phone` asks.
+    """A checkout and its simulator, which is served here unless `url` is given.
+
+    Implements `host.ServedPages`, and what `Phone` needs.
 
     Args:
-        checkout: tasks and judges.
-        url: where the simulator is served; empty serves `dist` of the checkout, which its `npm run build` makes, on the
-            loopback interface.
+        checkout: the tasks and judges.
+        url: where the simulator is served; if empty, the checkout's `dist`, which its `npm run build` makes, is served
+            on the loopback interface.
 
     Raises:
-        SetupError: it was not built.
+        SetupError: the simulator was not built.
     """
 
     def __init__(self, checkout: Checkout, url: str = "") -> None:
@@ -96,11 +98,11 @@ class World:
         self.home = url
 
     def url(self, task: Task, seed: int) -> str:
-        """All tasks begin in the same page."""
+        """All tasks begin on the same page."""
         return self.home
 
     def begin(self, driver: Any, task: Task, seed: int) -> Episode:
-        """Waits for the simulator, and sets the task up in it."""
+        """Waits for the simulator and sets the task up in it."""
         simulator = self.simulator(driver)
         end = time.monotonic() + READY_CAP_S
         while simulator.call(READY) is not True:
@@ -110,19 +112,19 @@ class World:
         return self.checkout.begin(task, seed, simulator)
 
     def passed(self, driver: Any, episode: Episode) -> bool:
-        """What MobileGym's judge says; see `Checkout.passed`."""
+        """The verdict of MobileGym's judge; see `Checkout.passed`."""
         return self.checkout.passed(episode, self.simulator(driver))
 
     def simulator(self, driver: Any) -> Simulator:
-        """The one in the open page."""
+        """The simulator in the open page."""
         return InPage(driver)
 
     def goal(self, driver: Any) -> str:
-        """The page itself asks for nothing."""
+        """Empty, since the page itself states no goal."""
         return ""
 
     def verdict(self, driver: Any) -> None:
-        """Nor does it end episodes."""
+        """None, since the page does not end episodes."""
 
     def close(self) -> None:
         """Stops serving."""
@@ -131,10 +133,10 @@ class World:
 
 
 def built(checkout: Checkout) -> Path:
-    """Where a checkout has its built simulator.
+    """The folder of a checkout's built simulator.
 
     Raises:
-        SetupError: it was not built.
+        SetupError: the simulator was not built.
     """
     dist = checkout.folder / "dist"
     if not (dist / "index.html").is_file():
@@ -143,7 +145,7 @@ def built(checkout: Checkout) -> Path:
 
 
 class Phone(Chromium):
-    """The simulator's phone: fingers and keys are a browser's, buttons its system's.
+    """The simulator's phone: fingers and keys are the browser's; buttons are those of the simulated system.
 
     Args:
         world: the checkout and its simulator.
@@ -153,7 +155,7 @@ class Phone(Chromium):
 
     name = "mobilegym"
     actions = frozenset(ActionType)
-    # A swipe is the simulator's; as a gesture of the browser it would go back, out of the page.
+    # Swipes are for the simulator; as a browser gesture, a swipe would go back and leave the page.
     switches = ("--overscroll-history-navigation=0",)
 
     def __init__(
@@ -164,7 +166,7 @@ class Phone(Chromium):
         self.episode: Episode | None = None
 
     def reset(self, driver: Any, task: Task, seed: int) -> str:
-        """Sets the task up in a new page of a browser that knows nothing of episodes before; returns its wording."""
+        """Sets the task up on a new page of a browser without traces of earlier episodes; returns the task's goal."""
         self.episode = None
         url = self.world.url(task, seed)
         self._forget(driver)
@@ -177,16 +179,16 @@ class Phone(Chromium):
             self.episode.answer = text
 
     def passed(self, driver: Any) -> bool:
-        """Whether MobileGym's judge takes the running task for done.
+        """Whether MobileGym's judge considers the running task done.
 
         Raises:
-            EpisodeError: none is running.
+            EpisodeError: no task is running.
             JudgeError: it has no answer.
         """
         self._same_browser(driver)
         if self.episode is None:
             raise EpisodeError("no episode of MobileGym is under way; call reset(task, seed=...) first.")
-        if not self._here(driver):  # an agent may follow a link out of it
+        if not self._here(driver):  # the agent may have followed a link out of the simulator
             return False
         return self.world.passed(driver, self.episode)
 
@@ -204,14 +206,14 @@ class Phone(Chromium):
             self.world.simulator(driver).call(KEYS[key])
 
     def _here(self, driver: Any) -> bool:
-        """Whether the page is the simulator, and up."""
+        """Whether the open page is the simulator and has started."""
         return self.world.simulator(driver).call(READY) is not False
 
     def open_app(self, driver: Any, name: str) -> None:
         """Opens an app by its id or by the name under its icon.
 
         Raises:
-            AppRefused: there is none of that name.
+            AppRefused: there is no app of that name.
         """
         self._same_browser(driver)
         simulator = self.world.simulator(driver)
@@ -223,7 +225,7 @@ class Phone(Chromium):
         raise AppRefused(f"the phone has no app called {name!r}", begun=False)
 
     def activity(self, driver: Any) -> str:
-        """The app in front and its route."""
+        """The foreground app and its route."""
         if self._dialog is not None:
             return f"{self.name}/dialog"
         route = self._ask(driver, "return window.__OS__?.getAppRoute?.() || null")

@@ -1,10 +1,10 @@
 """MobileGym's tasks and judges, from the user's own checkout of its repository (Apache-2.0).
 
-They are Python in its folder `bench_env`, written against an environment of its own. What they ask of it,
-`Environment` has over any page that holds the simulator. Its package as a whole imports a browser driver and model
-clients, which no task needs: it is imported without its `__init__.py`.
+They are Python code in its folder `bench_env`, written for MobileGym's own environment. `Environment` offers what they
+need of it, over any page that contains the simulator. The package's `__init__.py` imports a browser driver and model
+clients, which no task needs, so the package is imported without it.
 
-Naming a checkout runs its code, as naming a recipe does. Name those that you trust.
+Naming a checkout runs its code, as naming a recipe does. Name only checkouts that you trust.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ T = TypeVar("T")
 FAMILY = "mobilegym"
 SPLITS = ("train", "test")
 BUDGETS = {"L1": 15, "L2": 30, "L3": 45, "L4": 60}
-"""Actions that MobileGym allows by difficulty, and 15 more where an answer sheet is to be filled in."""
+"""Actions that MobileGym allows, by difficulty; 15 more if an answer sheet must be filled in."""
 SHEET_STEPS = 15
 SHEET_HINT = " 然后打开 答题卡 APP 在里面回答问题并提交"
-"""What MobileGym appends to a question: open the answer sheet, answer there, hand it in."""
+"""What MobileGym appends to a question: open the answer sheet, answer there, submit it."""
 APPS_CAP_S = 60.0
 """How long the data of a task's apps may take to load, seconds."""
 _PACKAGE = "bench_env"
@@ -43,7 +43,7 @@ class Simulator(Protocol):
     """An open page with MobileGym in it."""
 
     def call(self, source: str, argument: Any = None, *, cap_s: float = ...) -> Any:
-        """What a JavaScript expression is, as JSON; a function is called with the argument, a promise awaited.
+        """The JSON value of a JavaScript expression; a function is called with the argument, and a promise is awaited.
 
         Raises:
             CommandFailed: it throws.
@@ -54,7 +54,7 @@ class Simulator(Protocol):
 
 @dataclass(frozen=True)
 class Seen:
-    """The simulator at one moment, by the names that MobileGym's judges have for it."""
+    """The simulator at one moment, under the names that MobileGym's judges use."""
 
     route: Mapping[str, Any]
     state: Mapping[str, Any]
@@ -63,12 +63,12 @@ class Seen:
 
 @dataclass(eq=False)
 class Episode:
-    """One task under way."""
+    """One running task."""
 
     name: str
-    """MobileGym's of the task."""
+    """MobileGym's name of the task."""
     task: Any
-    """MobileGym's own, with parameters drawn."""
+    """MobileGym's own task object, with its parameters drawn."""
     goal: str
     first: Seen
     answer: str | None = None
@@ -87,7 +87,7 @@ STATE = """() => {
     return value;
   });
 }"""
-"""The whole state as JSON, without what is no data."""
+"""Script that returns the whole state as JSON, without anything that is not data."""
 ROUTE = "() => window.__OS__?.getAppRoute?.() || null"
 READY = "() => Boolean(window.__SIM__?.getState && window.__OS__?.openApp)"
 OPEN = """async id => {
@@ -98,7 +98,7 @@ OPEN = """async id => {
 
 
 class Environment:
-    """What MobileGym's tasks ask of their environment, over a `Simulator`. Its methods are coroutines that do not wait."""
+    """The environment that MobileGym's tasks expect, over a `Simulator`. Its methods are coroutines that never wait."""
 
     supports_state_injection = True
 
@@ -108,7 +108,7 @@ class Environment:
         self.stopwatch = _NoWatch()
 
     async def reset(self, app_ids: Sequence[str] | None = None) -> None:
-        """The page is a new one already; loads the data of these apps, None: of all."""
+        """Loads the data of these apps, or of all if None; the page itself is new already."""
         self.simulator.call(
             "ids => window.__SIM__.waitForData?.(ids || undefined)",
             None if app_ids is None else list(app_ids),
@@ -119,7 +119,11 @@ class Environment:
         await self.reset(app_ids)
 
     async def get_state(self, *, required_apps: Sequence[str] | None = None) -> Any:
-        """Raises: CommandFailed: there is none, or one of the apps is not in it."""
+        """The state now.
+
+        Raises:
+            CommandFailed: there is no state, or one of the apps is missing from it.
+        """
         state = json.loads(self.simulator.call(STATE) or "null")
         if not isinstance(state, dict) or "os" not in state:
             raise CommandFailed(f"the simulator's state is {str(state)[:60]!r}")
@@ -150,7 +154,7 @@ class Environment:
             self.simulator.call("() => new Promise(done => setTimeout(done, 300))")
 
     async def warm_apps(self, app_ids: Sequence[str], settle_ms: int = 300) -> None:
-        """Opens each app once, so that its state is there, and goes home."""
+        """Opens each app once, so that its state exists, and goes home."""
         for app_id in app_ids:
             self.simulator.call(OPEN, app_id)
             self.simulator.call("ms => new Promise(done => setTimeout(done, ms))", settle_ms)
@@ -170,7 +174,7 @@ class _Page:
 
 
 class _NoWatch:
-    """Nobody reads how long each part of a set-up takes."""
+    """A stopwatch that does nothing, since nobody reads how long each part of a set-up takes."""
 
     total = 0.0
 
@@ -187,10 +191,10 @@ class _NoWatch:
 
 @dataclass(frozen=True)
 class Checkout:
-    """A folder with MobileGym's repository.
+    """A checkout of MobileGym's repository.
 
     Raises:
-        SetupError: it holds none, or another checkout's code runs in this process already.
+        SetupError: the folder holds no checkout, or this process already runs the code of another one.
     """
 
     folder: Path
@@ -215,14 +219,14 @@ class Checkout:
         object.__setattr__(self, "_package", package)
 
     def splits(self) -> list[str]:
-        """Names of its lists of tasks."""
+        """Names of the checkout's task lists."""
         return sorted(path.stem for path in (self.folder / _PACKAGE / "splits").glob("*.txt"))
 
     def tasks(self, split: str = "") -> tuple[Task, ...]:
-        """The tasks of one of its lists, or of `train` and `test`; goals are worded anew when an episode begins.
+        """The tasks of one list, by default those of `train` and `test`; goals are reworded when an episode begins.
 
         Raises:
-            TaskError: there is no such list, or it names a task that there is not.
+            TaskError: there is no such list, or it names a task that does not exist.
         """
         lists = {name: self._listed(name) for name in ([split] if split else SPLITS)}
         return tuple(self._described(name, task_id) for name, ids in lists.items() for task_id in ids)
@@ -231,9 +235,9 @@ class Checkout:
         """Sets a task up in an open, new simulator; the seed draws its parameters.
 
         Raises:
-            TaskError: it is none of this checkout's.
+            TaskError: the task does not belong to this checkout.
             TaskRefused: the task's own set-up fails.
-            DeviceFault: the simulator does not do what the set-up asks.
+            DeviceFault: the simulator does not do what the set-up requires.
         """
         made = self._class(_named(task))(_seed=seed)
         environment = Environment(simulator)
@@ -260,11 +264,11 @@ class Checkout:
         return Episode(_named(task), made, goal, first)
 
     def passed(self, episode: Episode, simulator: Simulator) -> bool:
-        """Whether MobileGym's judge takes the task for done, with nothing else changed.
+        """Whether MobileGym's judge considers the task done, with nothing else changed.
 
         Raises:
-            JudgeError: it has no answer.
-            DeviceFault: the simulator cannot be asked.
+            JudgeError: the judge has no answer.
+            DeviceFault: the simulator does not answer.
         """
         last = _run(Environment(simulator).get_observation())
         try:
@@ -282,7 +286,7 @@ class Checkout:
         )
         if not task.answer_fields:
             return task.evaluate(given(episode.answer))
-        # Only what is handed in on the sheet is an answer then.
+        # Then only what was submitted on the sheet counts as the answer.
         sheet = (last.state.get("apps") or {}).get("answer_sheet") or {}
         if self._own_goals(task):
             handed_in = sheet.get("answers") if sheet.get("submitted") else None
@@ -291,7 +295,7 @@ class Checkout:
         return task._evaluate_with_checks(given(None), checks)
 
     def _own_goals(self, task: Any) -> bool:
-        """Whether the task has checks of its own besides the sheet."""
+        """Whether the task checks more than the answer sheet."""
         definer = next(cls for cls in type(task).__mro__ if "check_goals" in vars(cls))
         return definer not in (self._base.BaseTask, self._common.AnswerTask)
 
@@ -340,7 +344,7 @@ class Checkout:
         budget += SHEET_STEPS if cls.answer_fields else 0
         level = int(cls.difficulty[1:]) if cls.difficulty[1:].isdigit() else 1
         params = {"task": task_id, "apps": ",".join(cls.apps)}
-        goal = cls.templates[0] if cls.templates else task_id  # with gaps, which its state fills
+        goal = cls.templates[0] if cls.templates else task_id  # with gaps, which the episode's state fills
         return Task(f"{FAMILY}/{task_id}", goal, FAMILY, level, split, params, budget)
 
 

@@ -12,17 +12,17 @@ from android_env.devices.mobilegym import SCREEN, Phone, World, built
 from android_env.devices.mobilegym.checkout import Checkout
 
 SETTLE = SettleConfig(poll_s=0.1, stable_polls=2, cap_s=4.0, status_bar=0.04)
-"""Apps slide in, and the clock in the status bar moves on."""
+"""The default for the simulator: apps slide in, and the clock in the status bar changes."""
 TIMEOUT_S = 60.0
 
 
 class MobileGymHost(BrowserHost[World]):
-    """Opens devices; an Appium server and the simulator are up while at least one device is open.
+    """Opens devices; the Appium server and the simulator's server run while at least one device is open.
 
     Args:
         folder: the checkout.
-        url: where its simulator is served; empty serves what was built there.
-        server: the Appium server to share; None takes one with its defaults.
+        url: where its simulator is served; if empty, the simulator built in the checkout is served.
+        server: the Appium server to share; None uses one with default settings.
         viewport: the browsers' screens.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Players of MobileGym: one that knows some of the training tasks, and one that acts by chance.
+"""Scripted players of MobileGym: one that knows some training tasks, one that acts at random, one that does nothing.
 
-The player that knows reads labels off the page, and looks up what a task asks for among its drawn parameters. For a
-task that is not in `PLANS` it declares the end, and fails.
+The first reads labels from the page and looks up what a task asks for among its drawn parameters. For a task that is
+not in `PLANS` it declares the end and fails.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ LOOKS = 6
 
 @dataclass(frozen=True)
 class Tap:
-    """Taps the element with this label (its text, or what it is called), or by a selector of CSS."""
+    """Taps the element with this label (its text or its name), or by a CSS selector."""
 
     label: str
     css: bool = False
     part: bool = False
-    """Whether the label may be a part of the text."""
+    """Whether the label may be only a part of the text."""
     last: bool = False
-    """Whether the last of several is meant, instead of the first."""
+    """Whether the last of several elements is meant, instead of the first."""
 
 
 @dataclass(frozen=True)
 class Type:
-    """Types into what has the focus."""
+    """Types into the focused field."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Press:
-    """A button."""
+    """Presses a button."""
 
     action: Action
 
@@ -60,7 +60,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Point:
-    """Taps here, fractions of the screen: icons have no label."""
+    """Taps a point, fractions of the screen; for icons, which have no label."""
 
     y: float
     x: float
@@ -70,7 +70,7 @@ Step = Tap | Point | Type | Press | Open
 BACK = Press(Action.back())
 
 _SETTINGS = (Tap("我"), Tap("设置"))
-_SWITCH = 0.9  # where switches stand on their line
+_SWITCH = 0.9  # horizontal position of a switch in its row
 PLANS: dict[str, Sequence[Step]] = {
     "wechat.OpenRadarAddFriend": (Point(0.07, 0.93), Tap("添加朋友"), Tap("雷达")),
     "wechat.OpenNewFriends": (Tap("通讯录"), Tap("新的朋友")),
@@ -89,7 +89,7 @@ PLANS: dict[str, Sequence[Step]] = {
         Tap("拍一拍"),
         Tap("input", css=True),
         Type("{text}"),
-        BACK,  # the keyboard goes
+        BACK,  # closes the keyboard
         Tap("完成"),
     ),
     "wechat.ToggleFriendConfirmation": (*_SETTINGS, Tap("朋友权限"), Point(0.14, _SWITCH)),
@@ -131,7 +131,8 @@ PLANS: dict[str, Sequence[Step]] = {
         Tap("{unit|celsius=摄氏度°C|fahrenheit=华氏度°F}"),
     ),
 }
-"""By MobileGym's name of a training task; `{name}` stands for a parameter, `{name|value=word}` for a word for it."""
+"""Plans by MobileGym's name of the training task; `{name}` stands for a parameter, `{name|value=word}` for a word that
+depends on it."""
 
 _FIND = """
 const [label, css, part, last] = arguments;
@@ -168,7 +169,7 @@ def oracle(device: AppiumDevice, rng: np.random.Generator | None = None) -> Acti
     """The next action of the plan.
 
     Raises:
-        DeviceFault: the page cannot be asked.
+        DeviceFault: the page does not answer.
     """
     phone = device.dialect
     assert isinstance(phone, Phone) and phone.episode is not None

@@ -1,4 +1,4 @@
-"""A device made of recordings: real screens, and only the ways between them that somebody has recorded."""
+"""A device made of recordings: real screens, and only those transitions between them that were recorded."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from android_env.tasks.task import Task
 __all__ = ["Graph", "Replay", "load", "tasks"]
 
 _SLACK = 6
-"""Actions that a task allows beyond twice the shortest way."""
+"""Actions that a task allows beyond twice the shortest path."""
 
 
 class Replay:
-    """A recorded graph as a device; deterministic, whatever the seed.
+    """A recorded graph as a device; deterministic, regardless of the seed.
 
-    An action that was recorded on the screen in front leads where it led; every other one changes nothing, and the
-    report's notes say `unrecorded`: what a phone would have done, nobody knows.
+    An action that was recorded on the current screen leads where it led then. Any other action changes nothing, and the
+    report's notes say `unrecorded`, because it is unknown what the phone would have done.
 
     Args:
-        graph: what was recorded.
-        screen_hw: height and width that screenshots are brought to, pixels.
+        graph: the recorded graph.
+        screen_hw: height and width that screenshots are resized to, pixels.
     """
 
     name = "replay"
@@ -82,25 +82,25 @@ class Replay:
         return Observation(pixels, self._task.goal, screen.activity, screen.ui_elements)
 
     def verdict(self) -> Verdict | None:
-        """Success once the task's screen is in front."""
+        """Success once the task's screen is shown."""
         assert self._task is not None
         if self.at == self._task.params["screen"]:
             return "success"
         return "failure" if self._declared else None
 
     def best_action(self) -> Action:
-        """The first of a shortest way to the task's screen; declares it impossible where there is none."""
+        """The first action of a shortest path to the task's screen; declares the task impossible if there is none."""
         assert self._task is not None
         steps = self.graph.steps_to(self._task.params["screen"])
         return self.graph.next_action(self.at, steps) or Action.impossible()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing, since there are no resources to release."""
 
 
 @lru_cache(maxsize=4096)
 def _read(image: Path, screen_hw: tuple[int, int]) -> np.ndarray:
-    """A screen, uint8[H, W, 3]; devices side by side show the same ones."""
+    """A screen, uint8[H, W, 3]; cached, since concurrent devices show the same screens."""
     from PIL import Image
 
     height, width = screen_hw
@@ -109,12 +109,12 @@ def _read(image: Path, screen_hw: tuple[int, int]) -> np.ndarray:
 
 
 def tasks(folder: str | Path, *, held_out: int = 3) -> tuple[Task, ...]:
-    """A task for every screen that is at least two actions away: reach it.
+    """A task for every screen that is at least two actions away; the task is to reach it.
 
-    Every `held_out`-th target, in the order of the recording, is of the split `test_screen`, the others of `train`.
+    Every `held_out`-th target, in recording order, is in the split `test_screen`, the others in `train`.
 
     Raises:
-        TaskError: the recording cannot be read, or no screen is so far away.
+        TaskError: the recording cannot be read, or no screen is that far away.
     """
     graph = load(folder)
     made, goals = [], set()
@@ -123,7 +123,7 @@ def tasks(folder: str | Path, *, held_out: int = 3) -> tuple[Task, ...]:
         words = ", ".join(repr(text) for text in words_of(screen, graph.screens.values()))
         goal = f"Reach the screen {screen.activity.rpartition('.')[2] or screen.activity}"
         goal += f" that shows {words}" if words else ""
-        if goal in goals:  # nobody could tell them apart
+        if goal in goals:  # the two goals could not be told apart
             continue
         goals.add(goal)
         split = "test_screen" if len(made) % held_out == held_out - 1 else "train"

@@ -1,4 +1,4 @@
-"""Recorded screens and what led from one to another: DroidBot's explorations, and our own recordings."""
+"""Graphs of recorded screens and the actions between them, from DroidBot's explorations or our own recordings."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _DROIDBOT: Mapping[str, Kind] = {
 }
 _KEY_NAMES: Mapping[str, Kind] = {"BACK": "back", "HOME": "home", "ENTER": "enter"}
 _POINT_SPREAD = 0.04
-"""Half the size of the region that a recorded tap stands for where no element is known, fractions of the screen."""
+"""Half the side of the region that a recorded tap covers if no element is known there, fractions of the screen."""
 
 
 @dataclass(frozen=True)
 class Screen:
-    """A screen that was recorded."""
+    """A recorded screen."""
 
     name: str
     image: Path
@@ -54,19 +54,19 @@ class Screen:
 
 @dataclass(frozen=True)
 class Edge:
-    """What an action did on a screen."""
+    """A recorded transition: what an action did on a screen."""
 
     start: str
     end: str
     kind: Kind
     region: Region = EVERYWHERE
-    """Where it counts, for what has a place."""
+    """Where the action counts, if it has a position."""
     what: str = ""
-    """Of a swipe the finger's direction, of text and apps what was typed or opened."""
+    """The finger's direction for a swipe; what was typed or opened for text and apps."""
 
     @property
     def action(self) -> Action:
-        """One that follows it."""
+        """An action that follows this edge."""
         top, left, bottom, right = self.region
         middle: Point = ((top + bottom) / 2, (left + right) / 2)
         if self.kind == "tap":
@@ -84,16 +84,16 @@ def _inside(value: float) -> float:
 
 @dataclass
 class Graph:
-    """Screens and edges; equal actions lead to one screen, the one that was recorded first.
+    """Screens and edges; if equal actions led to different screens, the first recorded one counts.
 
     Raises:
-        TaskError: there is no screen, or an edge's end is none.
+        TaskError: there is no screen, or an edge leads from or to an unknown one.
     """
 
     screens: dict[str, Screen]
     edges: list[Edge]
     start: str
-    """Where episodes begin."""
+    """The screen on which episodes begin."""
     name: str = "replay"
     _out: dict[str, list[Edge]] = field(default_factory=dict, repr=False)
 
@@ -108,9 +108,9 @@ class Graph:
             self._out.setdefault(edge.start, []).append(edge)
 
     def follow(self, at: str, action: Action) -> str | None:
-        """Where an action leads from a screen; None where nobody has recorded it.
+        """Where an action leads from a screen; None if it was not recorded there.
 
-        Of elements that lie in one another, the smallest that was touched counts.
+        Of nested elements, the smallest touched one counts.
         """
         kind: Kind | None
         if action.type is ActionType.DUAL_POINT:
@@ -121,7 +121,7 @@ class Graph:
         return min(found, key=lambda edge: _area(edge.region)).end if found else None
 
     def steps_to(self, target: str) -> dict[str, int]:
-        """How many actions each screen is away from one, by actions that lead where they say; itself 0."""
+        """The distance of each screen to the target, in actions that `follow` takes where the recording did."""
         into: dict[str, list[str]] = {}
         for edge in self.edges:
             if self.follow(edge.start, edge.action) == edge.end:
@@ -136,7 +136,7 @@ class Graph:
         return steps
 
     def next_action(self, at: str, steps: Mapping[str, int]) -> Action | None:
-        """The first action of a shortest way, by `steps_to`; None where there is none."""
+        """The first action of a shortest path, by `steps_to`; None if there is no path."""
         best = [
             edge
             for edge in self._out.get(at, ())
@@ -164,7 +164,7 @@ def load(folder: str | Path) -> Graph:
     """Opens DroidBot's output (`utg.js`, `states/`, `events/`), or a folder of recorded episodes (`recording`).
 
     Raises:
-        TaskError: it is neither, or is damaged.
+        TaskError: the folder is neither, or is damaged.
     """
     folder = Path(folder)
     try:
@@ -222,7 +222,7 @@ def _event(event: Mapping[str, Any], start: str, end: str, size: tuple[int, int]
         if _area(region) <= 0:
             return None
     if kind == "swipe":
-        # DroidBot says where the content is to be looked at further; the finger goes the other way.
+        # DroidBot names the direction in which the view moves; the finger moves the other way.
         what = {"up": "down", "down": "up", "left": "right", "right": "left"}[str(event["direction"]).lower()]
     elif kind == "type":
         what = str(event.get("text", ""))
@@ -281,7 +281,7 @@ def _recordings(folder: Path) -> Graph:
 
 
 def _below_the_clock(image: Path) -> bytes:
-    """The pixels without the status bar, whose clock makes no other screen."""
+    """The pixels below the status bar, since a different clock does not make a different screen."""
     from PIL import Image
 
     with Image.open(image) as opened:
@@ -303,7 +303,7 @@ def _acted(start: str, end: str, moment: Any) -> Edge | None:
 
 
 def _touched(at: Point, ui_elements: str) -> Region:
-    """The smallest element at a point; a little square where there is none."""
+    """The smallest element at a point; a small square if there is none."""
     y, x = at
     regions = [
         (top, left, top + tall, left + wide)
@@ -316,7 +316,7 @@ def _touched(at: Point, ui_elements: str) -> Region:
 
 
 def targets(graph: Graph, *, least: int = 2) -> Iterator[tuple[str, int]]:
-    """Screens that can be reached from the first one, with how many actions that takes, at least so many."""
+    """Screens whose distance from the first one is at least `least` actions, each with that distance."""
     for name in graph.screens:
         steps = graph.steps_to(name).get(graph.start)
         if steps is not None and steps >= least:
@@ -324,7 +324,7 @@ def targets(graph: Graph, *, least: int = 2) -> Iterator[tuple[str, int]]:
 
 
 def words_of(screen: Screen, others: Iterable[Screen], most: int = 3) -> list[str]:
-    """Texts that tell a screen from others: the rarest first, shorter ones before longer ones."""
+    """Texts that distinguish a screen from others: the rarest first, then shorter before longer ones."""
     seen = collections.Counter(text for other in others for text in _texts(other))
     own = sorted(_texts(screen), key=lambda text: (seen[text], len(text)))
     return own[:most]

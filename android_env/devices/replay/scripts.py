@@ -1,4 +1,4 @@
-"""Players of recordings: the shortest way, chance, and an explorer that prefers what was recorded."""
+"""Scripted players of recordings: the shortest path, random actions, and an explorer that prefers recorded actions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from android_env.devices.replay import Replay
 
 
 def oracle(device: Replay, rng: np.random.Generator) -> Action:
-    """The first action of a shortest way."""
+    """The first action of a shortest path."""
     return device.best_action()
 
 
@@ -24,9 +24,9 @@ def by_chance(device: Replay, rng: np.random.Generator) -> Action:
 
 
 def explore(device: Replay, rng: np.random.Generator) -> Action:
-    """One of the recorded actions of this screen (8 in 10), or chance: the data of somebody who looks around.
+    """One of this screen's recorded actions (8 in 10), else a random one; gives the data of a user who explores.
 
-    Of Android in the Wild's actions only, so that every policy can learn from it.
+    It uses only Android in the Wild's actions, so that every policy can learn from the data.
     """
     here = (edge for edge in device.graph.edges if edge.start == device.at)
     edges = list(dict.fromkeys(edge for edge in here if edge.action.type in AITW_TYPES))

@@ -1,1 +1,1 @@
-"""The embedded phone: a finite decision process, and a renderer that draws it."""
+"""The embedded phone: a finite Markov decision process, and a renderer that draws it."""

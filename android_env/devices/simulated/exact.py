@@ -1,7 +1,7 @@
 """Exact success and Q of a memoryless policy on the simulated phone, by backward induction over (state, step).
 
-One episode seed means one layout, so the phone is a finite Markov decision process with known probabilities. A policy
-is asked once for each state it can reach; no roll-out, no sampling error.
+One episode seed means one layout, so the phone is a finite Markov decision process with known probabilities. The policy
+is queried once for each state it can reach. There are no rollouts and no sampling error.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from android_env.devices.simulated.state import NOISE, AbstractAction, NoiseConf
 from android_env.tasks.task import Task
 
 PolicyFn = Callable[[list[Observation]], Sequence[Sequence[tuple[Action, float]]]]
-"""Maps B observations to B lists of (action, probability). A list's probabilities may sum to less than 1 (a top-k
-support): they are then scaled to sum to 1."""
+"""Maps B observations to B lists of (action, probability). A list's probabilities may sum to less than 1 (top-k
+support); they are then normalised."""
 Distribution = Callable[[Display], Sequence[tuple[Action, float]]]
-"""A scripted policy: reads the state instead of the pixels."""
+"""A scripted policy, which reads the state instead of the pixels."""
 MAX_STATES = 50_000
-"""Exploring more states than this is refused: the policy types endlessly many texts."""
+"""Exploring more states than this is refused, since the policy then types an endless number of texts."""
 StatePolicy = Callable[[list[Display]], Sequence[Sequence[tuple[Action, float]]]]
 
 
 def seeing(policy_fn: PolicyFn) -> StatePolicy:
-    """A policy over observations, as one over displays; renders each of them."""
+    """Turns a policy over observations into one over displays, by rendering each display."""
     return lambda displays: policy_fn([display.observe() for display in displays])
 
 
 def reading(distribution: Distribution) -> StatePolicy:
-    """A scripted policy, as one over many displays."""
+    """Turns a scripted policy into one over batches of displays."""
     return lambda displays: [distribution(display) for display in displays]
 
 
@@ -48,15 +48,15 @@ def exact_success(
     success: SuccessRule = "on_reach",
     max_steps: int | None = None,
 ) -> float:
-    """The probability that the policy ends an episode with success.
+    """The probability that the policy's episode ends in success.
 
     Args:
         policy_fn: a policy that reads the current observation only, queried in batches.
         task: the task.
-        layout_seed: of the episode: `phone.layout_seed_of(seed)`.
-        noise: mishaps in force.
-        success: when an episode counts as one (see `SimulatedPhone`).
-        max_steps: actions an episode may execute; the task's own budget if None.
+        layout_seed: the episode's layout seed, `phone.layout_seed_of(seed)`.
+        noise: the mishaps that occur.
+        success: when an episode counts as a success (see `SimulatedPhone`).
+        max_steps: actions that an episode may execute; the task's own budget if None.
     """
     values = exact_q(policy_fn, task, layout_seed, noise=noise, success=success, max_steps=max_steps)
     return values.success
@@ -72,7 +72,7 @@ def exact_q(
     max_steps: int | None = None,
     discount: float = 1.0,
 ) -> ExactValues:
-    """The values of a policy in every state it can reach, at every step; see `exact_success` and `ExactValues`."""
+    """The values of a policy in every state it can reach at every step; see `exact_success` and `ExactValues`."""
     return ExactValues(
         seeing(policy_fn),
         task,
@@ -93,9 +93,9 @@ def optimal_q(
     max_steps: int | None = None,
     discount: float = 1.0,
 ) -> ExactValues:
-    """The values of the best policy there is, which knows the state and the step.
+    """The values of the optimal policy, which knows the state and the step.
 
-    It chooses among taps on everything in sight, the keys, both declarations, swipes, and typing what the task names.
+    It chooses among taps on every visible element, the keys, both declarations, swipes, and typing what the task names.
     """
     return ExactValues(
         None, task, layout_seed, noise=noise, success=success, max_steps=max_steps, discount=discount
@@ -103,14 +103,14 @@ def optimal_q(
 
 
 class ExactValues:
-    """V and Q of one policy on one task under one layout; reward 1 for success, nothing else.
+    """V and Q of one policy on one task under one layout; the reward is 1 for success and 0 otherwise.
 
-    States that the policy does not reach by itself are explored when first asked for, so Q is known for any action in
-    any state.
+    States that the policy does not reach by itself are explored when they are first queried, so Q is available for any
+    action in any state.
 
     Args:
-        policy: a policy over displays (`seeing`, `reading`); None for the best policy.
-        discount: γ; the reward of an episode that succeeds with its k-th action from here is worth γ^(k-1).
+        policy: a policy over displays (`seeing`, `reading`); None for the optimal policy.
+        discount: γ; success at the k-th action from here is worth γ^(k-1).
         task, layout_seed, noise, success, max_steps: as for `exact_success`.
     """
 
@@ -131,8 +131,8 @@ class ExactValues:
         self._success: SuccessRule = success
         self._policy = policy
         self._index: dict[State, int] = {}
-        self._ends: list[float] = []  # 1 success, 0 failure, nan for a state that goes on
-        # One row for each (state, abstract action) of the policy, one link for each next state of a row.
+        self._ends: list[float] = []  # 1 success, 0 failure, nan for a non-terminal state
+        # One row for each (state, abstract action) of the policy; one link for each next state of a row.
         self._row_state: list[int] = []
         self._row_weight: list[float] = []
         self._link_row: list[int] = []
@@ -142,12 +142,12 @@ class ExactValues:
 
     @property
     def success(self) -> float:
-        """The value of the first state: with discount 1, the probability of success."""
+        """The value of the initial state; with discount 1, the probability of success."""
         return self.v(kernel.start(self.task), 0)
 
     @property
     def states(self) -> tuple[State, ...]:
-        """The states explored so far, the first one first."""
+        """The states explored so far; the initial state comes first."""
         return tuple(self._index)
 
     def v(self, state: State, step: int) -> float:
@@ -167,10 +167,10 @@ class ExactValues:
         return float(sum(p * arrival[self._index[after]] for p, after in reached))
 
     def occupancy(self) -> dict[State, float]:
-        """How often the policy acts in each state: the expected number of visits in an episode from the start.
+        """The expected number of times per episode that the policy acts in each state.
 
         Raises:
-            ValueError: asked of the best policy, whose choice changes with the step.
+            ValueError: the policy is the optimal one, whose choice depends on the step.
         """
         if self._policy is None:
             raise ValueError("occupancy is only kept for a given policy, not for the best one.")
@@ -186,7 +186,7 @@ class ExactValues:
         return {state: float(n) for state, n in zip(self._index, visits, strict=True) if n > 0}
 
     def _arrival(self, values: np.ndarray) -> np.ndarray:
-        """What it is worth to arrive in each state: the reward, or the discounted value."""
+        """The value of arriving in each state: the reward, or the discounted value."""
         ends = np.asarray(self._ends)
         return np.where(np.isnan(ends), self.discount * values, ends)
 

@@ -1,6 +1,6 @@
-"""The general family: launcher, settings, clock, mail and browser, for tasks of three to five steps.
+"""The general family: a launcher, settings, clock, mail and browser, for tasks of three to five steps.
 
-A `State.fact` is a switch that is on (`Wi-Fi`), or something done (`language:German`, `starred:Bank`).
+An entry of `State.facts` is a switch that is on (`Wi-Fi`) or something done (`language:German`, `starred:Bank`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from android_env.tasks.task import Task
 LAUNCHER = State("launcher")
 
 USELESS = frozenset({"up", "clear", "options", "tab", "preset", "choice", "time"})
-"""Elements whose tap shows something new but helps nobody."""
+"""Elements that show something new when tapped, but help with no task."""
 
 _SETTINGS_ROWS = (
     ("Network", "wifi"),
@@ -36,7 +36,7 @@ _SUBJECTS: dict[str, str] = dict(
 
 
 def start(task: Task) -> State:
-    """The home screen; what is to be switched off is on, and alarms start on."""
+    """The home screen; a switch that the task turns off starts on, and so do alarms."""
     facts = {f"alarm:{time}" for time in ALARMS}
     if task.params["template"] == "turn_off":
         facts.add(task.params["query"])
@@ -44,7 +44,7 @@ def start(task: Task) -> State:
 
 
 def goal_fact(task: Task) -> str:
-    """The fact that the goal is about, in the words of `State.facts`."""
+    """The fact that the goal is about, as in `State.facts`."""
     value = task.params["query"]
     match task.params["template"]:
         case "turn_on" | "turn_off":
@@ -69,17 +69,17 @@ def goal_fact(task: Task) -> str:
 
 
 def is_success(state: State, task: Task) -> bool:
-    """Whether what the goal asks for is done; a web search must stand on the screen, loaded."""
+    """Whether the goal is reached; the results of a web search must be on the screen, loaded."""
     if task.params["template"] == "web_search":
         return state.page == "web" and _same(state.query, task.params["query"]) and not state.loading
     return (goal_fact(task) in state.facts) != (task.params["template"] in ("turn_off", "alarm_off"))
 
 
 def step(state: State, action: AbstractAction, task: Task, noise: NoiseConfig) -> Outcomes:
-    """What the phone does if the action gets through.
+    """What the phone does if the action takes effect.
 
-    On a change of page all facts but the one that the goal is about return to what they were, except for one that
-    this very action brought. So states stay few enough for exact values.
+    On a change of page, all facts return to their initial values, except the one that the goal is about and any that
+    this action has just set. This keeps the number of states small enough for exact values.
     """
     del noise  # this family has no mishaps of its own
     after = _move(state, action)
@@ -112,7 +112,7 @@ def _move(state: State, action: AbstractAction) -> State:
 
 
 def oracle(state: State, task: Task) -> AbstractAction:
-    """A good action in any state; from the start and without mishaps a shortest way to the goal."""
+    """A good action in any state; from the start and without mishaps, these form a shortest path to the goal."""
     if state.loading:
         return ("tap", None)
     if is_success(state, task):
@@ -129,7 +129,7 @@ def _go(state: State, page: str, **fields: object) -> State:
 
 
 def _add(state: State, fact: str, group: str = "") -> State:
-    """The state with a fact; others that start with `group` are forgotten."""
+    """The state with a fact added; other facts that start with `group` are dropped."""
     kept = {f for f in state.facts if not (group and f.startswith(group))}
     return state._replace(facts=frozenset(kept | {fact}))
 
@@ -240,7 +240,7 @@ def _page_of(switch: str) -> str:
 
 
 def _via(state: State, app: str, rules: dict[str, AbstractAction | None]) -> AbstractAction:
-    """The action for the page at hand; elsewhere the way home and into `app`."""
+    """The rule's action on pages that have one; elsewhere the next action towards home and into `app`."""
     if state.overlay and state.overlay not in rules:
         return ("tap", "cancel")
     action = rules.get(state.overlay or state.page)
@@ -286,7 +286,7 @@ def _timer(state: State, value: str) -> AbstractAction:
 
 def _on_mail(sender: str, state: State, then: dict[str, AbstractAction]) -> AbstractAction:
     then = then if state.query == sender else {}
-    # A mail deleted by mistake is back once the app has been left.
+    # A mail deleted by mistake reappears once the app has been left.
     inbox = ("home",) if f"deleted:{sender}" in state.facts else ("tap", f"mail-{sender}")
     rules = {"inbox": inbox, "mail": ("back",), "reply": ("back",), **then}
     return _via(state, "Mail", rules)
