@@ -61,8 +61,8 @@ class Decision:
     """An actor's answer, with the candidates that it considered."""
 
     action: Action | ParseError | DeviceFault
-    """A ParseError is the agent's own error: it ends the episode as a failure, which is not re-run. A DeviceFault was met
-    by a script while it read the device; the episode is treated as if an action had met it."""
+    """A ParseError is the agent's own error: it ends the episode as a failure, which is not re-run. A DeviceFault was
+    met by a script while it read the device; the episode is treated as if an action had met it."""
     log_prob: float = math.nan
     """Log-probability of the action under the policy that drew it; NaN if unknown (a re-ranked action)."""
     candidates: tuple[Action, ...] = ()

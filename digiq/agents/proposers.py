@@ -1,4 +1,4 @@
-"""Any agent as a proposer: an interface of two methods; adapters for policies, endpoints, local models and functions."""
+"""Any agent as a proposer: two methods, and adapters for policies, endpoints, local models and functions."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class TextProposer:
 
 @dataclasses.dataclass(frozen=True)
 class VlmProposer:
-    """A local Hugging Face image-text-to-text model, sampled, that answers in a dialect; log-probabilities are its own."""
+    """A local Hugging Face image-text-to-text model whose answers in a dialect are sampled, with log-probabilities."""
 
     speaker: Speaker
     where: str = ""
