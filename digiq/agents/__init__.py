@@ -1,1 +1,1 @@
-"""Agents: propose, score, choose; batched roll-outs; collection of episodes."""
+"""Agents that propose, score and choose actions; batched rollouts; collection of episodes."""

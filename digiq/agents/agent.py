@@ -1,4 +1,4 @@
-"""An agent proposes actions with a policy and, given a scorer, takes the best of several at test time."""
+"""An agent that proposes actions with a policy and, given a scorer, takes the best of several at test time."""
 
 from __future__ import annotations
 
@@ -20,50 +20,51 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Past:
-    """An action that was executed, and the screen it answered."""
+    """An executed action, and the screen that it was chosen on."""
 
     screen: bytes
     """Digest of the screenshot (:func:`screen_digest`)."""
     action: Action
     screenshot: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
-    """The screen itself, uint8 [H, W, 3], of the last action alone: some critics see it."""
+    """The screen itself, uint8 [H, W, 3]; kept for the last action only, for critics that see it."""
 
 
 def screen_digest(screenshot: np.ndarray) -> bytes:
-    """Equal for equal screenshots."""
+    """A digest of the pixels, equal for equal screenshots."""
     return hashlib.blake2b(np.ascontiguousarray(screenshot).tobytes(), digest_size=8).digest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """What one running episode asks an actor."""
+    """One running episode's request for an action."""
 
     observation: PolicyInput
     rng: np.random.Generator
-    """The episode's own generator, so that a choice never depends on which other episodes run beside it."""
+    """The episode's own generator, so that a choice never depends on the other episodes that run at the same time."""
     device: Any = None
-    """The episode's device, which knows the truth; None for actors that do not declare to read it (:func:`turns_for`)."""
+    """The episode's device, which knows the true state; None for actors that do not declare that they read it
+    (:func:`turns_for`)."""
     step: int = 0
     """Actions executed so far."""
     max_steps: int = 0
-    """Budget of actions of the episode."""
+    """The episode's budget of actions."""
     actions: frozenset[ActionType] = frozenset(ActionType)
-    """What the device can do; a policy's other candidates are left out where any remain."""
+    """Action types that the device can execute; a policy's other candidates are dropped, unless none would remain."""
     elements: str | None = None
     """The screen's accessibility tree (``Observation.ui_elements``), for actors that declare ``reads_elements = True``."""
     past: tuple[Past, ...] = ()
-    """What was done before in this episode, oldest first; kept for actors that say ``reads_past`` alone."""
+    """Earlier actions of this episode, oldest first; kept only for actors that declare ``reads_past = True``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What an actor answers, with the candidates it weighed."""
+    """An actor's answer, with the candidates that it considered."""
 
     action: Action | ParseError | DeviceFault
-    """A ParseError is the agent's own error: it ends the episode as a failure and is not re-run. A DeviceFault is what a
-    script met while it looked at the device; the episode is treated as if an action had met it."""
+    """A ParseError is the agent's own error: it ends the episode as a failure, which is not re-run. A DeviceFault was
+    met by a script while it read the device; the episode is treated as if an action had met it."""
     log_prob: float = math.nan
-    """Log-probability of the action under the policy that drew it; NaN where unknown (a re-ranked action)."""
+    """Log-probability of the action under the policy that drew it; NaN if unknown (a re-ranked action)."""
     candidates: tuple[Action, ...] = ()
     q: tuple[float, ...] = ()
     """The scorer's Q of each candidate; empty without a scorer."""
@@ -71,9 +72,12 @@ class Decision:
 
 
 class Actor(Protocol):
-    """Anything a roll-out can run. One that looks at the device itself says so with ``reads_device = True``, one that reads
-    the screen's elements with ``reads_elements = True``; one that gains
-    nothing from several turns at once, and may be called from several threads, with ``alone = True``."""
+    """Anything that a rollout can run.
+
+    An actor that reads the device itself declares ``reads_device = True``; one that reads the screen's elements,
+    ``reads_elements = True``. An actor that gains nothing from several turns at once, and may be called from several
+    threads, declares ``alone = True``.
+    """
 
     @property
     def name(self) -> str:
@@ -81,12 +85,12 @@ class Actor(Protocol):
         ...
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
-        """One decision a turn, in order; each depends on its own turn alone."""
+        """One decision per turn, in order; each depends on its own turn only."""
         ...
 
 
 def turns_for(actor: Actor, turns: Sequence[Turn]) -> Sequence[Turn]:
-    """The turns as this actor may see them: without the device and the elements, unless it declares to read them."""
+    """The turns as this actor may see them: without device and elements, unless it declares that it reads them."""
     hidden = {
         name: None
         for name, declared in (("device", "reads_device"), ("elements", "reads_elements"))
@@ -96,12 +100,12 @@ def turns_for(actor: Actor, turns: Sequence[Turn]) -> Sequence[Turn]:
 
 
 class TurnScorer(Protocol):
-    """Scores the candidates of a whole batch of turns (one VLM batch, or one look at the simulator's state)."""
+    """Scores the candidates of a batch of turns together (one VLM batch, or one read of the simulator's state)."""
 
     def score_turns(
         self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
     ) -> list[tuple[np.ndarray, float]]:
-        """For each turn Q of its candidates, float32[N], and V of its observation."""
+        """For each turn, Q of its candidates, float32[N], and V of its observation."""
         ...
 
 
@@ -123,32 +127,32 @@ class Agent:
     """A policy, and optionally a scorer that re-ranks its candidates.
 
     Without a scorer the agent plays one sample of the policy. With one it draws ``num_candidates`` samples and plays
-    the distinct candidate of highest Q; given a ``threshold`` it does so only where that Q exceeds V by more than
-    the threshold, and plays its first sample elsewhere.
+    the distinct candidate of highest Q. Given a ``threshold``, it does so only if that Q exceeds V by more than the
+    threshold, and otherwise plays its first sample.
     """
 
     policy: Policy
     scorer: TurnScorer | None = None
     num_candidates: int = 8
-    """Samples to draw a turn; used with a scorer only."""
+    """Samples per turn; used only with a scorer."""
     temperature: float = 1.0
-    """Of the policy's sampling."""
+    """Sampling temperature of the policy."""
     threshold: float | None = None
-    """Least advantage Q - V at which the scorer overrules the policy, in units of return."""
+    """The scorer overrules the policy only if the advantage Q - V exceeds this, in units of return."""
     name: str = "policy"
 
     @property
     def reads_device(self) -> bool:
-        """Only for its scorer; the policy is given observations."""
+        """Whether its scorer reads the device; the policy sees only observations."""
         return getattr(self.scorer, "reads_device", False)
 
     @property
     def reads_past(self) -> bool:
-        """Likewise."""
+        """Whether its scorer reads earlier actions."""
         return getattr(self.scorer, "reads_past", False)
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
-        """One decision a turn; the policy sees all turns as one batch."""
+        """One decision per turn; the policy sees all turns as one batch."""
         count = self.num_candidates if self.scorer else 1
         drawn = self.policy.sample(
             [turn.observation for turn in turns], count, [turn.rng for turn in turns], self.temperature
@@ -164,19 +168,19 @@ class Agent:
         best = int(np.argmax(q))
         overruled = self.threshold is None or q[best] - v > self.threshold
         chosen = best if overruled else 0
-        # Best-of-N's own probability is not the policy's, so it is left unknown.
+        # The policy's probability is not that of best-of-N, which is left unknown.
         log_prob = math.nan if overruled else row[chosen].log_prob
         actions = tuple(c.action for c in row)
         return Decision(actions[chosen], log_prob, actions, tuple(map(float, q)), float(v))
 
 
 def _doable(row: Sequence[Candidate], actions: frozenset[ActionType]) -> Sequence[Candidate]:
-    """The candidates that the device can do; all of them where it can do none."""
+    """The candidates that the device can execute; all of them if it can execute none."""
     return [c for c in row if c.action.type in actions] or row
 
 
 def _distinct(row: Sequence[Candidate]) -> list[Candidate]:
-    """The first sample of each action, in the order drawn."""
+    """The first sample of each distinct action, in the order drawn."""
     first: dict[Action, Candidate] = {}
     for candidate in row:
         first.setdefault(candidate.action, candidate)
@@ -185,7 +189,7 @@ def _distinct(row: Sequence[Candidate]) -> list[Candidate]:
 
 @dataclasses.dataclass(frozen=True)
 class ScriptedAgent:
-    """An actor that reads the device's own state: the collector, the oracle, known-fail policies.
+    """An actor that reads the device's own state: the collector, the oracle, or a policy that is known to fail.
 
     ``choose(device, rng)`` returns the action and its log-probability.
     """
@@ -196,7 +200,7 @@ class ScriptedAgent:
     alone: ClassVar[bool] = True
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
-        """One decision a turn."""
+        """One decision per turn."""
         return [self._decide(turn) for turn in turns]
 
     def _decide(self, turn: Turn) -> Decision:

@@ -24,7 +24,7 @@ _JUDGES = Table("judge", "android_env.evaluators", **JUDGES, vlm="digiq.agents.v
 
 @configclass
 class JudgeConfig(chosen_from(_JUDGES, default=None, field="name")):
-    """Who says whether an episode has ended, and how; without a name the judge that is usual for the device."""
+    """Decides whether an episode has ended, and how; without a name, the device's usual judge."""
 
 
 @configclass
@@ -32,8 +32,9 @@ class DeviceConfig(chosen_from(DEVICES, default="simulated", field="name")):
     """The device that episodes run on.
 
     ``simulated``: the embedded phone. ``chromium``: a browser behind Appium, for the ``miniwob`` tasks. ``android``:
-    emulators of ``digiq devices start`` behind Appium, for task files. ``android_world``: AndroidWorld's servers, for their
-    own tasks. ``mobilegym``: a checkout of MobileGym, for its own. ``replay``: recordings, for screens to be reached.
+    emulators of ``digiq devices start`` behind Appium, for task files. ``android_world``: AndroidWorld's servers, for
+    their own tasks. ``mobilegym``: a checkout of MobileGym, for its own tasks. ``replay``: recordings, for tasks of
+    reaching a screen.
     """
 
     judge: JudgeConfig = JudgeConfig()
@@ -46,46 +47,47 @@ class DeviceConfig(chosen_from(DEVICES, default="simulated", field="name")):
 
     @property
     def chosen_judge(self) -> Judge:
-        """The judge that is named, or else the kind's own."""
+        """The named judge, or else the usual judge of this kind of device."""
         return self.judge.chosen or _JUDGES[self.chosen.judge]()
 
 
 EMBEDDED = DeviceConfig()
-"""The phone that every machine has."""
+"""The embedded phone, which is available on every machine."""
 
 
 @configclass
 class AgentConfig:
-    """Who acts."""
+    """The agent that acts."""
 
     kind: Annotated[str, AfterValidator(own_name)] = "policy"
-    """``policy``: a policy artefact. ``package.module:function``: a script of your own. The others are scripts that read the device's own state: ``oracle`` and ``random``,
-    and on the simulated phone also the ``collector`` of demonstrations and the known failures ``idle``, ``quitter``,
-    ``homesick`` and ``mistyper``; emulators have ``random`` alone."""
+    """``policy``: a policy artefact. ``package.module:function``: a script of your own. The others are scripts that
+    read the device's own state: ``oracle`` and ``random``, and on the simulated phone also the ``collector`` of
+    demonstrations and the known failures ``idle``, ``quitter``, ``homesick`` and ``mistyper``; emulators have only
+    ``random``."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of the policy's sampling."""
+    """Sampling temperature of the policy."""
     scorer: Literal["none", "critic", "policy_values", "best_values", "random"] = "none"
-    """Re-rank the policy's candidates by the learned Q (``critic``), by the simulator's Q of this very policy or of
-    the best policy there is, or by chance."""
+    """What re-ranks the policy's candidates: the learned Q (``critic``), the simulator's exact Q of this same policy
+    (``policy_values``) or of the optimal policy (``best_values``), or chance (``random``)."""
     num_candidates: Annotated[int, Field(ge=1)] = 8
-    """Samples drawn a step when there is a scorer."""
+    """Samples per step when there is a scorer."""
     threshold: float | None = None
-    """Least Q - V at which the scorer overrules the policy, in units of return; none: it always does."""
+    """The scorer overrules the policy only if Q - V exceeds this, in units of return; none: it always does."""
 
     @property
     def code(self) -> tuple[tuple[str, str], ...]:
-        """Code of one's own that it names."""
+        """The user's own code that it names."""
         return (("agent.kind", self.kind),) if is_own(self.kind) else ()
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The artefacts that such an agent is built from."""
+        """The artefacts that this agent is built from."""
         policy = ("policy",) if self.kind == "policy" else ()
         return (*policy, "critic", "features", "vlm") if self.scorer == "critic" else policy
 
 
 def check_agent(agent: AgentConfig, device: DeviceConfig) -> None:
-    """Refuses an agent that cannot play on a device.
+    """Checks that an agent can play on a device.
 
     Raises:
       ValueError: the device has no such script, or no exact values.
@@ -104,7 +106,7 @@ def device_tasks(name: str) -> TaskSet:
     """A built-in task set, or a task file.
 
     Raises:
-      ConfigError: it does not load, is empty, or leaks test tasks into training.
+      ConfigError: the set does not load, is empty, or leaks test tasks into training.
     """
     try:
         return load_tasks(name)
@@ -113,10 +115,10 @@ def device_tasks(name: str) -> TaskSet:
 
 
 def env_factory(config: DeviceConfig, tasks: TaskSet) -> Callable[[], Any]:
-    """A function that makes one :class:`android_env.env.AndroidEnv` a call.
+    """A function that makes one :class:`android_env.env.AndroidEnv` per call.
 
     Raises:
-      ConfigError: the device does not play these tasks, something that it needs is not there, or the safety list
+      ConfigError: the device does not play these tasks, something that it needs is missing, or the safety list
         cannot be read.
     """
     from android_env.env import AndroidEnv
@@ -165,18 +167,19 @@ def build_agent(
     features: Path | None = None,
     vlm: Path | None = None,
 ) -> Actor:
-    """Opens what the agent needs.
+    """Opens an agent and the artefacts that it needs.
 
     Args:
-      config: who acts.
-      device: on what.
-      policy: a policy artefact; needed by, and only by, ``kind="policy"``.
-      critic: of ``train-q``; needed with ``scorer="critic"``, as are the next two.
-      features: those the critic was trained on; only their configuration is read.
-      vlm: the model they came from.
+      config: the agent that acts.
+      device: the device that it acts on.
+      policy: a policy artefact; needed with ``kind="policy"``, and only then.
+      critic: the artefact of ``train-q``; needed with ``scorer="critic"``, as are the next two.
+      features: the features that the critic was trained on; only their configuration is read.
+      vlm: the model that the features came from.
 
     Raises:
-      ConfigError: the agent does not play that device, or an artefact is missing for it, or given to one that has no use for it.
+      ConfigError: the agent cannot play on that device, an artefact is missing, or a policy is given to an agent that
+        does not use one.
       ArtifactError: an artefact does not open.
     """
     try:

@@ -1,4 +1,4 @@
-"""Collects episodes with a scripted collector or a policy; kill it anywhere, run it again and it finishes."""
+"""Collects episodes with a scripted collector or a policy; if killed, the same call continues where it stopped."""
 
 import multiprocessing
 from collections import Counter
@@ -29,12 +29,12 @@ from digiq.progress import progress
 
 STAGE, VERSION = "collect", 1
 _CHUNK = 64
-"""Episodes a process plays at a time, where there are several."""
+"""Episodes that a process plays at a time, if there are several processes."""
 
 
 @configclass
 class CollectConfig:
-    """What to collect, with whom, on what."""
+    """What to collect, with which agent, on which device."""
 
     agent: AgentConfig = AgentConfig()
     tasks: str = "webshop/train"
@@ -43,18 +43,18 @@ class CollectConfig:
     """Episodes, spread evenly over the tasks."""
     device: DeviceConfig = DeviceConfig()
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Episodes that run side by side; the episodes do not depend on it."""
+    """Episodes that run at the same time; their content does not depend on it."""
     infra_retries: Annotated[int, Field(ge=0)] = 2
-    """How often an episode whose device failed runs again, under the same seed."""
+    """How often an episode whose device failed is run again, with the same seed."""
     seed: int = 0
-    """Chooses tasks, layouts, noise and the agent's sampling."""
+    """Seed of tasks, layouts, noise and the agent's sampling."""
 
     def __post_init__(self) -> None:
         check_agent(self.agent, self.device)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The artefacts that its agent is built from."""
+        """The artefacts that the agent is built from."""
         return self.agent.reads
 
 
@@ -68,16 +68,16 @@ def run(
     out: Path,
     overwrite: bool = False,
 ) -> Artifact:
-    """Collects the episodes that ``out`` lacks, each with the behaviour's log-probability of its actions.
+    """Collects the episodes that ``out`` lacks, with the behaviour policy's log-probability of each action.
 
     Args:
       config: see :class:`CollectConfig`.
-      policy: a policy artefact; None with a scripted agent.
-      critic: for an agent that re-ranks with the learned Q.
-      features: those the critic was trained on; only their configuration is read.
-      vlm: the model they came from.
+      policy: a policy artefact; None for a scripted agent.
+      critic: the critic of an agent that re-ranks with the learned Q.
+      features: the features that the critic was trained on; only their configuration is read.
+      vlm: the model that the features came from.
       out: the ``episodes`` artefact.
-      overwrite: start anew whatever ``out`` holds.
+      overwrite: start afresh, whatever ``out`` holds.
 
     Raises:
       DigiQError: an input is missing, ``out`` holds other episodes, or an episode's device kept failing.
@@ -94,7 +94,7 @@ def run(
             done = frozenset(writer.written)
             missing = [spec for spec in specs if spec.episode_id not in done]
             if missing:
-                # A script that waits for nothing keeps its core busy, mostly with drawing screens.
+                # A script that never waits keeps its core busy, mostly with drawing screens.
                 busy = config.agent.kind != "policy" and policy is None and not config.device.chosen.waits
                 cores = len(usable_cores())
                 if busy and cores > 1 and len(missing) > 2 * _CHUNK:
@@ -142,9 +142,9 @@ def _play(config: CollectConfig, agent: Actor, specs: Sequence[EpisodeSpec]) -> 
 def _play_in_processes(
     config: CollectConfig, specs: Sequence[EpisodeSpec], processes: int
 ) -> Iterator[EpisodeRun]:
-    """The same episodes in the same order from several processes.
+    """Plays the same episodes in the same order, in several processes.
 
-    They are told the config as text, as every process is: reading it, they come to know a device of one's own.
+    Each process is given the config as plain values, as every process is; loading it registers the user's own devices.
     """
     chunks = [specs[start : start + _CHUNK] for start in range(0, len(specs), _CHUNK)]
     with ProcessPoolExecutor(

@@ -1,4 +1,4 @@
-"""The learned scorer at test time: the VLM reads each candidate, the critic values it."""
+"""The learned scorer at test time: the VLM reads each candidate, and the critic values it."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from digiq.features.extract import IMPORTED, FeaturizeConfig, History
 from digiq.policies.base import PolicyInput
 from digiq.vlm.prompts import Grounding, Template, describe_history, prompt_file
 
-_WIDTH = 8  # candidates are padded to a multiple of this, so that few shapes are compiled
+_WIDTH = 8  # candidates are padded to a multiple of this, to compile few shapes
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnedScorer:
-    """Features of the moment, valued by a trained critic; the baseline is the critic's own (``baseline``)."""
+    """Extracts features during play, for a trained critic to value; the baseline is the critic's (``baseline``)."""
 
     critic: Critic
     engine: Engine
-    """As it made the features that the critic was trained on."""
+    """The engine that made the features that the critic was trained on."""
     grounding: Grounding
     """Likewise."""
     template: Template | None = None
     """Likewise."""
     history: History = dataclasses.field(default_factory=History)
-    """Likewise: what of the steps before stands in the prompt."""
+    """Likewise: which of the earlier steps the prompt shows."""
 
     @property
     def reads_past(self) -> bool:
-        """Whether it must be told what was done before in the episode."""
+        """Whether it needs the episode's earlier actions."""
         return self.history.actions > 0 or self.history.screenshot
 
     @classmethod
@@ -49,12 +49,12 @@ class LearnedScorer:
         """Opens a scorer from the artefacts of a run.
 
         Args:
-          critic: of ``train-q``.
-          features: those the critic was trained on; only their configuration is read.
-          vlm: the model they came from.
+          critic: the artefact of ``train-q``.
+          features: the features that the critic was trained on; only their configuration is read.
+          vlm: the model that the features came from.
 
         Raises:
-          DigiQError: one of them is missing or does not open, or ``vlm`` is another model than the features'.
+          DigiQError: an artefact is missing or does not open, or ``vlm`` is not the model of the features.
         """
         if artifacts.read_manifest(features).stage == IMPORTED:
             raise DigiQError(
@@ -83,8 +83,8 @@ class LearnedScorer:
     def score(self, observation: PolicyInput, candidates: Sequence[Action]) -> tuple[np.ndarray, float]:
         """Q of each candidate, float32[N], and the baseline of the observation.
 
-        Where the critic reads :attr:`history`, the observation must be one that carries its ``past``
-        (:class:`digiq.agents.proposers.Seen`); without one nothing was done before.
+        If the critic reads :attr:`history`, the observation must carry its ``past``
+        (:class:`digiq.agents.proposers.Seen`); one without a ``past`` is taken for an episode's first.
         """
         past = getattr(observation, "past", ())
         return self._values(self._arrays([observation], [past], [candidates]), [candidates])[0]
@@ -92,16 +92,16 @@ class LearnedScorer:
     def score_turns(
         self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
     ) -> list[tuple[np.ndarray, float]]:
-        """:meth:`score` of many turns, whose pairs share VLM batches."""
+        """:meth:`score` for many turns, whose pairs share VLM batches."""
         return self._values(self._of_turns(turns, candidates), candidates)
 
     def score_with_distance(
         self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
     ) -> list[tuple[np.ndarray, float, np.ndarray]]:
-        """:meth:`score_turns`, and how unlike what the critic was trained on each pair is, float32[N].
+        """:meth:`score_turns`, and the distance of each pair from the critic's training data, float32[N].
 
-        The distance is the root mean square of the pair's standardised features: about 1 for pairs like those of training,
-        and 0, which says nothing, for a critic that was trained on features as they are.
+        The distance is the root mean square of the pair's standardised features: about 1 for pairs like the training
+        data. For a critic that was trained on unstandardised features it is always 0, and tells nothing.
         """
         features = self._of_turns(turns, candidates)
         scores = self._values(features, candidates)
@@ -161,7 +161,7 @@ class LearnedScorer:
         )
 
     def _features(self, requests: Sequence[Request]) -> dict[str, Any]:
-        """By layer name, [len(requests), D], rounded as the feature store rounds."""
+        """Features by layer name, [len(requests), D], rounded as the feature store rounds them."""
         found: dict[int, np.ndarray] = {}
         for positions, block in self.engine.rows(requests):
             found |= dict(zip(positions.tolist(), block, strict=True))

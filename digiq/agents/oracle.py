@@ -1,4 +1,4 @@
-"""Exact values as a scorer: the ceiling that no critic can pass, on the simulated phone."""
+"""Exact values as a scorer, on the simulated phone: the upper bound for any critic."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ if TYPE_CHECKING:
     from android_env.devices.simulated.phone import SimulatedPhone
 
 SUPPORT = 64
-"""Actions of a policy that exact values follow from each state; the rest of its probability is scaled away."""
+"""Number of a policy's likeliest actions that exact values follow from each state; their probabilities are rescaled to
+sum to 1."""
 
 
 @dataclasses.dataclass
 class ExactScorer:
     """Q and V by backward induction over (state, step), for the episode's own task, layout and noise.
 
-    With a ``policy`` they are that policy's values; without one those of the best policy there is. Tables are kept for
-    the episodes that run, one a (task, layout).
+    With a ``policy`` they are that policy's values; without one, those of the optimal policy. Tables are kept for the
+    running episodes, one per (task, layout).
     """
 
     policy: Policy | None = None
     discount: float = 1.0
-    """γ of the values."""
+    """Discount γ of the values."""
     keep: int = 64
-    """Tables kept; the one unused for longest goes first."""
+    """Number of tables kept; the least recently used is dropped first."""
     reads_device: ClassVar[bool] = True
     _tables: dict[Any, ExactValues] = dataclasses.field(default_factory=dict, repr=False)
 
     def score_turns(
         self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
     ) -> list[tuple[np.ndarray, float]]:
-        """Q of each candidate in the device's present state, float32[N], and V of that state."""
+        """Q of each candidate in the device's current state, float32[N], and V of that state."""
         scores = []
         for turn, actions in zip(turns, candidates, strict=True):
             phone = turn.device
@@ -68,10 +69,10 @@ class ExactScorer:
 
 
 def policy_fn(policy: Policy, support: int = SUPPORT) -> Any:
-    """A learned policy in the form that :mod:`android_env.devices.simulated.exact` asks for.
+    """A learned policy in the form that :mod:`android_env.devices.simulated.exact` needs.
 
     Raises:
-      DigiQError: it cannot list its likeliest actions.
+      DigiQError: the policy cannot list its likeliest actions.
     """
     listing = with_support(policy, "exact values of a policy")
 

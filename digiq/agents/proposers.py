@@ -1,4 +1,4 @@
-"""Anyone's agent as a proposer: two methods, and adapters for policies, endpoints, local models and plain functions."""
+"""Any agent as a proposer: two methods, and adapters for policies, endpoints, local models and functions."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from digiq.proposals.asking import TEMPLATE, Asking
 from digiq.proposals.vlm import Speaker
 
 Proposal = Candidate | Action | ParseError
-"""An action with its log-probability, or without; or what the agent said that is none, and why."""
+"""An action, with or without its log-probability; or an answer of the agent that is no action, with the reason."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Seen(PolicyInput):
-    """What a proposer is shown: the screenshot, the goal, and what was done before."""
+    """What a proposer is shown: the screenshot, the goal, and the earlier actions."""
 
     past: tuple[Past, ...] = ()
-    """Oldest first."""
+    """Earlier actions, oldest first."""
     rng: np.random.Generator = dataclasses.field(default_factory=np.random.default_rng)
-    """Of the episode; what is drawn from it is the same when the episode runs again."""
+    """The episode's generator; its draws are the same when the episode is run again."""
 
     @property
     def screen(self) -> bytes:
@@ -39,9 +39,9 @@ class Seen(PolicyInput):
 
 
 class Proposer(Protocol):
-    """An agent that can say what it would do, several times over.
+    """An agent that can propose several actions.
 
-    One that also has ``propose_all(observations, n)`` is asked about the observations of many episodes at once.
+    A proposer that also has ``propose_all(observations, n)`` is asked about the observations of many episodes at once.
     """
 
     def propose(self, observation: Seen, n: int) -> Sequence[Proposal]:
@@ -49,13 +49,13 @@ class Proposer(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What it is, for records; nothing secret."""
+        """A description for records, without secrets."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class PolicyProposer:
-    """A policy of ours."""
+    """A DigiQ policy."""
 
     policy: Policy
     temperature: float = 1.0
@@ -92,7 +92,7 @@ class EndpointProposer:
         return self.propose_all([observation], n)[0]
 
     def propose_all(self, observations: Sequence[Seen], n: int) -> list[list[Candidate | ParseError]]:
-        """Calls run side by side, as many at once as the endpoint's ``concurrency``."""
+        """Makes the calls in parallel, up to the endpoint's ``concurrency`` at once."""
         questions = [
             (seen, [past.action for past in seen.past], [int(s) for s in seen.rng.integers(2**31, size=n)])
             for seen in observations
@@ -100,7 +100,7 @@ class EndpointProposer:
         return self.asking.candidates(questions)
 
     def describe(self) -> dict[str, Any]:
-        """See :class:`Proposer`; the key is not in it."""
+        """See :class:`Proposer`; the key is left out."""
         model = self.asking.endpoint.config
         dialect = DIALECTS.name_of(type(self.asking.dialect))
         return {"proposer": "endpoint", "url": model.url, "model": model.model, "dialect": dialect}
@@ -108,7 +108,7 @@ class EndpointProposer:
 
 @dataclasses.dataclass(frozen=True)
 class TextProposer:
-    """Any function that says what to do in a dialect: ``say(screenshot, goal, past actions, n)`` returns texts."""
+    """Any function that answers in a dialect: ``say(screenshot, goal, past actions, n)`` returns texts."""
 
     say: Callable[[np.ndarray, str, Sequence[Action], int], Sequence[str]]
     dialect: Dialect
@@ -128,17 +128,17 @@ class TextProposer:
 
 @dataclasses.dataclass(frozen=True)
 class VlmProposer:
-    """A local Hugging Face image-text-to-text model that answers in a dialect, sampled; log-probabilities are its own."""
+    """A local Hugging Face image-text-to-text model whose answers in a dialect are sampled, with log-probabilities."""
 
     speaker: Speaker
     where: str = ""
 
     @classmethod
     def open(cls, path: str | Path, dialect: Dialect, *, device: str = "cpu", **settings: Any) -> VlmProposer:
-        """Opens a model directory; nothing is fetched. ``settings`` are those of :class:`digiq.proposals.vlm.Speaker`.
+        """Opens a model directory without downloads. ``settings`` are those of :class:`digiq.proposals.vlm.Speaker`.
 
         Raises:
-          DigiQError: it is no such directory, or it wants to run code of its own.
+          DigiQError: the directory holds no such model, or the model needs to run code of its own.
         """
         return cls(Speaker.open(path, dialect, device=device, **settings), str(path))
 

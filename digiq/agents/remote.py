@@ -1,9 +1,9 @@
-"""Devices on other machines: an :class:`~android_env.env.AndroidEnv` in a Ray actor, and what stands for it here.
+"""Devices on other machines: an :class:`~android_env.env.AndroidEnv` in a Ray actor, and its local proxy.
 
 A node offers devices as a custom resource: ``ray start --address ... --resources '{"digiq_device": 4}'``. Each device is
-an actor that takes one of them. The queue of episodes, the agent and the results stay in the process that runs
-:func:`digiq.agents.rollout.rollout`, for which a remote device is one like any other: a node that is lost is a device
-that is given up, its episode goes to another, and it is tried again later.
+an actor that takes one unit of that resource. The queue of episodes, the agent and the results stay in the process
+that runs :func:`digiq.agents.rollout.rollout`, which treats a remote device like any other. If a node is lost, its
+device is given up and tried again later, and its episode goes to another device.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from digiq.switches import RAY
 from digiq.tables import named, trust
 
 RESOURCE = "digiq_device"
-"""Of a node: how many devices it can run."""
+"""The resource of a node that counts the devices that it can run."""
 START_CAP_S = 120.0
-"""How long a device may take to be placed on a node and made there, seconds; then there is none to be had."""
+"""Time limit for placing a device on a node and making it there, seconds; after it, no device is available."""
 FREE_CAP_S = 10.0
-"""How long the cluster may take to say that it has a device free, seconds."""
+"""Time limit for the cluster to report a free device, seconds."""
 CALL_CAP_S = 3600.0
-"""How long a reset may take, repairs included, seconds."""
+"""Time limit of a reset, repairs included, seconds."""
 
 
 def asked_for() -> bool:
@@ -43,7 +43,7 @@ def asked_for() -> bool:
 
 
 class Home:
-    """The actor: one environment, where its device is."""
+    """The actor: one environment, on the machine of its device."""
 
     def __init__(self, config: DeviceConfig, tasks: TaskSet, own: list[str], folder: str) -> None:
         if folder not in sys.path:
@@ -53,7 +53,7 @@ class Home:
         self._env: Any = None
 
     def about(self) -> dict[str, Any]:
-        """Makes the environment, and says what is to be known of its device."""
+        """Makes the environment, and describes its device."""
 
         def made() -> dict[str, Any]:
             if self._env is None:
@@ -75,7 +75,7 @@ class Home:
 
 
 class RemoteDevice(SimpleNamespace):
-    """What is known here of a device elsewhere."""
+    """The locally known properties of a remote device."""
 
     name: str
     screen_hw: tuple[int, int]
@@ -83,10 +83,10 @@ class RemoteDevice(SimpleNamespace):
 
 
 class RemoteEnv:
-    """Stands for an environment in an actor, as far as roll-outs ask for one.
+    """Proxy of an environment in an actor, with the methods that rollouts use.
 
     Args:
-      make: makes its actor.
+      make: makes the actor.
 
     Raises:
       Quarantined: no node has a device left.
@@ -104,10 +104,10 @@ class RemoteEnv:
         return self
 
     def reset(self, *, seed: int, options: Mapping[str, Any]) -> tuple[Any, Any]:
-        """See ``AndroidEnv``; where the actor's node was lost, on a new one.
+        """See ``AndroidEnv``; if the actor's node was lost, the environment moves to a new one.
 
         Raises:
-          Quarantined: that node is lost, or no other has a device left.
+          Quarantined: the node is lost, or no other has a device left.
         """
         if self._actor is None:
             self._settle()
@@ -128,14 +128,14 @@ class RemoteEnv:
 
         actor, self._actor = self._actor, None
         if actor is not None:
-            with contextlib.suppress(RayError):  # it may be gone, and its device with it
+            with contextlib.suppress(RayError):  # the actor may be gone, and its device with it
                 ray.get(actor.close.remote(), timeout=30)
             ray.kill(actor)
 
     def _settle(self) -> None:
         import ray
 
-        # Ray itself waits for ever for a node that has what an actor needs.
+        # Ray itself waits for ever for a node with the resources that an actor needs.
         end = time.monotonic() + FREE_CAP_S
         while ray.available_resources().get(RESOURCE, 0) < 1:
             if time.monotonic() > end:
@@ -170,10 +170,10 @@ class RemoteEnv:
 
 
 def remotely(config: DeviceConfig, tasks: TaskSet) -> Callable[[], RemoteEnv]:
-    """A function that makes such environments on the nodes of a cluster.
+    """A function that makes remote environments on the nodes of a cluster.
 
-    Ray's own ``RAY_ADDRESS`` names the cluster; without it one is started on this machine, with as many devices as it has
-    processors.
+    Ray's own ``RAY_ADDRESS`` names the cluster. Without it, a cluster is started on this machine, with as many devices
+    as the machine has processors.
 
     Raises:
       DigiQError: Ray is not installed, or the cluster does not answer.
@@ -197,7 +197,7 @@ def remotely(config: DeviceConfig, tasks: TaskSet) -> Callable[[], RemoteEnv]:
 
 
 def _told(call: Callable[[], Any]) -> dict[str, Any]:
-    """What a call returns or raises; faults as values, since exceptions with arguments of their own do not travel."""
+    """What a call returns or raises; faults are values, as exceptions with arguments of their own cannot be pickled."""
     try:
         return {"value": call()}
     except AndroidEnvError as error:

@@ -1,4 +1,4 @@
-"""A learned Q on top of anyone's agent: ``digiq.Agent(proposer, critic)``, with guards that can each be switched off."""
+"""A learned Q on top of any agent: ``digiq.Agent(proposer, critic)``, with guards that can each be switched off."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ Check = Callable[[Seen, Action], bool]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Guards:
-    """What keeps an agent from mistakes that need no Q; a guard that is None or empty is off."""
+    """Guards against mistakes that can be recognised without a Q; a guard that is None or empty is off."""
 
     loops: int | None = 2
-    """An action that was taken so often on this very screen is not taken again while there is another candidate: it did
-    nothing, or led round in a circle."""
+    """An action that was taken this many times on the same screen is not taken again while there is another candidate:
+    it had no effect, or led in a circle."""
     deny_texts: tuple[str, ...] = ()
     """Regular expressions that no typed text may contain."""
     veto: Check | None = None
-    """True for an action that must not be taken."""
+    """Returns true for an action that must not be taken."""
     finish_margin: float | None = 0.0
-    """A declared end is taken only where its Q is that much above every other candidate's; needs a critic."""
+    """A declared end is taken only if its Q exceeds that of every other candidate by this margin; needs a critic."""
     finished: Callable[[Seen], bool] | None = None
-    """Completion check: a declared success is taken only where this holds."""
+    """Completion check: a declared success is taken only if this returns true."""
     first: int | None = None
-    """Adaptive N: so many candidates are drawn first, and as many again until the leader is safe."""
+    """Adaptive N: candidates are drawn in batches of this size until the leader is safe."""
     lead: float = 0.1
-    """The leader is safe where its Q is that much above the runner-up's."""
+    """The leader is safe if its Q exceeds the runner-up's by this margin."""
     distance: float | None = 3.0
-    """Where the best candidate is further than this from what the critic was trained on, the agent's own choice stands; 1 is
-    usual (:meth:`digiq.agents.learned.LearnedScorer.score_with_distance`). Off with critics that do not tell."""
+    """If the best candidate is further than this from the critic's training data, the agent's own choice stands; 1 is
+    usual (:meth:`digiq.agents.learned.LearnedScorer.score_with_distance`). Off for critics that report no distance."""
     undoable: Check | None = None
-    """True for an action that cannot be undone; it needs ``confirm``."""
+    """Returns true for an action that cannot be undone, which then needs ``confirm``."""
     confirm: Check | None = None
-    """Asked about such an action; without it, none is taken."""
+    """Asked to approve an action that cannot be undone; without it, none is taken."""
 
     @classmethod
     def off(cls) -> Guards:
-        """No guard at all."""
+        """Guards that are all off."""
         return cls(loops=None, finish_margin=None, distance=None)
 
 
@@ -69,23 +69,25 @@ class _Weighed:
 
 @dataclasses.dataclass
 class Agent:
-    """Someone's agent, whose candidates a critic re-ranks.
+    """Any agent whose candidates a critic re-ranks.
 
-    It plays the distinct candidate of highest Q that the guards let pass. Where the critic's best is outside its support, or
-    its advantage does not exceed ``threshold``, the agent's own choice, its first candidate, stands. Without a critic the
-    guards alone decide. It is an :class:`~digiq.agents.agent.Actor`, so roll-outs can run it; :meth:`decide` is for loops of one's own.
+    It plays the distinct candidate of highest Q that the guards allow. If the critic's best is outside its support, or
+    its advantage does not exceed ``threshold``, the agent's own choice, its first candidate, stands. Without a critic
+    only the guards decide. It is an :class:`~digiq.agents.agent.Actor`, so rollouts can run it; use :meth:`decide` in
+    a loop of your own.
 
-    ``counts`` says how often each guard acted, how many steps had a single candidate, which is played ``unscored``, and how many answers did not parse; :meth:`latency` how long a step took.
+    ``counts`` says how often each guard acted, how many steps had a single candidate, which is played ``unscored``, and
+    how many answers did not parse. :meth:`latency` says how long a step took.
     """
 
     proposer: Proposer
     critic: Any = None
-    """A :class:`~digiq.agents.agent.TurnScorer`, a :class:`~digiq.critics.scorer.Scorer`, the folder of a run (``critic``,
-    ``features`` and ``vlm`` in it), or None."""
+    """A :class:`~digiq.agents.agent.TurnScorer`, a :class:`~digiq.critics.scorer.Scorer`, the folder of a run (with
+    ``critic``, ``features`` and ``vlm``), or None."""
     num_candidates: int = 8
     guards: Guards = Guards()
     threshold: float | None = None
-    """Least advantage Q - V at which the critic overrules the agent, in units of return; None: it always does."""
+    """The critic overrules the agent only if Q - V exceeds this, in units of return; None: it always does."""
     name: str = "agent"
     counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     seconds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -104,7 +106,7 @@ class Agent:
 
     @property
     def reads_device(self) -> bool:
-        """Only for its critic; the proposer is given observations."""
+        """Whether its critic reads the device; the proposer sees only observations."""
         return getattr(self.critic, "reads_device", False)
 
     def decide(
@@ -114,21 +116,21 @@ class Agent:
         past: Sequence[Past] = (),
         rng: np.random.Generator | None = None,
     ) -> Decision:
-        """What to do on one screen.
+        """Decides what to do on one screen.
 
         Args:
           screenshot: uint8[H, W, 3].
-          goal: of the task.
-          past: what was done before in this episode (``Past(screen_digest(screenshot), action)``), for guards and proposer; the last one with
-            its ``screenshot`` where the critic sees the screen before.
-          rng: of the episode.
+          goal: goal of the task.
+          past: earlier actions of this episode (``Past(screen_digest(screenshot), action)``), for guards and proposer;
+            the last with its ``screenshot`` if the critic sees the previous screen.
+          rng: generator of the episode.
         """
         rng = np.random.default_rng() if rng is None else rng
         seen = Seen(screenshot, goal, tuple(past), rng)
         return self.act([Turn(seen, rng, past=tuple(past))])[0]
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
-        """One decision a turn; proposer and critic see all turns together where they can."""
+        """One decision per turn; proposer and critic see all turns together if they can."""
         weighed = [_Weighed(Seen(t.observation.screenshot, t.observation.goal, t.past, t.rng)) for t in turns]
         open_turns = list(range(len(turns)))
         first = self.guards.first if self.critic is not None else None
@@ -161,7 +163,7 @@ class Agent:
                     one.candidates.append(candidate)
 
     def _score(self, turns: list[Turn], weighed: list[_Weighed]) -> None:
-        """Q of the candidates that have none yet, where there is a choice: a single one costs no look at the screen."""
+        """Scores the candidates without a Q, except where there is only one: it needs no scoring."""
         if self.critic is None:
             return
         open_pairs = [
@@ -223,12 +225,12 @@ class Agent:
         actions = tuple(c.action for c in one.candidates)
         if isinstance(chosen, ParseError):
             return Decision(chosen, math.nan, actions, tuple(one.q), one.v)
-        # Best-of-N's own probability is not the proposer's, so it is left unknown.
+        # The proposer's probability is not that of best-of-N, which is left unknown.
         alone = one.candidates[chosen].log_prob if self.critic is None and chosen == 0 else math.nan
         return Decision(actions[chosen], alone, actions, tuple(one.q), one.v)
 
     def _may(self, seen: Seen, action: Action) -> bool:
-        """Whether nothing forbids it."""
+        """Whether no guard forbids the action."""
         guards = self.guards
         denied = any(re.search(pattern, action.text, re.IGNORECASE) for pattern in guards.deny_texts)
         if denied or (guards.veto is not None and guards.veto(seen, action)):
@@ -250,7 +252,7 @@ class Agent:
         return left or may
 
     def _without_early_ends(self, one: _Weighed, may: list[int]) -> list[int]:
-        """Without declared ends that are not believed, while there is anything else to do."""
+        """Drops declared ends that are not credible, while another candidate remains."""
         guards = self.guards
         ends = [k for k in may if one.candidates[k].action.ends_episode]
         others = [k for k in may if k not in ends]
@@ -270,13 +272,13 @@ class Agent:
         return _Timer(self.seconds, part)
 
     def latency(self) -> dict[str, float]:
-        """Milliseconds a decision took on average, by part: ``propose``, ``score``, ``guard``, and ``total``."""
+        """Mean milliseconds per decision, by part: ``propose``, ``score``, ``guard``, and ``total``."""
         steps = max(self.counts["steps"], 1)
         told = {part: 1000 * self.seconds[part] / steps for part in ("propose", "score", "guard")}
         return told | {"total": sum(told.values())}
 
     def describe(self) -> dict[str, Any]:
-        """What it is made of, for records."""
+        """A description of its parts, for records."""
         guards = {f.name: getattr(self.guards, f.name) for f in dataclasses.fields(self.guards)}
         shown = {k: getattr(v, "__qualname__", str(v)) if callable(v) else v for k, v in guards.items()}
         critic = None if self.critic is None else type(self.critic).__name__
@@ -290,7 +292,7 @@ class Agent:
 
 
 class _Timer:
-    """Adds what its block took to a part's seconds."""
+    """Adds the duration of its block to the seconds of a part."""
 
     def __init__(self, seconds: collections.Counter[str], part: str):
         self._seconds, self._part = seconds, part

@@ -1,7 +1,7 @@
 """Runs many episodes at once: a queue of episodes, devices that never wait for one another, one agent for all.
 
-An episode's result depends on its task, its seed and the agent only: the device's noise and the agent's sampling come
-from generators made of (seed, task, index), so neither the batch size nor a kill and resume changes it.
+An episode's result depends only on its task, its seed and the agent: the device's noise and the agent's sampling come
+from generators seeded by (seed, task, index), so neither the batch size nor a kill and resume changes it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ logger = logging.getLogger("digiq.agents")
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeSpec:
-    """An episode to run: a task, the how-manieth time, and the seed of its device."""
+    """An episode to run: a task, the index of the repetition, and the seed of its device."""
 
     task: Task
     index: int
@@ -48,33 +48,33 @@ class EpisodeSpec:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeRun:
-    """What became of one :class:`EpisodeSpec`."""
+    """The result of one :class:`EpisodeSpec`."""
 
     spec: EpisodeSpec
     outcome: str
     """``success``, ``failure``, ``truncated``, ``infra_error``, ``judge_error`` or ``task_error``."""
     decisions: tuple[Decision, ...]
-    """Of the executed actions, and of the unparsable one if that ended the episode."""
+    """Decisions of the executed actions, and of the unparsable answer if one ended the episode."""
     steps: int
-    """Executed actions."""
+    """Number of executed actions."""
     episode: Episode | None
-    """The recording, where one was asked for and the device held out."""
+    """The recording, if one was requested and the device did not fail."""
     error: str = ""
     reports: tuple[StepReport | None, ...] = ()
-    """How each executed action went; None on devices that do not tell."""
+    """How each executed action went; None on devices that do not report it."""
     fault: str = ""
-    """Kind of the fault that ended it; empty where none did."""
+    """Kind of the fault that ended it; empty if none did."""
     faults: tuple[str, ...] = ()
-    """What ended the tries before, and the last one where a fault did."""
+    """The faults that ended the earlier tries, and that of the last try if a fault ended it."""
     tries: int = 1
-    """How often it was begun."""
+    """How often it was started."""
 
 
 def plan_episodes(tasks: Iterable[Task], episodes: int, seed: int) -> list[EpisodeSpec]:
-    """Spreads ``episodes`` evenly over the splits of the tasks, and within a split over its tasks.
+    """Spreads ``episodes`` evenly over the splits of the tasks, and within each split over its tasks.
 
-    Tasks come in an order drawn from ``seed``; a task comes again, with the next index, only after all others of
-    its split. The plan is a prefix of every longer plan of the same seed.
+    Tasks come in an order drawn from ``seed``; a task is repeated, with the next index, only after all others of its
+    split. The plan is a prefix of every longer plan with the same seed.
 
     Raises:
       ValueError: there are no tasks.
@@ -96,7 +96,7 @@ def plan_episodes(tasks: Iterable[Task], episodes: int, seed: int) -> list[Episo
 
 
 def plan_repeats(tasks: Iterable[Task], repeats: int, seed: int) -> list[EpisodeSpec]:
-    """Every task so many times; seeds are those that :func:`plan_episodes` gives the same task and index."""
+    """Every task ``repeats`` times, with the seeds that :func:`plan_episodes` gives the same task and index."""
     listed = list(tasks)
     return [
         EpisodeSpec(task, index, _derive(seed, task.task_id, index, "device"))
@@ -107,15 +107,15 @@ def plan_repeats(tasks: Iterable[Task], repeats: int, seed: int) -> list[Episode
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one episode may cost."""
+    """Limits on the cost of one episode."""
 
     infra_retries: int = 2
-    """How often an episode whose device, or judge, failed is run again, under the same seed."""
+    """How often an episode whose device or judge failed is run again, with the same seed."""
     devices: int = 2
-    """Devices that may refuse a task before it is charged, and devices, sound until then, that may be given up on one
-    episode."""
+    """Number of devices that may refuse a task before the task is blamed; also the number of devices, working until
+    then, that may be given up on one episode."""
     seconds: float = 3600.0
-    """An episode that a fault ends after its tries took so long together is not run again."""
+    """An episode that ends in a fault is not run again once its tries have taken this long in total."""
 
 
 def rollout(
@@ -135,37 +135,38 @@ def rollout(
 ) -> Iterator[EpisodeRun]:
     """Runs the episodes, up to ``batch_size`` at a time, and yields their results in the order of ``specs``.
 
-    A queue of episodes feeds the devices. With ``threads`` no device waits for another: each moves in a thread of its
-    own, and the agent is asked about whatever observations are there. Episodes have random streams of their own, so
-    that neither the order in which devices answer nor the batch changes an action.
+    A queue of episodes feeds the devices. With ``threads`` no device waits for another: each runs in a thread of its
+    own, and the agent is asked about the observations that are ready. Each episode has its own random streams, so
+    neither the order in which devices answer nor the batch changes an action.
 
     Args:
       agent: decides for running episodes. One with ``alone = True`` (scripts) is asked by each episode's own thread.
       specs: the episodes to run.
-      make_env: makes an :class:`android_env.env.AndroidEnv`; called at most ``batch_size`` times, and again later where it
-        raised ``Quarantined``, which says that there is no further device. With ``threads`` several may call it at once.
-      batch_size: episodes that run side by side, and the most observations that the agent is asked about at once.
+      make_env: makes an :class:`android_env.env.AndroidEnv`; called at most ``batch_size`` times, and again later if it
+        raised ``Quarantined``, which says that no further device is available. With ``threads``, several threads may
+        call it at once.
+      batch_size: episodes that run at the same time, and the most observations that the agent is asked about at once.
       record: says which episodes are recorded (screenshots kept as PNG).
       infra_retries: see :class:`Limits`; the outcome is then ``infra_error`` or ``judge_error``.
-      limits: all that one episode may cost; None: the defaults, with ``infra_retries``.
-      threads: for devices that keep one waiting; the results are the same.
+      limits: all limits on the cost of one episode; None: the defaults, with ``infra_retries``.
+      threads: for devices whose actions take real time; the results are the same.
       max_wait_s: how long observations wait for more before the agent is asked, seconds; with ``threads``.
-      retry_lost_s: after how long a device that was given up (``Quarantined``) is tried again, seconds; with ``threads``.
-      recordings: folder in which every try is written down as it happens (:mod:`android_env.recording`); None: nowhere.
-      patience_s: how long to wait for such a device where no other is left, seconds, before what remains ends as
-        ``infra_error``; with ``threads``.
+      retry_lost_s: when a device that was given up (``Quarantined``) is tried again, seconds; with ``threads``.
+      recordings: folder in which every try is recorded as it happens (:mod:`android_env.recording`); None: none is.
+      patience_s: how long to wait for a device that was given up if no other is left, seconds, before the remaining
+        episodes end as ``infra_error``; with ``threads``.
 
-    What a fault costs: an episode is run again, on another device where one is free, until its limits are used up. A
-    task that a device refuses (``TaskError``, or a fault whose ``blame`` is the task) is tried on a second one and then
-    ends as ``task_error``; a device that refuses three tasks that others play is given up. A device that is given up
-    costs its episode no retry. An episode whose every try ended in the same fault, after the same action at the same
-    step, on at least two devices where there are so many, is a ``failure``: what the agent did brings it about, and to
-    leave such episodes out would flatter the agent.
+    After a fault, an episode is run again, on another device if one is free, until its limits are used up. A task that
+    a device refuses (``TaskError``, or a fault whose ``blame`` is the task) is tried on a second device and then ends
+    as ``task_error``. A device that refuses three tasks that others play is given up. A device that is given up costs
+    its episode no retry. If every try of an episode ended in the same fault, after the same action at the same step,
+    and on at least two devices if there are two, the episode is a ``failure``: the agent's action causes the fault, and
+    leaving such episodes out would flatter the agent.
 
     Raises:
-      Exception: whatever the agent raises: a bug in an agent is no episode's failure. An answer that cannot be
-        parsed is a value (:class:`~android_env.actions.ParseError`) and ends its own episode as a failure; a device's
-        fault that a script meets is its episode's.
+      Exception: any exception of the agent, as a bug in an agent is not the failure of an episode. An answer that
+        cannot be parsed is a value (:class:`~android_env.actions.ParseError`) and ends only its own episode, as a
+        failure. A device fault that a script meets counts as a fault of its episode.
     """
     scheduler = _Scheduler(
         agent,
@@ -187,30 +188,30 @@ def rollout(
 
 
 _REFUSALS = 3
-"""Tasks that a device may refuse though another plays them, before it is given up."""
+"""Number of tasks, played by another device, that a device may refuse before it is given up."""
 
 
 @dataclasses.dataclass(eq=False)
 class _Place:
-    """Where one device is, or will be."""
+    """The place of one device, which may not be made yet."""
 
     env: Any = None
     lost: str = ""
-    """Why it is given up; empty while it is sound."""
+    """Why the device was given up; empty while it works."""
     back_at: float = math.inf
-    """When it is tried again."""
+    """Time at which it is tried again."""
     wrongs: int = 0
-    """Tasks that it refused and another played."""
+    """Tasks that it refused and another device played."""
     refusals: int = 0
-    """Tasks that it has refused since it last played one, and that nobody has decided about."""
+    """Tasks that it has refused since it last played one, and that no other device has decided yet."""
     proved: bool = False
-    """Whether an episode has ended on it as episodes do."""
+    """Whether an episode has ended normally on it."""
     busy: bool = False
 
 
 @dataclasses.dataclass(eq=False)
 class _Waiting:
-    """An episode to run, with what it has cost."""
+    """An episode to run, with its cost so far."""
 
     position: int
     spec: EpisodeSpec
@@ -221,11 +222,11 @@ class _Waiting:
     seconds: float = 0.0
     faults: list[str] = dataclasses.field(default_factory=list)
     marks: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
-    """Of each try that a fault has ended: its kind, and the action and step that it followed."""
+    """For each try that a fault has ended: the kind of the fault, and the action and step that it followed."""
 
 
 class _Scheduler:
-    """The queue, the places, and who is asked when."""
+    """Manages the queue and the places, and decides when the agent is asked."""
 
     def __init__(
         self,
@@ -279,9 +280,9 @@ class _Scheduler:
                 place.env.close()
 
     def _assign(self) -> None:
-        """Gives free places what waits, and ends what no place is left for."""
+        """Assigns waiting episodes to free places, and ends those that no place is left for."""
         now = time.monotonic()
-        # Devices that stand are used before another is made.
+        # Existing devices are used before another is made.
         free = sorted((p for p in self.places if not p.busy), key=lambda place: place.env is None)
         for place in free:
             if place.lost and now < place.back_at:
@@ -289,7 +290,7 @@ class _Scheduler:
             if place.refusals >= _REFUSALS and any(
                 p.env is not None and not p.lost and p.refusals < _REFUSALS for p in self.places
             ):
-                continue  # others decide first whether it is the device or the tasks
+                continue  # other devices first decide whether the device or the tasks are at fault
             if (episode := self._next_for(place)) is not None:
                 place.busy, place.back_at = True, math.inf
                 running = _Running(
@@ -304,7 +305,7 @@ class _Scheduler:
             self.alone_since = None
             return
         if all(place.lost for place in self.places):
-            # Where there never was a device, none can come back.
+            # If there never was a device, none can come back.
             patience_s = self.patience_s if any(p.env is not None for p in self.places) else 0.0
             if self.alone_since is None:
                 self.alone_since = now
@@ -321,7 +322,7 @@ class _Scheduler:
                 self.waiting.clear()
 
     def _next_for(self, place: _Place) -> _Waiting | None:
-        """The first episode for this place: one that it refused, or that failed on it, is for others if there are any."""
+        """The next episode for this place; one that it refused, or that failed on it, is left to others if any."""
         others = [p for p in self.places if p is not place and (not p.lost or p.busy)]
         idle = any(not p.busy for p in others)
         for episode in self.waiting:
@@ -340,7 +341,7 @@ class _Scheduler:
             self.pool.submit(self._work, running, decision)
 
     def _work(self, running: _Running, decision: Decision | None) -> None:
-        """In the episode's own thread: one move, or all of them for who decides alone."""
+        """Runs in the episode's own thread: one move, or all moves for an actor that decides alone."""
         start = time.monotonic()
         try:
             if running.place.env is None:
@@ -357,7 +358,7 @@ class _Scheduler:
         self.moved.put(running)
 
     def _collect(self) -> None:
-        """Takes in what has moved; waits for something to, unless observations are ready long enough."""
+        """Takes in finished moves; waits for one, unless observations have been ready long enough."""
         block = self.pool is not None
         while True:
             wait = self._patience() if block else None
@@ -367,7 +368,7 @@ class _Scheduler:
                 running = self.moved.get(timeout=wait) if block else self.moved.get_nowait()
             except queue.Empty:
                 return
-            block = False  # then only what is there already
+            block = False  # from then on, only moves that are already finished
             self.moving -= 1
             if running.bug is not None:
                 raise running.bug
@@ -399,7 +400,7 @@ class _Scheduler:
             self._move(running, decision)
 
     def _release(self, running: _Running) -> None:
-        """An episode has ended, in whatever way: its place is free again, and a fault is accounted for."""
+        """Frees the place of an episode that has ended, in whatever way, and accounts for a fault."""
         place, episode = running.place, running.episode
         place.busy = False
         if running.result is not None:
@@ -407,7 +408,7 @@ class _Scheduler:
             self.finished[episode.position] = dataclasses.replace(
                 running.result, faults=tuple(episode.faults), tries=len(episode.faults) + 1
             )
-            for other in episode.refused:  # what they refused can be played
+            for other in episode.refused:  # the task that they refused can be played
                 other.wrongs += 1
                 if other.wrongs >= _REFUSALS:
                     self._lose(other, f"it refused {_REFUSALS} tasks that other devices play")
@@ -416,7 +417,7 @@ class _Scheduler:
         assert error is not None
         if isinstance(error, Quarantined):
             self._lose(place, str(error))
-            episode.lost += place.proved  # one that never worked says nothing of the episode
+            episode.lost += place.proved  # a device that never worked tells nothing about the episode
             place.proved = False
             if episode.lost >= self.limits.devices:
                 self._end(
@@ -523,12 +524,12 @@ class _Running:
         return self.result is None and self.fault is None
 
     def move(self, decision: Decision | None, policy_name: str) -> None:
-        """Begins the episode, or carries a decision out."""
+        """Begins the episode, or executes a decision."""
         try:
             if decision is None:
                 self._observation, _ = self.env.reset(seed=self.spec.seed, options={"task": self.spec.task})
                 self._begin_recording(policy_name)
-            elif isinstance(decision.action, DeviceFault):  # what a script met while it looked at the device
+            elif isinstance(decision.action, DeviceFault):  # a script met it while reading the device
                 raise decision.action
             else:
                 self._advance(decision, policy_name)
@@ -536,7 +537,7 @@ class _Running:
             self.fault = error
 
     def mark(self) -> tuple[Any, ...]:
-        """What the fault followed."""
+        """The action and step that the fault followed."""
         acted = self.decisions[-1].action if self.decisions else None
         return (kind_of(self.fault) if self.fault else "", acted, self.executed)
 
@@ -573,14 +574,14 @@ class _Running:
         self.decisions.append(decision)
         assert not isinstance(decision.action, DeviceFault)
         if isinstance(decision.action, ParseError):
-            # The observation it answered is the last one, and no action follows it.
+            # It answered the last observation, and no action follows.
             if self._recorder is not None:
                 self._recorder.acted(None, executed=False, verdict="failure", error=decision.action.reason)
             self._finish("failure", policy_name, terminal=True, error=decision.action.reason)
             return
         observation, reward, terminated, truncated, info = self.env.step(decision.action)
         if info.get("refused"):
-            # As with an answer that cannot be parsed: the agent's error, and nothing was executed.
+            # As with an answer that cannot be parsed, the error is the agent's, and nothing was executed.
             if self._recorder is not None:
                 self._recorder.acted(
                     decision.action, executed=False, verdict="failure", error=info["refused"]
@@ -658,6 +659,6 @@ class _Running:
 
 
 def _derive(seed: int, task_id: str, index: int, purpose: str) -> int:
-    """A 63-bit seed of its own for each (seed, task, index, purpose); the same on every machine."""
+    """A distinct 63-bit seed for each (seed, task, index, purpose), the same on every machine."""
     text = f"{seed}|{task_id}|{index}|{purpose}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1

@@ -1,6 +1,6 @@
-"""A vision-language model as the judge of an episode, while it is played or from its recording.
+"""A vision-language model that judges an episode, while it is played or from its recording.
 
-The prompt, its version and the examples are those of the labels (:mod:`digiq.data.labels.judge`).
+The prompt, its version and the examples are those of the label judge (:mod:`digiq.data.labels.judge`).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from digiq.endpoint import BudgetError, Endpoint, EndpointConfig, EndpointError
 
 @configclass
 class VlmJudge:
-    """Success is what the model sees on the screen. Giving up is failure, and no reason to ask. An answer that says
-    neither is a ``judge_error``, never a failure."""
+    """The model decides success from the screen. Giving up is a failure, and the model is not asked. An answer without
+    a verdict is a ``judge_error``, never a failure."""
 
     model: EndpointConfig = EndpointConfig(temperature=0.0)
     """Which model to ask, and how (``api: gemini`` or ``openai``)."""
     shots: Path | None = None
-    """A JSON file of examples, as for the labels' judge."""
+    """A JSON file of examples, as for the label judge."""
     when: Literal["declared", "reached"] = "declared"
-    """Ask when the agent declares the task complete and at an episode's last step, or after every action."""
+    """When to ask: when the agent declares the task complete and at the episode's last step, or after every action."""
 
     def answers(self, device: Device) -> bool:
-        """See :class:`android_env.evaluators.Judge`, as the others."""
+        """See :class:`android_env.evaluators.Judge`, as for the other methods."""
         return True
 
     def refusal(self, task: Task) -> str:
@@ -50,7 +50,7 @@ class VlmJudge:
         try:
             done = read_answer(_endpoint(self.model).ask(question).text, "outcome")
         except BudgetError:
-            raise  # nobody will answer any more: the run ends, and the same command goes on from the cache
+            raise  # no further answer will come: the run ends, and the same command continues from the cache
         except (EndpointError, Unsaid) as error:
             raise JudgeError(f"task {moment.task.task_id!r}: {error}") from None
         if done:
@@ -59,7 +59,7 @@ class VlmJudge:
 
     @property
     def used(self) -> dict[str, int]:
-        """Calls, answers from the cache and tokens of this process so far; see :class:`digiq.endpoint.Endpoint`."""
+        """Calls, cached answers and tokens of this process so far; see :class:`digiq.endpoint.Endpoint`."""
         return dict(_endpoint(self.model).used)
 
 

@@ -1,7 +1,7 @@
 """The ``digiq`` command.
 
-One sub-command a stage, and ``run`` for all of them. Each stage's options are the fields of its config and the
-artefacts it reads, so ``--help`` is the configuration's own documentation.
+There is one sub-command per stage, and ``run`` for all of them. Each stage's options are the fields of its config and
+the artefacts that it reads, so ``--help`` shows the documentation of the configuration.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from digiq.processes import INTERRUPTED, TERMINATED
 from digiq.switches import DEBUG, RAY, TRUST_CODE, TRUST_REMOTE_CODE
 
 ALIASES = {"import-aitw": ("import", "aitw")}
-"""Older names: the command, and which member's settings are options without a prefix."""
+"""Older names: the command, and the member whose settings are options without a prefix."""
 COMMANDS = ("recipes", "init", "doctor", "status", "view", "compare", "rejudge", "verify", "devices")
-"""Those that are no stages and have a module of their name here, with a ``main``."""
+"""Commands that are not stages; each has a module of its name here, with a ``main``."""
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-"""Libraries that load weights tell of it at length, between the lines of ours; what is set already stays."""
+"""Silences libraries that report at length when they load weights; variables that are already set stay."""
 FLAGS = {"--trust-code": TRUST_CODE, "--trust-remote-code": TRUST_REMOTE_CODE, "--debug": DEBUG, "--ray": RAY}
-"""Switches of every command, and the variables of the environment that they set."""
+"""Switches of every command, and the environment variables that they set."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; errors that a user can mend are one line and exit status 2."""
-    whole = arguments is None  # of a process, which ends with it
+    """Entry point; errors that a user can fix are one line, with exit status 2."""
+    whole = arguments is None  # whether this is the main of the process
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Members of one's own (digiq.tables) come from the directory one stands in, after everything that is installed,
-    # whether the console script started this process or ``digiq run`` did.
+    # The user's own members (digiq.tables) are imported from the current directory, after everything that is installed,
+    # whether the console script or ``digiq run`` started this process.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     for flag, variable in FLAGS.items():
         if flag in arguments:
             arguments.remove(flag)
-            os.environ[variable] = "1"  # stages in processes of their own inherit it
+            os.environ[variable] = "1"  # inherited by stages in processes of their own
     if os.environ.get(DEBUG) != "1":
         for variable, value in QUIET.items():
             os.environ.setdefault(variable, value)
@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _dispatch(arguments)
     except SystemExit as stop:
         if whole and stop.code in (INTERRUPTED, TERMINATED):
-            # All has been cleaned up. Native threads that are still at work, as XLA's while it compiles, crash an
-            # interpreter that is taken down around them.
+            # Everything has been cleaned up. Native threads that still run, such as XLA's while it compiles, would
+            # crash the interpreter during its shutdown.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(stop.code)
@@ -103,7 +103,7 @@ def usage() -> str:
 
 
 def welcome() -> str:
-    """What ``digiq`` alone prints: the pipeline, and what to do first."""
+    """The text that ``digiq`` without arguments prints: the pipeline, and what to do first."""
     return """DigiQ trains agents that operate phones and web pages from logged episodes alone.
 
   collect or import ─► fit-policy ─► propose ─► tune-vlm, featurize ─► train-q ─► distill ─► evaluate

@@ -1,4 +1,4 @@
-"""The one place where what went wrong becomes a sentence: what it was, where, and the mend."""
+"""The one place where errors become sentences: what went wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _NOT_OURS = "that is not an error this program knows; add --debug to see where i
 
 @contextlib.contextmanager
 def one_sentence(*, inner: bool = False) -> Generator[None, None, None]:
-    """Ends the process with one line on standard error instead of a traceback: exit status 2, 130 when interrupted
-    (Ctrl-C), 143 when terminated (SIGTERM).
+    """Ends a failed process with one line on standard error instead of a traceback: exit status 2, 130 if interrupted
+    (Ctrl-C), 143 if terminated (SIGTERM).
 
     With :data:`digiq.switches.DEBUG` set, the traceback comes first.
 
     Args:
-      inner: of a process that another of this program started, which says itself that it was stopped.
+      inner: whether another process of this program started this one, and itself reports that it was stopped.
     """
     complaints = _Complaints()
     if os.environ.get(DEBUG) != "1":
-        # Orbax logs, with its traceback, what it raises in a thread of its own and then raises here as well.
+        # Orbax logs, with a traceback, errors of its own thread that it then also raises here.
         for name in ("absl", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         sys.unraisablehook = complaints.add
@@ -42,7 +42,7 @@ def one_sentence(*, inner: bool = False) -> Generator[None, None, None]:
             yield
         complaints.release()
     except BrokenPipeError:
-        # Whoever reads what is printed has seen enough (``digiq train-q --help | head``).
+        # The reader of the output has closed the pipe (``digiq train-q --help | head``).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except KeyboardInterrupt:
@@ -56,21 +56,21 @@ def one_sentence(*, inner: bool = False) -> Generator[None, None, None]:
         if os.environ.get(DEBUG) == "1":
             traceback.print_exc()
         else:
-            # What libraries leave unfinished complains once more while the interpreter takes it down.
+            # Unfinished work of libraries would complain once more while the interpreter shuts down.
             sys.unraisablehook = threading.excepthook = lambda _: None
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 class _Complaints:
-    """What libraries complain of where nothing can be raised: printed if all goes well, and left out beside an error, of
-    which it is a consequence (a disk that is full closes an event loop, and what waited for it complains)."""
+    """Complaints of libraries where nothing can be raised: printed if all goes well, and dropped if there is an error,
+    as they result from it (a full disk closes an event loop, and tasks that waited for it complain)."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
 
     def add(self, unraisable: Any) -> None:
-        """Takes the place of ``sys.unraisablehook``; keeps text alone, as objects would come back to life."""
+        """Replaces ``sys.unraisablehook``; keeps only text, as keeping the objects would resurrect them."""
         lines = traceback.format_exception(
             unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback
         )
@@ -79,7 +79,7 @@ class _Complaints:
         )
 
     def release(self) -> None:
-        """Prints what there is, and leaves the rest to the interpreter."""
+        """Prints the complaints so far, and leaves later ones to the interpreter."""
         sys.unraisablehook = sys.__unraisablehook__
         for text in self._texts:
             print(text, file=sys.stderr, end="")
@@ -91,14 +91,14 @@ def _stopped(how: str, inner: bool) -> None:
 
 
 def explain(error: BaseException) -> str:
-    """One sentence or two about an error, with the file where it names one."""
+    """One or two sentences about an error, with the file if it names one."""
     if isinstance(error, DigiQError | AndroidEnvError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         if package in EXTRAS:
             return f"this {mend(package)}."
-    # Libraries wrap what the system told them; the disk being full is the system's word, whoever passes it on.
+    # Libraries wrap errors of the system, so a full disk is looked for among the causes.
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno is not None:
             return _of_the_system(cause)

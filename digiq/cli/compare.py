@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _judge(arguments: list[str]) -> tuple[list[str], Agreement | None]:
-    """The arguments without the judge, and the judge."""
+    """Splits the judge off the arguments: the other arguments, and the judge."""
     if "--judge" not in arguments:
         return arguments, None
     from digiq.evaluation.rejudge import agreement, read_rows

@@ -1,4 +1,4 @@
-"""``digiq devices``: looks at this machine, and brings emulators up."""
+"""``digiq devices``: checks this machine, and starts emulators."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ digiq devices COMMAND --help lists the options."""
 
 @dataclasses.dataclass(frozen=True)
 class DoctorOptions:
-    """Says what this machine lacks for Android emulators behind Appium, and how to mend it."""
+    """Reports what this machine lacks for Android emulators behind Appium, and how to fix it."""
 
     count: int = 1
-    """Emulators that are to run side by side."""
+    """Emulators that are to run at the same time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StartOptions:
-    """Brings emulators up, each on a clone of one virtual device (AVD), and keeps them until Ctrl-C."""
+    """Starts emulators, each on a clone of one virtual device (AVD), and keeps them running until Ctrl-C."""
 
     avd: str = ""
-    """The AVD that is cloned; it is only read. Empty: the one there is."""
+    """The AVD to clone; it is only read. Empty: the only one there is."""
     count: int = 1
-    """Emulators that run side by side."""
+    """Emulators that run at the same time."""
     run_dir: Path = Path("runs/devices")
-    """Where ``fleet.json``, which ``--device.android.fleet`` takes, and logs go."""
+    """Folder for logs and for ``fleet.json``, the file that ``--device.android.fleet`` takes."""
     remove: bool = False
-    """Delete the clones at the end; kept ones make no difference to the next start, they are cloned anew."""
+    """Delete the clones at the end; if kept, they are not reused, as the next start clones afresh."""
     config: EmulatorConfig = dataclasses.field(default_factory=EmulatorConfig)
 
 
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
 
 
 def doctor(options: DoctorOptions) -> int:
-    """Prints every finding; returns how the process is to exit, 0 where nothing is to be mended."""
+    """Prints every finding; returns the exit status of the process, 0 if there is nothing to fix."""
     from android_env.emulators.doctor import examine
 
     findings = examine(options.count)
@@ -87,14 +87,14 @@ def doctor(options: DoctorOptions) -> int:
 
 
 def start(options: StartOptions, wait: Callable[[], Any] = lambda: time.sleep(2.0)) -> None:
-    """Brings the fleet up and starts again what ends, until Ctrl-C or SIGTERM.
+    """Starts the fleet and restarts emulators that end, until Ctrl-C or SIGTERM.
 
     Args:
       options: see :class:`StartOptions`.
-      wait: passes the time between two looks at the fleet.
+      wait: waits between two checks of the fleet.
 
-    Raises:
-      AndroidEnvError: there is no SDK or AVD, or not one emulator came up.
+      Raises:
+        AndroidEnvError: there is no SDK or AVD, or no emulator came up.
     """
     from android_env.emulators.avd import find_sdk
     from android_env.emulators.fleet import Fleet, Member

@@ -1,4 +1,4 @@
-"""``digiq doctor``: what this machine has and lacks, and how to mend it."""
+"""``digiq doctor``: what this machine has and lacks, and how to fix it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ each thing that is missing how to mend it. Changes nothing. Exit status 1 if som
 What Android emulators need is looked at in detail by 'digiq devices doctor'."""
 
 MEMORY_GB, DISK_GB = 3.0, 2.0
-"""What the quickstart takes at most, with room to spare."""
+"""Upper bounds on the memory and disk space that the quickstart needs, with a margin."""
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
 
 
 def python() -> Finding:
-    """The interpreter."""
+    """The Python interpreter."""
     version = ".".join(map(str, sys.version_info[:3]))
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         return Finding("Python", False, f"{version}; tried with 3.11 to 3.13.", "use one of these.")
@@ -82,7 +82,7 @@ def jax_devices() -> Iterator[Finding]:
 
 
 def memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
-    """What is to be had."""
+    """The available memory."""
     try:
         lines = dict(
             row.split(":", 1) for row in meminfo.read_text(encoding="utf-8").splitlines() if ":" in row
@@ -95,14 +95,14 @@ def memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
 
 
 def disk(place: Path) -> Finding:
-    """What is free where runs go."""
+    """The free disk space at the place of the runs."""
     free = shutil.disk_usage(place).free / 1e9
     says = f"{free:.0f} GB free here, {DISK_GB:g} wanted for the quickstart"
     return Finding("disk", free >= DISK_GB, says, "" if free >= DISK_GB else "free some, or give --output.")
 
 
 def extras() -> Iterator[Finding]:
-    """Each extra, and which of its packages are not installed."""
+    """Each extra, with those of its packages that are not installed."""
     by_extra: dict[str, list[str]] = {}
     for package, extra in EXTRAS.items():
         by_extra.setdefault(extra, []).append(package)
@@ -113,7 +113,7 @@ def extras() -> Iterator[Finding]:
 
 
 def torch() -> Finding:
-    """torch, which runs the VLM, and whether it sees a GPU. It is imported, because only that tells."""
+    """torch, which runs the VLM, and whether it sees a GPU; finding out requires importing it."""
     if importlib.util.find_spec("torch") is None:
         return Finding("torch", False, "not installed, so no VLM runs.", "pip install 'digiq[vlm]'")
     import torch as found
@@ -126,7 +126,7 @@ def torch() -> Finding:
 
 
 def reach() -> Iterator[Finding]:
-    """What real devices need."""
+    """The requirements of real devices."""
     try:
         browser, driver = find_browser()
         yield Finding("Chromium", True, f"{browser}, {driver}")

@@ -1,4 +1,4 @@
-"""What comes after each command, said at its end with the paths that it was given."""
+"""The next command, printed at the end of each command with the paths that it was given."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NEXT = {
     "probe": "open {out}/probe.png",
     "make-tiny-vlm": "digiq tune-vlm --episodes {episodes} --vlm {out} --out {beside}/vlm",
 }
-"""By stage: the command in which paths that were not given are those of a run's own directories."""
+"""The next command by stage; paths that were not given are those of a run's own directories."""
 
 AFTER = {
     "compare": "digiq view {run}",
@@ -47,15 +47,15 @@ AFTER = {
     "study --tune": "digiq study {study} --register",
     "study --register": "git commit {study} && digiq study {study}",
 }
-"""By command that is no stage, and how it ended: what comes next, with names that its module gives."""
+"""The next command by command that is not a stage and by its ending, with names that its module fills in."""
 
 
 def following(command: str, given: Mapping[str, Any]) -> str:
     """The next command.
 
     Args:
-      command: that has ended; of one that :data:`NEXT` lacks, the run's status comes next.
-      given: its ``out`` and the artefacts that it read, None where one was not given.
+      command: the command that has ended; after one that :data:`NEXT` lacks, the run's status comes next.
+      given: its ``out`` and the artefacts that it read; None for those that were not given.
     """
     beside = Path(given["out"]).parent
 
@@ -73,7 +73,7 @@ def say_next(ending: str, **given: object) -> None:
 
 
 def run_of(path: Path) -> Path:
-    """The directory of the run that an artefact lies in, at most three folders above it; itself where it is in none."""
+    """The directory of an artefact's run, at most three folders above it; the artefact itself if it is in no run."""
     from digiq.pipeline.run import RECIPE
 
     above = [folder for folder in list(path.absolute().parents)[:3] if (folder / RECIPE).is_file()]

@@ -1,4 +1,4 @@
-"""``digiq init``: a recipe for logs of one's own, by flags or by questions."""
+"""``digiq init``: writes a recipe for the user's own logs, from flags or by asking questions."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ class InitOptions:
     """Writes a recipe for logs of your own."""
 
     recipe: tyro.conf.Positional[Path]
-    """The YAML file that is written."""
+    """The YAML file to write."""
     logs: Path | None = None
-    """Folder, or file, of recordings."""
+    """Folder or file of recordings."""
     format: str = ""
-    """Of the recordings; empty: found out from the files."""
+    """Format of the recordings; empty: detected from the files."""
     rewards: str = ""
-    """`outcome` where logs say how episodes ended, `other_goals` where all of them succeeded."""
+    """`outcome` if the logs say how episodes ended, `other_goals` if all episodes succeeded."""
     vlm: Path | None = None
-    """A Hugging Face image-text-to-text directory; the embedded tiny one if not given."""
+    """A Hugging Face image-text-to-text directory; if not given, the embedded tiny model."""
     candidates: int | None = None
-    """Candidate actions a state."""
+    """Candidate actions per state."""
     heldout: str = ""
-    """Split of the logs whose actions are ranked at the end; empty: none is, and `digiq diagnose` judges the critic."""
+    """Split of the logs whose actions are ranked at the end; empty: none, and `digiq diagnose` evaluates the critic."""
     overwrite: bool = False
-    """Replace the file."""
+    """Replace an existing file."""
 
 
 def main(arguments: list[str]) -> None:
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> None:
 
 
 def asked(options: InitOptions) -> InitOptions:
-    """Asks for what the flags left open; an empty answer takes what stands in brackets."""
+    """Asks for settings that the flags left open; an empty answer takes the default shown in brackets."""
 
     def ask(question: str, default: str) -> str:
         return input(f"{question} [{default}]: ").strip() or default
@@ -94,10 +94,10 @@ def asked(options: InitOptions) -> InitOptions:
 
 
 def recipe(options: InitOptions) -> str:
-    """The recipe as YAML, with a comment at what people change.
+    """The recipe as YAML, with comments on the fields that people change.
 
     Raises:
-      ConfigError: no logs, logs of no known format, or a source of rewards that needs more than a name.
+      ConfigError: there are no logs, their format is unknown, or the source of rewards needs more than a name.
     """
     from digiq.data.importers import IMPORTERS
     from digiq.data.importers.files import format_of
@@ -146,7 +146,7 @@ def recipe(options: InitOptions) -> str:
 
 
 def check(path: Path, text: str) -> None:
-    """Refuses a recipe that would not read, before it is written."""
+    """Refuses a recipe that could not be read, before it is written."""
     import yaml
 
     from digiq.config import load

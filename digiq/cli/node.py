@@ -1,4 +1,4 @@
-"""Stages in processes of their own: what ``digiq run`` and ``digiq study`` start."""
+"""Stages in processes of their own, which ``digiq run`` and ``digiq study`` start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the stage that ``FILE PARENT [--overwrite]`` describes, as long as the process ``PARENT`` lives."""
+    """Runs the stage that ``FILE PARENT [--overwrite]`` describes, while the process ``PARENT`` lives."""
     from digiq.processes import end_with_parent
 
     end_with_parent(int(arguments[1]))
@@ -19,7 +19,10 @@ def main(arguments: list[str]) -> None:
 
 
 def serve(arguments: list[str]) -> None:
-    """Runs stages one after another on the core ``K``, those that standard input asks for, as long as ``PARENT`` lives; see ``digiq.pipeline.servers``."""
+    """Runs the stages that standard input requests, one after another on the core ``K``, while ``PARENT`` lives.
+
+    See ``digiq.pipeline.servers``.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(arguments[0])})
     from digiq.pipeline import servers

@@ -1,4 +1,4 @@
-"""``digiq recipes``: the recipes that come with the package, and where they are."""
+"""``digiq recipes``: lists the recipes that come with the package, and their paths."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def main(arguments: list[str]) -> None:
 
 
 def found(argument: str) -> Path:
-    """The file that ``argument`` names: itself, or a recipe that comes with the package, by its name.
+    """The recipe that ``argument`` names: a path, or the name of a recipe that comes with the package.
 
     Raises:
-      ConfigError: there is neither; names the nearest recipe.
+      ConfigError: there is neither; the message names the recipe with the most similar name.
     """
     path = Path(argument)
     if path.suffix or path.exists():
@@ -51,7 +51,7 @@ def found(argument: str) -> Path:
 
 
 def _shipped() -> Iterator[tuple[str, Path]]:
-    # In a wheel the recipes lie in the package, in a checkout beside it.
+    # In a wheel the recipes are inside the package; in a checkout they are beside it.
     package = Path(__file__).parents[1]
     folder = next(f for f in (package / "recipes", package.parent / "configs") if f.is_dir())
     for path in folder.rglob("*.yaml"):
@@ -59,6 +59,6 @@ def _shipped() -> Iterator[tuple[str, Path]]:
 
 
 def _about(path: Path) -> str:
-    """The first comment of a recipe, up to its end or a colon."""
+    """The first comment line of a recipe, without a colon at its end."""
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     return first.removeprefix("#").strip().rstrip(":")

@@ -15,18 +15,18 @@ HELP = "Judges recorded episodes again, and says how the judge agrees with the o
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Judges recorded episodes again, and says how the judge agrees with the outcomes that were recorded."""
+    """Judges recorded episodes again, and reports how the judge agrees with the recorded outcomes."""
 
     folder: Path
-    """Recordings, as ``digiq evaluate --record-all`` writes them: ``EVALUATION/recordings``."""
+    """Folder of recordings, as ``digiq evaluate --record-all`` writes them: ``EVALUATION/recordings``."""
     judge: JudgeConfig = dataclasses.field(default_factory=lambda: JudgeConfig(name="rules"))
-    """Who judges; one that needs the device itself cannot."""
+    """The judge; one that needs the device itself cannot judge recordings."""
     tasks: str = ""
-    """A task set or file whose parameters, for example rules, take the place of the recorded ones."""
+    """A task set or file whose parameters, for example rules, replace the recorded ones."""
     rate: Path | None = None
-    """An evaluation whose outcomes this judge gave: its rate is corrected for the errors that it makes here."""
+    """An evaluation whose outcomes this judge gave; its rate is corrected for the judge's errors on the recordings."""
     out: Path | None = None
-    """File for a JSON line an episode; none unless it is named."""
+    """File to write, with one JSON line per episode; none: no file is written."""
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""``digiq run``: a whole recipe, any field overridden on the command line."""
+"""``digiq run``: runs a whole recipe; any field can be overridden on the command line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ COMMON = (
     "evaluate.tasks",
     "evaluate.episodes",
 )
-"""The fields that ``--help`` shows, where the recipe has their sections."""
+"""The fields that ``--help`` shows, if the recipe has their sections."""
 
 
 def main(arguments: list[str]) -> None:
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
 
 
 def common_help(recipe: Any, file: str) -> str:
-    """What people change in a recipe, with the values that it has."""
+    """The fields of a recipe that people change, with their values."""
     lines = [f"usage: digiq run {file} [--overwrite] [--FIELD VALUE ...]", ""]
     for path in COMMON:
         owner, (*sections, name) = recipe, path.split(".")
@@ -92,7 +92,7 @@ def common_help(recipe: Any, file: str) -> str:
 
 
 def _about(cls: Any, name: str) -> str:
-    """The first sentence of what a config class says of a field."""
+    """The first sentence of a config class's documentation of a field."""
     field = cls.__pydantic_fields__[name]
     said = field.description or next(
         (m.documentation for m in field.metadata if hasattr(m, "documentation")), ""

@@ -1,6 +1,6 @@
-"""One stage from the command line: its config's fields, the artefacts it reads, ``--out`` and ``--overwrite``.
+"""Runs one stage from the command line; options are its config's fields, its artefacts, ``--out`` and ``--overwrite``.
 
-A first argument that ends in ``.yaml`` names a file with the config; options win over it.
+A first argument that ends in ``.yaml`` names a file with the config; options override it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from digiq.pipeline.stages import Stage
 
 T = TypeVar("T")
 _PLAIN = (tyro.conf.FlagConversionOff,)
-"""A switch of a config is ``--standardize False``, and never the double negative of a flag."""
+"""Switches of a config are written ``--standardize False``, never as a negated flag."""
 _NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?(,[-+]?[\d.]+(e[-+]?\d+)?)+", re.IGNORECASE)
 
 
@@ -51,10 +51,10 @@ def main(command: str, stage: Stage, arguments: list[str]) -> None:
 
 
 def schema(stage: Stage, arguments: list[str]) -> str:
-    """The JSON Schema of what a chosen member reads, for ``--schema``; the other arguments may be missing.
+    """The JSON Schema of a chosen member's input, for ``--schema``; the other arguments may be missing.
 
     Raises:
-      DigiQError: this stage's members, or the chosen one, have none.
+      DigiQError: this stage's members, or the chosen one, have no schema.
     """
     choice = f"--{getattr(stage.config, 'choice_field', '')}"
     name = next((b for a, b in itertools.pairwise(arguments) if a == choice), "")
@@ -68,7 +68,7 @@ def schema(stage: Stage, arguments: list[str]) -> str:
 
 
 def with_member(stage: Stage, member: str, arguments: list[str]) -> list[str]:
-    """The arguments with a member chosen: its settings may stand without its name before them."""
+    """The arguments with a member chosen, whose settings may be given without its name as a prefix."""
     own = {field.name for field in dataclasses.fields(stage.config.table[member])}
 
     def full(argument: str) -> str:
@@ -84,14 +84,14 @@ def parse(
     """Parses arguments into ``cls``.
 
     Args:
-      cls: what to parse into.
-      arguments: of the command line.
-      program: how the command is called.
-      default: what the arguments differ from.
+      cls: the class to parse into.
+      arguments: the command-line arguments.
+      program: name of the command.
+      default: default values, which the arguments override.
       switches: whether a bool is written ``--name True`` instead of as a flag.
 
-    Raises:
-      ConfigError: a value outside its field's range.
+      Raises:
+        ConfigError: a value is outside its field's range.
     """
     parsed = tyro.cli(
         cls,
@@ -104,20 +104,20 @@ def parse(
 
 
 def _told(run: Any) -> dict[str, str]:
-    """What a stage's docstring says of its parameters; where one line is of several, each gets it."""
+    """The descriptions of parameters in a stage's docstring; if several parameters share a line, each gets it."""
     found: dict[str, str] = {}
     for parameter in docstring_parser.parse(run.__doc__ or "").params:
         about = " ".join((parameter.description or "").split())
         found |= {name.strip(): about[:1].upper() + about[1:] for name in parameter.arg_name.split(",")}
     inputs = [p for p in inspect.signature(run).parameters if p not in ("config", "out", "overwrite")]
-    # "The artefact." says no more than the name does.
+    # "The artefact." adds nothing to the name.
     found = {name: about for name, about in found.items() if about != "The artefact."}
     defaults = {name: f"Directory of the {name} artefact." for name in inputs}
     return defaults | {"out": "The directory of the artefact that is written."} | found
 
 
 def _switches(cls: Any, prefix: str = "--") -> set[str]:
-    """Options that are bools, however deep in the configs."""
+    """Options that are bools, at any depth of the configs."""
     found: set[str] = set()
     for name, hint in typing.get_type_hints(cls).items() if dataclasses.is_dataclass(cls) else ():
         path = prefix if name == "config" and prefix == "--" else f"{prefix}{name.replace('_', '-')}."
@@ -127,7 +127,7 @@ def _switches(cls: Any, prefix: str = "--") -> set[str]:
 
 
 def _spelled(arguments: list[str], switches: set[str]) -> Iterator[str]:
-    """A switch of a config alone is one that is on: ``--data-parallel`` is ``--data-parallel True``."""
+    """Spells out switches without a value, which are on: ``--data-parallel`` is ``--data-parallel True``."""
     for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
         yield argument
         alone = argument.replace("_", "-") in switches and argument != "--overwrite"
@@ -136,7 +136,7 @@ def _spelled(arguments: list[str], switches: set[str]) -> Iterator[str]:
 
 
 def _listed(arguments: Iterable[str]) -> Iterator[str]:
-    """Numbers joined by commas as separate arguments: ``--lr 1e-5,1e-4`` is ``--lr 1e-5 1e-4``."""
+    """Splits numbers joined by commas into separate arguments: ``--lr 1e-5,1e-4`` is ``--lr 1e-5 1e-4``."""
     for argument in arguments:
         option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
         if not _NUMBERS.fullmatch(value):
@@ -148,7 +148,7 @@ def _listed(arguments: Iterable[str]) -> Iterator[str]:
 
 
 def _options(run: Any, about: str, config: Any = None) -> type:
-    """A dataclass with the parameters of a stage's ``run``; the fields of ``config`` stand at the top level."""
+    """A dataclass with the parameters of a stage's ``run``, and the fields of ``config`` at the top level."""
     hints = typing.get_type_hints(run)
     told = _told(run)
     fields: list[Any] = []

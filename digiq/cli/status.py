@@ -1,4 +1,4 @@
-"""``digiq status``: how far a run is, and the next command."""
+"""``digiq status``: the progress of a run, and the next command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Line(NamedTuple):
     state: str
     manifest: artifacts.Manifest | None
     size: int
-    """Bytes on disk."""
+    """Size on disk, bytes."""
 
 
 def main(arguments: list[str]) -> None:
@@ -61,10 +61,10 @@ def main(arguments: list[str]) -> None:
 
 
 def stages(run: Path) -> Iterator[Line]:
-    """The stages that the run's recipe plans, in order; without a recipe, the artefacts that are there.
+    """The stages that the run's recipe plans, in order; without a recipe, the existing artefacts.
 
     Raises:
-      DigiQError: the recipe is not readable.
+      DigiQError: the recipe cannot be read.
     """
     from digiq.pipeline.run import RECIPE
 
@@ -75,7 +75,7 @@ def stages(run: Path) -> Iterator[Line]:
         from digiq.pipeline.plan import plan
         from digiq.pipeline.recipe import Recipe
 
-        # The run may have been moved, or be named from another directory than the one it was started in.
+        # The run may have been moved, or its path may be relative to another directory than at its start.
         recipe = dataclasses.replace(
             load_yaml(Recipe, run / RECIPE), output=run.parent, name=run.resolve().name
         )
@@ -139,7 +139,7 @@ def table(run: Path, lines: list[Line]) -> Table:
 
 
 def following(run: Path, lines: list[Line]) -> Iterator[tuple[str, str]]:
-    """The commands that come next, the first one first, and what each is for."""
+    """The next commands, in order, with the purpose of each."""
     from digiq.pipeline.run import RECIPE
 
     states = {line.state for line in lines}
@@ -190,7 +190,7 @@ def _size(path: Path) -> int:
         for name in files:
             try:
                 total += os.lstat(os.path.join(folder, name)).st_size
-            except OSError:  # a temporary file that has gone since
+            except OSError:  # a temporary file that has since been deleted
                 continue
     return total
 

@@ -1,4 +1,4 @@
-"""``digiq study``: many arms and seeds as one graph, records, and the page made from them; ``digiq card``."""
+"""``digiq study``: many arms and seeds as one graph, their records and a page made from them; ``digiq card``."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ it whenever you like; the same command goes on.
 
 @dataclasses.dataclass(frozen=True)
 class StudyOptions:
-    """Runs a study, or shows what it would do."""
+    """Runs a study, or shows what would run."""
 
     plan: bool = False
-    """Only say what would run, and its estimated cost."""
+    """Only show what would run, and its estimated cost."""
     tune: bool = False
     """Run the trials of the section ``tuning`` instead, and print their success."""
     register: bool = False
-    """Write the digests of kernel and grid into the file, and stop."""
+    """Only write the digests of kernel and grid into the file."""
     page: bool = False
-    """Only write the page again, from the records."""
+    """Only write the page anew from the records."""
     seeds: tuple[int, ...] = ()
-    """Other seeds than the file's; tuning seeds (100 and above) need no registration."""
+    """Seeds to run instead of the file's; tuning seeds (100 and above) need no registration."""
     arms: tuple[str, ...] = ()
-    """Only these arms."""
+    """Run only these arms."""
     jobs: int | None = None
-    """Stages side by side; the file's by default."""
+    """Stages that run at the same time; by default as the file says."""
 
 
 def main(arguments: list[str]) -> None:
-    """Parses ``STUDY.yaml [options]`` and does it."""
+    """Parses ``STUDY.yaml [options]`` and carries it out."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         return
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> None:
 
 
 def print_plan(config, cells: Sequence, folder: Path, jobs: int) -> bool:
-    """What would run, by kind of stage, with estimated minutes on one core and on ``jobs``; False where nothing would."""
+    """Prints what would run, by kind of stage, with estimated minutes on one core and on ``jobs``; False if nothing."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

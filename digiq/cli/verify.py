@@ -1,4 +1,4 @@
-"""``digiq verify``: reads every file of a run's artefacts again."""
+"""``digiq verify``: re-reads every file of a run's artefacts and checks it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     found = {file.parent for name in (artifacts.MANIFEST, artifacts.CHECKSUMS) for file in root.rglob(name)}
     if not found:
         raise ConfigError(f"{root}: holds no artefact; name the directory of a run.")
-    # A lock is left where a stage wrote: with no manifest beside it, the stage's files are nobody's.
+    # A stage leaves a lock where it wrote; without a manifest beside it, the stage was not completed.
     found |= {file.parent for file in root.rglob(artifacts.LOCK)}
     wrong: list[Path] = []
     for path in sorted(found):
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
 
 
 def verify(path: Path) -> tuple[str, int]:
-    """What is wrong with the artefact, nothing if it is whole; and how many files it has."""
+    """What is wrong with the artefact, empty if it is intact; and its number of files."""
     try:
         if not (path / artifacts.MANIFEST).is_file():
             if (path / artifacts.LOCK).exists():
@@ -64,7 +64,7 @@ def verify(path: Path) -> tuple[str, int]:
 
 
 def _read_rows(path: Path, manifest: artifacts.Manifest) -> None:
-    """Features' rows lie in a store that has checksums of its own: reading them is what holds them against these."""
+    """Reads the rows of features, whose store has checksums of its own, which reading verifies."""
     if manifest.stage in ("featurize", "import-features"):
         from digiq.features.extract import load_features
 

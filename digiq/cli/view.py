@@ -1,4 +1,4 @@
-"""``digiq view``: a run's episodes with their candidates, Q and V, in the browser."""
+"""``digiq view``: shows a run's episodes with their candidates, Q and V in the browser."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class ViewOptions:
     """Shows a run's episodes with their candidates, Q and V."""
 
     run: tyro.conf.Positional[Path]
-    """A run's directory, episodes or an evaluation."""
+    """The directory of a run, of episodes or of an evaluation."""
     html: Path | None = None
-    """Write the page instead of serving it: one file where this ends in .html, else a folder."""
+    """Write the page instead of serving it: one file if this ends in .html, otherwise a folder."""
     critics: tuple[Path, ...] = ()
     """Further critics, trained on the run's features."""
     most: int | None = None
-    """Episodes of each source at most."""
+    """Maximum number of episodes per source."""
     port: int = 0
-    """Where the page is served; 0: any free port."""
+    """Port on which the page is served; 0: any free port."""
     open: bool = False
     """Open the browser."""
 

@@ -1,1 +1,1 @@
-"""Evaluation: outcomes that are never dropped, statistics with intervals, tables and self-contained reports."""
+"""Evaluation: outcomes, none of which is dropped, statistics with intervals, tables and self-contained reports."""

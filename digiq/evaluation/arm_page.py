@@ -1,4 +1,4 @@
-"""The report of one evaluation: rates, what became of every task's episodes, and the recorded ones as strips."""
+"""The report of one evaluation: rates, the outcomes of each task's episodes, and recorded episodes as strips."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from digiq.evaluation.summary import arm_title, split_title
 
 
 def arm_page(table: Mapping[str, Any], results: Sequence[EpisodeResult], strips: Sequence[Strip]) -> Page:
-    """The page.
+    """Builds the page.
 
     Args:
-      table: as ``evaluate.make_table`` makes it.
-      results: of all episodes.
-      strips: of those that were recorded.
+      table: the result of ``evaluate.make_table``.
+      results: results of all episodes.
+      strips: strips of the recorded episodes.
     """
     name, pooled = arm_title(table["arm"]), table["pooled"]
     rows = [("pooled", pooled), *(table["splits"].items() if len(table["splits"]) > 1 else ())]
@@ -80,7 +80,7 @@ def arm_page(table: Mapping[str, Any], results: Sequence[EpisodeResult], strips:
 
 
 def _repeats(pooled: Mapping[str, Any]) -> tuple[Table, ...]:
-    """Pass@k and Pass^k, where tasks were tried more than once."""
+    """Pass@k and Pass^k, if tasks were tried more than once."""
     if "repeats" not in pooled:
         return ()
 

@@ -1,4 +1,4 @@
-"""Two evaluations side by side: paired by episode, with an interval and a verdict in a sentence."""
+"""Compares two evaluations, paired by episode, with an interval and a verdict in one sentence."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ _ALPHA = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """What came of it; all of it of the episodes that both arms ran."""
+    """The comparison, over the episodes that both arms ran."""
 
     names: tuple[str, str]
     pairs: int
     tasks: int
     left_out: int
-    """Episodes that only one of the two ran."""
+    """Episodes that only one of the arms ran."""
     strict: Comparison
-    """Success of the first less that of the second; faults count as no success."""
+    """Success of the first arm minus that of the second; faults count as no success."""
     excluded: Comparison | None
-    """Likewise, of the pairs in which neither met a fault; None where there is none."""
+    """Likewise, over the pairs in which neither met a fault; None if there is no such pair."""
     worst: Estimate
-    """The first arm's faults taken for failures, the second's for successes: no luck with faults makes it lower."""
+    """The difference with the first arm's faults as failures and the second's as successes: a lower bound."""
     best: Estimate
-    """The other way round."""
+    """The difference the other way round: an upper bound."""
     faults: tuple[int, int]
     kinds: tuple[dict[str, int], dict[str, int]]
     fault_p: float
-    """Fisher's exact test of whether the two meet faults equally often; small: leaving faults out may mislead."""
+    """P-value of Fisher's exact test that both meet faults equally often; if small, leaving faults out may mislead."""
     judged: Estimate | None = None
-    """`excluded` with the errors of the judge that gave both arms' outcomes carried into it; None where they are not told."""
+    """`excluded`, with the errors of the judge of both arms' outcomes propagated; None if they are not given."""
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
+        """The verdict in one sentence."""
         a, b = self.names
         value, low, high = self.strict.difference
         if self.pairs < 2 or self.tasks < 2:
@@ -55,7 +55,7 @@ class Compared:
         if low > 0 or high < 0:
             better, worse = (a, b) if value > 0 else (b, a)
             points = _points(value, low, high) if value > 0 else _points(-value, -high, -low)
-            # The interval that is hardest on the better arm.
+            # The interval that is least favourable to the better arm.
             hard = self.worst.low if value > 0 else -self.best.high
             caveat = "" if hard > 0 or not any(self.faults) else ", unless faults hid the opposite"
             if self.judged is not None and self.judged.low <= 0 <= self.judged.high:
@@ -90,16 +90,16 @@ def compare(
     names: tuple[str, str],
     judge: Agreement | None = None,
 ) -> Compared:
-    """Compares two arms on the episodes, of one id and seed, that both ran.
+    """Compares two arms on the episodes, matched by id and seed, that both ran.
 
     Args:
-      a: the first arm's.
-      b: the second arm's.
-      names: theirs.
-      judge: how the judge that gave both arms' outcomes agrees with what is known; None: it makes no errors.
+      a: results of the first arm.
+      b: results of the second arm.
+      names: names of the arms.
+      judge: agreement of the judge of both arms' outcomes with known outcomes; None: it makes no errors.
 
     Raises:
-      DigiQError: there is none.
+      DigiQError: no episode was run by both.
     """
     mine = {(r.episode_id, r.seed): r for r in a}
     others = {(r.episode_id, r.seed): r for r in b}
@@ -157,7 +157,7 @@ def open_results(path: Path) -> tuple[str, list[EpisodeResult]]:
     """The arm's name and results of a finished ``evaluate`` artefact.
 
     Raises:
-      ArtifactError: it is none, or unfinished.
+      ArtifactError: ``path`` is no such artefact, or is unfinished.
     """
     wrapped = artifacts.read_manifest(path).stage == "evaluate-agent"
     artifact = artifacts.open(path, stage="evaluate-agent" if wrapped else "evaluate")

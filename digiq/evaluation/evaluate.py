@@ -1,4 +1,4 @@
-"""Evaluates an agent on the tasks of a device: one line an episode, resumable, then a table with intervals."""
+"""Evaluates an agent on the tasks of a device: one line per episode, resumable, then a table with intervals."""
 
 import json
 import math
@@ -39,48 +39,47 @@ from digiq.statistics import Estimate, cluster_bootstrap
 STAGE, VERSION = "evaluate", 2
 _RESAMPLES = 4000
 _PATIENCE_S = 900.0
-"""How long an evaluation waits for a device to come back where none is left, seconds."""
+"""How long an evaluation waits for a device to come back if none is left, seconds."""
 RECORDINGS = "recordings"
 EPISODES, EXACT, TABLE, REPORT = "episodes.jsonl", "exact.jsonl", "table.json", "report.html"
 
 
 @configclass
 class EvaluateConfig:
-    """What to run, on what, how often."""
+    """What to run, on which device, and how often."""
 
     arm: str = "digiq"
     """Name of the arm in tables and figures."""
     tasks: str = "webshop/test"
     """A built-in task set, or a task file."""
     episodes: Annotated[int, Field(ge=1)] = 288
-    """Episodes in all, spread evenly over the splits of the task set and then over their tasks."""
+    """Total number of episodes, spread evenly over the splits of the task set and then over their tasks."""
     repeats: Annotated[int, Field(ge=0)] = 0
-    """Tries of every task, each under a seed of its own, for Pass@k and Pass^k; takes the place of ``episodes``. 0: as many
-    as ``episodes`` gives."""
+    """Tries per task, each with its own seed, for Pass@k and Pass^k; replaces ``episodes``. 0: ``episodes`` decides."""
     agent: AgentConfig = AgentConfig()
     device: DeviceConfig = DeviceConfig()
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Episodes that run side by side; the results do not depend on it."""
+    """Episodes that run at the same time; the results do not depend on it."""
     infra_retries: Annotated[int, Field(ge=0)] = 2
-    """How often an episode whose device failed runs again, under the same seed."""
+    """How often an episode whose device failed is run again, with the same seed."""
     records: Annotated[int, Field(ge=0)] = 6
-    """The first so many episodes are kept with their screenshots, for the report."""
+    """How many episodes, from the first, are kept with their screenshots, for the report."""
     record_all: bool = False
-    """Write every try of every episode down as it happens, to ``recordings``: ``digiq rejudge`` judges them again, and
-    ``digiq import --format recordings`` makes offline episodes of them."""
+    """Record every try of every episode as it happens, in ``recordings``: ``digiq rejudge`` judges them again, and
+    ``digiq import --format recordings`` turns them into offline episodes."""
     exact: bool = False
-    """Also compute each episode's probability of success without sampling (simulated phone; a script, or a memoryless
-    policy at temperature 1 without a scorer): the roll-outs' rate without their noise. A script's takes a tenth of a
-    second an episode, a learned policy's seconds, in which hundreds of roll-outs run."""
+    """Also compute each episode's probability of success without sampling: the rate of the rollouts without their
+    noise. Needs the simulated phone, and a script, or a memoryless policy at temperature 1 without a scorer. Takes a
+    tenth of a second per episode for a script, and seconds for a learned policy, in which hundreds of rollouts run."""
     seed: int = 0
-    """Chooses tasks, layouts, noise and the agent's sampling; arms with one seed run the same episodes."""
+    """Seed of tasks, layouts, noise and the agent's sampling; arms with the same seed run the same episodes."""
 
     def __post_init__(self) -> None:
         check_agent(self.agent, self.device)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The artefacts that its agent is built from."""
+        """The artefacts that the agent is built from."""
         return self.agent.reads
 
 
@@ -98,12 +97,12 @@ def run(
 
     Args:
       config: see :class:`EvaluateConfig`.
-      policy: a policy artefact; None with a scripted agent.
-      critic: for an agent that re-ranks with the learned Q.
-      features: those the critic was trained on; only their configuration is read.
-      vlm: the model they came from.
-      out: ``episodes.jsonl`` (append-only, one line an episode), ``table.json``, ``records/`` and ``report.html``.
-      overwrite: start anew whatever ``out`` holds.
+      policy: a policy artefact; None for a scripted agent.
+      critic: the critic of an agent that re-ranks with the learned Q.
+      features: the features that the critic was trained on; only their configuration is read.
+      vlm: the model that the features came from.
+      out: ``episodes.jsonl`` (append-only, one line per episode), ``table.json``, ``records/`` and ``report.html``.
+      overwrite: start afresh, whatever ``out`` holds.
 
     Raises:
       DigiQError: an input is missing, or ``out`` holds another evaluation.
@@ -132,13 +131,14 @@ def run(
 def play(
     config: Any, tasks: TaskSet, make_agent: Callable[[], Actor], path: Path
 ) -> tuple[list[EpisodeSpec], list[EpisodeResult]]:
-    """Plays the episodes that ``path`` lacks: what is planned, and all results.
+    """Plays the episodes that ``path`` lacks, and returns the planned episodes and all results.
 
     Args:
-      config: an :class:`EvaluateConfig`, or another with its fields from ``arm`` to ``seed``; those of the agent are not read.
-      tasks: ``config.tasks``, opened.
-      make_agent: opens the agent; called where there is anything to play.
-      path: of the artefact; gets lines of ``episodes.jsonl``, and records.
+      config: an :class:`EvaluateConfig`, or another config with its fields from ``arm`` to ``seed``; fields of the
+        agent are not read.
+      tasks: the loaded ``config.tasks``.
+      make_agent: opens the agent; called only if there is something to play.
+      path: the artefact, to which the lines of ``episodes.jsonl`` and the records are written.
     """
     if config.repeats:
         specs = plan_repeats(tasks, config.repeats, config.seed)
@@ -188,7 +188,7 @@ def finish(
     results: Sequence[EpisodeResult],
     exact: Mapping[str, float] | None = None,
 ) -> Artifact:
-    """Writes the table and the page of what was played, and completes the artefact; arguments as for :func:`make_table`."""
+    """Writes the table and the page of the results, and completes the artefact; arguments as for :func:`make_table`."""
     table = make_table(arm, results, exact)
     artifacts.atomic_write_json(w.path / TABLE, table)
     page = arm_page(table, results, recorded_strips(w.path))
@@ -197,7 +197,7 @@ def finish(
 
 
 def result_of(run: EpisodeRun) -> EpisodeResult:
-    """The line of ``episodes.jsonl`` for an episode that was run."""
+    """The line of ``episodes.jsonl`` for an episode."""
     spec: EpisodeSpec = run.spec
     return EpisodeResult(
         episode_id=spec.episode_id,
@@ -218,7 +218,7 @@ def read_results(path: Path) -> list[EpisodeResult]:
     """Reads ``episodes.jsonl``; a missing file holds no results.
 
     Raises:
-      ArtifactError: a line that is not an episode's result.
+      ArtifactError: a line is not the result of an episode.
     """
     try:
         return [EpisodeResult.from_json(row) for row in _whole_lines(path)]
@@ -229,7 +229,7 @@ def read_results(path: Path) -> list[EpisodeResult]:
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads JSON lines, and cuts off a last one that a kill left unfinished, so that more can be appended."""
+    """Reads JSON lines, and cuts off a last line that a kill left unfinished, so that more can be appended."""
     if not path.is_file():
         return []
     whole, newline, rest = path.read_text(encoding="utf-8").rpartition("\n")
@@ -241,12 +241,12 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
 def make_table(
     arm: str, results: Iterable[EpisodeResult], exact: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
-    """The arm's rates, pooled and for each split, as JSON-able dicts (see ``summary.json``).
+    """The arm's rates, pooled and per split, as JSON-able dicts (see ``summary.json``).
 
     Args:
-      arm: its name.
-      results: of all episodes.
-      exact: by episode id the exact probability of success, where it was computed.
+      arm: name of the arm.
+      results: results of all episodes.
+      exact: exact probability of success by episode id, if it was computed.
     """
     results = list(results)
     splits = dict.fromkeys(r.split for r in results)
@@ -298,7 +298,7 @@ def _check_exact(config: EvaluateConfig) -> None:
 def _exact_rates(
     config: EvaluateConfig, specs: list[EpisodeSpec], policy: Path | None, log: Path
 ) -> dict[str, float]:
-    """Exact success of every episode's task under its layout, kept line by line as it is found."""
+    """Exact success of every episode's task under its layout, written line by line as it is computed."""
     from android_env.devices.simulated import collector
     from android_env.devices.simulated.exact import ExactValues, reading, seeing
     from android_env.devices.simulated.phone import layout_seed_of
@@ -332,5 +332,5 @@ def _estimate(estimate: Estimate) -> dict[str, float | None]:
 
 
 def _or_none(value: float) -> float | None:
-    """NaN is not JSON."""
+    """None for NaN, which JSON does not have."""
     return None if math.isnan(value) else value

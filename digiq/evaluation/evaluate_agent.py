@@ -1,4 +1,4 @@
-"""The ``evaluate-agent`` stage: :class:`digiq.Agent`, a proposer with a critic and guards on top, on the tasks of a device."""
+"""The ``evaluate-agent`` stage: plays :class:`digiq.Agent`, a proposer with critic and guards, on a device's tasks."""
 
 from __future__ import annotations
 
@@ -35,52 +35,53 @@ AGENT = "agent.json"
 
 @configclass
 class GuardsConfig:
-    """Which guards there are (:class:`digiq.agents.reranked.Guards`); those that need a function of one's own are for Python."""
+    """Settings of guards (:class:`digiq.agents.reranked.Guards`); those that take a function are set in Python."""
 
     loops: Annotated[int, Field(ge=1)] | None = 2
-    """An action that was taken so often on this very screen is not taken again; none: off."""
+    """An action that was taken this many times on the same screen is not taken again; none: off."""
     deny_texts: tuple[str, ...] = ()
     """Regular expressions that no typed text may contain."""
     finish_margin: float | None = 0.0
-    """A declared end needs a Q that much above every other candidate's; none: off."""
+    """A declared end needs a Q that exceeds every other candidate's by this margin; none: off."""
     first: Annotated[int, Field(ge=1)] | None = None
-    """Adaptive N: so many candidates first, and as many again until the leader is safe; none: all at once."""
+    """Adaptive N: candidates are drawn in batches of this size until the leader is safe; none: all at once."""
     lead: float = 0.1
-    """The leader is safe where its Q is that much above the runner-up's."""
+    """The leader is safe if its Q exceeds the runner-up's by this margin."""
     distance: Annotated[float, Field(gt=0)] | None = 3.0
-    """Further from what the critic was trained on, the agent's own choice stands; none: off."""
+    """If the best candidate is further than this from the critic's training data, the agent's own choice stands; none:
+    off."""
 
 
 @configclass
 class EvaluateAgentConfig(chosen_from(CANDIDATES, default="policy", field="proposer")):
-    """Whose agent, what stands on top of it, and what it plays."""
+    """Which agent, what re-ranks its candidates, and what it plays."""
 
     rerank: bool = True
-    """The critic chooses among the candidates; without, the guards alone do."""
+    """Whether the critic chooses among the candidates; otherwise only the guards do."""
     num_candidates: Annotated[int, Field(ge=1)] = 8
-    """Candidates a step."""
+    """Candidates per step."""
     threshold: float | None = None
-    """Least Q - V at which the critic overrules the agent, in units of return; none: it always does."""
+    """The critic overrules the agent only if Q - V exceeds this, in units of return; none: it always does."""
     guards: GuardsConfig = GuardsConfig()
     arm: str = "agent"
-    """Name in tables and figures."""
+    """Name of the arm in tables and figures."""
     tasks: str = "webshop/test"
     """A built-in task set, or a task file."""
     episodes: Annotated[int, Field(ge=1)] = 288
-    """Episodes in all, as for ``evaluate``."""
+    """Total number of episodes, as for ``evaluate``."""
     repeats: Annotated[int, Field(ge=0)] = 0
-    """Tries of every task, as for ``evaluate``."""
+    """Tries per task, as for ``evaluate``."""
     device: DeviceConfig = DeviceConfig()
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Episodes that run side by side."""
+    """Episodes that run at the same time."""
     infra_retries: Annotated[int, Field(ge=0)] = 2
-    """How often an episode whose device failed runs again."""
+    """How often an episode whose device failed is run again."""
     records: Annotated[int, Field(ge=0)] = 6
-    """The first so many episodes are kept with their screenshots."""
+    """How many episodes, from the first, are kept with their screenshots."""
     record_all: bool = False
-    """Write every try of every episode down, as for ``evaluate``."""
+    """Record every try of every episode, as for ``evaluate``."""
     seed: int = 0
-    """Of tasks, layouts, noise and the agent's sampling; the same episodes as ``evaluate`` has under this seed."""
+    """Seed of tasks, layouts, noise and the agent's sampling; ``evaluate`` runs the same episodes with this seed."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -98,17 +99,19 @@ def run(
     out: Path,
     overwrite: bool = False,
 ) -> Artifact:
-    """Plays what ``out`` lacks and writes the files of ``evaluate``; and ``agent.json``: what the agent is made of, how often
-    its guards acted, and milliseconds a step by part, of the episodes that this call played. They are printed, too.
+    """Plays the episodes that ``out`` lacks, and writes the files of ``evaluate`` and ``agent.json``.
+
+    ``agent.json`` holds the parts of the agent, how often its guards acted, and milliseconds per step by part, over the
+    episodes that this call played. These are also printed.
 
     Args:
       config: see :class:`EvaluateAgentConfig`.
-      policy: for the proposer ``policy``.
-      critic: for ``rerank``, as are the next two.
-      features: those the critic was trained on; only their configuration is read.
-      vlm: the model they came from.
+      policy: the policy of the proposer ``policy``.
+      critic: the critic of ``rerank``, which also needs the next two.
+      features: the features that the critic was trained on; only their configuration is read.
+      vlm: the model that the features came from.
       out: the artefact.
-      overwrite: start anew.
+      overwrite: start afresh.
 
     Raises:
       DigiQError: an input is missing, or ``out`` holds another evaluation.
@@ -155,7 +158,7 @@ def build(
     features: Path | None = None,
     vlm: Path | None = None,
 ) -> Agent:
-    """The agent; arguments as for :func:`run`."""
+    """Builds the agent; arguments as for :func:`run`."""
     scorer = None
     if config.rerank:
         from digiq.agents.learned import LearnedScorer
@@ -187,7 +190,7 @@ def proposer_of(source: Any, paths: dict[str, Path], name: str) -> Proposer:
 
 @dataclasses.dataclass(frozen=True)
 class SourceProposer:
-    """Any other source, which knows neither the screen's elements nor a logged action here."""
+    """Any other source of candidates; here it gets neither the screen's elements nor a logged action."""
 
     source: Any
     name: str
@@ -197,7 +200,7 @@ class SourceProposer:
         return self.propose_all([observation], n)[0]
 
     def propose_all(self, observations: Sequence[Seen], n: int) -> list[list[Candidate]]:
-        """All observations in one call."""
+        """Asks about all observations in one call."""
         seen = [
             StepInput(o.screenshot, o.goal, past=tuple(past.action for past in o.past)) for o in observations
         ]

@@ -1,4 +1,4 @@
-"""Whether an evaluation's tasks were in what its policy has learned from."""
+"""Checks whether an evaluation's tasks were in the training data of its policy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from digiq.errors import ArtifactError
 logger = logging.getLogger("digiq.evaluation")
 _EPISODES = ("collect", "import")
 _ABOVE = 3
-"""How many folders above the policy its run may begin."""
+"""How many levels above the policy the folder of its run may be."""
 
 
 def training_tasks(policy: Path) -> tuple[set[str], set[str]]:
-    """Task ids and goals of the episodes that a policy has learned from, as far as they lie in its run.
+    """Task ids and goals of the episodes that a policy was trained on, as far as they lie in its run.
 
-    Manifests name what an artefact was made from by content digest; the artefacts of the run's folders are held against
-    them, step by step back to the episodes.
+    Manifests name the inputs of an artefact by content digest. These are looked up among the artefacts in the run's
+    folders, step by step back to the episodes.
     """
     near = {artifact.digest: path for path, artifact in _artefacts(policy)}
     ids: set[str] = set()
@@ -46,7 +46,7 @@ def training_tasks(policy: Path) -> tuple[set[str], set[str]]:
 
 
 def warn_of_leakage(policy: Path, tasks: Iterable[Task]) -> list[str]:
-    """Warns, by a line in the log, of tasks for reporting that the policy has learned from; returns their ids."""
+    """Logs a warning about evaluation tasks that the policy was trained on; returns their ids."""
     tasks = [task for task in tasks if task.split != "train"]
     if not tasks:
         return []
@@ -65,7 +65,7 @@ def warn_of_leakage(policy: Path, tasks: Iterable[Task]) -> list[str]:
 
 
 def _artefacts(policy: Path) -> Iterator[tuple[Path, artifacts.Manifest]]:
-    """The finished artefacts of the run that a policy is of, at most two folders deep in one above it."""
+    """The finished artefacts of a policy's run: those at most two folders deep in a folder above the policy."""
     for root in list(policy.resolve().parents)[:_ABOVE]:
         for file in (*root.glob(f"*/{artifacts.MANIFEST}"), *root.glob(f"*/*/{artifacts.MANIFEST}")):
             try:

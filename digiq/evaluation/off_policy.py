@@ -1,7 +1,8 @@
-"""What a policy would be worth, estimated from the logs of another: FQE, WIS and doubly robust, on plain arrays.
+"""Off-policy estimates of a policy's value from the logs of another: FQE, WIS and doubly robust, on plain arrays.
 
-T logged actions of E episodes lie in rows, episodes contiguous and in order. ``discount`` is γ times the environment's own, 0
-where the episode ends. Everything estimates the mean discounted return from the first observation on.
+The T logged actions of E episodes are rows, with episodes contiguous and in order. ``discount`` is γ times the
+environment's own discount, which is 0 where the episode ends. All estimates are of the mean discounted return from the
+first observation on.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ _ITERATIONS, _TOLERANCE, _RESAMPLES, _AWAY = 2000, 1e-10, 2000, 1e30
 
 
 class Weights(NamedTuple):
-    """Importance weights of padded episodes; those of an ended episode go on as they ended."""
+    """Importance weights of padded episodes; after its end, an episode keeps its last weights."""
 
     weight: Numbers
-    """[E, L], product of ratios up to and with the step."""
+    """[E, L], product of the ratios up to and including the step."""
     before: Numbers
-    """[E, L], product up to the step before; 1 at first."""
+    """[E, L], product of the ratios up to the previous step; 1 at the first step."""
     scale: Numbers
     """[E, L], product of the discounts before the step; 0 after the end."""
     row: npt.NDArray[np.int64]
-    """[E, L], row of the step, -1 after the end."""
+    """[E, L], row of the step; -1 after the end."""
 
 
 def ratios(policy: Numbers, behavior: Numbers) -> Numbers:
@@ -38,10 +39,10 @@ def ratios(policy: Numbers, behavior: Numbers) -> Numbers:
 
     Args:
       policy: log-probabilities of the logged actions under the policy, float[T].
-      behavior: likewise under whoever acted, as the log holds them.
+      behavior: log-probabilities under the behaviour policy, from the log.
 
-    Raises:
-      DigiQError: the log does not know them, or calls what was done impossible.
+      Raises:
+        DigiQError: the log does not hold them, or gives a logged action probability 0.
     """
     policy, behavior = np.asarray(policy, np.float64), np.asarray(behavior, np.float64)
     unknown = int((~np.isfinite(behavior)).sum())
@@ -56,19 +57,19 @@ def ratios(policy: Numbers, behavior: Numbers) -> Numbers:
 def fitted_q(
     features: Numbers, following: Numbers, reward: Numbers, discount: Numbers, *, ridge: float = 1e-3
 ) -> Numbers:
-    """Fitted Q evaluation with a linear Q: float64[D], by which features of an observation and an action become its Q.
+    """Fitted Q evaluation with a linear Q: the weights, float64[D], that map features of a pair to its Q.
 
-    Ridge regressions on ``r + discount · Q(s', π)``, repeated until Q stands still (Le, Voloshin & Yue 2019).
+    Ridge regressions on ``r + discount · Q(s', π)``, repeated until Q converges (Le, Voloshin & Yue 2019).
 
     Args:
       features: [T, D] of the logged observation and action.
-      following: [T, D], mean over the policy's actions of the features at the next observation; of no matter where
+      following: [T, D], features at the next observation, averaged over the policy's actions; ignored where
         ``discount`` is 0.
       reward, discount: [T].
-      ridge: penalty a row.
+      ridge: penalty per row.
 
-    Raises:
-      DigiQError: it does not come to a stand.
+      Raises:
+        DigiQError: Q does not converge.
     """
     x, y = np.asarray(features, np.float64), np.asarray(following, np.float64)
     gram = x.T @ x
@@ -94,7 +95,7 @@ def fitted_q(
 
 
 def weights(episode: npt.NDArray[np.integer], discount: Numbers, ratio: Numbers) -> Weights:
-    """The weights of every episode, padded to the longest.
+    """The weights of every episode, padded to the length of the longest.
 
     Args:
       episode: int[T].
@@ -115,7 +116,7 @@ def weights(episode: npt.NDArray[np.integer], discount: Numbers, ratio: Numbers)
 
 
 def effective_episodes(w: Weights) -> float:
-    """(Σw)² / Σw² of the episodes' final weights: so many episodes of the policy itself would tell as much."""
+    """(Σw)² / Σw² of the episodes' final weights: this many episodes of the policy itself would be as informative."""
     last = w.weight[:, -1]
     return float(last.sum() ** 2 / max(np.square(last).sum(), np.finfo(float).tiny))
 
@@ -131,15 +132,16 @@ def cross_fitted(
     ridge: float = 1e-3,
     seed: int = 0,
 ) -> tuple[Numbers, Numbers]:
-    """(Q of the logged actions [T], V of their observations [T]), of each half of the episodes by :func:`fitted_q` of the other.
+    """Q of the logged actions [T] and V of their observations [T]: for each half of the episodes, :func:`fitted_q` is
+    fitted on the other half.
 
-    A model of the very episodes that it corrects would hide its own error from the doubly robust interval.
+    A model fitted on the same episodes that correct it would hide its error from the doubly robust interval.
 
     Args:
       episode: int[T]; at least two episodes.
       features, following, reward, discount, ridge: as for :func:`fitted_q`.
-      here: [T, D], as ``following``, but at the observation itself.
-      seed: of the halves.
+      here: [T, D], like ``following``, but at the observation itself.
+      seed: seed of the split into halves.
     """
     names, code = np.unique(episode, return_inverse=True)
     if len(names) < 2:
@@ -153,22 +155,22 @@ def cross_fitted(
 
 
 def weighted_importance(w: Weights, reward: Numbers) -> Estimate:
-    """Weighted importance sampling by the step (Precup, Sutton & Singh 2000), 95 % by bootstrap over episodes."""
+    """Per-step weighted importance sampling (Precup, Sutton & Singh 2000), 95 % by bootstrap over episodes."""
     paid = w.scale * np.where(w.row < 0, 0.0, np.asarray(reward, np.float64)[w.row])
     return _resampled([(w.weight, paid)])
 
 
 def doubly_robust(w: Weights, reward: Numbers, q: Numbers, v: Numbers) -> Estimate:
-    """Weighted doubly robust (Thomas & Brunskill 2016): a model's value, corrected by the weighted errors that it makes.
+    """Weighted doubly robust (Thomas & Brunskill 2016): a model's value, corrected by its weighted errors.
 
     Args:
-      w: of :func:`weights`.
+      w: the result of :func:`weights`.
       reward: [T].
       q, v: [T], a model's Q of the logged actions and its value of the observations under the policy
         (:func:`cross_fitted`).
 
     Returns:
-      The estimate, 95 % by bootstrap over episodes.
+      The estimate, with a 95 % interval by bootstrap over episodes.
     """
     ended = w.row < 0
     error = w.scale * np.where(ended, 0.0, (np.asarray(reward, np.float64) - q)[w.row])
@@ -177,7 +179,7 @@ def doubly_robust(w: Weights, reward: Numbers, q: Numbers, v: Numbers) -> Estima
 
 
 def model_value(episode: npt.NDArray[np.integer], v: Numbers) -> Estimate:
-    """Mean value of the first observations; the interval, over episodes, leaves out the error of the fit itself."""
+    """Mean value of the first observations; the interval is over episodes, and ignores the error of the fit itself."""
     first = np.r_[True, np.diff(episode) != 0]
     return cluster_bootstrap(np.asarray(v, np.float64)[first], np.arange(int(first.sum())).tolist())
 

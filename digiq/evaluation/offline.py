@@ -1,10 +1,10 @@
-"""The ``offline`` stage: how often a policy does what was logged, and what it would be worth. No device is there.
+"""The ``offline`` stage: how often a policy matches the logged actions, and its estimated value, without a device.
 
-The first is matching, not success; the second an estimate from logged rewards (:mod:`digiq.evaluation.off_policy`).
+The first is matching, not success; the second is an estimate from logged rewards (:mod:`digiq.evaluation.off_policy`).
 
-Rules: Android in the Wild's action matching (``action_matching.py``; partial match is the share of an episode's actions,
-complete match all of them) and AndroidControl's step accuracy (Li et al. 2024: the action's type and its arguments; a tap must
-fall into the element that was tapped).
+Rules: Android in the Wild's action matching (``action_matching.py``; partial match is the share of an episode's actions
+that match, complete match means that all do) and AndroidControl's step accuracy (Li et al. 2024: the action's type and
+its arguments; a tap must hit the element that was tapped).
 """
 
 from __future__ import annotations
@@ -41,27 +41,28 @@ _BATCH = 64
 
 @configclass
 class OfflineConfig:
-    """Which actions are held against which."""
+    """Which actions are compared, and how."""
 
     rule: Literal["aitw", "android_control"] = "aitw"
-    """When two actions are the same: Android in the Wild's matching, or AndroidControl's."""
+    """When two actions match: by the rule of Android in the Wild, or of AndroidControl."""
     level: Literal["high", "low"] = "high"
-    """What the policy is told: the episode's goal, or each step's own instruction, where the recording has one."""
+    """What the policy is told: the episode's goal, or each step's own instruction, if the recording has one."""
     split: str = "test"
     """Only episodes of this split."""
     seed: int = 0
-    """Of the draw, from policies that cannot name their likeliest action."""
+    """Seed of the sampling from policies that cannot name their likeliest action."""
     estimate: tuple[Literal["fqe", "wis", "dr"], ...] = ()
-    """Also estimates what the policy, sampled as it is, would be worth: by fitted Q evaluation, by weighted importance sampling,
-    doubly robust. ``wis`` and ``dr`` need the log-probabilities of logged actions, ``fqe`` and ``dr`` proposals and features."""
+    """Also estimate the value of the policy, sampled at temperature 1: by fitted Q evaluation, weighted importance
+    sampling or doubly robust. ``wis`` and ``dr`` need the log-probabilities of logged actions; ``fqe`` and ``dr`` need
+    proposals and features."""
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Discount an action of the estimated return."""
+    """Discount per action of the estimated return."""
     ridge: Annotated[float, Field(gt=0)] = 1e-3
-    """Penalty a row of the linear Q of ``fqe`` and ``dr``, on standardised features."""
+    """Penalty per row of the linear Q of ``fqe`` and ``dr``, on standardised features."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What the estimates need beside episodes and policy."""
+        """The artefacts that the estimates need besides episodes and policy."""
         model = ("proposals", "features") if {"fqe", "dr"} & {*self.estimate} else ()
         return ("rewards", *model) if self.estimate else ()
 
@@ -77,21 +78,21 @@ def run(
     out: Path,
     overwrite: bool = False,
 ) -> Artifact:
-    """Writes ``offline.json``: step accuracy and partial and complete match, with intervals over episodes, and accuracy by
-    type of action; and the estimates that are asked for.
+    """Writes ``offline.json``: step accuracy, partial and complete match, each with intervals over episodes, accuracy
+    by type of action, and the requested estimates.
 
     Args:
       config: see :class:`OfflineConfig`.
-      episodes: what was logged.
-      policy: who is asked.
-      rewards: for estimates; without, rewards are as recorded.
-      proposals: candidates, over which the estimates' values are expected.
-      features: of the same candidates.
+      episodes: the logged episodes.
+      policy: the policy to evaluate.
+      rewards: rewards for estimates; without them, the recorded rewards are used.
+      proposals: candidates, over which the estimates take expectations.
+      features: features of the same candidates.
       out: the artefact.
-      overwrite: start anew.
+      overwrite: start afresh.
 
-    Raises:
-      DigiQError: no episode is of the split, with ``level: low`` none has instructions, or an estimate lacks what it needs.
+      Raises:
+        DigiQError: the split has no episode, with ``level: low`` none has instructions, or an estimate lacks an input.
     """
     inputs = {"episodes": episodes, "policy": policy}
     if config.estimate:
@@ -139,16 +140,16 @@ def estimates(
     proposals: Proposals | None,
     features: Features | None,
 ) -> dict[str, Any]:
-    """What the policy would be worth, by each of ``config.estimate``: value, low and high of the discounted return.
+    """Estimates the policy's value by each of ``config.estimate``: value, low and high of the discounted return.
 
-    Copies of episodes under other goals are left out, as nobody acted for those. ``logged`` is the return of the log itself,
-    ``effective_episodes`` how many of its episodes the weights leave.
+    Copies of episodes under other goals are left out, as nobody acted for those goals. ``logged`` is the return of the
+    log itself, ``effective_episodes`` the effective number of its episodes after weighting.
 
     Args:
-      config: which estimates, of which split.
-      episodes: labelled.
-      policy: sampled at temperature 1.
-      proposals, features: of the rows of :func:`digiq.data.transitions.observation_index`; for ``fqe`` and ``dr``.
+      config: which estimates, on which split.
+      episodes: the labelled episodes.
+      policy: the policy, which is sampled at temperature 1.
+      proposals, features: for the rows of :func:`digiq.data.transitions.observation_index`; for ``fqe`` and ``dr``.
 
     Raises:
       DigiQError: log-probabilities, proposals or features are missing.
@@ -168,7 +169,7 @@ def estimates(
         read = functools.lru_cache(maxsize=2)(episodes.__getitem__)
         logged = [read(int(e)).steps[t] for e, t in zip(episode, all_rows.step[kept], strict=True)]
         behavior = np.array([step.behavior_log_prob for step in logged])
-        off_policy.ratios(behavior, behavior)  # before the policy is asked, which takes longer
+        off_policy.ratios(behavior, behavior)  # checked before the policy is asked, which takes longer
         seen = [(PolicyInput(decode_png(step.screenshot), step.goal), step.action) for step in logged]
         ratio = off_policy.ratios(_log_probs(policy, seen, "estimate"), behavior)
         weighed = off_policy.weights(episode, discount, ratio)
@@ -182,7 +183,7 @@ def estimates(
                 "estimate: proposals and features are of other observations; name those of one run."
             )
         taken, expected = _model_features(episodes, policy, proposals, features, wanted)
-        # V of what follows an ended episode counts for nothing.
+        # V after the end of an episode is not used.
         following = expected[np.where(all_rows.next_obs[kept] < 0, obs, all_rows.next_obs[kept])]
         model = taken[obs], following, expected[obs]
     same = off_policy.weights(episode, discount, np.ones(len(reward)))
@@ -201,10 +202,10 @@ def estimates(
 def _model_features(
     episodes: Sequence[Episode], policy: Policy, proposals: Proposals, features: Features, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each observation the features of the logged pair and their mean over the policy's candidates, float64[S, D].
+    """For each observation, the features of the logged pair and their mean over the candidates, float64[S, D].
 
-    The candidates are weighed by the policy's probabilities, which are scaled to sum to 1 over the different ones; where the
-    policy would make none of them, all weigh alike. Rows of episodes that are not wanted stay 0.
+    The candidates are weighted by the policy's probabilities, scaled to sum to 1 over the distinct ones; if the policy
+    gives all of them probability 0, the weights are equal. Rows of episodes that are not wanted stay 0.
     """
     index = observation_index(episodes)
     rows = [s for s, (e, _) in enumerate(index) if wanted[e]]
@@ -258,7 +259,7 @@ def _log_probs(policy: Policy, asked: Sequence[tuple[PolicyInput, Any]], what: s
 
 
 def matches(rule: str, predicted: Action, logged: Action, ui_elements: str) -> bool:
-    """Whether a prediction counts as what was logged.
+    """Whether a prediction matches the logged action.
 
     Args:
       rule: ``aitw`` or ``android_control``.
@@ -282,7 +283,7 @@ def matches(rule: str, predicted: Action, logged: Action, ui_elements: str) -> b
 
 
 def predicted(policy: Policy, seen: Sequence[PolicyInput], seed: int) -> list[Action]:
-    """The likeliest action of each observation; a draw where a policy cannot tell which that is."""
+    """The likeliest action for each observation; a sample if the policy cannot name its likeliest."""
     if isinstance(policy, HasSupport):
         return [row[0][0] for row in policy.support(seen, 1)]
     return [row[0].action for row in policy.sample(seen, 1, np.random.default_rng(seed))]
@@ -292,13 +293,13 @@ def scores(episodes: Sequence[str], logged: Sequence[Any], same: Sequence[bool])
     """Step accuracy, partial and complete match.
 
     Args:
-      episodes: whose step each is.
-      logged: the actions.
+      episodes: the episode of each step.
+      logged: the logged actions.
       same: whether each was matched.
 
     Returns:
-      ``step_accuracy``, ``partial_match`` and ``complete_match`` as value, low and high (95 %, bootstrap over episodes), and
-      ``by_type``: accuracy and number of steps by type of action.
+      ``step_accuracy``, ``partial_match`` and ``complete_match`` as value, low and high (95 %, bootstrap over
+      episodes), and ``by_type``: accuracy and number of steps by type of action.
     """
     by_episode: dict[str, list[bool]] = {}
     for name, matched in zip(episodes, same, strict=True):

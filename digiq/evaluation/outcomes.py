@@ -1,4 +1,4 @@
-"""What became of every scheduled episode. None is dropped: faults are counted, and two rates say what they cost."""
+"""The outcome of every scheduled episode. None is dropped: faults are counted, and two rates show their effect."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class Outcome(enum.StrEnum):
 
     SUCCESS = "success"
     FAILURE = "failure"
-    """The agent ended the episode without the goal, or made an error of its own (never re-run)."""
+    """The agent ended the episode without reaching the goal, or made an error of its own (never re-run)."""
     TRUNCATED = "truncated"
     """The budget of actions ran out."""
     INFRA_ERROR = "infra_error"
-    """The device failed, also after the allowed re-runs; says nothing of the agent."""
+    """The device failed, also in the allowed re-runs; says nothing about the agent."""
     JUDGE_ERROR = "judge_error"
-    """The judge gave no verdict; says nothing of the agent."""
+    """The judge gave no verdict; says nothing about the agent."""
     TASK_ERROR = "task_error"
-    """No device begins the task, as for an app that is not installed; says nothing of the agent."""
+    """No device can begin the task, for example because an app is not installed; says nothing about the agent."""
 
     @property
     def is_fault(self) -> bool:
-        """True where the apparatus failed and not the agent."""
+        """True if the device, judge or task failed, not the agent."""
         return self in (Outcome.INFRA_ERROR, Outcome.JUDGE_ERROR, Outcome.TASK_ERROR)
 
 
@@ -41,17 +41,17 @@ class EpisodeResult:
     index: int
     """Which repetition of the task this is, from 0."""
     seed: int
-    """Of the device: layout, noise. The same number means the same episode in every arm."""
+    """Seed of the device's layout and noise. The same seed means the same episode in every arm."""
     outcome: Outcome
     steps: int
-    """Executed actions."""
+    """Number of executed actions."""
     error: str = ""
     fault: str = ""
-    """Kind of the fault that ended it (:data:`android_env.faults.KINDS`); empty where none did."""
+    """Kind of the fault that ended it (:data:`android_env.faults.KINDS`); empty if none did."""
     tries: int = 1
-    """How often it was begun; faults are what more than one comes from."""
+    """How often it was started; more than once only after faults."""
     notes: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
-    """In how many steps something was unusual (:attr:`android_env.devices.StepReport.notes`)."""
+    """Number of steps with each kind of anomaly (:attr:`android_env.devices.StepReport.notes`)."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"outcome": str(self.outcome)}
@@ -61,8 +61,8 @@ class EpisodeResult:
         """The inverse of :meth:`to_json`.
 
         Raises:
-          ValueError: an unknown outcome.
-          TypeError: a missing or unknown field.
+          ValueError: an outcome is unknown.
+          TypeError: a field is missing or unknown.
         """
         return cls(**{**row, "outcome": Outcome(row["outcome"])})
 
@@ -72,15 +72,15 @@ class Tally:
     """Counts and rates of a set of episodes."""
 
     episodes: int
-    """All that were scheduled."""
+    """Number of scheduled episodes."""
     counts: dict[str, int]
-    """By outcome, every outcome present."""
+    """Episodes by outcome; every outcome is present."""
     strict: Estimate
     """Successes over all scheduled episodes, Wilson 95 %."""
     infra_excluded: Estimate
     """Successes over the episodes in which device and judge worked, Wilson 95 %."""
     mean_steps: float
-    """Executed actions, over the episodes in which device and judge worked; NaN when there are none."""
+    """Mean number of executed actions, over the episodes in which device and judge worked; NaN if there are none."""
 
 
 def tally(results: Iterable[EpisodeResult]) -> Tally:

@@ -1,4 +1,4 @@
-"""Recorded episodes on disk: a directory each, with a PNG an observation and ``record.json``."""
+"""Recorded episodes on disk: one directory each, with a PNG per observation and ``record.json``."""
 
 import dataclasses
 import hashlib
@@ -23,8 +23,9 @@ _NAME_LENGTH = 120
 def write_record(folder: Path, run: EpisodeRun) -> None:
     """Writes the recording of an episode into a directory of its own in ``folder``.
 
-    ``record.json`` says who wanted what and how it ended, and for each decision what was seen, chosen and, on devices
-    that tell (:class:`android_env.devices.StepReport`), how sending it went and how long the screen took to settle.
+    ``record.json`` holds the agent, the task and the outcome, and for each decision what was seen and chosen. On
+    devices that report it (:class:`android_env.devices.StepReport`), it also holds how sending the action went and how
+    long the screen took to settle.
     """
     episode = run.episode
     assert episode is not None
@@ -32,7 +33,7 @@ def write_record(folder: Path, run: EpisodeRun) -> None:
         path.mkdir(parents=True)
         for number, step in enumerate(episode.steps):
             (path / f"{number:02d}.png").write_bytes(step.screenshot)
-        reports = [*run.reports, *[None] * len(run.decisions)]  # what was not executed has none
+        reports = [*run.reports, *[None] * len(run.decisions)]  # actions that were not executed have none
         record = {
             "episode_id": episode.episode_id,
             "goal": episode.steps[0].goal,
@@ -57,24 +58,24 @@ def write_record(folder: Path, run: EpisodeRun) -> None:
 
 
 def record_name(episode_id: str) -> str:
-    """An episode id as the name of a file: it leads nowhere else, and no two ids share one."""
+    """An episode id as a safe file name, distinct for each id."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in episode_id)
     return f"{kept[:_NAME_LENGTH]}-{hashlib.sha256(episode_id.encode()).hexdigest()[:8]}"
 
 
 def remove_torn(folder: Path) -> None:
-    """Removes what a kill in the middle of :func:`write_record` has left in ``folder``."""
+    """Removes what an interrupted :func:`write_record` has left in ``folder``."""
     for torn in folder.glob("*.tmp"):
         shutil.rmtree(torn)
 
 
 def recorded_strips(evaluation: Path) -> list[Strip]:
-    """The episodes that an evaluation recorded, as strips."""
+    """The recorded episodes of an evaluation, as strips."""
     return list(recorded_by_id(evaluation).values())
 
 
 def recorded_by_id(evaluation: Path) -> dict[str, Strip]:
-    """The same, by episode id: arms that ran the same episodes share their ids."""
+    """The same by episode id; arms that ran the same episodes share the ids."""
     strips = {}
     for file in sorted((evaluation / RECORDS).glob("*/record.json")):
         record = json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Judges recorded episodes again, and says how a judge agrees with what was known when they were played."""
+"""Judges recorded episodes again, and measures how a judge agrees with the outcomes that were recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDED = ("success", "failure", "truncated")
 
 
 class Recorded:
-    """A device that can no longer be asked: judges that need its state refuse it."""
+    """A device that can no longer be queried; judges that need its state refuse it."""
 
     def __init__(self, recording: Recording) -> None:
         self.name, self.screen_hw = recording.device, recording.screen_hw
@@ -38,9 +38,9 @@ class Rejudged:
     recorded: str
     """Its outcome when it was played."""
     outcome: str
-    """As the judge has it now: `success`, `failure`, `truncated` or `judge_error`."""
+    """The judge's outcome now: `success`, `failure`, `truncated` or `judge_error`."""
     step: int
-    """After how many actions it was decided."""
+    """Number of actions after which it was decided."""
 
 
 def rejudge(
@@ -54,8 +54,8 @@ def rejudge(
 
     Args:
       recording: the episode.
-      judge: who judges.
-      tasks: tasks by id whose parameters take the place of the recorded ones, for example with other rules.
+      judge: the judge.
+      tasks: tasks by id whose parameters replace the recorded ones, for example with other rules.
       asks: how often a judge that does not answer is asked.
     """
     task = (tasks or {}).get(recording.task.task_id, recording.task)
@@ -96,7 +96,7 @@ def rejudge_all(
     judge: Callable[[Moment], Verdict | None],
     tasks: Mapping[str, Task] | None = None,
 ) -> Iterator[Rejudged]:
-    """Every finished recording of a folder, once an episode."""
+    """Judges the last finished recording of every episode in a folder."""
     last: dict[str, Recording] = {}
     for recording in read_recordings(folder):
         if recording.outcome in ENDED:
@@ -107,7 +107,7 @@ def rejudge_all(
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """A judge against the outcomes that were recorded, which are taken for the truth."""
+    """Agreement of a judge with the recorded outcomes, which are taken as true."""
 
     episodes: int
     true_positives: int
@@ -115,15 +115,15 @@ class Agreement:
     true_negatives: int
     negatives: int
     errors: int
-    """Episodes in which it gave no answer; in none of the counts before."""
+    """Episodes in which it gave no answer; not included in the other counts."""
 
     @property
     def share(self) -> Estimate:
-        """How often both say the same, Wilson 95 %."""
+        """Share of episodes on which both agree, Wilson 95 %."""
         return wilson(self.true_positives + self.true_negatives, self.positives + self.negatives)
 
     def corrected(self, successes: int, trials: int) -> Estimate:
-        """A rate that this judge gave elsewhere, with its errors carried into the interval."""
+        """A rate that this judge gave elsewhere, with the judge's errors propagated into the interval."""
         return judge_corrected(
             successes,
             trials,
@@ -134,7 +134,7 @@ class Agreement:
         )
 
     def corrected_difference(self, gaps: Sequence[float], tasks: Sequence[str]) -> Estimate:
-        """A paired difference of rates that this judge gave, with its errors carried into the interval."""
+        """A paired difference of rates that this judge gave, with the judge's errors propagated into the interval."""
         return judge_corrected_difference(
             gaps,
             tasks,
@@ -146,7 +146,7 @@ class Agreement:
 
 
 def agreement(rows: list[Rejudged]) -> Agreement:
-    """Counts of a judge's hits and misses."""
+    """Counts a judge's hits and misses."""
     judged = [row for row in rows if row.outcome != "judge_error"]
     positives = [row for row in judged if row.recorded == "success"]
     negatives = [row for row in judged if row.recorded != "success"]
@@ -161,10 +161,10 @@ def agreement(rows: list[Rejudged]) -> Agreement:
 
 
 def read_rows(path: Path) -> list[Rejudged]:
-    """What :func:`write_rows` has written.
+    """Reads a file of :func:`write_rows`.
 
     Raises:
-      ArtifactError: it cannot be read, or a line is no judged episode.
+      ArtifactError: the file cannot be read, or a line is no judged episode.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -174,7 +174,7 @@ def read_rows(path: Path) -> list[Rejudged]:
 
 
 def write_rows(rows: list[Rejudged], path: Path) -> None:
-    """A JSON line an episode."""
+    """Writes one JSON line per episode."""
     path.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows), encoding="utf-8")
 
 

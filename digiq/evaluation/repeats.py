@@ -1,4 +1,4 @@
-"""What several tries of each task tell, and what faults may have done to a rate."""
+"""Statistics of several tries per task, and the possible effect of faults on a rate."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from digiq.evaluation.outcomes import EpisodeResult, Outcome
 from digiq.statistics import Estimate, cluster_bootstrap, pass_at_k, pass_hat_k
 
 UNRECORDED = 0.3
-"""Above this share of actions that a replayed recording does not know, its rate is no claim of success."""
+"""If the share of actions that a replayed recording does not know exceeds this, its rate is no evidence of success."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Repeats:
-    """Of the tasks that were tried at least ``k`` times."""
+    """Rates over the tasks that were tried at least ``k`` times."""
 
     k: int
     tasks: int
     pass_at_k: Estimate
-    """Chance that at least one of ``k`` tries succeeds (Chen et al., 2021), mean over tasks."""
+    """Probability that at least one of ``k`` tries succeeds (Chen et al., 2021), mean over tasks."""
     pass_hat_k: Estimate
-    """Chance that all of ``k`` tries succeed (τ-bench), mean over tasks."""
+    """Probability that all ``k`` tries succeed (τ-bench), mean over tasks."""
 
 
 def by_tries(results: Sequence[EpisodeResult], *, resamples: int = 4000) -> list[Repeats]:
-    """Unbiased Pass@k and Pass^k for every k that at least one task has tries for; faults count as no success.
+    """Unbiased Pass@k and Pass^k for every k up to the largest number of tries of a task; faults count as no success.
 
-    Intervals are of a bootstrap over tasks.
+    Intervals are by bootstrap over tasks.
     """
     counts = _counts(results)
     most = max((tries for tries, _ in counts.values()), default=0)
@@ -46,27 +46,27 @@ def by_tries(results: Sequence[EpisodeResult], *, resamples: int = 4000) -> list
 
 
 def flip_rate(results: Sequence[EpisodeResult]) -> float | None:
-    """Share of tasks, of those tried at least twice without a fault, that succeed in one try and not in another."""
+    """Share of the tasks tried at least twice without a fault that succeed in one try but not in another."""
     counts = _counts([r for r in results if not r.outcome.is_fault])
     able = [(n, c) for n, c in counts.values() if n > 1]
     return sum(0 < c < n for n, c in able) / len(able) if able else None
 
 
 def bounds(results: Sequence[EpisodeResult]) -> tuple[float, float]:
-    """The rate if every fault hides a failure, and if every fault hides a success."""
+    """The rate if every fault hides a failure, and the rate if every fault hides a success."""
     successes = sum(r.outcome is Outcome.SUCCESS for r in results)
     faults = sum(r.outcome.is_fault for r in results)
     return successes / len(results), (successes + faults) / len(results)
 
 
 def fault_kinds(results: Sequence[EpisodeResult]) -> dict[str, int]:
-    """How many episodes each kind of fault has ended, the agent's own (failures) apart."""
+    """Number of episodes that each kind of fault has ended, without faults that count as failures of the agent."""
     ended = [r for r in results if r.outcome.is_fault]
     return dict(Counter(r.fault or str(r.outcome) for r in ended))
 
 
 def table_rows(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """The part of an arm's table that repeats and faults make, JSON-able."""
+    """The entries about repeats and faults in an arm's table, JSON-able."""
     low, high = bounds(results)
     rows: dict[str, Any] = {
         "if_faults_fail": low,

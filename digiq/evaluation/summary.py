@@ -22,7 +22,7 @@ ARM_TITLES = {
     "ceiling": "Ceiling: best of N by Q*",
 }
 CEILING = "ceiling"
-"""No contestant: it asks the simulator."""
+"""The arm that reads the simulator's values, and so does not compete."""
 ARM_ABOUT = {
     "behavior": "the policy that recorded the offline episodes",
     "filtered_bc": "imitates the logged actions of the episodes that succeeded; no Q",
@@ -32,7 +32,7 @@ ARM_ABOUT = {
     "on these candidates can do better in the long run",
     "critic": "takes, on the device, the best of the behaviour policy's N candidates by the learned Q; nothing is distilled",
 }
-"""What stands behind an arm's name, in a sentence."""
+"""Meaning of an arm's name, in a sentence."""
 SPLIT_ABOUT = {
     "pooled": "every test episode",
     "test_query": "queries that no training task asks, on sites of the training tasks",
@@ -50,7 +50,7 @@ SPLIT_TITLES = {
 
 
 def arm_title(arm: str) -> str:
-    """How an arm is called in tables and figures."""
+    """An arm's title in tables and figures."""
     name, _, number = arm.partition("_round_")
     return ARM_TITLES.get(name, name) + (f", round {number}" if number else "")
 
@@ -59,7 +59,7 @@ def main_arm(arms: Iterable[str], policies: Mapping[str, Path]) -> str:
     """The arm that the others are compared with: the first whose policy was distilled by Q, or else the last.
 
     Args:
-      arms: at least one.
+      arms: the arms, at least one.
       policies: the artefacts of ``distill``, by arm.
     """
     names = list(arms)
@@ -70,16 +70,16 @@ def main_arm(arms: Iterable[str], policies: Mapping[str, Path]) -> str:
 
 
 def split_title(split: str) -> str:
-    """How a split is called in tables and figures."""
+    """A split's title in tables and figures."""
     return SPLIT_TITLES.get(split, split)
 
 
 def write_summary(evaluations: Mapping[str, Path], seconds: Mapping[str, float], out: Path) -> dict[str, Any]:
-    """Gathers finished evaluations into one JSON file.
+    """Collects finished evaluations in one JSON file.
 
     Args:
-      evaluations: arm name to its ``evaluate`` artefact, in the order of the table.
-      seconds: stage name to wall seconds.
+      evaluations: the ``evaluate`` artefact by arm name, in the order of the table.
+      seconds: wall-clock seconds by stage name.
       out: the file to write, e.g. ``runs/quickstart/summary.json``.
 
     Returns:
@@ -106,7 +106,7 @@ _INTERVAL = len("91.2–100.0")
 def print_summary(
     summary: Mapping[str, Any], report: Path | None = None, console: Console | None = None
 ) -> None:
-    """Prints the success table of :func:`write_summary`'s result, and where the report is."""
+    """Prints the success table of a result of :func:`write_summary`, and the path of the report."""
     console = console or Console()
     splits = list(dict.fromkeys(split for arm in summary["arms"].values() for split in arm["splits"]))
     table = Table(

@@ -1,1 +1,1 @@
-"""What needs the simulator's truth: exact values, the metrics held to them, data cards, controls."""
+"""Tools that need the simulator's truth: exact values, metrics against them, data cards, controls."""

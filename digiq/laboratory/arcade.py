@@ -1,4 +1,4 @@
-"""Episodes on the simulated phone that many contestants play under the same chances, in seconds."""
+"""Episodes on the simulated phone that many contestants play with the same random numbers, in seconds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from digiq.agents.rollout import EpisodeSpec
 
 
 class Looked(Protocol):
-    """What is worked out of a screen."""
+    """What is computed from a screen."""
 
     @property
     def screen(self) -> str:
-        """Its kind."""
+        """The kind of screen."""
         ...
 
 
@@ -28,7 +28,7 @@ S = TypeVar("S", bound=Looked)
 
 @dataclasses.dataclass
 class Looks(Generic[S]):
-    """What screens are to contestants, worked out once for all of them."""
+    """How contestants see screens, computed once for all of them."""
 
     look: Callable[[Display], S]
     _seen: dict[Any, S] = dataclasses.field(default_factory=dict, repr=False)
@@ -45,11 +45,11 @@ def play(
     looks: Looks[S],
     act: Callable[[SimulatedPhone, S, np.random.Generator], None],
 ) -> tuple[list[bool], dict[str, int]]:
-    """Whether each episode succeeds, and how many actions are taken on each kind of screen.
+    """Plays episodes: whether each succeeds, and how many actions are taken on each kind of screen.
 
     Args:
-      specs: the episodes; each has random numbers of its own.
-      looks: of the screens.
+      specs: the episodes; each has its own random numbers.
+      looks: how contestants see the screens.
       act: takes one action.
     """
     won, visits = [], collections.Counter[str]()

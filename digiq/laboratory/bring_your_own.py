@@ -1,10 +1,11 @@
-"""The demonstration: a simulated foreign agent's logs in, a learned Q on top of it, and what that gains.
+"""The demonstration: from the logs of a simulated foreign agent to a learned Q on top of it, and the gain from it.
 
     python -m digiq.laboratory.bring_your_own --episodes 100
 
-The agent plays the embedded phone over HTTP and leaves logs in its own dialect. They are imported, labelled, proposed for by
-the agent's own server, featurised, and learned from; then the agent plays held-out tasks as it is, with every way of choosing
-among its own answers that needs no learning, and with the learned Q: equal calls, same tasks, same seeds, in pairs.
+The agent plays the embedded phone over HTTP and leaves logs in its own dialect. The logs are imported and labelled, the
+agent's own server proposes candidates, and critics are trained on their features. Then the agent plays held-out tasks:
+unchanged, with every way of choosing among its own answers that needs no learning, and with the learned Q. The
+comparison is paired, with equal numbers of calls, the same tasks and the same seeds.
 """
 
 from __future__ import annotations
@@ -50,45 +51,45 @@ from digiq.vlm import TINY_VLM_PATH
 
 OFF = Guards.off()
 GAMMA = 0.95
-"""Discount of the critics, and of the values that they are held against."""
+"""Discount of the critics, and of the values that they are compared with."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How much is played, and where it goes."""
+    """How much is played, and where the files go."""
 
     agents: tuple[Literal["weak", "strong"], ...] = ("weak", "strong")
-    """Which of the simulated agents."""
+    """The simulated agents to run."""
     seeds: tuple[int, ...] = (0,)
-    """Each seed has logs, training and evaluation of its own."""
+    """Seeds; each has its own logs, training and evaluation."""
     logs: int = 100
     """Episodes of logs."""
     episodes: int = 100
-    """Held-out episodes an arm."""
+    """Held-out episodes per arm."""
     tasks: str = "webshop/test"
     """Held-out tasks."""
     candidates: Annotated[int, tyro.conf.arg(name="n")] = 8
-    """N, answers a step in every arm but the first two."""
+    """N, the number of answers per step in every arm but the first two."""
     epochs: int = 6
-    """Of a critic."""
+    """Epochs of each critic's training."""
     sweep: tuple[int, ...] = (1, 2, 4, 16)
-    """Further N that Q with guards plays."""
+    """Further values of N for the arm of Q with guards."""
     compared: int = 24
-    """Held-out episodes in whose states the step critics are held against the simulator's values."""
+    """Held-out episodes in whose states the step critics are compared with the simulator's values."""
     judge: float = 0.8
-    """How often the double of a judge is right about a step."""
+    """How often the stand-in for a judge is right about a step."""
     out: Path = Path("runs/bring_your_own")
-    """Logs, features and critics."""
+    """Folder for logs, features and critics."""
     records: Path | None = None
-    """Where records go, one JSON-lines file an agent and seed; none: to ``out``. A run that was interrupted goes on from them."""
+    """Folder for records, one JSON-lines file per agent and seed; none: ``out``. Interrupted runs continue from it."""
 
     def file(self, agent: str, seed: int) -> Path:
-        """Of the records."""
+        """The file of records of an agent and seed."""
         return (self.records or self.out) / f"{agent}-{seed}.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs what is not there yet, prints the tables, and writes them and a picture of the sweep beside the records."""
+    """Runs what is still missing, prints the tables, and writes them and a figure of the sweep beside the records."""
     options = tyro.cli(Options, args=arguments)
     for name in options.agents:
         for seed in options.seeds:
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def one(character: Character, seed: int, options: Options, folder: Path) -> None:
-    """Everything of one agent under one seed that its records lack."""
+    """Runs everything that the records of one agent and seed still lack."""
     records = Records(options.file(character.name, seed))
     held_out = load_tasks(options.tasks)
     specs = plan_episodes(held_out, options.episodes, 8000 + seed)
@@ -191,7 +192,7 @@ STEP_CRITICS = {
     "own log-probability": "own log-probability",
     "random": "random of N",
 }
-"""Step critics that stand side by side, and the arm in which each re-ranks."""
+"""The step critics to compare, and the arm in which each re-ranks."""
 
 
 def _swept(count: int) -> str:
@@ -199,7 +200,7 @@ def _swept(count: int) -> str:
 
 
 def arm_names(options: Options) -> list[str]:
-    """All arms, in the order in which they are played."""
+    """All arms, in the order of play."""
     fixed = [
         "greedy",
         "one sample",
@@ -213,7 +214,7 @@ def arm_names(options: Options) -> list[str]:
 
 
 class Records:
-    """JSON lines of one agent and seed, appended as episodes end: a torn last line is run again."""
+    """JSON lines of one agent and seed, appended as episodes end; a torn last line is run again."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -225,21 +226,21 @@ class Records:
         self.lines: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
 
     def add(self, line: dict[str, Any]) -> None:
-        """Appends a line at once."""
+        """Appends a line immediately."""
         self.lines.append(line)
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        """Lines with such a field."""
+        """Lines that have this field."""
         return [line for line in self.lines if kind in line]
 
     def by_episode(self, arm: str) -> dict[str, dict[str, Any]]:
-        """An arm's episodes."""
+        """An arm's episodes by id."""
         return {line["episode"]: line for line in self.of("arm") if line["arm"] == arm}
 
     def won(self, arm: str) -> list[bool]:
-        """Of an arm's episodes, in the order of their ids."""
+        """Whether each of an arm's episodes succeeded, in the order of their ids."""
         return [line["outcome"] == "success" for _, line in sorted(self.by_episode(arm).items())]
 
     def missing(self, arm: str, specs: Sequence[EpisodeSpec]) -> list[EpisodeSpec]:
@@ -248,19 +249,19 @@ class Records:
         return [spec for spec in specs if spec.episode_id not in known]
 
     def has_all(self, arms: Sequence[str], specs: Sequence[EpisodeSpec]) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all arms have played all episodes."""
         return bool(self.of("ranking")) and not any(self.missing(arm, specs) for arm in arms)
 
 
 @dataclasses.dataclass
 class Remembered:
-    """A proposer that knows how likely what it said was, for those who rank by that."""
+    """A proposer that remembers the log-probabilities of its answers, for scorers that rank by them."""
 
     proposer: EndpointProposer
     said: dict[tuple[bytes, str, Action], float] = dataclasses.field(default_factory=dict)
 
     def propose(self, observation: Seen, n: int) -> Sequence[Proposal]:
-        """See :class:`~digiq.agents.proposers.Proposer`, as the others."""
+        """See :class:`~digiq.agents.proposers.Proposer`, as for the other methods."""
         return self.propose_all([observation], n)[0]
 
     def propose_all(self, observations: Sequence[Seen], n: int) -> list[list[Candidate | ParseError]]:
@@ -277,14 +278,14 @@ class Remembered:
 
 @dataclasses.dataclass(frozen=True)
 class OwnLogProb:
-    """Ranks by the log-probability that the agent gave its own answers."""
+    """Ranks by the agent's log-probability of its own answers."""
 
     remembered: Remembered
 
     def score_turns(
         self, turns: Sequence[Turn], candidates: Sequence[Sequence[Action]]
     ) -> list[tuple[np.ndarray, float]]:
-        """See :class:`~digiq.agents.agent.TurnScorer`, as the others."""
+        """See :class:`~digiq.agents.agent.TurnScorer`, as for the other methods."""
         found: list[tuple[np.ndarray, float]] = []
         for turn, actions in zip(turns, candidates, strict=True):
             seen = screen_digest(turn.observation.screenshot), turn.observation.goal
@@ -294,8 +295,11 @@ class OwnLogProb:
 
 @dataclasses.dataclass
 class JudgeDouble:
-    """The double of a judge of steps: 1 for an action as good as the best there is, 0 for others, and wrong as often as it is
-    told, always about the same screens and actions. It reads the simulator's values, which no real judge can."""
+    """A stand-in for a judge of steps: 1 for an action as good as the best, 0 for others.
+
+    It is wrong at the given rate, always about the same screens and actions. It reads the simulator's values, which no
+    real judge can.
+    """
 
     right: float
     seed: int
@@ -322,14 +326,14 @@ class JudgeDouble:
 
 @dataclasses.dataclass
 class Comparing:
-    """Holds step critics against the simulator's values on the same candidates; the last of them plays."""
+    """Compares step critics with the simulator's values on the same candidates; the last critic plays."""
 
     critics: Mapping[str, Any]
     exact: ExactScorer = dataclasses.field(default_factory=lambda: ExactScorer(discount=GAMMA))
     right: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    """By critic, of each pair of candidates of different value: 1 in the right order, ½ tied, 0."""
+    """By critic, for each pair of candidates of different value: 1 if in the right order, ½ if tied, otherwise 0."""
     lost: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    """By critic, of each state: the best candidate's value less that of the critic's pick."""
+    """By critic, for each state: the best candidate's value minus that of the critic's pick."""
     of_pair: list[str] = dataclasses.field(default_factory=list)
     of_state: list[str] = dataclasses.field(default_factory=list)
     reads_device: ClassVar[bool] = True
@@ -352,7 +356,7 @@ class Comparing:
         return said
 
     def lines(self) -> list[dict[str, Any]]:
-        """One record a critic."""
+        """One record per critic."""
         if not self.of_pair:
             raise DigiQError("ranking: no state had candidates of different value; compare more episodes.")
         found: list[dict[str, Any]] = []
@@ -365,8 +369,8 @@ class Comparing:
 
 
 def order(truth: np.ndarray, scores: np.ndarray) -> tuple[list[float], float]:
-    """Of a state's candidates: for each pair of different value whether the scores order it rightly (ties ½), and what the
-    candidate of highest score (the first of them) falls short of the best."""
+    """For a state's candidates: whether the scores order each pair of different value correctly (ties ½), and the value
+    that the candidate of highest score (the first of them) loses against the best."""
     i, j = np.triu_indices(len(truth), 1)
     apart = np.abs(truth[i] - truth[j]) > TIE
     agree = np.sign(truth[i] - truth[j]) * np.sign(scores[i] - scores[j])
@@ -374,7 +378,7 @@ def order(truth: np.ndarray, scores: np.ndarray) -> tuple[list[float], float]:
 
 
 def write_logs(runs: Sequence[EpisodeRun], character: Character, folder: Path) -> None:
-    """The runs as such an agent would leave them: JSON lines, with what it said."""
+    """Writes the runs as such an agent would log them: JSON lines with its answers."""
     import io
 
     from PIL import Image
@@ -404,7 +408,7 @@ def write_logs(runs: Sequence[EpisodeRun], character: Character, folder: Path) -
 def learn(
     folder: Path, model: EndpointConfig, character: Character, seed: int, options: Options
 ) -> dict[str, LearnedScorer]:
-    """Critics of the logs, by objective, and one of shuffled outcomes."""
+    """Trains critics on the logs, one per objective, and one on shuffled outcomes."""
     dialect = {"dialect": "ui_tars"} if character.name == "weak" else {
         "dialect": "mobile_use",
         "mobile_use": {"coordinates": "pixels"},
@@ -424,7 +428,7 @@ def learn(
     for name, settings in sources.items():
         label.run(load(label.LabelConfig, settings), episodes=episodes, out=folder / name)
     asks = {"model": {"url": model.url, "key_env": "", "cache": None, "several": True}, "say": dialect}
-    # The server's port is in the config, and another one after an interruption: what is complete stays.
+    # The server's port is in the config and changes after an interruption, so complete proposals are kept.
     if not _is_complete(folder / "proposals"):
         propose.run(
             load(
@@ -478,14 +482,14 @@ def _is_complete(path: Path) -> bool:
 
 
 class Remembering:
-    """An engine that computes a pair's features once, however many arms ask for them."""
+    """An engine that computes the features of a pair only once, however many arms ask for them."""
 
     def __init__(self, engine: Engine):
         self.engine, self._rows = engine, dict[Any, np.ndarray]()
         self.layers = engine.layers
 
     def dim(self, kind: Kind) -> int:
-        """See :class:`~digiq.features.engines.base.Engine`, as the others."""
+        """See :class:`~digiq.features.engines.base.Engine`, as for the other methods."""
         return self.engine.dim(kind)
 
     def identity(self, kind: Kind) -> dict[str, Any]:
@@ -503,13 +507,13 @@ class Remembering:
 
 @dataclasses.dataclass(frozen=True)
 class Winner:
-    """Of a proposer's N answers the one that a rule chooses: as many calls, one candidate."""
+    """Proposes the one of a proposer's N answers that a rule chooses: the same number of calls, one candidate."""
 
     proposer: Remembered
     rule: Callable[[list[Candidate]], Candidate]
 
     def propose(self, observation: Seen, n: int) -> Sequence[Proposal]:
-        """See :class:`~digiq.agents.proposers.Proposer`, as the others."""
+        """See :class:`~digiq.agents.proposers.Proposer`, as for the other methods."""
         return self.propose_all([observation], n)[0]
 
     def propose_all(self, observations: Sequence[Seen], n: int) -> list[list[Candidate | ParseError]]:
@@ -524,7 +528,7 @@ class Winner:
 
 
 def most_common(said: list[Candidate]) -> Candidate:
-    """The answer that most others agree with; taps agree where they are near."""
+    """The answer that most others agree with; taps agree if they are close."""
 
     def agree(a: Action, b: Action) -> bool:
         if a.is_tap and b.is_tap:
@@ -535,25 +539,25 @@ def most_common(said: list[Candidate]) -> Candidate:
 
 
 def likeliest(said: list[Candidate]) -> Candidate:
-    """The answer that the agent itself gives the highest log-probability."""
+    """The answer with the agent's highest log-probability."""
     return max(said, key=lambda c: c.log_prob)
 
 
 @dataclasses.dataclass(frozen=True)
 class Played:
-    """What an agent's arms came to, over all seeds that are there; only episodes that every arm has played."""
+    """Results of an agent's arms over all available seeds; only episodes that every arm has played."""
 
     records: Sequence[Records]
     won: Mapping[str, Sequence[bool]]
-    """By arm, the same episodes in the same order."""
+    """Success by arm, for the same episodes in the same order."""
     seeds: Sequence[int]
-    """Of each episode."""
+    """Seed of each episode."""
     clusters: Sequence[str]
-    """Of each episode, its seed and task."""
+    """Seed and task of each episode."""
 
 
 def read_played(name: str, options: Options) -> Played | None:
-    """Of an agent's records; none where no episode was played by all arms."""
+    """Reads an agent's records; None if no episode was played by all arms."""
     files = [(seed, options.file(name, seed)) for seed in options.seeds]
     found = {seed: Records(file) for seed, file in files if file.is_file()}
     played = [arm for arm in arm_names(options) if found and all(r.by_episode(arm) for r in found.values())]
@@ -571,7 +575,7 @@ def read_played(name: str, options: Options) -> Played | None:
 
 
 def table(options: Options) -> str:
-    """Success by arm and agent, the contrast that counts, and the step critics, over all seeds that are there.
+    """Success by arm and agent, the main contrast, and the step critics, over all available seeds.
 
     Only episodes that every arm has played are counted, so that arms compare in pairs.
     """
@@ -605,7 +609,7 @@ def table(options: Options) -> str:
 
 
 def sweep_figure(options: Options) -> str:
-    """Success of Q with guards over N, SVG, a line an agent; empty where no agent has played all N."""
+    """Success of Q with guards over N as SVG, one line per agent; empty if no agent has played all N."""
     counts = sorted({*options.sweep, options.candidates})
     arms = ["Q with guards" if count == options.candidates else _swept(count) for count in counts]
     series = {
@@ -625,7 +629,7 @@ def _percent(won: Sequence[bool]) -> str:
 
 
 def _side_by_side(found: Sequence[Records], won: Mapping[str, Sequence[bool]]) -> list[str]:
-    """Step critics on the same candidates; of several seeds the mean, with the first one's interval only where it is alone."""
+    """Rows of the step critics on the same candidates: an interval for a single seed, otherwise mean and range."""
     lines = [
         "| step critic | pairs in the right order, % | 95 % | value lost a pick | success, % | 95 % |",
         "|---|---|---|---|---|---|",

@@ -1,9 +1,9 @@
 """The ``card`` stage: a data card of the offline data, from the simulator's point of view.
 
-How often the behaviour policy succeeds, which mistakes it makes, how likely it is to take the best action, and so how
-often N candidates drawn from it hold one. Best is meant by the discounted Q*: an action as good as the best there is, but
-for a tolerance. (Undiscounted, wasting a step is as good as anything while enough are left.) As probabilities are exact,
-coverage is too: 1 - (1 - p)^N in a state where best actions have probability p.
+The card says how often the behaviour policy succeeds, which mistakes it makes, how likely it is to take a best action,
+and so how often N candidates drawn from it contain one. An action is best if its discounted Q* equals the highest,
+within a tolerance. (Undiscounted, a wasted step costs nothing while enough steps are left.) As the probabilities are
+exact, so is coverage: 1 - (1 - p)^N in a state where best actions have probability p.
 """
 
 from __future__ import annotations
@@ -40,37 +40,37 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 @configclass
 class CardConfig:
-    """How closely the data is looked at."""
+    """How thoroughly the data are examined."""
 
     valued: Annotated[int, Field(ge=1)] = 64
-    """Episodes whose states are valued exactly, from the first."""
+    """Number of episodes, from the first, whose states are valued exactly."""
     support: Annotated[int, Field(ge=1)] = 64
-    """Likeliest actions of the policy that are looked at in each state."""
+    """Number of the policy's likeliest actions that are considered in each state."""
     candidates: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 4, 16, 64)
-    """N at which coverage is told."""
+    """Values of N for which coverage is reported."""
     discount: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """Per executed action, as the critics': what a wasted step costs."""
+    """Discount per executed action, as for the critics; it decides the cost of a wasted step."""
 
 
 def coverage(best_probability: np.ndarray, draws: int) -> float:
-    """Mean chance that ``draws`` independent candidates hold a best action.
+    """Mean probability that ``draws`` independent candidates contain a best action.
 
     Args:
       best_probability: float[S], the policy's probability of a best action in each state.
-      draws: N.
+      draws: N, the number of candidates.
     """
     return float(np.mean(1 - (1 - np.clip(best_probability, 0, 1)) ** draws))
 
 
 def run(config: CardConfig, *, episodes: Path, policy: Path, out: Path, overwrite: bool = False) -> Artifact:
-    """Writes ``card.json``: rates are fractions.
+    """Writes ``card.json``, in which rates are fractions.
 
     Args:
       config: see :class:`CardConfig`.
-      episodes: the behaviour policy's roll-outs, on the simulated phone.
+      episodes: rollouts of the behaviour policy on the simulated phone.
       policy: the behaviour policy.
       out: the artefact.
-      overwrite: start anew.
+      overwrite: start afresh.
 
     Raises:
       DigiQError: the episodes were not collected on the simulated phone.
@@ -117,14 +117,14 @@ def run(config: CardConfig, *, episodes: Path, policy: Path, out: Path, overwrit
 def best_probability(
     policy: Policy, path: Path, episodes: Sequence[Episode], support: int, discount: float
 ) -> tuple[list[str], np.ndarray]:
-    """In every logged state: its kind of screen, and the policy's probability of an action as good as the best.
+    """For every logged state: its kind of screen, and the policy's probability of an action as good as the best.
 
     Args:
       policy: the behaviour policy.
       path: the ``collect`` artefact that ``episodes`` come from.
-      episodes: to replay.
-      support: likeliest actions that are looked at; the others count as not best.
-      discount: per executed action.
+      episodes: the episodes to replay.
+      support: number of likeliest actions to consider; the others count as not best.
+      discount: discount per executed action.
     """
     index = observation_index(episodes)
     inputs = [
@@ -148,7 +148,7 @@ def best_probability(
 
 
 def mistake_mix(path: Path, episodes: Sequence[Episode]) -> dict[str, float]:
-    """Share of the logged actions by kind: ``right``, ``fine`` (as good), or a kind of mistake."""
+    """Share of the logged actions by kind: ``right``, ``fine`` (equally good), or a kind of mistake."""
     from android_env.devices.simulated import collector, kernel
 
     config = artifacts.read_manifest(path, stage="collect").config
@@ -205,6 +205,6 @@ def read_card(path: Path) -> dict[str, Any]:
     """The card of a finished ``card`` artefact.
 
     Raises:
-      ArtifactError: not finished, or made by another stage.
+      ArtifactError: it is not finished, or was made by another stage.
     """
     return json.loads((artifacts.open(path, stage=STAGE).path / CARD).read_text(encoding="utf-8"))

@@ -1,8 +1,9 @@
-"""What a learned Q loses on the way to a policy: values × gate × candidates, everything else the same.
+"""What is lost between a learned Q and a policy: values × gate × candidates, with everything else equal.
 
-Every cell imitates what a gate keeps of the same logged states, from the same start, on the same network. Only the values
-differ (the simulator's own, with and without noise, or learned ones), the gate, and whether the logged action alone or eight
-candidates may be imitated. :mod:`digiq.studies.causes` runs the cells and writes the page.
+Every cell imitates the targets that a gate keeps of the same logged states, from the same start, with the same network.
+Only three things differ: the values (the simulator's own, with and without noise, or learned ones), the gate, and
+whether only the logged action or eight candidates may be imitated. :mod:`digiq.studies.causes` runs the cells and
+writes the page.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ GATES: dict[Gate, str] = {
 }
 CANDIDATES = (1, 8)
 CLUSTERS = 32
-"""Groups of states with like features."""
+"""Number of groups of states with similar features."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -54,19 +55,20 @@ class Cell:
     """One way from values to a policy."""
 
     values: str
-    """Of :data:`VALUES`; of the baselines ``none`` or what DigiRL's V is."""
+    """One of :data:`VALUES`; for the baselines ``none`` or the name of DigiRL's V."""
     gate: str
-    """Of :data:`GATES`, or ``filtered_bc``, ``digirl``, ``behavior``."""
+    """One of :data:`GATES`, or ``filtered_bc``, ``digirl``, ``behavior``."""
     candidates: int
-    """N."""
+    """Number N of candidates."""
     protocol: Protocol = "epochs"
-    """``epochs``: all rows, as many updates as rows ask for. ``rows``: as many rows and updates in every cell."""
+    """``epochs``: all rows, with updates in proportion to rows. ``rows``: the same number of rows and updates in every
+    cell."""
     student: StudentKind = "elements"
-    """Who imitates: the policy ``pixels`` of all recipes, or the one of :mod:`digiq.laboratory.student`."""
+    """The policy that imitates: ``pixels``, that of all recipes, or the one of :mod:`digiq.laboratory.student`."""
 
 
 def cells(protocol: Protocol, student: StudentKind) -> list[Cell]:
-    """All cells of a protocol; exact values have no ensemble to bound."""
+    """All cells of a protocol; exact values have no ensemble, and so no lower bound."""
     return [
         Cell(values, gate, n, protocol, student)
         for gate in GATES
@@ -83,14 +85,14 @@ def noisy(
     accuracy: float,
     rng: np.random.Generator,
 ) -> npt.NDArray[np.float64]:
-    """Q with Gaussian noise, as much as leaves that share of the pairs of candidates in their true order.
+    """Q with Gaussian noise, scaled so that the share ``accuracy`` of candidate pairs keeps its true order.
 
     Args:
       q: float[S, N], NaN where there is no candidate.
       first: bool[S, N], the first column of each distinct action.
-      same: int[S, N], by column the first one that holds the same action: those share their noise.
-      accuracy: of :func:`digiq.laboratory.truth.pairwise_accuracy`, in (0.5, 1).
-      rng: of the noise.
+      same: int[S, N], for each column the first with the same action; equal actions share their noise.
+      accuracy: target of :func:`digiq.laboratory.truth.pairwise_accuracy`, in (0.5, 1).
+      rng: generator of the noise.
     """
     noise = np.take_along_axis(rng.normal(size=q.shape), same, axis=1)
     low, high = 0.0, 10.0 * float(np.nanstd(q)) + 1e-6
@@ -102,7 +104,7 @@ def noisy(
 
 
 def clusters_of(features: npt.NDArray[np.float32], count: int, seed: int) -> npt.NDArray[np.int64]:
-    """int[S], k-means clusters of standardised features."""
+    """K-means clusters of standardised features, int[S]."""
     from scipy.cluster.vq import kmeans2
 
     scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
@@ -115,10 +117,10 @@ def clusters_of(features: npt.NDArray[np.float32], count: int, seed: int) -> npt
 def best_in_clusters(
     chosen: Choice, cluster: npt.NDArray[np.int64], share: float = 0.5
 ) -> npt.NDArray[np.bool_]:
-    """bool[S]: the ``share`` of highest advantage within each cluster.
+    """bool[S]: the ``share`` of states with the highest advantage within each cluster.
 
-    Sound with every critic whose V errs alike on like states, as the cluster's own level takes V's place; it keeps its
-    share of a cluster in which every choice is a mistake, too.
+    Valid for every critic whose V has similar errors on similar states, as the cluster's own level replaces V. It also
+    keeps its share of a cluster in which every choice is a mistake.
     """
     keep = np.zeros(len(cluster), bool)
     for label in np.unique(cluster):
@@ -129,7 +131,7 @@ def best_in_clusters(
 
 
 def select(cell: Cell, states: States, cluster: npt.NDArray[np.int64]) -> Targets:
-    """What a cell imitates, of states that hold its values."""
+    """The targets that a cell imitates, for states that hold its values."""
     n = cell.candidates
     rng = np.random.default_rng(0)
     if cell.gate == "awr":
@@ -148,7 +150,7 @@ def select(cell: Cell, states: States, cluster: npt.NDArray[np.int64]) -> Target
 
 
 def fewer(targets: Targets, rows: int, seed: int) -> Targets:
-    """At most so many of the targets, drawn without replacement."""
+    """At most ``rows`` of the targets, drawn without replacement."""
     if len(targets.row) <= rows:
         return targets
     kept = np.sort(np.random.default_rng(seed).choice(len(targets.row), rows, replace=False))
@@ -166,14 +168,14 @@ def rightness(
     screens: Sequence[str],
     is_best: Any,
 ) -> dict[str, list[float]]:
-    """By kind of screen: states considered, weight of the targets, weight of those that are a best action, and the
-    states at which some target is one.
+    """By kind of screen: number of states considered, weight of the targets, weight of the targets that are a best
+    action, and number of states with such a target.
 
     Args:
-      targets: of S states.
-      considered: bool[S].
-      screens: S kinds.
-      is_best: maps a state and an action to whether none is better.
+      targets: targets for S states.
+      considered: bool[S], the states to consider.
+      screens: kinds of the S screens.
+      is_best: maps a state and an action to whether no action is better.
     """
     found: dict[str, list[float]] = collections.defaultdict(lambda: [0, 0.0, 0.0, 0])
     for s in np.flatnonzero(considered).tolist():
@@ -192,7 +194,7 @@ def rightness(
 
 
 def exact_values(truth: Mapping[str, np.ndarray], discount: float) -> Values:
-    """Q* and V*; what must be beaten is the candidates' mean, as in the first studies."""
+    """Q* and V*; the baseline is the candidates' mean, as in the first studies."""
     return Values(
         q=truth["best_q"].astype(np.float32),
         v=truth["best_v"].astype(np.float32),
@@ -203,12 +205,12 @@ def exact_values(truth: Mapping[str, np.ndarray], discount: float) -> Values:
 
 
 def collector_values(q: np.ndarray, v: np.ndarray, discount: float) -> Values:
-    """Q and V of the scripted collector, whose clone the behaviour policy is."""
+    """Q and V of the scripted collector, which the behaviour policy imitates."""
     return Values(
         q=q.astype(np.float32), v=v.astype(np.float32), baseline="v", discount=discount, bootstraps=False
     )
 
 
 def best_actions(truth: Mapping[str, np.ndarray]) -> npt.NDArray[np.bool_]:
-    """bool[S, N]: candidates that no action exceeds by Q*."""
+    """bool[S, N]: candidates whose Q* no action exceeds."""
     return np.nan_to_num(truth["best_q"], nan=-np.inf) >= truth["best_v"][:, None] - TIE

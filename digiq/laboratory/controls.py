@@ -1,4 +1,4 @@
-"""Controls: members that know nothing, or more than they may, for studies. Recipes name them as members of their own."""
+"""Controls for studies: members that know nothing, or more than is allowed. Recipes name them like the user's own."""
 
 from __future__ import annotations
 
@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 
 @configclass
 class ShuffledOutcomes:
-    """The episodes' outcomes dealt out again at random, within each split. Which episode succeeded is lost; when each one
-    ended is not, and where success ends an episode that still says something of it."""
+    """The episodes' outcomes, permuted at random within each split.
+
+    Which episode succeeded is lost, but not when each ended. Where success ends an episode, its length still tells
+    something about its outcome.
+    """
 
     seed: int = 0
-    """Of the dealing."""
+    """Seed of the permutation."""
 
     def rewards(self, episodes: Sequence[Episode]) -> Iterator[Label]:
-        """Total rewards permuted within each split, all paid with the last action."""
+        """Total rewards, permuted within each split, each paid with the last action."""
         labels = list(Outcome().rewards(episodes))
         splits = np.array([episode.split for episode in outlines_of(episodes)])
         rng = np.random.default_rng(self.seed)
@@ -53,11 +56,11 @@ class ShuffledOutcomes:
 
 @configclass
 class RandomVlm:
-    """The plain engine over the same network with random weights."""
+    """The plain engine with the same network but random weights."""
 
     packages: ClassVar = Plain.packages
     seed: int = 0
-    """Of the weights."""
+    """Seed of the weights."""
 
     def open(self, reading: FeaturizeConfig, vlm: Path) -> RandomEngine:
         engine = open_plain(reading, vlm, lambda model: randomise(model, self.seed))
@@ -74,12 +77,12 @@ class RandomEngine(PlainEngine):
 
 @configclass
 class PermutedFeatures:
-    """The plain engine's rows dealt out to the wrong observations and actions, so that they say nothing."""
+    """The plain engine's rows, assigned to the wrong observations and actions, so that they carry no information."""
 
     packages: ClassVar = Plain.packages
-    seconds_a_row: ClassVar[float] = 0.0  # they are stored already wherever there is an arm to compare with
+    seconds_a_row: ClassVar[float] = 0.0  # they are already stored wherever there is an arm to compare with
     seed: int = 0
-    """Of the dealing."""
+    """Seed of the permutation."""
 
     def open(self, reading: FeaturizeConfig, vlm: Path) -> PermutedEngine:
         return PermutedEngine(**vars(open_plain(reading, vlm)), seed=self.seed)
@@ -95,7 +98,7 @@ class PermutedEngine(PlainEngine):
 
 @configclass
 class TextFeatures:
-    """No VLM and no screen: what goal and action say of themselves (:mod:`digiq.laboratory.elements`)."""
+    """Features of the goal and the action alone, without VLM or screen (:mod:`digiq.laboratory.elements`)."""
 
     seconds_a_row: ClassVar[float] = 0.0
 
@@ -105,7 +108,7 @@ class TextFeatures:
 
 @configclass
 class ElementFeatures:
-    """No VLM: the device's own elements, an oracle of perception (:mod:`digiq.laboratory.elements`)."""
+    """Features of the device's elements, without VLM: an oracle of perception (:mod:`digiq.laboratory.elements`)."""
 
     seconds_a_row: ClassVar[float] = 0.0
 
@@ -115,7 +118,7 @@ class ElementFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class TableEngine:
-    """Features that are counted instead of computed by a model, in one layer."""
+    """Features that are computed without a model, in one layer."""
 
     source: Source
     layers: tuple[str, ...] = (layer_name(1),)
@@ -147,7 +150,7 @@ _ACTION: dict[Kind, Action | None] = {"observation": None, "pair": Action.back()
 
 
 def randomise(model: Any, seed: int) -> None:
-    """Draws every weight of a network anew, in place: matrices with deviation 1/√fan-in, gains 1, biases 0."""
+    """Re-draws every weight of a network in place: matrices with standard deviation 1/√fan-in, gains 1, biases 0."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -163,7 +166,7 @@ def randomise(model: Any, seed: int) -> None:
 
 @configclass
 class ExactValues:
-    """The simulator's own Q* and V*, the ceiling of every critic."""
+    """The simulator's own Q* and V*, the upper bound for any critic."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -172,8 +175,8 @@ class ExactValues:
     def read(self, states: States, needs: frozenset[str], paths: Mapping[str, Path], seed: int) -> Values:
         """See :class:`digiq.extraction.base.ValueSource`.
 
-        V* is the best action's, which no candidate beats, so unless told otherwise the candidates' mean is the
-        baseline: candidates are draws of the behaviour policy.
+        V* is the value of the best action, which no candidate exceeds, so by default the baseline is the mean of the
+        candidates, which are drawn from the behaviour policy.
         """
         exact = load_exact(paths["exact"])
         check_sizes({paths["exact"]: len(exact["best_q"])}, len(states))
@@ -190,13 +193,13 @@ class ExactValues:
             baseline="candidate_mean",
             discount=config.discount,
             bootstraps=False,
-            deviation=np.zeros_like(q) if "members" in needs else None,  # it has no doubt
+            deviation=np.zeros_like(q) if "members" in needs else None,  # exact values are certain
         )
 
 
 @configclass
 class RandomValues:
-    """Chance: Q uniform in [0, 1), V its mean. A method that does as well with it has learned nothing from its critic."""
+    """Random values: Q uniform in [0, 1), V its mean. A method that is as good with them learns nothing from Q."""
 
     @property
     def reads(self) -> tuple[str, ...]:

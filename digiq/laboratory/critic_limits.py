@@ -1,9 +1,10 @@
-"""What a learned Q lacks: its targets, the pairs that it sees, or its updates, one changed at a time.
+"""What limits a learned Q: its targets, the pairs that it sees, or its updates, changed one at a time.
 
-Critics read the device's own elements, so perception costs nothing; the ruler is the best of eight draws of the
-behaviour policy on the device, ranked by the critic. True values (:mod:`digiq.critics.objectives.exact`) as targets, on the logged actions alone, leave
-coverage and updates to blame; on all candidates, updates and the network alone.
-:mod:`digiq.studies.critic_limits` runs the cells and makes the page.
+Critics read the device's own elements, so perception is no limit. The measure is the success, on the device, of the
+best of eight samples of the behaviour policy, ranked by the critic. With true values
+(:mod:`digiq.critics.objectives.exact`) as targets on the logged actions only, coverage and updates remain as causes; on
+all candidates, only updates and the network remain. :mod:`digiq.studies.critic_limits` runs the cells and makes the
+page.
 """
 
 from __future__ import annotations
@@ -31,30 +32,30 @@ TARGETS: dict[str, tuple[str, dict[str, Any]]] = {
     "exact": ("Q* of every candidate", {"objective": "exact"}),
     "truth": ("none: Q* itself ranks", {}),
 }
-"""By name its title, and what it changes of the critic's config."""
+"""Title of each kind of targets, and its changes to the critic's config."""
 COVERAGE: dict[str, tuple[str, dict[str, Any]]] = {
     "8": ("8 of the policy's", {}),
     "32": ("32 of the policy's", {"num_candidates": 32}),
     "hot": ("32 of the policy's, temperature 3", {"num_candidates": 32, "policy": {"temperature": 3.0}}),
 }
-"""Candidates that a critic is asked about while it learns: title, and what it changes of the proposals' config. What is
-hot comes near uniform draws."""
+"""Candidates that a critic sees while it learns: title, and changes to the proposals' config. High temperatures come
+close to uniform sampling."""
 EPOCHS = (3, 10, 40, 160)
-"""Of 100 updates each."""
+"""Numbers of epochs, of 100 updates each."""
 LONG = ("td", "iql", "exact_logged", "exact")
-"""Targets that are also trained the longest."""
+"""Targets that are also trained for the most epochs."""
 OF_CANDIDATES = ("expectation", "max", "exact")
-"""Targets that other candidates change."""
+"""Targets that depend on the candidates."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Cell:
-    """One critic; ``truth`` is trained for no epoch."""
+    """One critic; ``truth`` is not trained, and has 0 epochs."""
 
     targets: str
-    """Of :data:`TARGETS`."""
+    """One of :data:`TARGETS`."""
     coverage: str = "8"
-    """Of :data:`COVERAGE`."""
+    """One of :data:`COVERAGE`."""
     epochs: int = 10
 
 
@@ -64,13 +65,14 @@ def best_among(
     supported: npt.NDArray[np.bool_],
     screens: Sequence[str],
 ) -> dict[str, list[int]]:
-    """By kind of screen: states, those of which some candidate is a best action, and those of which a supported one is.
+    """By kind of screen: number of states, of states with a best action among the candidates, and of states with a best
+    action among the supported candidates.
 
     Args:
-      best: bool[S, N], candidates that no action exceeds.
-      valid: bool[S, N], candidates that there are.
-      supported: bool[S, N], those that are likely enough to be taken.
-      screens: S kinds.
+      best: bool[S, N], candidates whose value no action exceeds.
+      valid: bool[S, N], candidates that exist.
+      supported: bool[S, N], candidates that are likely enough to be taken.
+      screens: kinds of the S screens.
     """
     found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0])
     any_best = np.any(best & valid, axis=1)
@@ -86,7 +88,7 @@ def best_among(
 
 
 def cells() -> list[Cell]:
-    """All of them, those that decide most first."""
+    """All cells, the most decisive first."""
     learned = [name for name in TARGETS if name != "truth"]
     found = [Cell("truth", epochs=0), *(Cell(name) for name in learned)]
     found += [Cell(name, epochs=40) for name in learned]

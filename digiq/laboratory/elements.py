@@ -1,8 +1,9 @@
-"""Features without a VLM, for comparison: what the action says of itself, or what the device says of its elements.
+"""Features without a VLM, for comparison: from the action alone, or from the device's elements.
 
-``text`` sees no screen: the goal's words, the kind of action, where it lands, what it types. ``elements`` reads the
-accessibility tree and the name of the screen, which no learned arm may do: an oracle of perception, whose critic shows
-what better features could be worth. Words are hashed; nothing is learned, and nothing is specific to an app.
+``text`` sees no screen, only the goal's words, the kind of action, its position and the text that it types.
+``elements`` reads the accessibility tree and the name of the screen, which no learned arm may do: it is an oracle of
+perception, whose critic shows what better features could be worth. Words are hashed; nothing is learned, and nothing is
+specific to an app.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ _WORD = re.compile(r"[^\s,]+")
 def observation_features(
     source: Source, goal: str, activity: str, ui_elements: str
 ) -> npt.NDArray[np.float32]:
-    """float32[D] of a screen.
+    """Features of a screen, float32[D].
 
     Args:
       source: which features.
       goal: the task in words.
-      activity: of the observation; read by ``elements`` only.
-      ui_elements: JSON, likewise.
+      activity: activity of the observation; read only by ``elements``.
+      ui_elements: JSON of the elements; likewise.
     """
     parts = [_words(goal, 64)]
     if source == "elements":
@@ -52,7 +53,7 @@ def observation_features(
 def pair_features(
     source: Source, goal: str, action: Action, activity: str, ui_elements: str
 ) -> npt.NDArray[np.float32]:
-    """float32[D] of an action on a screen; arguments as for :func:`observation_features`."""
+    """Features of an action on a screen, float32[D]; arguments as for :func:`observation_features`."""
     if source == "text":
         return action_features(goal, action)
     shown = observation_features(source, goal, activity, ui_elements)
@@ -65,8 +66,8 @@ def action_features(
     shown: npt.NDArray[np.float32] | None = None,
     elements: Sequence[Mapping[str, Any]] = (),
 ) -> npt.NDArray[np.float32]:
-    """:func:`pair_features` where the screen has been read: its :func:`observation_features`, which stand in the middle, and
-    its elements. Without ``shown`` it is the source ``text``."""
+    """:func:`pair_features` for a screen that has been read, given its :func:`observation_features` ``shown``, which
+    are placed in the middle, and its elements. Without ``shown``, the features of the source ``text``."""
     kind = [float(action.type is t) for t in _TYPES]
     y, x = action.touch_yx if action.type is ActionType.DUAL_POINT else (0.0, 0.0)
     cell = np.zeros(_GRID[0] * _GRID[1], np.float32)
@@ -96,7 +97,7 @@ def _typed(text: str, goal: str) -> list[float]:
 def _touched(
     goal: str, y: float, x: float, elements: Sequence[Mapping[str, Any]], is_tap: bool
 ) -> npt.NDArray[np.float32]:
-    """What stands under a tap: the smallest element that holds the point."""
+    """Features of the target of a tap: the smallest element that contains the point."""
     under = [e for e in elements if is_tap and _holds(e["bounds"], y, x)]
     element = min(
         under, key=lambda e: e["bounds"][2] * e["bounds"][3], default={"text": "", "role": "nothing"}
@@ -119,7 +120,7 @@ def _holds(bounds: list[float], y: float, x: float) -> bool:
 
 
 def _overlap(text: str, goal: str) -> float:
-    """Share of a text's words that the goal has."""
+    """Share of a text's words that occur in the goal."""
     words, wanted = _split(text), set(_split(goal))
     return sum(word in wanted for word in words) / len(words) if words else 0.0
 

@@ -1,8 +1,8 @@
-"""The ``value`` stage: the simulator's own Q of every stored candidate, the ruler that learned values are held to.
+"""The ``value`` stage: the simulator's own Q of every stored candidate, with which learned values are compared.
 
-Two policies are valued: the best there is, in every logged state (it takes milliseconds an episode), and the behaviour
-policy, whose values the critic regresses on, in the states of a few episodes (seconds each: the policy is asked in
-every state that it can reach).
+Two policies are valued: the optimal policy in every logged state (milliseconds per episode), and the behaviour policy,
+whose values the critic regresses on, in the states of a few episodes (seconds each, as the policy is asked in every
+state that it can reach).
 """
 
 from pathlib import Path
@@ -28,14 +28,14 @@ VERSION = 1
 
 @configclass
 class ExactValuesConfig:
-    """What is valued, and how far."""
+    """What is valued, and how thoroughly."""
 
     discount: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """γ; take the critic's, so that values compare."""
+    """Discount γ; use the critic's, so that values are comparable."""
     policy_episodes: Annotated[int, Field(ge=0)] = 12
-    """Episodes whose states are also valued under the behaviour policy."""
+    """Number of episodes whose states are also valued under the behaviour policy."""
     support: Annotated[int, Field(ge=1)] = 32
-    """Likeliest actions of the behaviour policy that are followed from each state."""
+    """Number of the behaviour policy's likeliest actions that are followed from each state."""
 
 
 def run(
@@ -55,10 +55,10 @@ def run(
     Args:
       config: see :class:`ExactValuesConfig`.
       episodes, rewards: the logged states.
-      proposals: their candidates.
+      proposals: the candidates in those states.
       policy: the behaviour policy.
       out: the artefact.
-      overwrite: start anew.
+      overwrite: start afresh.
 
     Raises:
       DigiQError: the episodes were not collected on the simulated phone.

@@ -1,9 +1,9 @@
-"""Simulated foreign agents: programs behind an OpenAI-compatible server, each with a text dialect of its own.
+"""Simulated foreign agents: programs behind an OpenAI-compatible server, each with its own text dialect.
 
-They stand for agents that nobody here wrote. A server is asked over HTTP with a screenshot and a goal, and answers in words;
-nothing of DigiQ reaches it. What a screenshot shows is told to it by the simulator (:class:`Eyes`), in the place of eyes that
-it does not have. Their errors are systematic: on a kind of screen that an agent gets wrong it prefers one particular mistake,
-every time, so that voting among its answers does not help. They claim nothing about any real model.
+They stand for agents of other authors. A server is sent a screenshot and a goal over HTTP, and answers in words;
+nothing of DigiQ reaches it. As it cannot see, the simulator tells it what a screenshot shows (:class:`Eyes`). Errors
+are systematic: on a kind of screen that an agent gets wrong, it always prefers the same mistake, so that voting among
+its answers does not help. These agents imply nothing about any real model.
 """
 
 from __future__ import annotations
@@ -39,23 +39,24 @@ _GOAL = re.compile(r"^Goal: (.*)$", re.MULTILINE)
 
 @dataclasses.dataclass(frozen=True)
 class Character:
-    """What kind of agent it is."""
+    """The character of a simulated agent."""
 
     name: str
     dialect: Dialect
     confused: float
-    """Share of the kinds of screen that it gets wrong."""
+    """Share of the kinds of screen that the agent gets wrong."""
     stubborn: float
-    """Probability of its favourite mistake on those."""
+    """Probability of its favourite mistake on those screens."""
     right: float
-    """Probability of the right action there."""
+    """Probability of the right action on those screens."""
     sure: float
-    """Probability of the right action elsewhere."""
+    """Probability of the right action on other screens."""
     mumbles: float = 0.01
-    """Share of its answers that are no action at all."""
+    """Share of its answers that contain no action."""
 
 
-# On the screens that they get wrong the favourite mistake is likelier than the right action, so that neither greed nor voting helps.
+# On the screens that they get wrong, the favourite mistake is likelier than the right action, so that neither greedy
+# choice nor voting helps.
 WEAK = Character("weak", UiTars(), confused=0.4, stubborn=0.5, right=0.4, sure=0.92)
 STRONG = Character(
     "strong", MobileUse(coordinates="pixels"), confused=0.25, stubborn=0.5, right=0.42, sure=0.97
@@ -64,46 +65,46 @@ CHARACTERS = {"weak": WEAK, "strong": STRONG}
 
 
 class Eyes:
-    """What the screens that a phone has shown are, by screenshot and goal."""
+    """The content of all screens that a phone has shown, by screenshot and goal."""
 
     def __init__(self) -> None:
         self._shown: dict[tuple[bytes, str], Display] = {}
         self._lock = threading.Lock()
 
     def see(self, screenshot: np.ndarray, display: Display) -> None:
-        """Remembers what a screenshot shows."""
+        """Remembers the content of a screenshot."""
         with self._lock:
             self._shown[_digest(screenshot), display.task.goal] = display
 
     def recognise(self, screenshot: np.ndarray, goal: str) -> Display | None:
-        """What it shows; None if no phone has shown it under this goal."""
+        """The content of a screenshot; None if no phone has shown it under this goal."""
         return self._shown.get((_digest(screenshot), goal))
 
 
 class WatchedPhone(SimulatedPhone):
-    """The embedded phone; what it shows is remembered."""
+    """The embedded phone, with a record of what it shows."""
 
     eyes: Eyes
 
     def observe(self) -> Observation:
-        """What the phone shows now."""
+        """The current screen of the phone."""
         seen = super().observe()
         self.eyes.see(seen.screenshot, self.display)
         return seen
 
 
 def watched(eyes: Eyes) -> WatchedPhone:
-    """A phone whose screens ``eyes`` will know."""
+    """A phone whose screens ``eyes`` can recognise."""
     phone = WatchedPhone()
     phone.eyes = eyes
     return phone
 
 
 def choices(character: Character, display: Display) -> list[tuple[Action, float]]:
-    """What the agent would do on a screen, with probabilities."""
+    """The agent's possible actions on a screen, with probabilities."""
     state, task = display.state, display.task
     best = kernel.oracle(state, task)
-    # The kind of a screen, whatever shop it is of: what it gets wrong in one shop it gets wrong in all.
+    # The kind of a screen does not depend on the shop, so the agent errs in all shops alike.
     kind = (state.page, state.overlay, bool(state.text), state.loading, best[0])
     found = mistakes(display)
     wrong = sorted(
@@ -119,13 +120,13 @@ def choices(character: Character, display: Display) -> list[tuple[Action, float]
     right = character.right if confused else character.sure
     add(best, right if wrong else 1.0)
     if wrong:
-        # The favourite is the same wherever the kind of screen is the same: by what it is, not where it is.
+        # The favourite mistake depends only on the kind of screen, and is chosen by its meaning, not its position.
         favourite = min(wrong, key=lambda action: _number(character.name, kind, _what(action)))
         left = 1 - right
         if confused:
             add(favourite, character.stubborn)
             left -= character.stubborn
-        # Now and then it believes that it is done.
+        # Sometimes the agent wrongly believes that it is done.
         early = 0.1 * left if "complete" in found else 0.0
         add(("complete",), early)
         for action in wrong:
@@ -151,7 +152,7 @@ def say(character: Character, display: Display, rng: np.random.Generator, greedy
 
 @contextlib.contextmanager
 def serving(character: Character, eyes: Eyes) -> Iterator[str]:
-    """A server of the agent on 127.0.0.1; gives the base of its URL."""
+    """Serves the agent on 127.0.0.1; yields the base URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -206,5 +207,5 @@ def _digest(screenshot: np.ndarray) -> bytes:
 
 
 def _number(*key: object) -> float:
-    """A number in [0, 1) that depends on the key alone."""
+    """A number in [0, 1) that depends only on the key."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=7).digest(), "big") / 2**56

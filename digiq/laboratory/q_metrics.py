@@ -1,9 +1,9 @@
-"""The ``q-metrics`` stage: how good a learned Q is, by the simulator's own, where the extracted policy goes.
+"""The ``q-metrics`` stage: the quality of a learned Q, by the simulator's own Q, where the extracted policy goes.
 
-*Regret* is the value lost by taking the top-ranked candidate instead of the best one, by Q* (the best policy acts
-afterwards, so each state's regret is that of its own choice). The mean over kinds of screens is weighted by how often
-the extracted policy stands there, and the kind with the largest share of it is the bottleneck. *Calibration* is held
-to the behaviour policy's Q, which is what the critic regresses on.
+*Regret* is the value lost by taking the top-ranked candidate instead of the best one, by Q* (the optimal policy acts
+afterwards, so a state's regret is due to its own choice only). The mean over kinds of screens is weighted by how often
+the extracted policy visits them, and the kind with the largest share of the regret is the bottleneck. *Calibration* is
+against the behaviour policy's Q, on which the critic regresses.
 """
 
 import collections
@@ -38,47 +38,47 @@ METRICS = "q_metrics.json"
 
 @configclass
 class QMetricsConfig:
-    """Where the extracted policy's visits are counted, and how finely calibration looks."""
+    """Where the extracted policy's visits are counted, and the resolution of calibration."""
 
     tasks: str = "webshop/test"
     """Tasks that the extracted policy plays."""
     rollouts: Annotated[int, Field(ge=1)] = 90
-    """Roll-outs of the extracted policy."""
+    """Number of rollouts of the extracted policy."""
     device: DeviceConfig = DeviceConfig()
     agent: AgentConfig = AgentConfig()
-    """How the extracted policy acts; in a recipe always as where it is evaluated."""
+    """How the extracted policy acts; in a recipe always as in its evaluation."""
     bins: Annotated[int, Field(ge=2)] = 10
-    """Bins of equal count of the reliability plot."""
+    """Number of bins, of equal count, in the reliability plot."""
     seed: int = 0
-    """Of the roll-outs."""
+    """Seed of the rollouts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Regret:
-    """What the top-ranked candidates lose, in units of Q*."""
+    """The value that the top-ranked candidates lose, in units of Q*."""
 
     weighted: float
-    """Mean over kinds of screens by the policy's visits; NaN where it visits no kind that has states."""
+    """Mean over kinds of screens, weighted by the policy's visits; NaN if it visits no kind with logged states."""
     covered: float
-    """Share of the visits that fall on kinds with logged states."""
+    """Share of the visits to kinds of screens with logged states."""
     plain: float
     """Mean over logged states."""
     worst: str
-    """The kind of screen whose visits × regret is largest; empty where nothing is known."""
+    """The kind of screen with the largest visits × regret; empty if nothing is known."""
     kinds: dict[str, dict[str, float]]
-    """By kind: ``states``, ``visits`` (share), ``regret`` (mean)."""
+    """``states``, ``visits`` (share) and ``regret`` (mean) by kind of screen."""
 
 
 def regret_by_visits(
     truth: np.ndarray, choice: np.ndarray, screens: Sequence[str], visits: Mapping[str, float]
 ) -> Regret:
-    """Regret of one choice a state.
+    """Regret of one choice per state.
 
     Args:
       truth: float[R, N], exact Q of the candidates, NaN where there is none.
       choice: int[R], the chosen column; -1 leaves the state out.
-      screens: R kinds of screens.
-      visits: by kind of screen, how often the policy stood there.
+      screens: kinds of the R screens.
+      visits: number of the policy's visits by kind of screen.
     """
     known = (choice >= 0) & ~np.isnan(truth).all(axis=1)
     known[known] &= ~np.isnan(truth[known, choice[known]])
@@ -125,14 +125,14 @@ def run(
 
     Args:
       config: see :class:`QMetricsConfig`.
-      episodes, rewards, proposals, features, critic: of the run.
+      episodes, rewards, proposals, features, critic: the artefacts of the run.
       exact: the ``value`` artefact of the same proposals.
-      policy: the policy extracted by ranking candidates; its objective says which it takes.
+      policy: the policy extracted by ranking candidates; its objective decides which it takes.
       out: the artefact.
-      overwrite: start anew.
+      overwrite: start afresh.
 
-    Raises:
-      DigiQError: artefacts of different runs, or a policy whose objective takes no candidate a state.
+      Raises:
+        DigiQError: the artefacts are of different runs, or the policy's objective takes no candidate per state.
     """
     inputs = {
         "episodes": episodes,
@@ -175,7 +175,7 @@ def run(
                 for s in range(len(stored))
             ]
         )
-        first &= ~np.isnan(learned)  # the critic has no opinion of what features leave out
+        first &= ~np.isnan(learned)  # the critic has no Q for candidates without features
         known = ~np.isnan(truth["policy_q"]) & first
         metrics: dict[str, Any] = {
             "regret": dataclasses.asdict(best),
@@ -195,17 +195,18 @@ def run(
 def support_of(
     log_prob: np.ndarray, valid: np.ndarray, choice: np.ndarray, keep: np.ndarray
 ) -> dict[str, Any]:
-    """How likely the imitated candidates were under the proposer.
+    """The likelihood of the imitated candidates under the proposer.
 
     Args:
-      log_prob: float[S, N].
-      valid: bool[S, N].
-      choice: int[S].
+      log_prob: float[S, N], log-probabilities of the candidates.
+      valid: bool[S, N], candidates that exist.
+      choice: int[S], the chosen column.
       keep: bool[S], the states that are imitated.
 
-    Returns:
-      ``kept`` share of states, ``logged`` share of the kept whose choice is the logged action, ``likelihood``
-      quantiles (10, 50, 90 %) of the choice's probability relative to the likeliest candidate's; None where the proposer tells none.
+      Returns:
+        ``kept``, the share of states kept; ``logged``, the share of kept states whose choice is the logged action; and
+        ``likelihood``, quantiles (10, 50, 90 %) of the choice's probability relative to the likeliest candidate's, None
+        if the proposer gives no probabilities.
     """
     rows = np.flatnonzero(keep & (choice >= 0))
     if not len(rows):
@@ -220,10 +221,10 @@ def support_of(
 
 
 def count_visits(config: QMetricsConfig, policy: Path) -> dict[str, int]:
-    """How often a policy acts on each kind of screen, over its roll-outs.
+    """How often a policy acts on each kind of screen, over its rollouts.
 
     Raises:
-      ConfigError: the device does not say what kind of screen it shows.
+      ConfigError: the device does not report what kind of screen it shows.
     """
     if not config.device.chosen.exact:
         raise ConfigError(f"device.name: '{config.device.name}' has no kinds of screens; take 'simulated'.")
@@ -238,7 +239,7 @@ def count_visits(config: QMetricsConfig, policy: Path) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class CountingActor:
-    """Counts where the agent it wraps is asked to act."""
+    """Counts the screens on which the wrapped agent is asked to act."""
 
     reads_device: ClassVar[bool] = True
     actor: Actor
@@ -254,7 +255,7 @@ class CountingActor:
 
 
 def _rounded(value: Any) -> Any:
-    """JSON-able, floats at six digits (records stay compact and NaN is null)."""
+    """A JSON-able value with floats at six digits, so that records stay compact, and NaN as null."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,8 +1,8 @@
-"""The best of N by a learned Q on the device: what a critic is worth where its policy goes.
+"""The best of N by a learned Q on the device: the worth of a critic where its policy goes.
 
-The behaviour policy proposes, from pixels, as it does on any device; the critic reads the device's own elements
-(:class:`digiq.laboratory.controls.ElementFeatures`), so perception costs it nothing. What a screen shows, what the policy
-would do there and how that looks to a critic is worked out once and kept for all critics.
+The behaviour policy proposes from pixels, as on any device; the critic reads the device's own elements
+(:class:`digiq.laboratory.controls.ElementFeatures`), so perception is no limit. The content of a screen, the policy's
+actions on it and their features are computed once and kept for all critics.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ from digiq.laboratory.elements import action_features, observation_features
 from digiq.policies.base import HasSupport, PolicyInput
 
 LIKELIEST = 64
-"""Actions of a state that are drawn from."""
+"""Number of likeliest actions of a state that are sampled from."""
 
 
 class Screen(NamedTuple):
-    """What a policy would do on a screen, K actions, and how a critic sees it."""
+    """A policy's K likeliest actions on a screen, and their features for a critic."""
 
     actions: tuple[Action, ...]
     probability: npt.NDArray[np.float64]
-    """[K], sums to 1."""
+    """Probabilities of the actions, [K], which sum to 1."""
     pair: npt.NDArray[np.float32]
-    """[K, Dp]."""
+    """Features of the pairs, [K, Dp]."""
     observation: npt.NDArray[np.float32]
-    """[Do]."""
+    """Features of the observation, [Do]."""
     screen: str
-    """Its kind."""
+    """The kind of screen."""
     display: Display
 
 
 Chooser = Callable[[Screen, np.random.Generator], int]
-"""Which of a screen's actions is taken."""
+"""Chooses which of a screen's actions is taken."""
 
 
 @dataclasses.dataclass
 class Arcade:
-    """Episodes that many critics play, all under the same chances."""
+    """Episodes that many critics play, all with the same random numbers."""
 
     specs: Sequence[EpisodeSpec]
     policy: HasSupport
-    """Proposes."""
+    """The policy that proposes."""
 
     def __post_init__(self) -> None:
         self._looks = Looks(lambda display: look(display, self.policy))
 
     def play(self, choose: Chooser) -> tuple[list[bool], dict[str, int]]:
-        """Whether each episode succeeds, and how many actions were taken on each kind of screen."""
+        """Plays the episodes: whether each succeeds, and how many actions were taken on each kind of screen."""
 
         def act(phone: SimulatedPhone, screen: Screen, rng: np.random.Generator) -> None:
             phone.execute(screen.actions[choose(screen, rng)])
@@ -69,7 +69,7 @@ class Arcade:
 
 
 def look(display: Display, policy: HasSupport) -> Screen:
-    """What the policy would do on a screen."""
+    """The policy's likeliest actions on a screen, with features."""
     seen = display.observe()
     ((*likely,),) = policy.support([PolicyInput(seen.screenshot, seen.goal)], LIKELIEST)
     shown = observation_features("elements", seen.goal, seen.activity, seen.ui_elements)
@@ -87,21 +87,21 @@ def look(display: Display, policy: HasSupport) -> Screen:
 
 @dataclasses.dataclass
 class BestOfN:
-    """Chooses by Q."""
+    """Chooses the action of highest Q."""
 
     q: Callable[[Screen], npt.NDArray[Any]]
-    """Values of a screen's actions, [K]."""
+    """Gives the values of a screen's actions, [K]."""
     count: int = 8
-    """N draws, with replacement, as policies propose; 0 ranks all that are likely enough."""
+    """Number N of samples, with replacement, as policies propose; 0 ranks all actions that are likely enough."""
     support: float = 0.1
-    """With a count of 0: share of the likeliest action's probability that an action must have."""
+    """With a count of 0, the least probability of an action, as a share of the likeliest action's."""
     _known: dict[int, tuple[Screen, npt.NDArray[Any]]] = dataclasses.field(default_factory=dict, repr=False)
 
     def __call__(self, screen: Screen, rng: np.random.Generator) -> int:
-        """The first of the best."""
+        """The first of the actions of highest Q."""
         if (
             id(screen) not in self._known
-        ):  # screens come again; an entry holds its screen, so that ids stay apart
+        ):  # screens recur; an entry holds its screen, so that different screens keep different ids
             self._known[id(screen)] = (screen, self.q(screen))
         q = self._known[id(screen)][1]
         if self.count:
@@ -113,7 +113,7 @@ class BestOfN:
 
 @dataclasses.dataclass
 class Truth:
-    """Q* of a screen's actions, with all of an episode's steps before one: what no critic can know better."""
+    """Q* of a screen's actions, with all steps of an episode remaining: no critic can know more."""
 
     discount: float
     _values: dict[tuple[str, int], ExactValues] = dataclasses.field(default_factory=dict, repr=False)
@@ -127,7 +127,7 @@ class Truth:
 
 
 def q_of(critic: Critic) -> Callable[[Screen], npt.NDArray[Any]]:
-    """Q of a screen's actions by a critic on elements, padded so that one program is compiled."""
+    """Q of a screen's actions by a critic on elements, padded so that only one program is compiled."""
 
     def q(screen: Screen) -> npt.NDArray[Any]:
         padded = np.zeros((LIKELIEST, screen.pair.shape[1]), np.float32)

@@ -1,8 +1,9 @@
-"""A policy without pixels, for studies of what is imitated: seconds to fit and to play, where the real one takes a minute.
+"""A policy without pixels, for studies of what is imitated: it fits and plays in seconds, the real one in a minute.
 
-It reads the device's own elements and chooses among what a screen offers: a tap on each element that one reaches, on nothing,
-the keys, swipes, both declarations, and texts that are spans of the goal. Its score of an action is a small network of the
-action's features (:mod:`digiq.laboratory.elements`), so perception and coordinates cost it nothing; what it imitates does.
+It reads the device's own elements and chooses among the actions that a screen offers: a tap on each reachable element,
+a tap on nothing, the keys, swipes, both declarations, and texts that are spans of the goal. A small network scores each
+action by its features (:mod:`digiq.laboratory.elements`). So neither perception nor coordinates limit it, only the
+data that it imitates.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ from digiq.laboratory.arcade import Looks, play
 from digiq.laboratory.elements import action_features, observation_features
 
 _HIDDEN = 64
-_CHUNK = 50  # updates that are compiled as one scan
-_LONGEST = 2  # words of a span of the goal that may be typed, beside what the task names
+_CHUNK = 50  # updates compiled as one scan
+_LONGEST = 2  # words in a span of the goal that may be typed, besides the task's own texts
 
 
 class Shown(NamedTuple):
-    """What a screen offers."""
+    """The actions that a screen offers."""
 
     actions: tuple[AbstractAction, ...]
-    """K of them."""
+    """The K actions."""
     features: npt.NDArray[np.float16]
-    """[K, D]."""
+    """Features of the actions, [K, D]."""
     screen: str
-    """Its kind."""
+    """The kind of screen."""
 
 
 def look(display: Display, extra: Iterable[Action] = ()) -> Shown:
-    """What a screen offers, and what else is asked about."""
+    """The actions that a screen offers, and the ``extra`` ones."""
     words = display.task.goal.split()
     texts: list[str] = list(display.task.params.values())
     if display.state.text is not None:
@@ -68,16 +69,16 @@ def look(display: Display, extra: Iterable[Action] = ()) -> Shown:
 
 
 class Examples(NamedTuple):
-    """S screens, padded to the largest."""
+    """S screens, padded to the largest number of actions."""
 
     features: jax.Array
-    """float16[S, K, D]."""
+    """Features of the actions, float16[S, K, D]."""
     exists: jax.Array
-    """bool[S, K]."""
+    """Whether each action exists, bool[S, K]."""
 
     @classmethod
     def of(cls, screens: Sequence[Shown]) -> Examples:
-        """Pads."""
+        """Pads screens."""
         most = max(len(shown.actions) for shown in screens)
         features = np.zeros((len(screens), most, screens[0].features.shape[1]), np.float16)
         exists = np.zeros((len(screens), most), bool)
@@ -89,13 +90,13 @@ class Examples(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """Scores of actions."""
+    """A network that scores actions."""
 
     params: Any
 
     @classmethod
     def fresh(cls, features: int, seed: int) -> Student:
-        """A network that knows nothing."""
+        """An untrained network."""
         keys = jax.random.split(jax.random.PRNGKey(seed), 3)
         sizes = ((features, _HIDDEN), (_HIDDEN, _HIDDEN), (_HIDDEN, 1))
         return cls(
@@ -117,17 +118,18 @@ class Student:
         learning_rate: float = 1e-3,
         seed: int = 0,
     ) -> Student:
-        """Maximises the weighted log-probability of what is chosen on some screens.
+        """Maximises the weighted log-probability of the chosen actions.
 
         Args:
           examples: the screens.
-          row: [R], of the screens.
-          choice: [R], which of their actions.
-          weight: [R].
-          updates: of Adam, rounded up to a multiple of 50; the rate rises over a tenth of them and falls as a cosine.
-          batch_size: rows an update, drawn with replacement.
-          learning_rate: at its peak.
-          seed: of the draws.
+          row: [R], index of the screen of each row.
+          choice: [R], index of the chosen action.
+          weight: [R], weight of each row.
+          updates: number of Adam updates, rounded up to a multiple of 50; the learning rate rises over a tenth of them
+            and then falls as a cosine.
+          batch_size: rows per update, drawn with replacement.
+          learning_rate: the peak learning rate.
+          seed: seed of the batches.
         """
         updates = -(-updates // _CHUNK) * _CHUNK
         rates = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, updates // 10), updates + 1)
@@ -143,7 +145,7 @@ class Student:
         return Student(jax.device_get(state[0]))
 
     def logits(self, features: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """float32[K] of float[K, D], by NumPy."""
+        """Scores, float32[K], of features, float[K, D], computed with NumPy."""
         x = features.astype(np.float32)
         for number, (w, b) in enumerate(self.params):
             x = x @ np.asarray(w) + np.asarray(b)
@@ -179,13 +181,13 @@ def _updates(state: Any, examples: Examples, row: Any, choice: Any, weight: Any,
 
 @dataclasses.dataclass
 class Arcade:
-    """Episodes that many students play, all under the same chances; what screens offer is kept between them."""
+    """Episodes that many students play, all with the same random numbers; the screens' actions are kept for all."""
 
     specs: Sequence[EpisodeSpec]
     _looks: Looks[Shown] = dataclasses.field(default_factory=lambda: Looks(look), repr=False)
 
     def play(self, student: Student, temperature: float = 1.0) -> tuple[list[bool], dict[str, int]]:
-        """Whether each episode succeeds, and how often the student acts on each kind of screen."""
+        """Plays the episodes: whether each succeeds, and how often the student acts on each kind of screen."""
 
         def act(phone: SimulatedPhone, shown: Shown, rng: np.random.Generator) -> None:
             noise = rng.gumbel(size=200)[: len(shown.actions)]
@@ -198,7 +200,7 @@ class Arcade:
 def looks_of(
     states: Iterable[tuple[Display, Sequence[Action | None]]],
 ) -> tuple[list[Shown], npt.NDArray[np.int64]]:
-    """What S logged screens offer with their N candidates among it, and int[S, N], which offer each candidate is."""
+    """The actions of S logged screens, including N candidates each, and the candidates' indices in them, int[S, N]."""
     screens, index = [], []
     for display, candidates in states:
         shown = look(display, [action for action in candidates if action is not None])

@@ -1,8 +1,8 @@
-"""The simulated phone's own Q as a ruler: what is lost by the candidates, and what by the critic.
+"""The simulated phone's own Q as a measure: how much value the candidates lose, and how much the critic.
 
-Logged episodes are replayed (an episode is decided by its task, seed and actions), so every logged state is known to
-the simulator, and the best policy's Q* of every stored candidate is exact. Of each state's candidates one is picked, by
-the critic, at random, or by Q* itself; the mean Q* of the picks, state by state, says where value goes missing.
+Logged episodes are replayed (an episode is determined by its task, seed and actions), so every logged state is known to
+the simulator, and the optimal policy's Q* of every stored candidate is exact. One of each state's candidates is picked,
+by the critic, at random, or by Q* itself; the mean Q* of the picks over states shows where value is lost.
 """
 
 from __future__ import annotations
@@ -25,46 +25,46 @@ from digiq.errors import ArtifactError
 from digiq.policies.base import Policy
 
 TIE = 1e-3
-"""Two actions whose Q* differ by less are equally good."""
+"""Two actions whose Q* differ by less than this are equally good."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """Exact values of R logged states."""
+    """Exact values in R logged states."""
 
     rows: np.ndarray
     """int[R], rows of the observation index."""
     screens: tuple[str, ...]
     """Kind of screen of each state, e.g. ``results``."""
     q: np.ndarray
-    """float[R, N], exact Q of each candidate (Q* unless another policy was asked about); NaN where there is none."""
+    """float[R, N], exact Q of each candidate (Q*, unless for another policy); NaN where there is no candidate."""
     v: np.ndarray
-    """float[R], exact V; of the best policy, Q* of the best action there is."""
+    """float[R], exact V; for the optimal policy, the Q* of the best of all actions."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Picks:
-    """Mean values of picking one candidate a state, over a set of states."""
+    """Mean values of picking one candidate per state, over a set of states."""
 
     states: int
     best_action: float
-    """V*, any action allowed."""
+    """V*, with any action allowed."""
     best_candidate: float
-    """Q* picks: the ceiling of every critic with these candidates."""
+    """Value of the picks of Q*: the upper bound for any critic with these candidates."""
     critic: float
-    """The critic's highest Q picks."""
+    """Value of the picks of the critic's highest Q."""
     random: float
-    """Each distinct candidate as likely as another."""
+    """Value of uniform picks among the distinct candidates."""
     logged: float
-    """What was done."""
+    """Value of the logged actions."""
     coverage: float
     """Share of states with a candidate as good as the best action."""
     pairwise: float
-    """Share of candidate pairs of different Q* that the critic puts in the right order, ties half; NaN without any."""
+    """Share of candidate pairs of different Q* that the critic orders correctly, ties count half; NaN without pairs."""
 
 
 def is_simulated(episodes: Path) -> bool:
-    """True where the episodes were collected on the simulated phone, so that they can be replayed."""
+    """Whether the episodes were collected on the simulated phone, so that they can be replayed."""
     manifest = artifacts.read_manifest(episodes)
     name = manifest.config["device"]["name"] if manifest.stage == "collect" else ""
     return name in DEVICES and DEVICES[name].exact
@@ -87,19 +87,19 @@ def replay(
 
     Args:
       episodes_path: the ``collect`` artefact, whose configuration names tasks, noise and success rule.
-      episodes: as labelled; copies under other goals are left out, since they were never played.
+      episodes: the labelled episodes; copies under other goals are left out, since they were never played.
       index: int[S, 2], (episode, step) of each row.
       candidates: maps a row to its N actions, None where there is none.
-      discount: γ.
-      policy: whose values; None for the best policy there is (milliseconds an episode; a learned policy is asked in
-        every state it can reach, which takes seconds).
-      acting: likewise, a script's: an :data:`android_env.devices.simulated.exact.StatePolicy`.
-      support: likeliest actions of the policy that are followed from each state; the rest is scaled away.
-      max_episodes: only the first so many.
+      discount: discount γ.
+      policy: the policy to value; None for the optimal policy (milliseconds per episode; a learned policy is asked in
+        every state that it can reach, which takes seconds).
+      acting: a script to value instead, as a :data:`android_env.devices.simulated.exact.StatePolicy`.
+      support: number of the policy's likeliest actions that are followed from each state, with rescaled probabilities.
+      max_episodes: replay at most this many episodes, from the first.
       on_episode: called after each episode.
 
     Raises:
-      ArtifactError: an episode's task is not in the task set, or a replay shows another screen than the recording.
+      ArtifactError: an episode's task is not in the task set, or a replay shows a different screen from the recording.
     """
     from android_env.devices.simulated.exact import ExactValues, seeing
 
@@ -147,10 +147,10 @@ def replay(
 
 
 def displays(episodes_path: Path, episodes: Sequence[Episode]) -> Iterator[Any]:
-    """The simulator's display of every logged state, in the order of ``observation_index``; copies are passed over.
+    """The simulator's display of every logged state, in the order of ``observation_index``; copies are skipped.
 
     Raises:
-      ArtifactError: see :func:`replay`, though screens are not compared.
+      ArtifactError: see :func:`replay`, but screens are not compared.
     """
     config = artifacts.read_manifest(episodes_path, stage="collect").config
     device = load(DeviceConfig, config["device"], where=str(episodes_path), recorded=True).chosen
@@ -170,13 +170,13 @@ def displays(episodes_path: Path, episodes: Sequence[Episode]) -> Iterator[Any]:
 
 
 def picks(truth: Truth, critic_q: np.ndarray, distinct: np.ndarray, where: np.ndarray) -> Picks:
-    """What picking by the critic, at random and by Q* is worth.
+    """The values of picking by the critic, at random and by Q*.
 
     Args:
-      truth: of R states.
+      truth: exact values of R states.
       critic_q: float[R, N], the learned Q of the same candidates; NaN where there is none.
       distinct: bool[R, N], the first column of each distinct action.
-      where: bool[R], the states to look at; those without a logged action are left out.
+      where: bool[R], the states to include; those without a logged action are left out.
     """
     keep = np.flatnonzero(where & ~np.isnan(truth.q[:, 0]))
     q, learned, first = truth.q[keep], critic_q[keep], distinct[keep]
@@ -196,11 +196,11 @@ def picks(truth: Truth, critic_q: np.ndarray, distinct: np.ndarray, where: np.nd
 
 
 def pairwise_accuracy(truth: np.ndarray, learned: np.ndarray, first: np.ndarray) -> float:
-    """Share of candidate pairs of different true value that are put in the right order, ties half; NaN without any.
+    """Share of candidate pairs of different true value that are ordered correctly, ties count half; NaN without pairs.
 
     Args:
-      truth: float[R, N], NaN where nothing is known.
-      learned: float[R, N].
+      truth: float[R, N], true values; NaN where unknown.
+      learned: float[R, N], learned values.
       first: bool[R, N], the first column of each distinct action (:func:`first_of_action`).
     """
     right = total = 0.0

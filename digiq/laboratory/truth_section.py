@@ -1,4 +1,4 @@
-"""The report's section against the simulator's truth."""
+"""The report's section on the comparison with the simulator's truth."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from digiq.laboratory.truth import is_simulated, picks, replay
 from digiq.proposals.propose import first_of_action
 from digiq.report.run_report import LoggedValues, RunArtifacts, find_setting
 
-TRUTH_EPISODES = 48  # about a tenth of a second each
+TRUTH_EPISODES = 48  # each takes about a tenth of a second
 
 
 def truth_section(run: RunArtifacts, values: LoggedValues | None) -> Section | None:
-    """Candidates and critic against the simulator's own values; None where there is no simulator."""
+    """Candidates and critic compared with the simulator's own values; None without a simulator."""
     if values is None or run.episodes is None or run.critic is None or not is_simulated(run.episodes):
         return None
     gamma = find_setting(artifacts.read_manifest(run.critic).config, "gamma", 0.95)

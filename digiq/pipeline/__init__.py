@@ -1,1 +1,1 @@
-"""What runs stages: their table, recipes and the graph that one makes, the scheduler and its processes."""
+"""Runs stages: the table of stages, recipes and their graphs, the scheduler and its processes."""

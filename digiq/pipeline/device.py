@@ -1,7 +1,7 @@
-"""One switch for where a run computes: torch's stages and JAX's.
+"""One switch for the device that a run computes on, for the stages of both torch and JAX.
 
-A recipe has a field for each of torch's stages; JAX takes the whole process. ``place`` moves all of them; a field that the recipe or
-the command line sets itself stays as it is.
+A recipe has a field for each of torch's stages; JAX's device applies to the whole process. ``place`` sets all of them,
+except for fields that the recipe or the command line sets.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _JAX_CUDA = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
 
 def place(recipe: Recipe, device: str, said: tuple[str, ...] = ()) -> tuple[Recipe, dict[str, str]]:
-    """The recipe on a device, and the environment that JAX needs for it.
+    """The recipe on a device, and the environment variables that JAX needs for it.
 
     Args:
-      recipe: as it was read.
+      recipe: the recipe as it was read.
       device: cpu, cuda, cuda:1, ..., or tpu.
       said: fields that are set elsewhere, such as ``featurize.device``.
 
     Returns:
-      The recipe, whose torch stages run there unless they say otherwise, and environment variables. One GPU of several is
-      the only one that the run sees, so that torch and JAX mean the same.
+      The recipe, whose torch stages run on the device unless they say otherwise, and environment variables. If one of
+      several GPUs is chosen, the run sees only that one, so that torch and JAX use the same.
 
     Raises:
-      ConfigError: no such device, JAX has no wheel for it, or torch's stages cannot run there.
+      ConfigError: the device is unknown, JAX has no wheel for it, or torch's stages cannot run on it.
     """
     if not _KNOWN.fullmatch(device):
         raise ConfigError(f"--device {device}: one of cpu, cuda, cuda:1 and so on, tpu.")
@@ -61,7 +61,7 @@ def place(recipe: Recipe, device: str, said: tuple[str, ...] = ()) -> tuple[Reci
 
 
 def take_option(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """``--device X`` or ``--device=X`` out of a command line, and what is left."""
+    """Takes ``--device X`` or ``--device=X`` out of a command line; returns X and the other arguments."""
     rest, found = [], None
     waiting = iter(arguments)
     for argument in waiting:

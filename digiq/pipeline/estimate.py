@@ -1,4 +1,4 @@
-"""How long planned stages will take: guesses for plans and for the time that is left, and for nothing else."""
+"""Rough estimates of how long planned stages will take, used only for plans and for the remaining time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from digiq.pipeline.stages import STAGES, Load
 
 
 def estimate(nodes: Sequence[Node]) -> list[float]:
-    """Seconds of each stage on one core, from what quickstart-sized stages took; for plans and ETAs only."""
+    """Seconds of each stage on one core, from measurements of quickstart-sized stages; only for plans and ETAs."""
     kinds = {stage.module: stage for stage in STAGES.values()}
     episodes: dict[Path, float] = {}
     candidates: dict[Path, int] = {}
     read: set[tuple[Any, ...]] = set()
-    """What some features are of already: others of the same find their rows stored, whatever the rewards."""
+    """Inputs of the features so far: further features of the same find their rows stored, whatever the rewards."""
     costs = []
     for node in nodes:
         config, inputs = node.config, node.inputs
@@ -26,7 +26,7 @@ def estimate(nodes: Sequence[Node]) -> list[float]:
         rows = inputs.get("episodes"), inputs.get("vlm"), getattr(config, "engine", "")
         load = Load(config, frozenset(inputs), count, n, first=rows not in read)
         costs.append(float(kinds[node.module].seconds(load)))
-        # What a stage makes more of, it says by these names.
+        # A stage that makes more of these says so by these names.
         episodes[node.out] = getattr(config, "num_episodes", count)
         candidates[node.out] = getattr(config, "num_candidates", n)
         if "vlm" in inputs:
@@ -35,10 +35,10 @@ def estimate(nodes: Sequence[Node]) -> list[float]:
 
 
 class Remaining:
-    """What is left of a run, in seconds, corrected by how long its finished stages took against their estimates.
+    """The remaining time of a run, in seconds, corrected by the ratio of actual to estimated time of finished stages.
 
     Args:
-      nodes: the stages that are to run.
+      nodes: the stages to run.
       costs: the estimated seconds of each.
     """
 
@@ -48,13 +48,13 @@ class Remaining:
         self._started = time.monotonic()
 
     def ended(self, node: Node) -> None:
-        """Takes note of a stage that has ended."""
+        """Records that a stage has ended."""
         self._done += self._cost.pop(node.name, 0.0)
 
     @property
     def seconds(self) -> float:
-        """Of all stages that have not ended."""
-        # The first stages are short, so a single one moves the pace only as far as its share of the work.
+        """Remaining seconds of all stages that have not ended."""
+        # The first stages are short, so each changes the pace only by its share of the work.
         elapsed, total = time.monotonic() - self._started, self._done + sum(self._cost.values())
         pace = elapsed / self._done if self._done else 1.0
         weight = min(1.0, 4 * self._done / max(total, 1e-9))
@@ -62,7 +62,7 @@ class Remaining:
 
 
 def words(seconds: float) -> str:
-    """A duration for people: ``20 s``, ``7 min``, ``2.5 h``."""
+    """A duration in readable form: ``20 s``, ``7 min``, ``2.5 h``."""
     if seconds < 90:
         return f"{max(10, round(seconds / 10) * 10)} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""One stage of a run, planned: what it reads, where it writes, and the file by which a process of its own is told."""
+"""A planned stage of a run: what it reads, where it writes, and the file that describes it to its process."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Node:
     """One stage, with what it reads and where it writes."""
 
     name: str
-    """Unique in the run, e.g. ``evaluation/digiq``."""
+    """Name, unique in the run, e.g. ``evaluation/digiq``."""
     module: str
-    """Holds ``STAGE``, ``VERSION`` and ``run``."""
+    """Module with ``STAGE``, ``VERSION`` and ``run``."""
     config: Any
     inputs: Mapping[str, Path]
-    """Keyword arguments of ``run``."""
+    """Artefacts by keyword argument of ``run``."""
     out: Path
     one_core: bool = False
-    """Whether one core is all it can use, so that another such may run beside it."""
+    """Whether it can use only one core, so that another such stage may run at the same time."""
 
     @property
     def is_complete(self) -> bool:
@@ -51,7 +51,7 @@ def write_node(node: Node, file: Path) -> None:
         "config": to_dict(node.config),
         "inputs": {name: str(path) for name, path in node.inputs.items()},
         "out": str(node.out),
-        # Stages read back from artefacts what the recipe named for another stage.
+        # A stage may read from artefacts a member that the recipe named for another stage.
         "code": named(),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def write_node(node: Node, file: Path) -> None:
 
 
 def read_node(file: Path) -> Node:
-    """The node that a file describes; imports its stage and no other."""
+    """The node that a file describes; imports only its stage."""
     about = json.loads(file.read_text(encoding="utf-8"))
     trust(about["code"])
     run = importlib.import_module(about["module"]).run

@@ -1,4 +1,4 @@
-"""The stages of a recipe as a graph, in the order they run."""
+"""The stages of a recipe as a graph, in the order in which they run."""
 
 import dataclasses
 import zlib
@@ -18,10 +18,10 @@ from digiq.vlm import TINY_VLM_PATH
 
 
 def plan(recipe: Recipe) -> list[Node]:
-    """The recipe's stages in the order they run.
+    """The recipe's stages in the order in which they run.
 
     Raises:
-      ConfigError: the recipe has no source of episodes, or two.
+      ConfigError: the recipe has no source of episodes, or has two.
     """
     root = recipe.directory
     if (recipe.episodes is None) == (recipe.collect is None):
@@ -39,7 +39,7 @@ def plan(recipe: Recipe) -> list[Node]:
     }
 
     def add(command: str, config: Any, name: str = "", seed_of: str = "", **instead: Path) -> Path:
-        """Plans a stage: what it reads is what there is by those names, or ``instead`` of it."""
+        """Plans a stage, which reads the artefacts of those names so far, or those in ``instead``."""
         stage = STAGES[command]
         name = name or stage.writes
         inputs = {read: available[read] for read in _reads(command, config) if read in available} | instead
@@ -53,7 +53,7 @@ def plan(recipe: Recipe) -> list[Node]:
         return root / name
 
     def have(name: str, path: Path) -> None:
-        """Says that there is an artefact, and plans the asked stages that waited for it alone."""
+        """Registers an artefact, and plans the requested stages that waited only for it."""
         available[name] = path
         for command in [c for c, config in asked.items() if not _lacking(c, config, available)]:
             stage = STAGES[command]
@@ -110,7 +110,7 @@ def plan(recipe: Recipe) -> list[Node]:
             acting = {"policy": policy} if "policy" in config.reads else {}
             # All arms run the same tasks, layouts and noise, so that they can be compared in pairs.
             add("evaluate", config, f"evaluation/{arm}", seed_of="evaluate", **acting)
-    for command, config in asked.items():  # what nothing has made is named
+    for command, config in asked.items():  # fails, naming the artefact that no stage makes
         add(command, config)
     return nodes
 
@@ -126,10 +126,10 @@ def _lacking(command: str, config: Any, there: Container[str]) -> list[str]:
 def _further_rounds(
     recipe: Recipe, arm: str, config: DistillConfig, policy: Path, add: Callable[..., Path]
 ) -> dict[str, Path]:
-    """Plans an arm's rounds after the first; their policies by name.
+    """Plans an arm's rounds after the first; returns their policies by name.
 
     Raises:
-      ConfigError: the source of candidates asks no policy, so every round would be the first again.
+      ConfigError: the source of candidates asks no policy, so every round would repeat the first.
     """
     if recipe.rounds > 1 and "policy" not in recipe.propose.reads:
         raise ConfigError(
@@ -141,21 +141,22 @@ def _further_rounds(
         name = f"{arm}_round_{number}"
         proposals = add("propose", recipe.propose, f"proposals_{name}", policy=policy)
         features = add("featurize", recipe.featurize, f"features_{name}", proposals=proposals)
-        # Fitted from where the first round started: what differs is what is imitated, not for how long.
+        # Fitted from the first round's start: only the imitated data differ, not the length of the fit.
         policy = add("distill", config, f"policy/{name}", proposals=proposals, features=features)
         found[name] = policy
     return found
 
 
 def preflight(recipe: Recipe, nodes: Sequence[Node]) -> None:
-    """Refuses what would fail later: a missing source or package, a VLM that does not open, task sets that do not load.
+    """Refuses runs that would fail later: a missing source or package, a VLM that does not open, task sets that do not
+    load.
 
     Args:
-      recipe: the run.
+      recipe: the recipe of the run.
       nodes: its stages that are to run.
 
     Raises:
-      DigiQError: names the field and the mend.
+      DigiQError: the run would fail; the message names the field and the fix.
     """
     if recipe.episodes is not None:
         recipe.episodes.chosen.find()
@@ -186,9 +187,9 @@ def _check_support(objective: str, read: float, taken: float) -> None:
 
 
 def seeded(config: Any, seed: int, name: str) -> Any:
-    """The config with its seeds, nested ones too, derived from the run's: stages must not share random numbers.
+    """The config with all its seeds, nested ones too, derived from the run's, so that stages share no random numbers.
 
-    A member (:mod:`digiq.tables`) has the seeds of the config that chooses it, whatever it is called.
+    A member (:mod:`digiq.tables`) has the seeds of the config that chooses it, whatever the member's name.
     """
     changes: dict[str, Any] = {}
     members = getattr(config, "table", ())

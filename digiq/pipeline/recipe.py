@@ -1,4 +1,4 @@
-"""Recipes: one YAML file with a section a stage. A stage whose section is missing does not run."""
+"""Recipes: one YAML file with a section per stage. A stage without a section does not run."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ from digiq.vlm.tune import TuneVlmConfig
 
 
 def sections() -> Any:
-    """A config class with a section for each stage that has one: null unless the recipe asks for it."""
+    """A config class with a section for each stage that has one, which is null unless the recipe sets it."""
     asked = {stage.section: (name, stage) for name, stage in STAGES.items() if stage.section}
     body: dict[str, Any] = dict.fromkeys(asked)
     body["__annotations__"] = {
@@ -35,55 +35,55 @@ def sections() -> Any:
 
 @configclass
 class Recipe(sections()):
-    """One run of the method. Either ``episodes`` (import) or ``demonstrations`` and ``collect`` (a device).
+    """One run of the method, with either ``episodes`` (import) or ``demonstrations`` and ``collect`` (a device).
 
-    Stages beside the method itself have sections too, those that :data:`digiq.pipeline.stages.STAGES` names.
+    Stages outside the method itself have sections too, which :data:`digiq.pipeline.stages.STAGES` names.
     """
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
-    """The run's directory under ``output``."""
+    """Name of the run's directory under ``output``."""
     output: Path = Path("runs")
-    """Where runs go."""
+    """Folder of runs."""
     seed: int = 0
-    """Every stage's seed is derived from this one."""
+    """Seed of the run, from which every stage's seed is derived."""
     vlm: Path | None = None
     """A Hugging Face image-text-to-text directory; none: the embedded tiny LLaVA."""
     episodes: ImportConfig | None = None
-    """``import``: episodes that were recorded elsewhere."""
+    """``import``: episodes recorded elsewhere."""
     demonstrations: CollectConfig | None = None
     """``collect``: episodes that the behaviour policy is fitted to."""
     fit_policy: FitPolicyConfig = FitPolicyConfig()
     """``fit-policy``: the behaviour policy."""
     collect: CollectConfig | None = None
-    """``collect``: the behaviour policy's roll-outs, the offline data."""
+    """``collect``: rollouts of the behaviour policy, which are the offline data."""
     label: LabelConfig = LabelConfig()
     """``label``: rewards."""
     propose: ProposeConfig = ProposeConfig()
-    """``propose``: N candidates a state."""
+    """``propose``: N candidates per state."""
     tune_vlm: TuneVlmConfig | None = TuneVlmConfig()
-    """``tune-vlm``: actionability; none: the VLM as it is."""
+    """``tune-vlm``: tunes the VLM for actionability; none: the VLM stays as it is."""
     featurize: FeaturizeConfig = FeaturizeConfig()
     """``featurize``: hidden states of every observation and candidate."""
     train_q: TrainQConfig = TrainQConfig()
     """``train-q``: the critic."""
     distill: dict[str, DistillConfig] = Field(default_factory=dict)
-    """``distill``: by arm, the policies extracted from the data."""
+    """``distill``: the policies extracted from the data, by arm."""
     rounds: Annotated[int, Field(ge=1)] = 1
-    """Rounds of extraction of every arm that ranks candidates by the critic. From the second on, candidates are drawn at the
-    same logged states from the policy of the round before (``propose.source`` must ask a policy) and ranked by the same
-    critic; the arm of round k is called ``ARM_round_k``."""
+    """Rounds of extraction for every arm that ranks candidates by the critic. From the second round on, candidates are
+    drawn at the same logged states from the policy of the previous round (``propose.source`` must ask a policy) and
+    ranked by the same critic; the arm of round k is called ``ARM_round_k``."""
     q_metrics: QMetricsConfig | None = None
-    """``q-metrics``: of every arm that ranks candidates by the critic, how good its Q is where its policy goes; needs ``exact``."""
+    """``q-metrics``: quality of Q where the policy goes, for every arm that ranks by the critic; needs ``exact``."""
     evaluate: EvaluateConfig | None = None
     """``evaluate``: the behaviour policy and every distilled arm, on the same episodes."""
     agents: dict[str, AgentConfig] = Field(default_factory=dict)
-    """By arm of ``distill``: how its policy acts, where that is not as ``evaluate.agent`` says."""
+    """How the policy of an arm of ``distill`` acts, by arm, if not as ``evaluate.agent`` says."""
     ceiling: bool = True
-    """``evaluate`` also the best of ``evaluate.agent.num_candidates`` of the behaviour policy by the simulator's best
-    values, where there is a simulator: what no critic can pass."""
+    """``evaluate`` also the behaviour policy with the best of ``evaluate.agent.num_candidates`` samples by the
+    simulator's best values, if there is a simulator: the upper bound for any critic."""
     critic_on_device: bool = False
-    """``evaluate`` also the best of as many by the critic, which has the VLM read each of them at every step: what the critic
-    is worth before anything is distilled. Minutes, where a policy takes seconds."""
+    """``evaluate`` also the best of the same number of samples by the critic, with the VLM reading each at every step:
+    the worth of the critic before any distillation. Takes minutes, where a policy takes seconds."""
 
     @property
     def directory(self) -> Path:

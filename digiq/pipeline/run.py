@@ -1,4 +1,4 @@
-"""``digiq run``: one recipe, one process a stage, resuming."""
+"""``digiq run``: runs one recipe, resumably, with one process per stage."""
 
 import contextlib
 import itertools
@@ -22,17 +22,17 @@ RECIPE = "recipe.json"
 
 
 def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
-    """Runs what is not complete, one process a stage, and writes the summary and the report.
+    """Runs the incomplete stages, one process per stage, and writes the summary and the report.
 
     Args:
-      recipe: the run.
-      overwrite: throw away artefacts that another configuration left in the run's directory.
+      recipe: the recipe of the run.
+      overwrite: replace artefacts that another configuration left in the run's directory.
 
     Returns:
       Seconds by stage, over all attempts.
 
     Raises:
-      DigiQError: the recipe cannot run (said before anything starts), or a stage failed; what is done stays.
+      DigiQError: the recipe cannot run (raised before anything starts), or a stage failed; finished stages stay.
     """
     nodes = plan(recipe)
     preflight(recipe, nodes)
@@ -74,7 +74,7 @@ def _seconds(node: Node) -> float:
 
 
 def _conclude(recipe: Recipe, nodes: list[Node], seconds: Mapping[str, float], *, changed: bool) -> None:
-    """Summary, report and table; unchanged runs only print the table again."""
+    """Writes summary and report and prints the table; an unchanged run only prints the table again."""
     from digiq.evaluation.summary import print_summary, write_summary
     from digiq.laboratory.truth_section import truth_section
     from digiq.report.run_report import RunArtifacts, write_report

@@ -1,10 +1,10 @@
-"""Stages in processes of their own: ``digiq run`` and ``digiq study`` plan nodes, and this starts them.
+"""Runs stages in processes of their own: ``digiq run`` and ``digiq study`` plan nodes, and this module starts them.
 
-A stage gets a process because the thread pools of torch and XLA fight over cores, and because a stage's memory should
-go when it ends. Nodes start as soon as what they read is there; one whose
-work fits one core (:attr:`digiq.pipeline.stages.Stage.one_core`) runs beside another such, all else has the machine to itself, unless every
-node is pinned to a core of its own. Pinned nodes are many and short: on Linux they are forked from a process a core that
-has imported what they need.
+Each stage gets a process because the thread pools of torch and XLA compete for cores, and because a stage's memory
+should be freed when it ends. Nodes start as soon as their inputs are ready. A node that uses only one core
+(:attr:`digiq.pipeline.stages.Stage.one_core`) may run at the same time as another such node; any other has the machine
+to itself, unless every node is pinned to a core of its own. Pinned nodes are many and short, so on Linux they are
+forked from one process per core that has already imported what they need.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from digiq.pipeline.servers import Server
 from digiq.processes import usable_cores
 
 COMPILED = "compiled"
-"""JAX's cache of compiled programs, in the folder that describes a run's nodes; the user's own comes first."""
+"""JAX's cache of compiled programs, in the folder with a run's nodes; a cache that the user sets takes precedence."""
 
 
 def run_nodes(
@@ -36,20 +36,20 @@ def run_nodes(
     overwrite: bool = False,
     on_start: Callable[[Node], None] = lambda node: None,
 ) -> Generator[tuple[Node, str], None, None]:
-    """Runs stages as their inputs get ready, and yields each that ended with why it failed: nothing, if it did not.
+    """Runs stages as their inputs become ready; yields each that ended, with the reason if it failed, otherwise empty.
 
-    What does not depend on a failed node still runs; whoever wants to stop leaves the loop, which ends what is running.
+    Nodes that do not depend on a failed node still run. To stop, leave the loop: this ends the running nodes.
 
     Args:
-      nodes: in an order in which each comes after what it reads; what they read from elsewhere is there already.
-      folder: for the files that describe the nodes and, if pinned, their logs.
-      jobs: processes at most, and never more than there are cores.
-      pinned: each node gets one core and one thread, and writes into a log. Otherwise it writes where this process
-        does, and only light ones run side by side.
-      overwrite: throw away what another configuration left.
-      on_start: told of each node that starts.
+      nodes: the nodes, each after those that it reads from; other inputs must exist already.
+      folder: folder for the files that describe the nodes and, if pinned, for their logs.
+      jobs: maximum number of processes, which never exceeds the number of cores.
+      pinned: each node gets one core and one thread, and writes to a log. Otherwise it writes to the output of this
+        process, and only one-core nodes run at the same time.
+      overwrite: replace artefacts that another configuration left.
+      on_start: called with each node that starts.
     """
-    # Programs that stages share are compiled once a run. Not longer: on another machine they might not run at all.
+    # Programs that stages share are compiled once per run. They are not kept: another machine might not run them.
     shutil.rmtree(folder / COMPILED, ignore_errors=True)
     waiting = list(nodes)
     open_outs, failed = {node.out for node in nodes}, set()
@@ -58,7 +58,7 @@ def run_nodes(
     running: dict[subprocess.Popen[bytes] | Server, tuple[Node, int, str]] = {}
     try:
         while waiting or running:
-            # With all cores taken nothing can start, and looking through hundreds of nodes all the time is felt.
+            # With all cores taken nothing can start, and checking hundreds of nodes again and again is slow.
             for node in list(waiting) if free else ():
                 needs = [path for path in node.inputs.values() if path in open_outs]
                 if any(path in failed for path in needs):
@@ -70,7 +70,7 @@ def run_nodes(
                     continue
                 light = node.one_core and all(other.one_core for other, _, _ in running.values())
                 if not pinned and running and not light:
-                    break  # what comes first in the order is not starved by what comes later
+                    break  # later nodes must not starve earlier ones
                 waiting.remove(node)
                 core = free.pop(0)
                 on_start(node)
@@ -99,25 +99,25 @@ def run_nodes(
 def _start(
     node: Node, folder: Path, core: int | None, overwrite: bool, servers: dict[int, Server]
 ) -> tuple[subprocess.Popen[bytes] | Server, str]:
-    """Starts a node, and says where it tells what goes wrong. ``servers`` are by core, and found or put there."""
+    """Starts a node; returns it with the place of its error messages. ``servers`` are by core, added if missing."""
     name = f"{node.out.parent.name}-{node.out.name}"
     file, log = folder / f"{name}.json", folder / f"{name}.log"
     write_node(node, file)
-    # -P: the directory one stands in comes last on the path, as in the console script (digiq.cli.main).
+    # -P: the current directory comes last on the path, as in the console script (digiq.cli.main).
     program = [sys.executable, "-P", "-m", "digiq.cli"]
     options = ["--overwrite"] if overwrite else []
-    me = str(os.getpid())  # said now: whoever starts late may have lost its parent by then
+    me = str(os.getpid())  # passed on now, as a process that starts late may have lost its parent by then
     arguments = [str(file), me, *options]
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(folder / COMPILED),
-        # A stage compiles dozens of small programs too; JAX keeps only those of a second or more by itself.
+        # A stage also compiles dozens of small programs; by default JAX caches only those that take a second or more.
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         **memory.KEEP,
         **os.environ,
     }
     if core is None:
         return subprocess.Popen([*program, "run-node", *arguments], env=environment), "above"
-    # One thread a process: pools sized for all cores would fight over the one it has.
+    # One thread per process: pools sized for all cores would compete for its only core.
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     if sys.platform != "linux":
         command = [*program, "run-node", *arguments]

@@ -1,4 +1,4 @@
-"""Processes that stages are forked from: each keeps what its stages import."""
+"""Processes that stages are forked from, which keep the modules that their stages import."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _LOOK_EVERY = 0.5  # seconds
 
 
 def serve(work: Callable[[str], None], starter: int) -> None:
-    """Does what each line of standard input asks for in a child of its own, and prints the child's exit status.
+    """Handles each line of standard input in a child process of its own, and prints the child's exit status.
 
-    What a child has imported, this process imports too, so the next one finds it there: a new interpreter spends two
-    or three seconds on JAX, torch and SciPy. Children are forked, so this process must neither start threads nor
-    touch a backend of JAX; it only imports. For Linux: on macOS, libraries may not survive a fork.
+    This process also imports the modules that a child has imported, so the next child has them already: a new
+    interpreter spends two or three seconds on JAX, torch and SciPy. Children are forked, so this process must neither
+    start threads nor touch a backend of JAX; it only imports. For Linux: on macOS, libraries may not survive a fork.
 
     Args:
-      work: does what a line asks for.
-      starter: the process that started this one, as it says itself; when it is gone, child and server end.
+      work: handles one line.
+      starter: id of the process that started this one, as that process gave it; when it is gone, child and server end.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     for line in sys.stdin:
         known = set(sys.modules)
-        gc.freeze()  # a child's collector would otherwise write to, and so copy, every page of what is imported
+        gc.freeze()  # otherwise a child's collector would write to, and so copy, every page of the imported modules
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -44,7 +44,7 @@ def serve(work: Callable[[str], None], starter: int) -> None:
         os.close(writing)
         try:
             with open(reading, encoding="utf-8") as report:
-                # Its end is the child's, however that comes.
+                # The pipe closes when the child ends, in whatever way.
                 while not select.select([report], [], [], _LOOK_EVERY)[0]:
                     if os.getppid() != starter:
                         sys.exit(1)
@@ -61,7 +61,7 @@ def serve(work: Callable[[str], None], starter: int) -> None:
 
 
 class Server:
-    """A process that runs :func:`serve`, seen from the one that asks; with the methods of ``Popen`` for one request."""
+    """The client of a process that runs :func:`serve`, with the methods of ``Popen`` for one request."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         pipe = subprocess.PIPE
@@ -73,14 +73,14 @@ class Server:
         return self._process.poll() is None
 
     def ask(self, line: str) -> None:
-        """Starts one request; the one before has ended."""
+        """Starts one request; the previous one must have ended."""
         assert self._process.stdin is not None
         self.returncode = None
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
 
     def poll(self) -> int | None:
-        """The exit status of the request; None while it runs. That of the server, if that is what ended."""
+        """The exit status of the request, or of the server if the server has ended; None while the request runs."""
         answers = self._process.stdout
         assert answers is not None
         if self.returncode is None and select.select([answers], [], [], 0)[0]:
@@ -88,7 +88,7 @@ class Server:
         return self.returncode
 
     def terminate(self) -> None:
-        """Ends the server and what it runs."""
+        """Ends the server and its running request."""
         self._process.terminate()
 
     def wait(self) -> int:

@@ -1,4 +1,4 @@
-"""The stages, one line each: the commands of ``digiq``, the sections of recipes and what plans and estimates know.
+"""The table of stages: the commands of ``digiq``, the sections of recipes, and data for plans and estimates.
 
 A stage is a module with ``STAGE``, ``VERSION`` and ``run(config, *, inputs..., out, overwrite=False) -> Artifact``.
 """
@@ -15,22 +15,22 @@ from typing import Any
 from digiq.extras import require
 
 STEPS = 15.6
-"""Observations an episode, for estimates."""
+"""Observations per episode, for estimates."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What an estimate knows of a planned stage."""
+    """The data about a planned stage that an estimate uses."""
 
     config: Any
     inputs: frozenset[str]
-    """Names of the artefacts it reads."""
+    """Names of the artefacts that it reads."""
     episodes: float
-    """How many its inputs hold."""
+    """Number of episodes in its inputs."""
     candidates: int
-    """A state, in its inputs."""
+    """Number of candidates per state in its inputs."""
     first: bool = True
-    """No earlier stage computes the same rows of features."""
+    """Whether no earlier stage computes the same rows of features."""
 
 
 def _never(config: Any) -> bool:
@@ -43,34 +43,33 @@ def _always(config: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One line of :data:`STAGES`."""
+    """One entry of :data:`STAGES`."""
 
     module: str
     about: str
-    """In a few words, for ``--help``."""
+    """Description in a few words, for ``--help``."""
     reads: tuple[str, ...] = ()
-    """Artefacts that its ``run`` takes, by the names that recipes give them; those its config's own ``reads`` names come
-    on top."""
+    """Artefacts that its ``run`` takes, by their names in recipes; those in its config's own ``reads`` are added."""
     writes: str = ""
-    """What recipes call its artefact, which is its directory in a run."""
+    """Name of its artefact in recipes, which is also its directory in a run."""
     section: str = ""
-    """Section of a recipe that asks for it, where it is not a part of the method itself: null unless the recipe has it. It
-    is planned after everything that it reads."""
+    """Section of a recipe that requests it, if it is not part of the method itself; the section is null unless the
+    recipe has it. The stage is planned after everything that it reads."""
     seed_of: str = ""
-    """Stage whose seed it shares in a run: it plays the same episodes, to be compared in pairs."""
+    """Stage whose seed it shares in a run, so that both play the same episodes and can be compared in pairs."""
     one_core: Callable[[Any], bool] = _never
-    """Whether one core is all it can use under this config, so that another such may run beside it."""
+    """Whether it can use only one core with this config, so that another such stage may run at the same time."""
     packages: Callable[[Any], tuple[str, ...]] = lambda config: ()
-    """Of :data:`digiq.extras.EXTRAS`, what it imports under this config."""
+    """Packages of :data:`digiq.extras.EXTRAS` that it imports with this config."""
     seconds: Callable[[Load], float] = lambda load: 2.0
-    """On one core, from what quickstart-sized stages took; for plans and ETAs only."""
+    """Seconds on one core, from measurements of quickstart-sized stages; only for plans and ETAs."""
 
     def open(self) -> ModuleType:
-        """Imports it."""
+        """Imports its module."""
         return importlib.import_module(self.module)
 
     def require(self, config: Any) -> None:
-        """Raises DigiQError, which names the extra, when a package is not installed that it imports under this config."""
+        """Raises DigiQError, which names the extra, if a package that it imports with this config is not installed."""
         require(self.packages(config), f"'{self.open().STAGE}'")
 
     @property
@@ -83,7 +82,7 @@ _VLM = ("torch", "transformers")
 
 
 def _of_member(config: Any) -> tuple[str, ...]:
-    """What the chosen member says that it imports."""
+    """The packages that the chosen member says it imports."""
     return getattr(config.chosen, "packages", ())
 
 
@@ -97,7 +96,7 @@ def _collecting(load: Load) -> float:
 
 def _featurizing(load: Load) -> float:
     n = load.candidates
-    # Screens and candidates that occur again are one row.
+    # Repeated screens and candidates share one row.
     rows = STEPS * load.episodes * (1.95 + 0.05 * n if load.config.support else 1.45 + 0.16 * n)
     return 4 + rows * (getattr(load.config.chosen, "seconds_a_row", 0.0092) if load.first else 0.0)
 
@@ -122,7 +121,7 @@ STAGES: Mapping[str, Stage] = {
         module="digiq.agents.collect",
         about="roll an agent out on a device, into episodes",
         writes="episodes",
-        # A script's time goes into drawing screens, which it does in as many processes as there are cores.
+        # A script spends its time on drawing screens, in as many processes as there are cores.
         one_core=lambda config: config.agent.kind == "policy",
         packages=_acting,
         seconds=_collecting,
@@ -260,4 +259,4 @@ STAGES: Mapping[str, Stage] = {
         module="digiq.vlm.tiny.make", about="pre-train the embedded tiny LLaVA", packages=lambda config: _VLM
     ),
 }
-"""By command, in the order of ``digiq --help``."""
+"""The stages by command, in the order of ``digiq --help``."""

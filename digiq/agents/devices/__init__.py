@@ -1,6 +1,6 @@
-"""Kinds of devices, one file each: a frozen config with the kind's settings, and what is to be known of it.
+"""Kinds of devices, one file each: a frozen config with the kind's settings and properties.
 
-To add one: write its file, and add its line to :data:`DEVICES`.
+To add a kind, write its file and add its line to :data:`DEVICES`.
 """
 
 from digiq.agents.devices.base import DeviceKind, Script
@@ -17,6 +17,6 @@ DEVICES = Table(
     mobilegym="MobileGym",
     web="Web",
 )
-"""Name of a kind, which is its file's, and the class in there."""
+"""The name of each kind, which is that of its file, and its class."""
 
 __all__ = ["DEVICES", "DeviceKind", "Script"]

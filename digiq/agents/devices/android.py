@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @configclass
 class Android:
-    """Settings of emulators. Any task is theirs that can be judged by what is on the screen."""
+    """Settings of emulators. They play any task that can be judged by the content of the screen."""
 
     plays: ClassVar = ()
     judge: ClassVar = "rules"
@@ -28,22 +28,22 @@ class Android:
     packages: ClassVar = ("appium",)
 
     fleet: str = "runs/devices/fleet.json"
-    """What ``digiq devices start`` has written."""
+    """The file that ``digiq devices start`` has written."""
     server: str = ""
-    """Address of a running Appium server; empty starts one for the run."""
+    """Address of a running Appium server; if empty, one is started for the run."""
     allow_insecure: tuple[str, ...] = ()
-    """Appium's features that are off unless named here, for example ``uiautomator2:adb_shell``, a shell on the phone.
-    DigiQ needs none. For a server started for the run."""
+    """Appium features that are off unless named here, for example ``uiautomator2:adb_shell``, a shell on the phone.
+    DigiQ needs none. Applies to a server that is started for the run."""
 
     capabilities: tuple[str, ...] = ()
     """Further capabilities of the driver, ``name=value`` with the value as JSON or text, for example
     ``appium:adbExecTimeout=60000`` or ``appium:uiautomator2ServerLaunchTimeout=60000``."""
     apps: tuple[str, ...] = ()
-    """Names that agents may open apps by, ``name=package``, for example ``notes=org.example.notes``."""
+    """Names by which agents may open apps, as ``name=package``, for example ``notes=org.example.notes``."""
 
     @property
     def scripts(self) -> Mapping[str, Script]:
-        """Who acts by chance needs to know nothing of the phone."""
+        """An agent that acts at random, which needs no knowledge of the phone."""
         from android_env.devices.miniwob.scripts import by_chance
 
         return {"random": functools.partial(unlikely, by_chance)}
@@ -67,7 +67,7 @@ class Android:
         return make
 
     def refusal(self, tasks: Iterable[Task]) -> str:
-        """Why these tasks cannot begin: they name apps that not one emulator has; empty where that is not known."""
+        """Why these tasks cannot begin: they name apps that no emulator has; empty if no reason is known."""
         from android_env.emulators.avd import find_sdk
         from android_env.emulators.fleet import Fleet
         from android_env.errors import DeviceFault

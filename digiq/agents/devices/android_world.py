@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @configclass
 class AndroidWorld:
-    """Settings of AndroidWorld. A server has one emulator; name several to play side by side."""
+    """Settings of AndroidWorld. Each server has one emulator; name several to play episodes in parallel."""
 
     plays: ClassVar = ("android_world",)
     judge: ClassVar = "state"
@@ -26,15 +26,15 @@ class AndroidWorld:
     exact: ClassVar = False
 
     servers: tuple[str, ...] = ("http://127.0.0.1:5000",)
-    """Where AndroidWorld's servers listen. ``--tasks http://...`` are the tasks of one of them."""
+    """Addresses of AndroidWorld's servers. ``--tasks http://...`` selects the tasks of one of them."""
     screen_hw: tuple[int, int] = (0, 0)
-    """Height and width that screenshots are brought to, pixels; 0, 0: as they come."""
+    """Height and width that screenshots are resized to, pixels; 0, 0: not resized."""
     timeout_s: float = 180.0
-    """How long an answer may take, seconds."""
+    """Time limit of an answer, seconds."""
 
     @property
     def scripts(self) -> Mapping[str, Script]:
-        """Who acts by chance needs to know nothing of the phone."""
+        """An agent that acts at random, which needs no knowledge of the phone."""
         from android_env.devices.replay.scripts import by_chance
 
         return {"random": functools.partial(unlikely, by_chance)}

@@ -1,4 +1,4 @@
-"""What a kind of device is."""
+"""The interface of a kind of device."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from android_env.actions import Action
 from android_env.devices import Device
 
 Script = Callable[[Any, np.random.Generator], tuple[Action, float]]
-"""Chooses the next action on a device, which it may look into; the action comes with its log-probability, NaN where that
-is unknown."""
+"""Chooses the next action on a device, whose state it may read, and returns it with its log-probability, NaN if that is
+unknown."""
 
 
 class DeviceKind(Protocol):
-    """A frozen config with the kind's settings, which makes such devices.
+    """A frozen config with the kind's settings, which makes its devices.
 
-    One that can tell before the run that tasks cannot begin has ``refusal(tasks) -> str`` besides.
+    A kind that can tell before the run that tasks cannot begin also has ``refusal(tasks) -> str``.
     """
 
     plays: ClassVar[tuple[str, ...]]
-    """Families of its tasks; empty: every task that its judge can judge."""
+    """Families of the tasks that it plays; empty: every task that its judge can judge."""
     judge: ClassVar[str]
-    """Who judges, unless the config names another (``android_env.evaluators.JUDGES``)."""
+    """The judge, unless the config names another (``android_env.evaluators.JUDGES``)."""
     waits: ClassVar[bool]
-    """Whether an action takes real time; episodes that run side by side then move in threads of their own."""
+    """Whether an action takes real time; if so, each episode runs in a thread of its own."""
     exact: ClassVar[bool]
-    """Whether the simulator knows all that can happen on it, so that values are exact and episodes can be replayed."""
+    """Whether the simulator knows everything that can happen, so that values are exact and episodes can be replayed."""
 
     @property
     def scripts(self) -> Mapping[str, Script]:
-        """Agents that need no policy, by the name that ``agent.kind`` has for them."""
+        """Agents that need no policy, by their name in ``agent.kind``."""
         ...
 
     def maker(self) -> Callable[[], Device]:
-        """A function that makes one device a call. What is missing is missed here, before any episode.
+        """A function that makes one device per call. Missing requirements are reported here, before any episode.
 
         Raises:
-          SetupError: something that the device needs is not there.
+          SetupError: something that the device needs is missing.
         """
         ...
 
@@ -48,5 +48,5 @@ class DeviceKind(Protocol):
 def unlikely(
     choose: Callable[[Any, np.random.Generator], Action], device: Any, rng: np.random.Generator
 ) -> tuple[Action, float]:
-    """The script of a player whose probabilities are unknown."""
+    """Turns a player whose probabilities are unknown into a script's result."""
     return choose(device, rng), math.nan

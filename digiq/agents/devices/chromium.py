@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @configclass
 class Chromium:
-    """A browser has no settings; its pages end their episodes themselves."""
+    """A browser, which has no settings; its pages end the episodes themselves."""
 
     plays: ClassVar = ("miniwob",)
     judge: ClassVar = "page_reward"
@@ -25,7 +25,7 @@ class Chromium:
 
     @property
     def scripts(self) -> Mapping[str, Script]:
-        """A player who knows every page, and one who acts by chance."""
+        """An agent that knows every page, and one that acts at random."""
         from android_env.devices.miniwob.scripts import SCRIPTED
 
         return {name: functools.partial(unlikely, choose) for name, choose in SCRIPTED.items()}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 LAYOUT = (800, 360)
-"""Height and width that the simulator is laid out for, CSS pixels."""
+"""Height and width of the simulator's layout, CSS pixels."""
 
 
 @configclass
@@ -33,13 +33,13 @@ class MobileGym:
     checkout: str = ""
     """Folder of the repository. Its tasks and judges are Python that runs here: name one that you trust."""
     url: str = ""
-    """Where its simulator is served; empty serves the checkout's ``dist``, as ``npm run build`` makes it."""
+    """Address of its simulator; if empty, the checkout's ``dist``, built by ``npm run build``, is served."""
     pixel_ratio: Annotated[float, Field(gt=0, le=4)] = 0.8
-    """Pixels of a screenshot for each of the layout's 360 × 800."""
+    """Screenshot pixels per pixel of the layout's 360 × 800, along each side."""
 
     @property
     def scripts(self) -> Mapping[str, Script]:
-        """A player who knows a few of the training tasks, and one who acts by chance."""
+        """An agent that knows a few of the training tasks, and one that acts at random."""
         from android_env.devices.mobilegym.scripts import SCRIPTED
 
         return {name: functools.partial(unlikely, choose) for name, choose in SCRIPTED.items()}

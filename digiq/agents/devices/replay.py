@@ -1,4 +1,4 @@
-"""Recorded screens as a device: DroidBot's explorations, or recordings of our own."""
+"""Recorded screens as a device: DroidBot's explorations, or episodes recorded by DigiQ."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Replay:
     folder: str = ""
     """DroidBot's output (``utg.js``, ``states``, ``events``), or recorded episodes."""
     screen_hw: tuple[int, int] = (320, 192)
-    """Height and width that screenshots are brought to, pixels."""
+    """Height and width that screenshots are resized to, pixels."""
 
     @property
     def scripts(self) -> Mapping[str, Script]:
-        """The shortest way, chance, and an explorer that mostly does what was recorded."""
+        """The shortest path, a random choice, and an explorer that mostly does what was recorded."""
         from android_env.devices.replay.scripts import SCRIPTED
 
         return {name: functools.partial(unlikely, choose) for name, choose in SCRIPTED.items()}

@@ -27,13 +27,13 @@ class Simulated:
     exact: ClassVar = True
 
     noise: NoiseConfig = NoiseConfig()
-    """Its mishaps: each one's rate, and the scale of them all; scale 0 switches them off."""
+    """Its faults: the rate of each, and a scale for all of them; scale 0 switches them off."""
     success: Literal["on_reach", "on_declare"] = "on_reach"
-    """Whether reaching the goal ends the episode with success (AitW), or declaring it complete does (AndroidWorld)."""
+    """What ends an episode with success: reaching the goal (AitW), or declaring it complete (AndroidWorld)."""
 
     @property
     def scripts(self) -> Mapping[str, Script]:
-        """The collector of demonstrations, the oracle, a uniform choice, and known failures."""
+        """The collector of demonstrations, the oracle, a uniform random choice, and known failures."""
         from android_env.devices.simulated.collector import SCRIPTED
 
         return {name: functools.partial(_drawn, name) for name in SCRIPTED}
@@ -42,7 +42,7 @@ class Simulated:
         return self.phone
 
     def phone(self, *, render: bool = True) -> SimulatedPhone:
-        """A phone; without ``render`` its screenshots are black."""
+        """A phone; without ``render``, its screenshots are black."""
         from android_env.devices.simulated.phone import SimulatedPhone
 
         return SimulatedPhone(noise=self.noise, success=self.success, render=render)

@@ -1,4 +1,4 @@
-"""Web pages of one's own, in a browser behind Appium."""
+"""The user's own web pages, in a browser behind Appium."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @configclass
 class Web:
-    """Settings of pages of your own. Any task is theirs; they say where it begins and how it ends."""
+    """Settings of your own pages. They play any task, and say where it begins and how it ends."""
 
     plays: ClassVar = ()
     judge: ClassVar = "page_reward"
@@ -28,17 +28,17 @@ class Web:
     packages: ClassVar = ("appium",)
 
     pages: Annotated[str, AfterValidator(own_name)] = ""
-    """A class, as ``package.module:Class``: ``android_env.appium.host.ServedPages``, made without arguments. It is imported
-    from the directory you stand in, and runs with your rights."""
+    """A class ``package.module:Class`` with the interface of ``android_env.appium.host.ServedPages``, created without
+    arguments. It is imported from the current directory, and runs with your rights."""
 
     @property
     def code(self) -> tuple[tuple[str, str], ...]:
-        """Code of one's own that it names."""
+        """The user's own code that it names."""
         return (("device.web.pages", self.pages),) if is_own(self.pages) else ()
 
     @property
     def scripts(self) -> Mapping[str, Script]:
-        """Who acts by chance needs to know nothing of the pages."""
+        """An agent that acts at random, which needs no knowledge of the pages."""
         from android_env.devices.miniwob.scripts import by_chance
 
         return {"random": functools.partial(unlikely, by_chance)}
@@ -51,7 +51,7 @@ class Web:
         if not is_own(self.pages):
             raise SetupError("name the class of your pages with --device.web.pages package.module:Class")
         pages = cast(Callable[[], Any], own_code("device.web.pages", self.pages))
-        programs = find_browser()  # what is missing is missed now, not in the first episode
+        programs = find_browser()  # fails now if it is missing, not in the first episode
 
         def browser(pages: Any) -> Chromium:
             made = Chromium(pages, programs=programs)
