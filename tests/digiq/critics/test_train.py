@@ -282,7 +282,7 @@ def test_objectives_over_candidates_need_candidates(settings, mend):
 
 def test_what_no_critic_can_be_trained_on_is_refused_in_a_sentence():
     transitions, features = problem()
-    with pytest.raises(DigiQError, match="one column a candidate"):
+    with pytest.raises(DigiQError, match="one column per candidate"):
         fit_critic(transitions, {**features, "candidate_row": features["candidate_row"][:, :0]})
     with pytest.raises(DigiQError, match="seed is -1"):
         fit_critic(transitions, features, CriticConfig(**TINY), seed=-1)

@@ -35,18 +35,18 @@ from tests.digiq.features.test_extract import CONFIG
 torch.set_num_threads(1)
 root, out, worker, dies = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4] == "dies"
 stage.RowStore = functools.partial(RowStore, rows_per_shard=3)
-computed, original, write = [], plain.extract, RowStore._open
+computed, original, write = [], plain.extract, RowStore._grown
 
 def counting(backbone, requests, **options):
     computed.append(len(requests))
     return original(backbone, requests, **options)
 
-def dying(self, name, rows=None):
-    if dies and name == "key" and rows is not None and self._shards():
+def dying(self, name, rows):
+    if dies and name == "key" and self._shards():
         os.kill(os.getpid(), signal.SIGKILL)  # the rows of a shard are written, and its keys are not
     return write(self, name, rows)
 
-plain.extract, RowStore._open = counting, dying
+plain.extract, RowStore._grown = counting, dying
 print("ready", flush=True)
 sys.stdin.readline()
 inputs = {name: root / name for name in ("episodes", "proposals")}
