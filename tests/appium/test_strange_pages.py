@@ -214,8 +214,9 @@ def test_a_link_that_never_answers_and_a_loop_cost_seconds(device):
         device.execute(TAP)
         device.observe()
     assert begin(device, "plain").activity == "chromium/plain"
-    took = time.monotonic() - start
-    assert took < 2 * device.timeout_s, "scripts are given up long before the server's answers are"
+    # A script is given up after ten seconds. Where the loop begins while a screenshot is taken, the server answers nothing
+    # until that one has timed out, twice.
+    assert time.monotonic() - start < 3 * device.timeout_s, "it took as many of the server's time-outs as before"
 
 
 def test_a_dialog_may_come_at_any_moment(device):
