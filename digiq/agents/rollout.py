@@ -595,7 +595,9 @@ class _Running:
             assert self._observation is not None
             screenshot = self._observation["screenshot"]
             done = Past(screen_digest(screenshot), decision.action, screenshot)
-            self._past = (*(dataclasses.replace(one, screenshot=None) for one in self._past), done)
+            # The others have lost theirs already.
+            before = (dataclasses.replace(one, screenshot=None) for one in self._past[-1:])
+            self._past = (*self._past[:-1], *before, done)
         self._observation = observation
         if self._recorder is not None:
             self._recorder.acted(

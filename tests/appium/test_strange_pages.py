@@ -216,7 +216,9 @@ def test_a_link_that_never_answers_and_a_loop_cost_seconds(device):
     assert begin(device, "plain").activity == "chromium/plain"
     # A script is given up after ten seconds. Where the loop begins while a screenshot is taken, the server answers nothing
     # until that one has timed out, twice.
-    assert time.monotonic() - start < 3 * device.timeout_s, "it took as many of the server's time-outs as before"
+    assert time.monotonic() - start < 3 * device.timeout_s, (
+        "it took as many of the server's time-outs as before"
+    )
 
 
 def test_a_dialog_may_come_at_any_moment(device):

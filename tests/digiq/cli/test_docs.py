@@ -19,7 +19,7 @@ from digiq.pipeline.stages import STAGES
 from tools import run_docs
 
 ROOT = Path(__file__).parents[3]
-PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md")})
+PAGES = run_docs.pages(ROOT)
 PLAIN = {"recipes", "status", "verify", "doctor", "card", "compare"}
 """Commands that take words and no options."""
 
@@ -27,13 +27,12 @@ PLAIN = {"recipes", "status", "verify", "doctor", "card", "compare"}
 def commands(page: Path) -> list[list[str]]:
     """The words of every digiq command in a page's shell blocks."""
     lines = []
-    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            for part in line.split("&&"):
-                words = shlex.split(part, comments=True)
-                starts = [n for n, word in enumerate(words) if word == "digiq" or word.endswith("/digiq")]
-                if starts:
-                    lines.append(words[starts[0] + 1 :])
+    for step in run_docs.steps(page, page.parent):
+        for part in step.text.split("&&") if step.kind == "sh" else ():
+            words = shlex.split(part)
+            starts = [n for n, word in enumerate(words) if word == "digiq" or word.endswith("/digiq")]
+            if starts:
+                lines.append(words[starts[0] + 1 :])
     return lines
 
 
@@ -84,8 +83,9 @@ def test_recipes_and_python_that_pages_show_are_there(page):
     for command, *words in commands(page):
         if command in ("run", "study") and words and words[0] != "mine.yaml" and not words[0].isupper():
             assert found(words[0]).is_file(), words[0]
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        ast.parse(block)
+    for step in run_docs.steps(page, page.parent):
+        if step.kind == "python":
+            ast.parse(step.text)
 
 
 @pytest.mark.parametrize(
