@@ -105,7 +105,7 @@ def test_the_safety_list_holds_on_every_device():
     env = make_env()
     env.reset(seed=0)
     assert "secret" in env.step(Action.type_text("my Secret"))[4]["refused"]
-    with pytest.raises(ConfigError, match="no regular expression"):
+    with pytest.raises(ConfigError, match="not a regular expression"):
         env_factory(DeviceConfig(deny_texts=("(",)), TASKS)
 
 

@@ -187,5 +187,5 @@ def test_a_screen_before_that_cannot_be_read_is_named():
     from digiq.features.engines.base import Request
 
     asked = Request.build(screen(0), "go", None, "text", before=b"nothing", where="episode a, step 1")
-    with pytest.raises(DigiQError, match="episode a, step 1: its screenshot before cannot be read"):
+    with pytest.raises(DigiQError, match="episode a, step 1: its previous screenshot cannot be read"):
         plain.screens([asked])
