@@ -383,11 +383,13 @@ class Encoder:
         patches = len(self._image)
         blank = [IGNORE] * patches
         out = Encoded(
-            list(self._image),
-            [0] * patches,
-            list(range(patches)),
-            *(list(blank) for _ in range(3)),
-            [0] * patches,
+            ids=list(self._image),
+            segments=[0] * patches,
+            positions=list(range(patches)),
+            readout=list(blank),
+            spelled=list(blank),
+            agrees=list(blank),
+            told=[0] * patches,
         )
         for segment, asked in enumerate(example.asked, 1):
             ids, readout, spelled, agrees, told = self._prompt(asked)
