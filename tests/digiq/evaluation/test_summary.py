@@ -61,7 +61,7 @@ def test_summary_has_the_arms_their_splits_and_the_seconds(tmp_path):
     printed = console.file.getvalue()
     for text in ("80.0", "49.0–94.3", "Behaviour policy", "unseen", "site"):
         assert text in printed
-    assert "faults" in printed and "report.html" in printed.replace("\n", "")
+    assert "Faults" in printed and "report.html" in printed.replace("\n", "")
 
 
 def test_the_table_fits_a_narrow_terminal():
