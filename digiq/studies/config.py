@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -151,6 +150,8 @@ class RegistrationConfig:
     """Digest of the simulator's kernel (:func:`kernel_digest`)."""
     grid: str = ""
     """Digest of the grid."""
+    closed: str = ""
+    """Why the study is history, as a clause. Its reported seeds run no more, and its page stays as it was written."""
 
 
 @configclass
@@ -228,7 +229,6 @@ def check_registration(
     seeds: tuple[int, ...],
     kernel: str,
     grid: str,
-    renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Refuses reported seeds if the study is not as registered.
 
@@ -237,7 +237,6 @@ def check_registration(
       seeds: seeds to run.
       kernel: the current :func:`kernel_digest`.
       grid: the current digest of the grid.
-      renamed: registered digests to current ones of the same grid (:func:`digiq.studies.records.read_renamed`).
 
     Raises:
       ConfigError: the message says what changed, and what to do.
@@ -252,6 +251,11 @@ def check_registration(
             f"use a seed of at least {FIRST_TUNING_SEED}."
         )
     found = config.registration
+    if found.closed:
+        raise ConfigError(
+            f"{config.name}: the study is history, as {found.closed}, so seed {reported[0]} does not run; take its "
+            f"records, or a seed of at least {FIRST_TUNING_SEED}."
+        )
     if not found.kernel or not found.grid:
         raise ConfigError(
             f"{config.name}: not registered, so seed {reported[0]} does not run; write its digests into the file with "
@@ -261,7 +265,7 @@ def check_registration(
         name
         for name, was, now in (
             ("the simulator's kernel", found.kernel, kernel),
-            ("the grid", renamed.get(found.grid, found.grid), grid),
+            ("the grid", found.grid, grid),
         )
         if was != now
     ]

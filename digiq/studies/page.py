@@ -34,12 +34,16 @@ def write_page(config: StudyConfig, records: Sequence[CellRecord], folder: Path)
       folder: folder of the records and figures; the page goes beside it, or into it if it is not a results folder.
 
     Returns:
-      The page, ``<results>/<name>.md``; for tuning seeds ``page.md`` in ``folder``.
+      The page, ``<results>/<name>.md``; for tuning seeds ``page.md`` in ``folder``, and for a study that is history
+      ``page.md`` in ``<output>``, beside its figures.
     """
+    comment = _comment(folder)
     reported = folder == config.results / config.name
+    if reported and config.registration.closed:
+        folder, reported = config.output, False
     page = folder.parent / f"{config.name}.md" if reported else folder / "page.md"
     prefix = f"{config.name}/" if reported else ""
-    body, images = make_page(config, records, prefix=prefix, comment=_comment(folder))
+    body, images = make_page(config, records, prefix=prefix, comment=comment)
     folder.mkdir(parents=True, exist_ok=True)
     for name, svg in images.items():
         artifacts.atomic_write_text(folder / name, svg)

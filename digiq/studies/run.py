@@ -41,7 +41,6 @@ from digiq.studies.config import (
 from digiq.studies.records import (
     CellRecord,
     read_records,
-    read_renamed,
     record_cell,
     record_name,
     write_record,
@@ -232,9 +231,8 @@ def open_cells(cells: Iterable[Cell], folder: Path) -> list[Cell]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """The digests of the cells that have records, by name, in their current form."""
-    renamed = read_renamed(folder)
-    return {record.name: renamed.get(record.digest, record.digest) for record in read_records(folder)}
+    """The digests of the cells that have records, by name."""
+    return {record.name: record.digest for record in read_records(folder)}
 
 
 def run(
@@ -256,13 +254,11 @@ def run(
       ConfigError: reported seeds of an unregistered or changed study.
       DigiQError: stages failed; everything that does not depend on them has run, and finished work is kept.
     """
-    renamed = read_renamed(config.results / config.name)
     check_registration(
         config,
         seeds=tuple(dict.fromkeys(cell.seed for cell in cells)),
         kernel=kernel_digest(),
         grid=grid_digest(config),
-        renamed=renamed,
     )
     for arm in dict.fromkeys(cell.arm for cell in cells):
         of_arm = next(cell for cell in cells if cell.arm == arm)
