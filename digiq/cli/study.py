@@ -18,7 +18,7 @@ it whenever you like; the same command goes on.
   digiq study configs/study/core.yaml --plan          what would run, and what it costs
   digiq study configs/study/core.yaml --seeds 100     try it out on a tuning seed; nothing is reported
   digiq study configs/study/core.yaml --tune          the search for settings, on tuning seeds and tasks
-  digiq study configs/study/core.yaml --register      write the digests of kernel and grid into the file
+  digiq study configs/study/core.yaml --register      write the digests of kernel, grid and analysis
   digiq study configs/study/core.yaml                 the reported seeds, once registered and committed
   digiq study configs/study/core.yaml --seeds 25      one of them, wholly, with what falls to it of the sweeps
   digiq study configs/study/core.yaml --page          only the page, from the records"""
@@ -33,7 +33,7 @@ class StudyOptions:
     tune: bool = False
     """Run the trials of the section ``tuning`` instead, and print their success."""
     register: bool = False
-    """Only write the digests of kernel and grid into the file."""
+    """Only write the digests of kernel, grid and analysis into the file."""
     page: bool = False
     """Only write the page anew from the records."""
     seeds: tuple[int, ...] = ()

@@ -30,6 +30,7 @@ from digiq.pipeline.plan import plan, preflight
 from digiq.pipeline.recipe import Recipe
 from digiq.pipeline.scheduler import run_nodes
 from digiq.progress import progress
+from digiq.studies.analysis import analysis_digest
 from digiq.studies.config import (
     FIRST_TUNING_SEED,
     ArmConfig,
@@ -200,10 +201,11 @@ def register(path: Path) -> None:
     """Writes the digests of a study into its file; committing it is the registration.
 
     Raises:
-      ConfigError: the file has no section ``registration`` with the keys ``kernel`` and ``grid``.
+      ConfigError: the file has no section ``registration`` with the keys ``kernel``, ``grid`` and ``analysis``.
     """
     config, text = load_yaml(StudyConfig, path), path.read_text(encoding="utf-8")
-    for key, value in (("kernel", kernel_digest()), ("grid", grid_digest(config))):
+    digests = {"kernel": kernel_digest(), "grid": grid_digest(config), "analysis": analysis_digest()}
+    for key, value in digests.items():
         text, count = re.subn(rf"(?m)^(\s+{key}:)[ \t]*\S*$", rf'\g<1> "{value}"', text)
         if count != 1:
             raise ConfigError(f"{path}: write 'registration: {{...}}' as a block with one line '{key}:'.")

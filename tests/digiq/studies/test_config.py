@@ -52,6 +52,9 @@ def test_every_arm_gets_as_many_trials():
 def test_a_hypothesis_has_one_bound():
     with pytest.raises(ConfigError, match="either"):
         made(hypotheses={"h": {"text": "x", "arm": "a", "over": ["behavior"]}})
+    ratio = {"text": "x", "arm": "a", "over": ["behavior"], "at_least": 1.0, "alone": True}
+    with pytest.raises(ConfigError, match="only a difference to one arm can stand alone"):
+        made(hypotheses={"h": ratio})
 
 
 def test_reported_seeds_need_the_registered_kernel_and_grid():

@@ -9,6 +9,7 @@ import pytest
 from digiq.config import load, load_yaml
 from digiq.errors import ConfigError
 from digiq.studies import run as studies
+from digiq.studies.analysis import analysis_digest
 from digiq.studies.config import StudyConfig, kernel_digest
 from digiq.studies.records import CellRecord, write_record
 
@@ -140,16 +141,17 @@ def test_a_default_that_changes_changes_the_grid(config, monkeypatch):
     assert studies.grid_digest(config) != before
 
 
-def test_register_writes_both_digests_and_keeps_the_rest(tmp_path):
+def test_register_writes_the_digests_and_keeps_the_rest(tmp_path):
     path = tmp_path / "study.yaml"
     text = "# why\nname: mini\ntitle: Mini\nseeds: [10]\nrecipe:\n  evaluate: {episodes: 3}\n  demonstrations: {agent: {kind: collector}}\n"
     text += "  collect: {}\narms:\n  oracle: {title: O, role: ceiling, acts: oracle}\n"
     text += f"output: {tmp_path / 'run'}\n"
-    path.write_text(text + 'registration:\n  kernel: ""\n  grid: old\n')
+    path.write_text(text + 'registration:\n  kernel: ""\n  grid: old\n  analysis: ""\n')
     studies.register(path)
     config = load_yaml(StudyConfig, path)
     assert config.registration.kernel == kernel_digest()
     assert config.registration.grid == studies.grid_digest(config)
+    assert config.registration.analysis == analysis_digest()
     assert path.read_text().startswith(text)
     path.write_text(text)
     with pytest.raises(ConfigError, match="registration"):

@@ -69,7 +69,13 @@ def test_every_cell_has_a_record_and_the_page_shows_it(finished):
     assert records["td"].q["regret"]["kinds"] and records["td"].selection["arm"] == "best_of_n"
     assert records["behavior"].card["episodes"] == 16
     page = write_page(config, list(records.values()), folder).read_text()
-    for part in ("## Success", "## Hypotheses", "simulator's own Q", "## The offline data", "| DigiRL |"):
+    for part in (
+        "## Hypotheses",
+        "## By split and seed",
+        "simulator's own Q",
+        "The offline data:",
+        "| DigiRL |",
+    ):
         assert part in page
     assert (folder / "success.svg").is_file()
 
