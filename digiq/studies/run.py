@@ -164,28 +164,33 @@ def make_trials(config: StudyConfig) -> list[Cell]:
     """The cells of the search for settings, on the tuning seeds and tasks.
 
     Raises:
-      ConfigError: there is no section 'tuning', or the trials of two arms differ in their total number of updates.
+      ConfigError: there is no section 'tuning', or the trials of two arms differ in their total number of updates, or of
+        epochs where fits are given in these.
     """
     if config.tuning is None:
         raise ConfigError(f"{config.name}: has no section 'tuning'; add it.")
     where = {"evaluate": {"tasks": config.tuning.tasks, "episodes": config.tuning.episodes}}
     cells: list[Cell] = []
-    spent: dict[str, int] = {}
+    spent: dict[str, dict[str, float]] = {}
     for seed in config.tuning.seeds:
         for arm, trials in config.tuning.trials.items():
             for number, over in enumerate(trials):
                 recipe = resolve(config, arm, seed, over, where)
-                for distilled in recipe.distill.values():
-                    spent[arm] = spent.get(arm, 0) + distilled.fit.updates
+                for fit in (distilled.fit for distilled in recipe.distill.values()):
+                    unit, much = ("updates", fit.updates) if fit.epochs is None else ("epochs", fit.epochs)
+                    of_arm = spent.setdefault(arm, {})
+                    of_arm[unit] = of_arm.get(unit, 0) + much
                 cells.append(
                     make_cell(config, arm, seed, over, where, sweep="tuning", point=f"trial{number}")
                 )
-    if len(set(spent.values())) > 1:
-        low, high = min(spent, key=spent.__getitem__), max(spent, key=spent.__getitem__)
-        raise ConfigError(
-            f"{config.name}: the trials of every arm must have the same number of updates in all, but {low} has "
-            f"{spent[low]} and {high} {spent[high]}."
-        )
+    said = {arm: " and ".join(f"{much:g} {unit}" for unit, much in of.items()) for arm, of in spent.items()}
+    first = next(iter(said), "")
+    for other in said:
+        if said[other] != said[first]:
+            raise ConfigError(
+                f"{config.name}: the trials of every arm must have the same number of updates in all, but {first} has "
+                f"{said[first]} and {other} {said[other]}."
+            )
     return cells
 
 

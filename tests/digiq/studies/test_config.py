@@ -90,6 +90,18 @@ def test_the_core_study_is_history_and_keeps_what_was_registered():
         assert getattr(core, field) == getattr(then, field)
 
 
+def test_the_next_study_has_seeds_and_tasks_of_its_own():
+    core, worth = (load_yaml(StudyConfig, f"configs/study/{name}.yaml") for name in ("core", "worth"))
+    assert len(worth.seeds) >= 11 and max(core.seeds) < min(worth.seeds) and len(worth.arms) <= 12
+    assert worth.recipe["evaluate"]["tasks"] == "webshop/final"
+    assert [name for name, h in worth.hypotheses.items() if h.alone] == ["primary", "candidates"]
+    assert all(h.tested for h in worth.hypotheses.values())
+    assert worth.tuning is not None and {len(trials) for trials in worth.tuning.trials.values()} == {4}
+    # What is compared with exact values is imitated by the same gate.
+    gates = {name: arm.recipe.get("distill", {}).get("policy", {}) for name, arm in worth.arms.items()}
+    assert all("margin" not in gate.get("progress", {}) for gate in gates.values())
+
+
 def test_tuning_seeds_need_no_registration():
     check_registration(made(), seeds=(100, 257), kernel="k", grid="g")
 

@@ -196,7 +196,14 @@ def test_trials_run_on_tuning_seeds_and_tasks_with_equal_updates(config):
     tuning["trials"] = {"td8": [{}, more], "filtered_bc": [more, half]}
     assert len(studies.make_trials(load(StudyConfig, {**_dict(config), "tuning": tuning}))) == 4
     tuning["trials"] = {"td8": [{}, more], "filtered_bc": [{}, half]}
-    with pytest.raises(ConfigError, match="same number of updates in all"):
+    with pytest.raises(ConfigError, match="in all, but td8 has 12 updates and filtered_bc 10 updates"):
+        studies.make_trials(load(StudyConfig, {**_dict(config), "tuning": tuning}))
+    # An arm that keeps more rows has more updates in as many epochs.
+    four = {"distill": {"policy": {"fit": {"epochs": 4}}}}
+    tuning["trials"] = {"td8": [four, four], "filtered_bc": [four, four]}
+    assert len(studies.make_trials(load(StudyConfig, {**_dict(config), "tuning": tuning}))) == 4
+    tuning["trials"] = {"td8": [four, four], "filtered_bc": [four, half]}
+    with pytest.raises(ConfigError, match="8 epochs and filtered_bc 4 epochs and 5 updates"):
         studies.make_trials(load(StudyConfig, {**_dict(config), "tuning": tuning}))
 
 
@@ -238,7 +245,7 @@ def test_the_longest_chain_of_stages_starts_first(config):
 
 
 def test_the_committed_studies_plan(config):
-    for name in ("core", "slice"):
+    for name in ("core", "slice", "worth"):
         study = load_yaml(StudyConfig, f"configs/study/{name}.yaml")
         cells = studies.make_cells(study, study.seeds)
         assert len({c.record for c in cells}) == len(cells) and len({c.digest for c in cells}) == len(cells)

@@ -39,6 +39,13 @@ STUDY = {
         },
         "td": {"title": "TD", "role": "method", "recipe": {"q_metrics": {"tasks": "webshop/tune", "rollouts": 2}}},
         "exact": {"title": "Exact", "role": "ceiling", "recipe": {"distill": {"policy": {"values": EXACT}}}},
+        "shuffled": {
+            "title": "Shuffled", "role": "control",
+            "recipe": {
+                "label": {"source": "digiq.laboratory.controls:ShuffledEnds"},
+                "train_q": {"critic": {"timeout": "bootstrap"}},
+            },
+        },
         "oracle": {"title": "Oracle", "role": "ceiling", "acts": "oracle"},
     },
     "hypotheses": {"main": {"text": "TD is better", "arm": "td", "over": ["filtered_bc"], "at_least": 1.0}},
@@ -83,7 +90,7 @@ def test_every_cell_has_a_record_and_the_page_shows_it(finished):
 def test_the_plan_says_so_where_nothing_is_left(finished, tmp_path, capsys):
     config, cells, folder = finished
     assert not print_plan(config, cells, folder, jobs=1)
-    assert "all 6 records are there, so nothing would run" in capsys.readouterr().out
+    assert "all 7 records are there, so nothing would run" in capsys.readouterr().out
     # Records that were lost are written again from artefacts that are complete.
     assert print_plan(config, cells, tmp_path, jobs=1)
     assert "every stage is complete; only records and page are left" in capsys.readouterr().out
