@@ -274,6 +274,14 @@ def _making(config: StudyConfig, records: Sequence[CellRecord]) -> list[str]:
         f"Registered: {registered or 'not yet'}. `digiq study configs/study/{config.name}.yaml --page` makes this page from the "
         f"records beside it. {_cost(records)}",
     ]
+    if config.tuning and config.tuning.trials:
+        trials = {_title(config, arm): len(tried) for arm, tried in config.tuning.trials.items()}
+        counted = ", ".join(f"{title} {count}" for title, count in trials.items())
+        tuned = ", ".join(map(str, config.tuning.seeds))
+        lines += [
+            "",
+            f"Settings were chosen on seeds {tuned} and the tasks `{config.tuning.tasks}`; trials by arm: {counted}.",
+        ]
     if found.analysis and found.analysis != analysis_digest():
         lines += ["", "**The code of the analysis is not the registered one.**"]
     cards = [r.card for r in records if r.card]

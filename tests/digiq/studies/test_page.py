@@ -9,7 +9,7 @@ from pathlib import Path
 from digiq.config import load
 from digiq.evaluation.outcomes import Outcome
 from digiq.studies.analysis import analysis_digest
-from digiq.studies.config import StudyConfig
+from digiq.studies.config import StudyConfig, TuningConfig
 from digiq.studies.page import make_page, write_page
 from digiq.studies.records import CellRecord, EpisodeRecord, read_records, write_record
 
@@ -110,6 +110,12 @@ def test_the_page_shows_both_intervals_of_a_hypothesis_and_what_decides_it():
     assert "TD / BC ≥ 1.30 |  | 2.00 (" in line(page, "| main |")
     assert "the best of BC, Behaviour ≥ 5.00" in page
     assert line(page, "| late | Late is best").endswith("| no common episodes yet |  | not run |")
+
+
+def test_the_page_counts_the_trials_of_each_arm():
+    tuning = TuningConfig(seeds=(100, 101), trials={"bc": ({}, {}), "td": ({}, {})})
+    page, _ = make_page(dataclasses.replace(CONFIG, tuning=tuning), RECORDS[:1])
+    assert "on seeds 100, 101 and the tasks `webshop/tune`; trials by arm: BC 2, TD 2." in page
 
 
 def test_the_page_says_if_the_analysis_is_not_the_registered_one():
