@@ -101,7 +101,7 @@ def test_a_finished_study_has_nothing_to_do_even_without_its_artefacts(finished,
     elsewhere = dataclasses.replace(config, output=tmp_path / "gone")
     cells = studies.make_cells(elsewhere, config.seeds)
     studies.run(elsewhere, cells, folder)
-    assert "6 of 6 cells have records; 0 of 0 stages" in capsys.readouterr().err
+    assert "7 of 7 cells have records; 0 of 0 stages" in capsys.readouterr().err
     assert not (tmp_path / "gone").exists()
 
 
