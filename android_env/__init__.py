@@ -18,7 +18,7 @@ class _DeepMinds:
         if package == __name__ and module.partition(".")[0] in _DEEPMINDS:
             # No ModuleNotFoundError: "from android_env import loader" would swallow its message.
             raise ImportError(
-                f"'{name}' is of DeepMind's package 'android_env', and {__file__} is DigiQ's package of the same name, "
+                f"'{name}' belongs to DeepMind's package 'android_env', but {__file__} is DigiQ's package of the same name, "
                 "which shadows it; install the two into separate environments (docs/android_env.md)."
             )
 

@@ -151,7 +151,7 @@ class AndroidEnv(gym.Env[dict[str, Any], Any]):
             DeviceFault: the device or the judge (`JudgeError`) failed; the episode cannot continue.
         """
         if self._task is None or self._over:
-            raise EpisodeError("the episode is over or was never begun; call reset() before step().")
+            raise EpisodeError("the episode is over or has not begun; call reset() before step().")
         action = action if isinstance(action, Action) else action_from_sample(action)
         assert self._observation is not None
         if refused := self.safety.refusal(action, self._observation):

@@ -66,9 +66,7 @@ class TaskRefused(Fault):
     """The device works by every other sign but does not begin this task."""
 
     kind, rung, blame = "task_refused", Rung.RETRY_READ, "task"
-    mend = (
-        "see what the task asks of the device; a second device decides whether it is the task or the device."
-    )
+    mend = "see what the task asks of the device; try it on a second device to tell whether the task or the device is to blame."
 
 
 class AppRefused(Fault):
@@ -103,14 +101,16 @@ class PortBusy(Fault):
     """A port of the session is in use."""
 
     kind, rung = "port_busy", Rung.NEW_SESSION
-    mend = "an earlier session may still be ending; see who listens there, and give each device ports of its own."
+    mend = (
+        "an earlier session may still be ending; see what listens there, and give each device its own ports."
+    )
 
 
 class AppNotResponding(Fault):
     """The foreground app keeps its main thread busy (ANR)."""
 
     kind, rung = "app_not_responding", Rung.RETRY_READ
-    mend = "a busy app is a state of the phone; it is put back with the snapshot."
+    mend = "the app's state is reset when the snapshot is loaded."
 
 
 class EmulatorDead(Fault):
@@ -145,21 +145,21 @@ class ScreenshotFailed(Fault):
     """No screenshot could be taken."""
 
     kind, rung = "screenshot_failed", Rung.RETRY_READ
-    mend = "secure windows and sleeping displays give none."
+    mend = "secure windows and sleeping displays cannot be captured."
 
 
 class ScreenshotBlack(Fault):
     """Every pixel of the screenshot is black."""
 
     kind, rung = "screenshot_black", Rung.RETRY_READ
-    mend = "the display may sleep, or the emulator's GPU mode may not render without a window."
+    mend = "the display may be asleep, or the emulator's GPU mode may not render without a window."
 
 
 class SettleTimeout(Fault):
     """The screen never settled."""
 
     kind, rung = "settle_timeout", Rung.RETRY_READ
-    mend = "raise settle.cap_s, or allow_moving for apps that animate for ever."
+    mend = "raise settle.cap_s, or set allow_moving for apps that never stop moving."
 
 
 class WrongScreenSize(Fault):
@@ -222,7 +222,7 @@ class Quarantined(Fault):
     """The device has been given up."""
 
     kind, rung = "quarantined", Rung.QUARANTINE
-    mend = "its faults stand in the log; start another device."
+    mend = "its faults are in the log; start another device."
 
 
 def kind_of(error: BaseException) -> str:
@@ -580,7 +580,7 @@ class Recovery:
         self._say(fault, "reset", Rung.QUARANTINE.name)
         if Rung.QUARANTINE in self.repairs:
             self.repairs[Rung.QUARANTINE]()
-        raise Quarantined(f"{self.device} is given up after {kind_of(fault)} ({fault})") from fault
+        raise Quarantined(f"{self.device} was given up after {kind_of(fault)} ({fault})") from fault
 
     def _fault(self, error: Exception) -> DeviceFault:
         fault = classify(error)

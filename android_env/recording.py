@@ -194,7 +194,7 @@ def read_recording(folder: str | Path) -> Recording:
             if "image" in row:
                 image = folder / row["image"]
                 if image.parent != folder or not image.is_file():
-                    raise ValueError(f"{STEPS} names {row['image']!r}, which is no file beside it")
+                    raise ValueError(f"{STEPS} names {row['image']!r}, which is not a file beside it")
                 moments.append(Moment(image, row["activity"], row["ui_elements"]))
                 continue
             action = parse_action(row["action"]) if row["action"] is not None else None
@@ -224,7 +224,7 @@ def read_recording(folder: str | Path) -> Recording:
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise TaskError(
-            f"{folder}: no recording, or a damaged one ({type(error).__name__}: {error})."
+            f"{folder}: not a recording, or a damaged one ({type(error).__name__}: {error})."
         ) from None
 
 

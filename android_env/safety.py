@@ -47,7 +47,7 @@ class SafetyList:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"safety text {pattern!r} is no regular expression: {error}.") from None
+                raise ValueError(f"safety text {pattern!r} is not a regular expression: {error}.") from None
 
     def refusal(self, action: Action, seen: Observation) -> str:
         """Why the action may not be executed on this observation; empty if it may."""

@@ -653,7 +653,7 @@ class Process:
             if line.startswith("> "):
                 return json.loads(line[2:])
         end = self._process.wait()
-        raise RuntimeError(f"{self._framework}: ended without an answer (exit {end}), see {self._log}.")
+        raise RuntimeError(f"{self._framework}: ended without an answer (exit {end}); see {self._log}.")
 
     def __enter__(self) -> "Process":
         return self

@@ -159,12 +159,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smaller model, one round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="what ours spends its time on at N = 64")
-    parser.add_argument("--threads", type=int, help="of torch; as many as this machine has cores unless told")
+    parser.add_argument("--threads", type=int, help="of torch; by default one per core")
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),
         default="wall",
-        help="cpu counts processor seconds, for machines that others use as well; with --threads 1 alone it is fair",
+        help="cpu counts processor seconds, for shared machines; it is fair only with --threads 1",
     )
     options = parser.parse_args()
     clock = time.perf_counter if options.clock == "wall" else time.process_time

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--directory", type=Path, help="where to write; the system's place for temporary files unless told"
+        "--directory", type=Path, help="where to write; by default the system's folder for temporary files"
     )
     options = parser.parse_args()
     if options.quick:

@@ -59,7 +59,7 @@ def main() -> None:
         script = root / "import_it.py"
         script.write_text(_IMPORT)
         print(
-            "| processes | episodes | steps | steps a second | ms of processor a step | own MiB | largest other, MiB |"
+            "| processes | episodes | steps | steps a second | ms of processor time a step | own MiB | largest other, MiB |"
         )
         print("|---|---|---|---|---|---|---|")
         for cores in options.cores:

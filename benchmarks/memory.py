@@ -224,7 +224,7 @@ def main() -> None:
         nargs="+",
         default=STAGES,
         choices=STAGES,
-        help="in this order; without fit-policy, another proposes",
+        help="in this order; without fit-policy, another source proposes",
     )
     parser.add_argument("--directory", type=Path, help="where everything is written, and removed")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} steps")

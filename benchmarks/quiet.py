@@ -42,12 +42,12 @@ class Quiet:
         if busy <= MOST:
             return
         print(
-            f"other processes used {busy:.0%} of this machine {when}; at most {MOST:.0%} gives figures.",
+            f"other processes used {busy:.0%} of this machine {when}; figures need at most {MOST:.0%}.",
             file=sys.stderr,
         )
         if not self._anyway:
             raise SystemExit(
-                "nothing is reported; try again when it is quiet, or add --anyway to look at the figures."
+                "nothing is reported; try again when the machine is quiet, or add --anyway to see the figures."
             )
 
 

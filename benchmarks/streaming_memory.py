@@ -163,7 +163,7 @@ def main() -> None:
         free = shutil.disk_usage(directory).free / 1e9
         if free < 1.2 * gigabytes + 2:
             raise SystemExit(
-                f"{directory}: {free:.0f} GB free, a store of {gigabytes:g} GB needs more; see --directory."
+                f"{directory}: {free:.0f} GB free, but a store of {gigabytes:g} GB needs more; name another folder with --directory."
             )
         started = time.perf_counter()
         states = make_store(Path(directory), gigabytes, arguments.candidates)

@@ -109,10 +109,12 @@ def read_table(path: Path) -> tuple[dict[str, dict[str, str]], list[Rule]]:
     try:
         rules = [Rule(**entry) for entry in table["rules"]]
     except TypeError as error:
-        raise DocsError(f"{path.name}: a rule is not as others are ({error}).") from None
+        raise DocsError(f"{path.name}: a rule has an unknown field or lacks one ({error}).") from None
     for rule in rules:
         if not rule.why or bool(rule.command) == bool(rule.python):
-            raise DocsError(f"{path.name}: a rule names a command or a line of Python, and says why: {rule}")
+            raise DocsError(
+                f"{path.name}: a rule must name a command or a line of Python, and say why: {rule}"
+            )
     return table["ready"], rules
 
 
@@ -125,7 +127,7 @@ def check(found: list[Step], rules: list[Rule], ready: Mapping[str, Any]) -> Non
     unused = [rule.command or rule.python for rule in rules if not any(rule.is_of(step) for step in found)]
     unused += [page for page in ready if page not in {step.page for step in found}]
     if unused:
-        raise DocsError("docs_commands.yaml has entries that no page has: " + "; ".join(unused))
+        raise DocsError("docs_commands.yaml has entries that are on no page: " + "; ".join(unused))
 
 
 def fresh(folder: Path, ready: Mapping[str, str], root: Path, small: Path) -> None:
@@ -140,7 +142,7 @@ def fresh(folder: Path, ready: Mapping[str, str], root: Path, small: Path) -> No
             continue
         source = small / part
         if not source.exists():
-            raise DocsError(f"{source} is not there; run 'digiq run configs/small.yaml' first.")
+            raise DocsError(f"{source}: missing; run 'digiq run configs/small.yaml' first.")
         shutil.copytree(source, folder / name, dirs_exist_ok=True)
 
 
@@ -191,7 +193,7 @@ def run_step(step: Step, rule: Rule | None, folder: Path) -> str:
             return rule.why
         for old, new in rule.replace.items():
             if old not in text:
-                raise DocsError(f"{step.page}: {old!r} is not in the command that it is to be replaced in.")
+                raise DocsError(f"{step.page}: {old!r} is to be replaced, but is not in the command.")
             text = text.replace(old, new)
         text += f" {rule.add}" if rule.add else ""
     if step.kind == "python":
@@ -263,7 +265,7 @@ def main() -> None:
         "pages", nargs="*", type=Path, help="for example docs/features.md; all of them by default"
     )
     parser.add_argument(
-        "--check", action="store_true", help="hold the table against the pages, and run nothing"
+        "--check", action="store_true", help="compare the table with the pages, and run nothing"
     )
     options = parser.parse_args()
     # Shells have background jobs ignore Ctrl-C, and what is started here would inherit that.

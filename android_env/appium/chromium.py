@@ -297,13 +297,13 @@ class Chromium:
         if self._dialog is not None:
             return json.dumps(dialogs.elements(self._dialog, self._screen_hw), ensure_ascii=False)
         if not isinstance(found, list):
-            raise MalformedResponse(f"the page's elements are {str(found)[:60]!r}")
+            raise MalformedResponse(f"the page's elements cannot be read: {str(found)[:60]!r}")
         return json.dumps(found, separators=(",", ":"), ensure_ascii=False)
 
     def _same_browser(self, driver: Any) -> None:
         # A new session is a new browser without the episode's state; going on would be another episode.
         if self._session not in (None, driver.session_id):
-            raise BrowserGone("the browser was started anew in the middle of the episode")
+            raise BrowserGone("the browser was restarted in the middle of the episode")
 
     @property
     def _screen_hw(self) -> tuple[int, int]:
@@ -322,7 +322,7 @@ class Chromium:
         end = time.monotonic() + PAGE_CAP_MS / 1000
         while script(driver, STANDS) is not True:
             if time.monotonic() > end:
-                raise ServerSlow(f"{url} has not come within {PAGE_CAP_MS / 1000:g} s")
+                raise ServerSlow(f"{url} did not load within {PAGE_CAP_MS / 1000:g} s")
             time.sleep(0.02)
 
     def _ask(self, driver: Any, source: str, *arguments: Any) -> Any:
@@ -527,7 +527,7 @@ def find_browser() -> tuple[str, str]:
     browser, driver = next(filter(None, browsers), None), shutil.which("chromedriver")
     if browser is None or driver is None:
         missing = "chromedriver" if browser else "chromium"
-        raise SetupError(f"there is no {missing} on PATH; run 'make appium', or install it.")
+        raise SetupError(f"{missing} is not on PATH; run 'make appium', or install it.")
     return browser, driver
 
 

@@ -344,7 +344,7 @@ class AppiumDevice:
         if shape == self.screen_hw[::-1] and shape != self.screen_hw:
             self._notes.add("rotated")  # an app may rotate the screen; taps are fractions of the rotated one
         elif shape != self.screen_hw:
-            raise WrongScreenSize(f"the screenshot is {shape}, the screen {self.screen_hw}")
+            raise WrongScreenSize(f"the screenshot is {shape}, but the screen is {self.screen_hw}")
         return screenshot
 
     def _settled(self) -> Settled:
@@ -524,4 +524,4 @@ def decode_screenshot(value: Any) -> np.ndarray:
         with Image.open(io.BytesIO(base64.b64decode(value, validate=True))) as image:
             return np.asarray(image.convert("RGB"))
     except (binascii.Error, OSError, TypeError, ValueError, SyntaxError):
-        raise MalformedResponse(f"the screenshot is no PNG: {str(value)[:40]!r}") from None
+        raise MalformedResponse(f"the screenshot is not a PNG: {str(value)[:40]!r}") from None

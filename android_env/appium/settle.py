@@ -87,7 +87,7 @@ def settle(
         if clock.now() - start >= config.cap_s:
             if not config.allow_moving:
                 raise SettleTimeout(
-                    f"the screen still moves after {config.cap_s:g} s and {polls} screenshots"
+                    f"the screen is still changing after {config.cap_s:g} s and {polls} screenshots"
                 )
             return Settled(last, clock.now() - start, polls, True)
         clock.sleep(config.poll_s)

@@ -137,7 +137,7 @@ class UiAutomator2:
         package = task.params.get("package")
         if package and not _PACKAGE.fullmatch(package):
             raise TaskError(
-                f"task {task.task_id!r}: package {package!r} is no package name, like com.android.settings."
+                f"task {task.task_id!r}: package {package!r} is not a package name such as com.android.settings."
             )
         self.press(driver, "home")
         if package:

@@ -278,5 +278,5 @@ def tasks(server: Server, *, combinations: int = 1, seed: int = 42, max_steps: i
 
 def _named(task: Task) -> dict[str, str]:
     if task.family != FAMILY or not {"task_type", "task_idx"} <= set(task.params):
-        raise TaskError(f"task {task.task_id!r} is none of AndroidWorld's.")
+        raise TaskError(f"task {task.task_id!r} is not one of AndroidWorld's.")
     return {name: task.params[name] for name in ("task_type", "task_idx")}

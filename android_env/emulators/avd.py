@@ -55,7 +55,7 @@ class Sdk:
             )
         path = Path(_ini(ini).get("path", str(self.avd_home / f"{name}.avd")))
         if not path.is_dir():
-            raise SetupError(f"{ini}: its path {path} is no directory; make the AVD anew.")
+            raise SetupError(f"{ini}: its path {path} is not a directory; create the AVD again.")
         return path
 
 
@@ -107,7 +107,7 @@ def clone(sdk: Sdk, template: str, name: str) -> Path:
         )
     source = sdk.avd_dir(template)
     if busy := _locks(source)[1]:
-        raise AvdBusy(f"{busy[0]}: the AVD {template} is in use, so a copy of it would be torn")
+        raise AvdBusy(f"{busy[0]}: the AVD {template} is in use, so a copy of it would be inconsistent")
     if (sdk.avd_home / f"{name}.ini").exists() or (sdk.avd_home / f"{name}.avd").exists():
         remove_clone(sdk, name)
     target = sdk.avd_home / f"{name}.avd"
@@ -160,7 +160,7 @@ def remove_stale_locks(directory: Path) -> list[Path]:
         raise SetupError(f"{directory}: not a clone made by DigiQ, so its locks are left alone.")
     stale, busy = _locks(directory)
     if busy:
-        raise AvdBusy(f"{busy[0]}: its emulator runs")
+        raise AvdBusy(f"{busy[0]}: its emulator is running")
     for lock in stale:
         if lock.is_dir():
             shutil.rmtree(lock)

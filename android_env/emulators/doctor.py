@@ -99,12 +99,12 @@ def _acceleration(kvm: Path) -> Finding:
         return Finding(
             "KVM",
             False,
-            f"{kvm} is not there, so Android boots in many minutes.",
+            f"{kvm} does not exist, so Android takes many minutes to boot.",
             "enable virtualisation in the BIOS (in a cloud: nested virtualisation), then 'sudo modprobe kvm'.",
         )
     if not os.access(kvm, os.R_OK | os.W_OK):
         return Finding(
-            "KVM", False, f"{kvm} may not be opened.", "'sudo usermod -aG kvm $USER', then log in again."
+            "KVM", False, f"no permission to open {kvm}.", "'sudo usermod -aG kvm $USER', then log in again."
         )
     return Finding("KVM", True, f"{kvm} can be opened")
 
@@ -161,17 +161,17 @@ def _ports(count: int) -> Finding:
         taken += busy
         free += not busy
         if free == count:
-            beside = f"; passed over for {', '.join(map(str, taken))}" if taken else ""
+            beside = f"; in use: {', '.join(map(str, taken))}" if taken else ""
             return Finding("ports", True, f"free for {count}{beside}")
     return Finding(
-        "ports", False, f"free for {free} of {count} emulators only.", "stop other emulators, or start fewer."
+        "ports", False, f"free for only {free} of {count} emulators.", "stop other emulators, or start fewer."
     )
 
 
 def _disk(home: Path, count: int, free_bytes: Callable[[Path], int]) -> Finding:
     place = next(path for path in (home, *home.parents) if path.exists())
     free, needed = free_bytes(place) / 1e9, count * DISK_GB
-    says = f"{free:.0f} GB free at {place}, {needed:.0f} wanted for {count}"
+    says = f"{free:.0f} GB free at {place}, {needed:.0f} needed for {count}"
     if free < needed:
         return Finding("disk", False, f"{says}.", "free some, or set ANDROID_AVD_HOME to a larger disk.")
     return Finding("disk", True, says)
@@ -185,7 +185,7 @@ def _memory(meminfo: Path, count: int) -> Finding:
         free = float(lines["MemAvailable"].split()[0]) / 1e6
     except (OSError, KeyError, ValueError):
         return Finding("memory", True, "unknown on this system")
-    says = f"{free:.0f} GB available, {count * MEMORY_GB:.0f} wanted for {count}"
+    says = f"{free:.0f} GB available, {count * MEMORY_GB:.0f} needed for {count}"
     if free < count * MEMORY_GB:
         return Finding("memory", False, f"{says}.", "start fewer, or lower --config.memory-mb.")
     return Finding("memory", True, says)

@@ -136,7 +136,7 @@ class Fingerprint:
         if seen.screen_hw != self.screen_hw:
             return f"the screen is {seen.screen_hw} instead of {self.screen_hw}"
         if min(abs(seen.clock_s - self.clock_s), abs(seen.clock_s - now_s)) > slack_s:
-            return f"the clock says {seen.clock_s:.0f}, neither the snapshot's {self.clock_s:.0f} nor now"
+            return f"the clock says {seen.clock_s:.0f}, neither the snapshot's {self.clock_s:.0f} nor the current time"
         return ""
 
 
@@ -229,7 +229,7 @@ class Emulator:
                 stderr=log,
                 start_new_session=True,
             )
-        self.wait_until(self._booted, "Android is up")
+        self.wait_until(self._booted, "Android was up")
         for line in self.config.prepare:
             self.adb("shell", line)
 
@@ -298,14 +298,14 @@ class Emulator:
             FingerprintMismatch: the phone is in another state after loading.
         """
         if self._process is not None and not self.alive:
-            raise EmulatorDead(f"{self.serial} does not run{self._last_words()}")
+            raise EmulatorDead(f"{self.serial} is not running{self._last_words()}")
         try:
             fields = json.loads(self._fingerprint_file.read_text(encoding="utf-8"))
             saved = Fingerprint(fields["package"], tuple(fields["screen_hw"]), fields["clock_s"])
         except (OSError, ValueError, KeyError, TypeError):
             raise SnapshotMissing(f"{self._fingerprint_file}: no snapshot was saved") from None
         self._snapshot("load")
-        self.wait_until(self._booted, "adb has it back after the snapshot")
+        self.wait_until(self._booted, "adb saw it again after loading the snapshot")
         differs = saved.mismatch(self.fingerprint(), now_s=self._wall(), slack_s=self.config.clock_slack_s)
         if differs:
             raise FingerprintMismatch(f"snapshot {self.config.snapshot!r} of {self.name}: {differs}")
@@ -322,7 +322,9 @@ class Emulator:
         focus = _FOCUS.search(windows)
         size = sizes.get("Override") or sizes.get("Physical")
         if size is None or not clock.isdigit():
-            raise CommandFailed(f"{self.serial}: 'wm size' or 'date' gave nonsense: {sizes} {clock!r}")
+            raise CommandFailed(
+                f"{self.serial}: the output of 'wm size' or 'date' cannot be read: {sizes} {clock!r}"
+            )
         width, height = map(int, size.split("x"))
         return Fingerprint(focus[1] if focus else "", (height, width), float(clock))
 
@@ -355,7 +357,7 @@ class Emulator:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise AdbOffline(f"adb {arguments[0]} took over {self.config.command_cap_s:g} s") from None
+            raise AdbOffline(f"adb {arguments[0]} took more than {self.config.command_cap_s:g} s") from None
         except OSError as error:
             raise SetupError(f"{self.sdk.adb}: cannot be run ({error}); reinstall platform-tools.") from None
         if done.returncode == 0:
@@ -367,7 +369,7 @@ class Emulator:
         unseen = self.ports.console > 5584 and self.alive
         if f"'{self.serial}' not found" in said and unseen:
             raise AdbOffline(
-                f"{self.serial} runs and adb does not see it: adb looks for 16 emulators unless its server was started "
+                f"{self.serial} is running, but adb does not see it: adb looks for only 16 emulators unless its server was started "
                 "with ADB_LOCAL_TRANSPORT_MAX_PORT=5683"
             )
         if f"'{self.serial}' not found" in said or f"connect to TCP port {self.ports.console}" in said:
@@ -384,13 +386,13 @@ class Emulator:
         start = self._clock.now()
         while True:
             if self._process is not None and not self.alive:
-                raise EmulatorDead(f"{self.serial} has ended before {what}{self._last_words()}")
+                raise EmulatorDead(f"{self.serial} ended before {what}{self._last_words()}")
             # While Android boots, adb first does not see it, then sees it offline; then its services are still missing.
             with contextlib.suppress(AdbOffline, EmulatorDead, CommandFailed):
                 if holds():
                     return
             if self._clock.now() - start >= self.config.boot_cap_s:
-                raise BootTimeout(f"{self.serial}: {self.config.boot_cap_s:g} s have passed before {what}")
+                raise BootTimeout(f"{self.serial}: {self.config.boot_cap_s:g} s passed before {what}")
             self._clock.sleep(self.config.poll_s)
 
     @property

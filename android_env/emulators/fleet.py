@@ -22,7 +22,7 @@ from android_env.errors import DeviceFault, SetupError
 from android_env.faults import FaultLog, Quarantined, Recovery, Rung
 from android_env.tasks.task import Task
 
-_GIVEN_UP = Quarantined("an episode's device could not be mended")
+_GIVEN_UP = Quarantined("the device could not be repaired")
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Fleet:
         while len(self.members) < count:
             if index >= 64:
                 raise SetupError(
-                    f"there are ports for {len(self.members)} of {count} emulators; stop some others."
+                    f"there are free ports for only {len(self.members)} of {count} emulators; stop some others."
                 )
             ports = Ports.numbered(index)
             if ports.free:
@@ -148,7 +148,7 @@ class Fleet:
             self._write()
             if not self.healthy:
                 raise Quarantined(
-                    f"not one of {len(self.members)} emulators has come up ({self.members[0].fault})"
+                    f"none of {len(self.members)} emulators has started ({self.members[0].fault})"
                 )
         except BaseException:
             self.close()
@@ -195,7 +195,7 @@ class Fleet:
             record = self._record(member)
             return bool(record["fault"]) or record["pid"] not in (None, before)
 
-        member.emulator.wait_until(back, "'digiq devices start' has started it again")
+        member.emulator.wait_until(back, "'digiq devices start' had restarted it")
         if fault := self._record(member)["fault"]:
             raise Quarantined(fault)
         member.emulator.load_snapshot()
@@ -215,7 +215,7 @@ class Fleet:
                     return member
         sound = len(self.healthy)
         raise Quarantined(
-            f"no emulator is to be had: {sound} of {len(self.members)} are sound, all of them lent"
+            f"no emulator is free: {sound} of {len(self.members)} are healthy, all of them lent out"
         )
 
     def give_back(self, member: Member) -> None:

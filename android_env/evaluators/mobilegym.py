@@ -30,7 +30,7 @@ class MobileGymJudge:
         device, ends = moment.device, moment.action.ends_episode
         if (phone := _phone(device)) is None:
             raise TaskError(
-                f"device {device.name!r} is no phone of MobileGym's, which task {moment.task.task_id!r} needs."
+                f"device {device.name!r} is not a phone of MobileGym's, which task {moment.task.task_id!r} needs."
             )
         if not ends and self.when == "declared":
             return None

@@ -42,7 +42,7 @@ class Rules:
                 wanted = re.compile(text, re.IGNORECASE)
             except re.error as error:
                 raise TaskError(
-                    f"task {task.task_id!r}: {TEXT} {text!r} is no regular expression: {error}."
+                    f"task {task.task_id!r}: {TEXT} {text!r} is not a regular expression: {error}."
                 ) from None
             holds = any(
                 wanted.search(str(element.get("text", ""))) for element in json.loads(seen.ui_elements)

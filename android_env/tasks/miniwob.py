@@ -38,12 +38,12 @@ UNPLAYABLE: dict[str, str] = {
     "highlight-text": "text is selected by dragging a mouse; a finger scrolls",
     "highlight-text-2": "text is selected by dragging a mouse; a finger scrolls",
     "hover-shape": "the pointer must hover over a shape that moves; a finger does not hover",
-    "hot-cold": "it is told by where the pointer hovers; a finger does not hover",
-    "moving-items": "the items move on while a step is decided",
-    "resize-textarea": "the corner of a text area is a handle for a mouse alone",
+    "hot-cold": "the hints depend on where the pointer hovers; a finger does not hover",
+    "moving-items": "the items keep moving while the agent decides",
+    "resize-textarea": "only a mouse can drag the corner of a text area",
     "text-editor": "text is selected by dragging a mouse; a finger scrolls",
-    "copy-paste": "copying and pasting need key chords, which the action space has not",
-    "copy-paste-2": "copying and pasting need key chords, which the action space has not",
+    "copy-paste": "copying and pasting need key chords, which the action space lacks",
+    "copy-paste-2": "copying and pasting need key chords, which the action space lacks",
 }
 """Pages of the wheel that are not tasks, and why."""
 _LONG = frozenset(

@@ -55,7 +55,7 @@ def read_gesture(sources: list[dict[str, Any]], *, pixels_per_dp: float) -> Gest
             between += float(step.get("duration") or 0)
         begun = read_gesture([{**pointers[0], "actions": first}], pixels_per_dp=pixels_per_dp)
         if len(ups) > 2 or begun.kind != "tap" or between > DOUBLE_TAP_MS:
-            raise ValueError("the pointer comes down more than once, and makes no double tap")
+            raise ValueError("the pointer goes down more than once without a double tap")
         return Gesture("double_tap", begun.touch_yx, begun.touch_yx, begun.held_ms)
     for step in steps:
         duration = float(step.get("duration") or 0)

@@ -96,7 +96,7 @@ def check_agent(agent: AgentConfig, device: DeviceConfig) -> None:
     if agent.kind != "policy" and not scripted:
         able = ", ".join(device.chosen.scripts)
         raise ValueError(
-            f"agent.kind: '{agent.kind}' does not play '{device.name}'; take 'policy' or one of: {able}"
+            f"agent.kind: '{agent.kind}' cannot act on device '{device.name}'; use 'policy' or one of: {able}"
         )
     if agent.scorer in ("policy_values", "best_values") and not device.chosen.exact:
         raise ValueError("agent.scorer: exact values need the simulated phone; use 'critic' on other devices")
@@ -189,7 +189,7 @@ def build_agent(
     if config.kind != "policy":
         if policy is not None:
             raise ConfigError(
-                f"agent.kind: '{config.kind}' has no use for a policy; take kind 'policy' or leave --policy out."
+                f"agent.kind: '{config.kind}' does not use a policy; set it to 'policy' or leave out --policy."
             )
         return ScriptedAgent(_script(config, device), config.kind)
     if policy is None:

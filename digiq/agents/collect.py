@@ -115,7 +115,7 @@ def run(
                         if episode.episode is None:
                             raise DigiQError(
                                 f"{out}: the device failed in episode {episode.spec.episode_id} "
-                                f"({episode.error}); mend it and run 'collect' again, finished episodes stay."
+                                f"({episode.error}); fix the device and run 'collect' again: finished episodes are kept."
                             )
                         writer.write(episode.episode)
                         won += episode.outcome == "success"

@@ -58,8 +58,8 @@ class LearnedScorer:
         """
         if artifacts.read_manifest(features).stage == IMPORTED:
             raise DigiQError(
-                f"{features}: were computed elsewhere, so screens of the moment have no such features; distill a policy from the "
-                "critic, or train one on features of 'featurize'."
+                f"{features}: computed elsewhere, so new screens have no such features; distill a policy from the critic, or "
+                "train a critic on features of 'featurize'."
             )
         manifest = artifacts.read_manifest(features, stage="featurize")
         config = load(
@@ -67,14 +67,14 @@ class LearnedScorer:
         )
         if artifacts.content_digest(vlm) != manifest.inputs["vlm"]:
             raise ArtifactError(
-                f"{vlm}: not the model that {features} came from (another content); name the one it was made with."
+                f"{vlm}: not the model that {features} came from (its content differs); name that model."
             )
         if (vlm / artifacts.MANIFEST).is_file():
             artifacts.open(vlm)
         own = prompt_file(config.prompt)
         if own is not None and artifacts.content_digest(own) != manifest.inputs["prompt"]:
             raise ArtifactError(
-                f"{own}: not the prompt that {features} were made with; its content has changed."
+                f"{own}: not the prompt that {features} were made with; restore its content, or run 'featurize' again."
             )
         config = config.resolved(vlm)
         engine = config.chosen.open(config, vlm)
@@ -147,8 +147,8 @@ class LearnedScorer:
         before = past[-1].screenshot if past and self.history.screenshot else None
         if past and self.history.screenshot and before is None:
             raise DigiQError(
-                "the critic sees the screen before the last action (featurize.history.screenshot), which the last 'Past' does not "
-                "hold; give its screenshot."
+                "the critic needs the screen before the last action (featurize.history.screenshot), but the last 'Past' has no "
+                "screenshot; give it one."
             )
         return Request.build(
             observation.screenshot,

@@ -94,10 +94,10 @@ def usage() -> str:
             "  digiq devices doctor   what this machine lacks for Android emulators, and how to mend it",
             "  digiq devices start    brings emulators up and keeps them",
             "",
-            "digiq COMMAND --help teaches one; digiq COMMAND FILE.yaml reads its config from a file. Members of your own are",
-            "named package.module:Class; code that only an artefact names is not imported without --trust-code, and the",
-            "code that a model directory brings not without --trust-remote-code. --debug shows where an error happened.",
-            "--ray plays evaluations on the devices of a Ray cluster.",
+            "digiq COMMAND --help explains a command; digiq COMMAND FILE.yaml reads its config from a file. Your own classes",
+            "are named package.module:Class. Code that only an artefact names is imported only with --trust-code, and code",
+            "in a model directory only with --trust-remote-code. --debug shows where an error happened. --ray plays",
+            "evaluations on the devices of a Ray cluster.",
         ]
     )
 
@@ -170,4 +170,4 @@ def _dispatch(arguments: list[str]) -> None:
             n=1,
         )
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise DigiQError(f"unknown command '{command}'.{hint} 'digiq --help' lists them.")
+        raise DigiQError(f"unknown command '{command}'.{hint} 'digiq --help' lists all commands.")

@@ -18,7 +18,7 @@ from digiq.extras import EXTRAS, mend
 from digiq.processes import INTERRUPTED, TERMINATED, exit_when_asked
 from digiq.switches import DEBUG
 
-_NOT_OURS = "that is not an error this program knows; add --debug to see where it happened"
+_NOT_OURS = "this error is unexpected; add --debug to see where it happened"
 
 
 @contextlib.contextmanager
@@ -103,7 +103,7 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.errno is not None:
             return _of_the_system(cause)
     if "No space left on device" in str(error):
-        return "No space left on device; free some and run the same command again, it goes on from here."
+        return "No space left on device; free some and run the same command again to go on."
     if isinstance(error, UnicodeError):
         return f"text that is not UTF-8 ({error}); save the file as UTF-8."
     first = " ".join(str(error).split())[:300] or "no message"
@@ -119,15 +119,15 @@ def _causes(error: BaseException | None) -> Generator[BaseException, None, None]
 def _of_the_system(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     mends = {
-        errno.ENOSPC: "free some space and run the same command again, it goes on from here",
-        errno.EDQUOT: "free some space and run the same command again, it goes on from here",
+        errno.ENOSPC: "free some space and run the same command again to go on",
+        errno.EDQUOT: "free some space and run the same command again to go on",
         errno.EACCES: "name a place that you may read and write",
         errno.EPERM: "name a place that you may read and write",
         errno.EROFS: "name a directory that can be written",
         errno.ENOTDIR: "a part of that path is a file; name another directory",
         errno.ENOENT: "check the path",
         errno.EISDIR: "that is a directory; name a file",
-        errno.EEXIST: "a file of that name is there; name another directory",
+        errno.EEXIST: "a file of that name exists; name another directory",
         errno.ENAMETOOLONG: "name a shorter path",
     }
     mend = mends.get(error.errno or 0, _NOT_OURS)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 HELP = """usage: digiq compare A B [--judge ROWS]
 
 Compares two finished evaluations, episode by episode, where both ran the same task under the same seed. Intervals come
-from resampling tasks. Faults of devices and judges count as no success; what the difference is without them, and what
-it could be at worst, stands below.
+from resampling tasks. Faults of devices and judges do not count as successes; the difference without them, and at best
+and at worst, is printed too.
 
 --judge ROWS: what 'digiq rejudge --out ROWS' wrote of the judge that gave both evaluations' outcomes, over recordings
 whose truth is known; its errors are carried into the interval.
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     if name_a == name_b:
         name_a, name_b = arguments
     found = compare(a, b, (name_a, name_b), judge)
-    print(f"{found.pairs} episodes of {found.tasks} tasks that both ran; {name_a} less {name_b}, points:")
+    print(f"{found.pairs} episodes of {found.tasks} tasks that both ran; {name_a} minus {name_b}, in points:")
     rows = [
         ("all episodes", found.strict.difference),
         *([("faults left out", found.excluded.difference)] if found.excluded else []),
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
         print(f"  {label:16} {_points(estimate)}")
     strict = found.strict
     print(
-        f"  {name_a} alone succeeds {strict.wins} times, {name_b} alone {strict.losses}, equal {strict.ties}"
+        f"  {name_a} alone succeeds {strict.wins} times, {name_b} alone {strict.losses}, both or neither {strict.ties}"
     )
     for name, count, kinds in zip(found.names, found.faults, found.kinds, strict=True):
         told = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
@@ -69,11 +69,11 @@ def _judge(arguments: list[str]) -> tuple[list[str], Agreement | None]:
 
     at = arguments.index("--judge")
     if at + 1 == len(arguments):
-        raise ConfigError("digiq compare --judge: name a file of 'digiq rejudge --out'.")
+        raise ConfigError("digiq compare --judge: name a file written by 'digiq rejudge --out'.")
     found = agreement(read_rows(Path(arguments[at + 1])))
     if not (found.positives and found.negatives):
         raise ConfigError(
-            "digiq compare --judge: a judge's errors need recorded successes and recorded failures; record more episodes."
+            "digiq compare --judge: estimating a judge's errors needs recorded successes and failures; record more episodes."
         )
     return [*arguments[:at], *arguments[at + 2 :]], found
 

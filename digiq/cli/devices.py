@@ -82,7 +82,7 @@ def doctor(options: DoctorOptions) -> int:
     findings = examine(options.count)
     print("\n".join(map(str, findings)))
     wrong = sum(not finding.ok for finding in findings)
-    print(f"\n{wrong} to mend." if wrong else "\nAll is well: 'digiq devices start' can begin.")
+    print(f"\n{wrong} to mend." if wrong else "\nNothing is missing: 'digiq devices start' can run.")
     return int(wrong > 0)
 
 

@@ -21,7 +21,7 @@ HELP = """usage: digiq doctor
 Looks at this machine: Python, JAX and its devices, torch, memory, disk, the extras, and what real devices need. Says for
 each thing that is missing how to mend it. Changes nothing. Exit status 1 if something is missing that every run needs.
 
-What Android emulators need is looked at in detail by 'digiq devices doctor'."""
+'digiq devices doctor' checks in detail what Android emulators need."""
 
 MEMORY_GB, DISK_GB = 3.0, 2.0
 """Upper bounds on the memory and disk space that the quickstart needs, with a margin."""
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
         optional.append(finding)
         print(finding, flush=True)
     wrong, lacking = (sum(not f.ok for f in found) for found in (needed, optional))
-    verdict = f"{wrong} to mend." if wrong else "Runs on the embedded phone can begin: digiq run quickstart"
+    verdict = f"{wrong} to mend." if wrong else "Ready for runs on the embedded phone: digiq run quickstart"
     if not wrong and not _has("vlm"):
         verdict = "Critics on features of your own can be trained; recipes need the extra 'vlm'."
     print(
@@ -57,7 +57,7 @@ def python() -> Finding:
     """The Python interpreter."""
     version = ".".join(map(str, sys.version_info[:3]))
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        return Finding("Python", False, f"{version}; tried with 3.11 to 3.13.", "use one of these.")
+        return Finding("Python", False, f"{version}; tested with 3.11 to 3.13.", "use one of these.")
     return Finding("Python", True, f"{version}, {len(usable_cores())} cores")
 
 
@@ -90,14 +90,14 @@ def memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
         free = float(lines["MemAvailable"].split()[0]) / 1e6
     except (OSError, KeyError, ValueError):
         return Finding("memory", True, "unknown on this system")
-    says = f"{free:.1f} GB to be had, {MEMORY_GB:g} wanted for the quickstart"
+    says = f"{free:.1f} GB available, {MEMORY_GB:g} needed for the quickstart"
     return Finding("memory", free >= MEMORY_GB, says, "" if free >= MEMORY_GB else "close other programs.")
 
 
 def disk(place: Path) -> Finding:
     """The free disk space at the place of the runs."""
     free = shutil.disk_usage(place).free / 1e9
-    says = f"{free:.0f} GB free here, {DISK_GB:g} wanted for the quickstart"
+    says = f"{free:.0f} GB free here, {DISK_GB:g} needed for the quickstart"
     return Finding("disk", free >= DISK_GB, says, "" if free >= DISK_GB else "free some, or give --output.")
 
 
@@ -120,7 +120,7 @@ def torch() -> Finding:
 
     gpu = found.cuda.get_device_name(0) if found.cuda.is_available() else ""
     if not gpu and _NVIDIA.exists():
-        mend = "install a CUDA build of torch; docs/install.md has the line."
+        mend = "install a CUDA build of torch; docs/install.md has the command."
         return Finding("torch", True, f"{found.__version__}; does not see this machine's NVIDIA GPU.", mend)
     return Finding("torch", True, f"{found.__version__}, {gpu or 'CPU'}")
 
@@ -144,7 +144,7 @@ def reach() -> Iterator[Finding]:
         "adb",
         adb is not None,
         adb or "not on PATH.",
-        "" if adb else "'digiq devices doctor' has the whole list.",
+        "" if adb else "'digiq devices doctor' lists what is needed.",
     )
 
 

@@ -13,8 +13,8 @@ from digiq.errors import ConfigError
 
 HELP = """usage: digiq init RECIPE.yaml [--logs DIR] [options]
 
-Writes a recipe that imports logs of your own, learns Q on them and ranks the held-out episodes' actions. What is not
-given is asked, on a terminal; elsewhere defaults are taken.
+Writes a recipe that imports logs of your own, learns Q on them and ranks the held-out episodes' actions. On a
+terminal it asks for what is not given; elsewhere it uses defaults.
 
   digiq init mine.yaml
   digiq init mine.yaml --logs recordings/ --vlm models/Qwen2.5-VL-3B-Instruct
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
     if options.recipe.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{options.recipe}: name a file that ends in .yaml.")
     if options.recipe.exists() and not options.overwrite:
-        raise ConfigError(f"{options.recipe}: is there already; add --overwrite, or name another file.")
+        raise ConfigError(f"{options.recipe}: already exists; add --overwrite, or name another file.")
     if sys.stdin.isatty() and sys.stdout.isatty():
         options = asked(options)
     text = recipe(options)
@@ -82,11 +82,11 @@ def asked(options: InitOptions) -> InitOptions:
             print(f"  {name}: {about}")
         rewards = ask("Where do rewards come from", "outcome")
     vlm = options.vlm
-    if vlm is None and (said := ask("Directory of a VLM; nothing for the embedded tiny one", "")):
+    if vlm is None and (said := ask("Directory of a VLM; empty for the embedded tiny one", "")):
         vlm = Path(said)
     candidates = options.candidates
     if candidates is None:
-        said = ask("Candidate actions a state", "8")
+        said = ask("Candidate actions per state", "8")
         if not said.isdigit():
             raise ConfigError(f"candidates is '{said}'; use a whole number.")
         candidates = int(said)
@@ -109,19 +109,19 @@ def recipe(options: InitOptions) -> str:
     found = options.format or format_of(options.logs)
     if found is None:
         raise ConfigError(
-            f"{options.logs}: of none of the formats that can be told apart; give --format, one of {', '.join(IMPORTERS)}, or write "
-            "JSON lines (docs/data_formats.md has a writer of twenty lines)."
+            f"{options.logs}: its format is not recognised; give --format, one of {', '.join(IMPORTERS)}, or write "
+            "JSON lines (docs/data_formats.md shows how in twenty lines)."
         )
     if found not in IMPORTERS:
-        raise ConfigError(f"--format {found}: no such format; take one of {', '.join(IMPORTERS)}.")
+        raise ConfigError(f"--format {found}: unknown format; use one of {', '.join(IMPORTERS)}.")
     rewards = options.rewards or "outcome"
     if rewards not in _REWARDS:
         raise ConfigError(
-            f"--rewards {rewards}: take one of {', '.join(_REWARDS)}; docs/labels.md has the others."
+            f"--rewards {rewards}: use one of {', '.join(_REWARDS)}; docs/labels.md has the others."
         )
     quoted = json.dumps  # a JSON string is a YAML string
     lines = [
-        f"# Q on recordings of one's own ({found}). 'digiq run FILE --help' says what else can be set:",
+        f"# Q on your own recordings ({found}). 'digiq run FILE --help' says what else can be set:",
         f"#   digiq run {options.recipe}",
         f"name: {quoted(options.recipe.stem)}",
         "episodes:",

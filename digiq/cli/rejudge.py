@@ -10,7 +10,7 @@ from digiq.cli.following import say_next
 from digiq.errors import ConfigError
 from digiq.evaluation.rejudge import Agreement
 
-HELP = "Judges recorded episodes again, and says how the judge agrees with the outcomes that were recorded."
+HELP = "Judges recorded episodes again, and reports how the judge agrees with the recorded outcomes."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,9 @@ def main(arguments: list[str]) -> None:
     options = parse(Options, arguments, program="digiq rejudge")
     judge = options.judge.chosen
     if judge is None or options.judge.name in ("state", "page_reward", "mobilegym"):
-        raise ConfigError("digiq rejudge: name a judge that sees recordings, for example --judge.name rules.")
+        raise ConfigError(
+            "digiq rejudge: name a judge that can judge recordings, for example --judge.name rules."
+        )
     tasks = {task.task_id: task for task in device_tasks(options.tasks)} if options.tasks else None
     try:
         rows = list(rejudge_all(options.folder, judge, tasks))
@@ -55,13 +57,15 @@ def main(arguments: list[str]) -> None:
     successes = sum(row.outcome == "success" for row in rows)
     print(f"{len(rows)} episodes; {options.judge.name} calls {successes} of them successes.")
     value, low, high = found.share
-    print(f"It agrees with what was recorded in {100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f}):")
+    print(
+        f"It agrees with the recorded outcomes in {100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f}):"
+    )
     print(f"  of {found.positives} recorded successes it sees {found.true_positives}")
-    print(f"  of {found.negatives} other episodes it denies {found.true_negatives}")
+    print(f"  of {found.negatives} other episodes it rejects {found.true_negatives}")
     if found.errors:
         print(f"  in {found.errors} it gave no answer")
     if used := getattr(judge, "used", {}):
-        print(f"Asked: {', '.join(f'{name} {count}' for name, count in used.items())}.")
+        print(f"Used: {', '.join(f'{name} {count}' for name, count in used.items())}.")
     if options.rate is not None:
         _correct(options.rate, found)
     ending = "rejudge" if options.out is None else "rejudge --out"
@@ -73,7 +77,7 @@ def _correct(path: Path, found: Agreement) -> None:
 
     if not (found.positives and found.negatives):
         raise ConfigError(
-            "digiq rejudge --rate: a judge's errors need recorded successes and recorded failures; record more episodes."
+            "digiq rejudge --rate: estimating a judge's errors needs recorded successes and failures; record more episodes."
         )
     name, results = open_results(path)
     sound = [result for result in results if not result.outcome.is_fault]

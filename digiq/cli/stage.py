@@ -63,7 +63,7 @@ def schema(stage: Stage, arguments: list[str]) -> str:
     able = [member for member in members if hasattr(members[member], "schema")]
     if name not in able:
         ways = " or ".join(f"{choice} {member} --schema" for member in able)
-        raise DigiQError(f"--schema: {f'take {ways}' if able else 'this command has none'}.")
+        raise DigiQError(f"--schema: {f'use {ways}' if able else 'this command has none'}.")
     return json.dumps(members[name].schema(), indent=2)
 
 

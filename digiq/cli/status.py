@@ -22,8 +22,8 @@ Lists the stages of a run: how far each is, what it holds, its size and the time
 
   digiq status runs/quickstart
 
-States: complete, partial (the same command goes on from there), running, waiting (not begun), changed (complete, but of
-other settings than the recipe has now), damaged ('digiq verify' says where)."""
+States: complete, partial (the same command goes on from there), running, waiting (not begun), changed (complete, but
+with other settings than the recipe has now), damaged ('digiq verify' says where)."""
 
 
 class Line(NamedTuple):
@@ -150,7 +150,7 @@ def following(run: Path, lines: list[Line]) -> Iterator[tuple[str, str]]:
     if "running" in states:
         yield f"digiq status {run}", "It is running; look again later"
     elif "changed" in states:
-        yield f"digiq run {recipe} --overwrite", "Make anew what other settings left"
+        yield f"digiq run {recipe} --overwrite", "Replace what other settings left"
     elif states != {"complete"} and recipe.is_file():
         yield f"digiq run {recipe}", "Go on from here"
     elif (run / "report.html").is_file():

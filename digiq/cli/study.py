@@ -20,7 +20,7 @@ it whenever you like; the same command goes on.
   digiq study configs/study/worth.yaml --tune          the search for settings, on tuning seeds and tasks
   digiq study configs/study/worth.yaml --register      write the digests of kernel, grid and analysis
   digiq study configs/study/worth.yaml                 the reported seeds, once registered and committed
-  digiq study configs/study/worth.yaml --seeds 30      one of them, wholly, with what falls to it of the sweeps
+  digiq study configs/study/worth.yaml --seeds 30      one of them in full, with its share of the sweeps
   digiq study configs/study/worth.yaml --page          only the page, from the records"""
 
 

@@ -11,8 +11,8 @@ from digiq.errors import ArtifactError, ConfigError
 
 HELP = """usage: digiq verify RUN
 
-Reads every file of every artefact below RUN and holds it against its checksum, whatever was verified before. Prints a
-line an artefact, and what to rebuild. Exit status 1 if anything is missing, changed or unfinished.
+Reads every file of every artefact below RUN and checks it against its checksum, even if it was verified before.
+Prints one line per artefact, and what to rebuild. Exit status 1 if anything is missing, changed or unfinished.
 
   digiq verify runs/quickstart"""
 
@@ -36,9 +36,9 @@ def main(arguments: list[str]) -> None:
         wrong += [path] * bool(problem)
         print(f"{'WRONG' if problem else 'ok':5}  {path}  {problem or f'{count} files'}")
     rebuild = (
-        f"{len(wrong)} of {len(found)} to rebuild: delete them and run the recipe again, the rest stays."
+        f"{len(wrong)} of {len(found)} to rebuild: delete them and run the recipe again; the rest is kept."
     )
-    print(f"\n{rebuild if wrong else 'All is as it was written.'}")
+    print(f"\n{rebuild if wrong else 'Everything is as it was written.'}")
     recipe = root / RECIPE
     if not wrong:
         say_next("verify", run=root)

@@ -41,7 +41,7 @@ def run(config: LabelConfig, *, episodes: Path, out: Path, overwrite: bool = Fal
         labels = [item for item in found if isinstance(item, Label)]
         failed = [item for item in found if isinstance(item, Unlabelled)]
         if not labels:
-            why = failed[0].reason if failed else "it has no episode"
+            why = failed[0].reason if failed else "there are none"
             raise DigiQError(f"{episodes}: no episode could be labelled: {why}.")
         write_labels(w.path, labels)
         recorded = [label for label in labels if not label.is_copy]

@@ -83,7 +83,7 @@ class Episode:
                 )
             if (step.action is None) != (t == last):
                 raise ValueError(
-                    f"episode {self.episode_id}: step {t}: every step but the last has an action."
+                    f"episode {self.episode_id}: step {t}: every step but the last must have an action."
                 )
             if step.is_terminal and t != last:
                 raise ValueError(f"episode {self.episode_id}: step {t} is terminal but not last.")
@@ -91,7 +91,7 @@ class Episode:
                 raise ValueError(f"episode {self.episode_id}: step {t}: reward is {step.reward}.")
             if not 0.0 <= step.discount <= 1.0:
                 raise ValueError(
-                    f"episode {self.episode_id}: step {t}: discount {step.discount} outside [0, 1]."
+                    f"episode {self.episode_id}: step {t}: discount {step.discount} is outside [0, 1]."
                 )
 
     @property
@@ -200,7 +200,7 @@ def stored_image(data: bytes, max_side: int) -> tuple[bytes, tuple[int, int]]:
                 return data, (image.height, image.width)
             small = shrunk(image.convert("RGB"), max_side)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"no image that can be read ({error})") from None
+        raise ValueError(f"not a readable image ({error})") from None
     return encode_png(np.asarray(small)), (small.height, small.width)
 
 

@@ -210,9 +210,7 @@ class EpisodeStore(Sequence[Episode]):
         found = {int(m[1]): p for p in self.path.glob("*") if (m := _FINISHED.fullmatch(p.name))}
         self._shards = [found[number] for number in sorted(found)]
         if not (self.path / "features.json").is_file() or not self._shards:
-            raise ArtifactError(
-                f"{self.path}: holds no finished episodes; run the stage that writes them again."
-            )
+            raise ArtifactError(f"{self.path}: holds no finished episodes; rerun the stage that writes them.")
         expected = int(self._shards[0].name.rpartition("-of-")[2])
         if missing := sorted(set(range(expected)) - set(found)):
             raise ArtifactError(

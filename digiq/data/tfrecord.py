@@ -90,7 +90,7 @@ def _feature(block: memoryview) -> Feature:
         if kind == 2:  # FloatList, packed or not
             packed = b"".join(bytes(_bytes(value)) for _, value in values)
             if len(packed) % 4:
-                raise ValueError(f"a float list of {len(packed)} bytes, which is no multiple of 4")
+                raise ValueError(f"a float list of {len(packed)} bytes, which is not a multiple of 4")
             return list(struct.unpack(f"<{len(packed) // 4}f", packed))
         if kind == 3:  # Int64List, packed or not
             numbers: list[int] = []

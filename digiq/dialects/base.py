@@ -88,7 +88,7 @@ def numbers(value: Any) -> list[float]:
         isinstance(v, int | float) and not isinstance(v, bool) for v in value
     ):
         return [float(v) for v in value]
-    raise Unsaid(f"{_short(value)} is no point")
+    raise Unsaid(f"{_short(value)} is not a point")
 
 
 def point(value: Any, coordinates: Coordinates, screen: Screen) -> Point:
@@ -101,7 +101,7 @@ def point(value: Any, coordinates: Coordinates, screen: Screen) -> Point:
     if len(found) == 4:
         found = [(found[0] + found[2]) / 2, (found[1] + found[3]) / 2]
     if len(found) != 2:
-        raise Unsaid(f"{_short(value)} is no point")
+        raise Unsaid(f"{_short(value)} is not a point")
     down, right = unit(coordinates, screen)
     return on_screen(found[1] / down), on_screen(found[0] / right)
 
@@ -127,7 +127,7 @@ def placed(point: Point, coordinates: Coordinates, screen: Screen) -> tuple[floa
 def swipe(finger: str, start: Point | None = None) -> Action:
     """A swipe of the finger by a third of the screen, from a point if one is given."""
     if finger not in _OPPOSITE:
-        raise Unsaid(f"direction {_short(finger)} is none of up, down, left, right")
+        raise Unsaid(f"direction {_short(finger)} is not one of up, down, left, right")
     if start is None:
         return Action.swipe(finger)  # type: ignore[arg-type]
     y, x = start
@@ -141,7 +141,7 @@ def swipe(finger: str, start: Point | None = None) -> Action:
 def scroll(shows: str, start: Point | None = None) -> Action:
     """A scroll that reveals what lies in a direction; the finger moves the other way."""
     if shows not in _OPPOSITE:
-        raise Unsaid(f"direction {_short(shows)} is none of up, down, left, right")
+        raise Unsaid(f"direction {_short(shows)} is not one of up, down, left, right")
     return swipe(_OPPOSITE[shows], start)
 
 
@@ -269,7 +269,7 @@ def text_of(value: Any) -> str | None:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    raise Unsaid(f"{_short(value)} is no text")
+    raise Unsaid(f"{_short(value)} is not a text")
 
 
 def _short(value: Any) -> str:

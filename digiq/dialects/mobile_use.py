@@ -48,7 +48,7 @@ class MobileUse:
         if isinstance(arguments, str):
             arguments = first_object(arguments)
         if not isinstance(arguments, dict):
-            raise Unsaid("its arguments are no JSON object")
+            raise Unsaid("its arguments are not a JSON object")
         name = arguments.get("action")
         if not isinstance(name, str):
             raise Unsaid("its arguments name no action")

@@ -37,7 +37,7 @@ class UiTars:
             raise Unsaid("there is no 'Action:' in it")
         call = _CALL.match(said.replace("[EOS]", ""))
         if call is None:
-            raise Unsaid("what follows 'Action:' is no call")
+            raise Unsaid("what follows 'Action:' is not a call")
         name = call[1].lower()
         # Calls are separated by an empty line; a text to type may contain brackets and quotes.
         body = re.split(r"\)\s*\n\s*\n\s*(?=[a-z_]+\s*\()", said[call.end() :].strip())[0].rstrip()
@@ -46,7 +46,7 @@ class UiTars:
             return act(name, text=_quoted(body))
         arguments = {key.lower(): value for key, _, value in _ARGUMENT.findall(body)}
         if name in ("call_user", "right_single", "hotkey"):
-            raise Unsaid(f"'{name}' is nothing that a phone can do")
+            raise Unsaid(f"'{name}' is not something a phone can do")
         at = next((arguments[key] for key in _AT if arguments.get(key)), None)
         to = next((arguments[key] for key in _TO if arguments.get(key)), None)
         return act(
@@ -103,7 +103,7 @@ def _quoted(body: str) -> str:
     Enter, is dropped, because TYPE never presses it."""
     match = re.search(r"=\s*(['\"])(.*)\1", body, re.DOTALL)
     if match is None:
-        raise Unsaid("its text is in no quotes")
+        raise Unsaid("its text is not in quotes")
     plain = {"n": "\n", "t": "\t", "\\": "\\", "'": "'", '"': '"'}
     said = re.sub(r"\\(.)", lambda m: plain.get(m[1], m[0]), match[2], flags=re.DOTALL)
     return said.rstrip("\n")

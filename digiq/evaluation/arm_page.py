@@ -55,7 +55,7 @@ def arm_page(table: Mapping[str, Any], results: Sequence[EpisodeResult], strips:
             anchor="tasks",
             name="Tasks",
             tables=(_tasks(results),),
-            details=(Detail("Errors", "as the agent or the device told them", errors),) if errors else (),
+            details=(Detail("Errors", "as the agent or the device reported them", errors),) if errors else (),
         ),
     ]
     if strips:
@@ -72,7 +72,7 @@ def arm_page(table: Mapping[str, Any], results: Sequence[EpisodeResult], strips:
         subtitle=", ".join(f"{n} {str(o).replace('_', ' ')}" for o, n in pooled["outcomes"].items() if n),
         tiles=(
             Tile(f"{100 * pooled['success']:.1f} %", "success", _interval(pooled), table["arm"]),
-            Tile(str(pooled["faults"]), "faults", "of device or judge; they count as no success"),
+            Tile(str(pooled["faults"]), "faults", "of device or judge; not counted as successes"),
         ),
         sections=tuple(sections),
         footer="Rates are fractions of all scheduled episodes; intervals are Wilson 95 %.",

@@ -51,7 +51,7 @@ class Compared:
         a, b = self.names
         value, low, high = self.strict.difference
         if self.pairs < 2 or self.tasks < 2:
-            return f"One pair of one task decides nothing between {a} and {b}."
+            return f"A single pair or task decides nothing between {a} and {b}."
         if low > 0 or high < 0:
             better, worse = (a, b) if value > 0 else (b, a)
             points = _points(value, low, high) if value > 0 else _points(-value, -high, -low)
@@ -59,7 +59,7 @@ class Compared:
             hard = self.worst.low if value > 0 else -self.best.high
             caveat = "" if hard > 0 or not any(self.faults) else ", unless faults hid the opposite"
             if self.judged is not None and self.judged.low <= 0 <= self.judged.high:
-                caveat += ", by a judge whose errors may have made the difference"
+                caveat += ", but the judge's errors may explain the difference"
             return f"{better} succeeds more often than {worse}, by {points}, p = {self.strict.p_value:.3g}{caveat}."
         points = _points(value, low, high)
         return (
@@ -76,7 +76,7 @@ class Compared:
                 f"p = {self.fault_p:.2g}): the rate without them may mislead; read the strict one and the bounds."
             )
         if self.judged is not None and math.isnan(self.judged.value):
-            found.append("The judge does no better than chance: its verdicts say nothing of either arm.")
+            found.append("The judge does no better than chance: its verdicts say nothing about either arm.")
         if self.left_out:
             found.append(
                 f"{self.left_out} episodes have no partner of the same task and seed, and are left out."
@@ -106,7 +106,7 @@ def compare(
     common = [key for key in mine if key in others]
     if not common:
         raise DigiQError(
-            f"{names[0]} and {names[1]} have no episode in common; evaluate both with one seed on one task set."
+            f"{names[0]} and {names[1]} have no episode in common; evaluate both with the same seed on the same task set."
         )
     first, second = [mine[k] for k in common], [others[k] for k in common]
     tasks = [r.task_id for r in first]

@@ -155,7 +155,7 @@ def play(
         far = remote.asked_for()
         if far and getattr(agent, "reads_device", False):
             raise ConfigError(
-                f"--ray: agent.kind '{config.agent.kind}' looks into its device; leave --ray out."
+                f"--ray: agent.kind '{config.agent.kind}' reads its device's state; leave out --ray."
             )
         runs = rollout(
             agent,
@@ -287,10 +287,12 @@ def _check_exact(config: EvaluateConfig) -> None:
     if config.exact and not config.device.chosen.exact:
         raise ConfigError(f"exact: device '{config.device.name}' has no exact success; set exact to false.")
     if config.exact and agent.code:
-        raise ConfigError(f"exact: nothing is known of agent.kind '{agent.kind}'; set exact to false.")
+        raise ConfigError(
+            f"exact: agent.kind '{agent.kind}' is your own code, whose exact success is unknown; set exact to false."
+        )
     if config.exact and agent.kind == "policy" and (agent.scorer != "none" or agent.temperature != 1.0):
         raise ConfigError(
-            "exact: only a policy without a scorer, sampled at temperature 1, and scripts have an exact success here; "
+            "exact: success is exact only for scripts and for a policy without a scorer at temperature 1; "
             "set exact to false, or agent.scorer to none and agent.temperature to 1."
         )
 

@@ -142,7 +142,7 @@ def run(
             about = agent.describe() | {"counts": dict(agent.counts), "latency_ms": agent.latency()}
             artifacts.atomic_write_json(w.path / AGENT, about)
             parts = ", ".join(f"{part} {took:.1f}" for part, took in agent.latency().items())
-            print(f"evaluate-agent: milliseconds a step: {parts}", file=sys.stderr)
+            print(f"evaluate-agent: milliseconds per step: {parts}", file=sys.stderr)
             print(
                 f"evaluate-agent: {', '.join(f'{k} {n}' for k, n in agent.counts.items() if n)}",
                 file=sys.stderr,
@@ -163,7 +163,7 @@ def build(
     if config.rerank:
         from digiq.agents.learned import LearnedScorer
 
-        assert critic is not None and features is not None and vlm is not None, "run has looked"
+        assert critic is not None and features is not None and vlm is not None, "checked in run"
         scorer = LearnedScorer.open(critic=critic, features=features, vlm=vlm)
     guards = Guards(**{f.name: getattr(config.guards, f.name) for f in dataclasses.fields(config.guards)})
     return Agent(

@@ -54,8 +54,8 @@ def warn_of_leakage(policy: Path, tasks: Iterable[Task]) -> list[str]:
     leaked = [task.task_id for task in tasks if task.task_id in ids or task.goal in goals]
     if leaked:
         logger.warning(
-            "%d of %d tasks of this evaluation, such as %r, are among those that %s has learned from: "
-            "their success says little of tasks that it has not seen.",
+            "%d of %d tasks of this evaluation, such as %r, are among those that %s was trained on: "
+            "success on them says little about unseen tasks.",
             len(leaked),
             len(tasks),
             leaked[0],

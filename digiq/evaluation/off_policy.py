@@ -48,8 +48,8 @@ def ratios(policy: Numbers, behavior: Numbers) -> Numbers:
     unknown = int((~np.isfinite(behavior)).sum())
     if unknown:
         raise DigiQError(
-            f"importance weights: the log-probability of {unknown} of {len(behavior)} logged actions is not in the log; log it "
-            "with the actions (jsonl: 'log_prob'), or take estimate 'fqe' alone, which needs none."
+            f"importance weights: the log has no log-probability of {unknown} of {len(behavior)} logged actions; log it with "
+            "the actions (jsonl: 'log_prob'), or use estimate 'fqe' alone, which needs none."
         )
     return np.exp(policy - behavior)
 
@@ -90,7 +90,7 @@ def fitted_q(
         if change <= _TOLERANCE * max(1.0, size):
             return found
     raise DigiQError(
-        f"fqe: Q does not stand still after {_ITERATIONS} regressions; raise ridge, or evaluate a policy that is nearer to the log."
+        f"fqe: Q has not converged after {_ITERATIONS} regressions; raise ridge, or evaluate a policy closer to the log."
     )
 
 
@@ -145,7 +145,7 @@ def cross_fitted(
     """
     names, code = np.unique(episode, return_inverse=True)
     if len(names) < 2:
-        raise DigiQError("dr: needs at least two episodes, as Q is fitted on one half for the other.")
+        raise DigiQError("dr: needs at least two episodes, as Q for one half is fitted on the other.")
     half = np.random.default_rng(seed).permutation(len(names))[code] % 2 == 0
     q, v = np.zeros(len(episode)), np.zeros(len(episode))
     for fitted in (half, ~half):

@@ -104,11 +104,11 @@ def run(
             return w.artifact
         chosen = [e for e in EpisodeStore(episodes) if e.split == config.split]
         if not chosen:
-            raise DigiQError(f"{episodes}: no episode is of split '{config.split}'; set split.")
+            raise DigiQError(f"{episodes}: no episodes in split '{config.split}'; set split.")
         asked = [(e, step, told) for e, step, told in _steps(chosen, config.level)]
         if not asked:
             raise DigiQError(
-                f"{episodes}: no step has an instruction of its own; take level 'high', or import android_control."
+                f"{episodes}: no step has an instruction of its own; use level 'high', or import android_control."
             )
         same: list[bool] = []
         opened = load_policy(policy)
@@ -159,7 +159,7 @@ def estimates(
     wanted = np.array([e.split == config.split and not e.copy_of for e in outlines])
     kept = wanted[all_rows.episode]
     if not kept.any():
-        raise DigiQError(f"estimate: no episode of split '{config.split}' was acted in; set split.")
+        raise DigiQError(f"estimate: no recorded actions in split '{config.split}'; set split.")
     obs, episode = all_rows.obs[kept], all_rows.episode[kept]
     reward = all_rows.reward[kept].astype(np.float64)
     discount = config.gamma * all_rows.discount[kept].astype(np.float64)
@@ -180,7 +180,7 @@ def estimates(
             raise DigiQError("estimate: 'fqe' and 'dr' need --proposals and their --features.")
         if len(proposals) != len(features.candidate_row):
             raise DigiQError(
-                "estimate: proposals and features are of other observations; name those of one run."
+                "estimate: proposals and features are of different observations; name those of the same run."
             )
         taken, expected = _model_features(episodes, policy, proposals, features, wanted)
         # V after the end of an episode is not used.

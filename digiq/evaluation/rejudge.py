@@ -170,7 +170,7 @@ def read_rows(path: Path) -> list[Rejudged]:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [Rejudged(**json.loads(line)) for line in lines]
     except (OSError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{path} is no output of 'digiq rejudge --out': {error}.") from None
+        raise ArtifactError(f"{path}: cannot be read as a file of 'digiq rejudge --out' ({error}).") from None
 
 
 def write_rows(rows: list[Rejudged], path: Path) -> None:

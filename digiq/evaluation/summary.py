@@ -36,7 +36,7 @@ ARM_ABOUT = {
 SPLIT_ABOUT = {
     "pooled": "every test episode",
     "test_query": "queries that no training task asks, on sites of the training tasks",
-    "test_combination": "sites and queries of the training tasks that never stand together there",
+    "test_combination": "sites and queries of the training tasks that never occur together there",
     "test_site": "a site, drawn in a theme, that no training task shows",
     "final_query": "queries of the final tasks alone, on sites of the training tasks",
     "final_site": "sites, drawn in themes, and queries of the final tasks alone",
@@ -134,7 +134,7 @@ def print_summary(
     faults = {a: row.get("faults", 0) for a, row in summary["arms"].items()}
     if any(faults.values()):
         text = ", ".join(f"{arm_title(a)} {n}" for a, n in faults.items())
-        console.print(f"Device or judge faults, counted as no success: {text}.")
+        console.print(f"Faults of device or judge, not counted as successes: {text}.")
     for arm, row in summary["arms"].items():
         if row.get("no_claim"):
             console.print(f"{arm_title(arm)}, no claim of success: {row['no_claim']}")

@@ -77,7 +77,7 @@ def on_ray(work: Callable[..., Any], device: str) -> None:
     except RayError as error:
         said = " ".join(str(error).split())[:200]
         raise DigiQError(
-            f"featurize --executor ray: a worker was lost {_AGAIN + 1} times ({said}); finished shards are kept, run it again."
+            f"featurize --executor ray: a worker was lost {_AGAIN + 1} times ({said}); finished shards are kept. Run it again."
         ) from None
     finally:
         for actor in actors:

@@ -114,7 +114,7 @@ class FeaturizeConfig(chosen_from(ENGINES, default="plain")):
         template = load_template(prompt)
         if self.remembered.actions and not template.has_history:
             raise ConfigError(
-                f"featurize.history is {self.remembered.actions} actions, but the prompt '{prompt}' has no line with {{history}}; choose another."
+                f"featurize.history is {self.remembered.actions} actions, but the prompt '{prompt}' has no line with {{history}}; choose another prompt."
             )
         return dataclasses.replace(
             self,
@@ -187,7 +187,7 @@ def run(
     root = out.parent / ROWS if rows is None else rows
     if executor == "ray":
         if worker is not None:
-            raise ConfigError("featurize: --executor ray deals out the shares itself; leave out --worker.")
+            raise ConfigError("featurize: --executor ray assigns the shares itself; leave out --worker.")
         _read_worker("1/1", root, overwrite)
         given: dict[str, Any] = {name: path for name, path in inputs.items() if name != "prompt"}
         cluster.on_ray(functools.partial(run, config, **given, out=out, rows=rows), config.device)
@@ -252,12 +252,12 @@ def _read_worker(worker: str, root: str | Path, overwrite: bool) -> tuple[int, i
     """(i, n) of ``i/n``."""
     i, _, n = worker.partition("/")
     if not (i.isascii() and i.isdigit() and n.isascii() and n.isdigit() and 1 <= int(i) <= int(n)):
-        raise ConfigError(f"featurize: --worker is '{worker}'; write 1/4, 2/4, 3/4 and 4/4 for four of them.")
+        raise ConfigError(f"featurize: --worker is '{worker}'; write 1/4, 2/4, 3/4 and 4/4 for four workers.")
     if overwrite:
         raise ConfigError("featurize: --overwrite is for one process; run it without --worker.")
     if "://" in str(root):
         raise ConfigError(
-            f"featurize: workers write to {root} only in turn, as there is no lock there; name a directory that they share."
+            f"featurize: workers cannot write to {root} at the same time, as it has no lock; set --rows to a shared directory."
         )
     return int(i), int(n)
 
@@ -446,12 +446,12 @@ def _check_space(store: RowStore, rows: int, kind: Kind) -> None:
     size = rows * len(store.layers) * store.dim * 2
     if size < _LARGE:
         return
-    words = f"{rows:,} {kind} rows of {len(store.layers)} x {store.dim} numbers are {size / 1e9:.1f} GB"
+    words = f"{rows:,} {kind} rows of {len(store.layers)} x {store.dim} numbers take {size / 1e9:.1f} GB"
     if "://" not in store.path:
         free = shutil.disk_usage(store.path).free
         if size > free:
             raise DigiQError(
-                f"featurize: {words}, and {store.path} has {free / 1e9:.1f} GB free; keep fewer layers, spans or candidates, or "
+                f"featurize: {words}, but {store.path} has {free / 1e9:.1f} GB free; keep fewer layers, spans or candidates, or "
                 "name another --rows."
             )
         words += f" of {free / 1e9:.1f} GB free"

@@ -75,7 +75,7 @@ class _Rows:
             self.store = RowStore(self.root, self.group, (LAYER,), len(row), about=about)
         if len(row) != self.store.dim:
             raise DigiQError(
-                f"{where}: has {len(row)} {self.kind} features, and steps before it have {self.store.dim}; import such files apart."
+                f"{where}: has {len(row)} {self.kind} features, but earlier steps have {self.store.dim}; import such files separately."
             )
         if not np.isfinite(row).all():
             raise DigiQError(f"{where}: its {self.kind} features hold NaN or Inf; leave the trajectory out.")
@@ -201,7 +201,7 @@ def _step(
     if rows.size != len(actions) * len(logged):
         raise DigiQError(
             f"{where}: 'action_list' has {len(actions)} actions, but 'q_rep_out_list' is of shape {rows.shape} with rows of "
-            f"{len(logged)}; take a file whose lists belong together."
+            f"{len(logged)}; use a file whose lists match."
         )
     rows = rows.reshape(len(actions), -1)
     taken: set[Action | None] = {logged_action(step, 0)}
@@ -216,14 +216,14 @@ def _numbers(step: dict[str, Any], name: str, where: str) -> npt.NDArray[np.floa
     value = step.get(name)
     if value is None:
         raise DigiQError(
-            f"{where}: has no '{name}'; take a file with upstream's precomputed features, or 'featurize' the episodes."
+            f"{where}: has no '{name}'; use a file with upstream's precomputed features, or 'featurize' the episodes."
         )
     try:
         if hasattr(value, "float"):  # a tensor, perhaps bfloat16, which NumPy does not know
             value = value.float().numpy()
         return np.asarray(value, np.float32)
     except (ValueError, TypeError):
-        raise DigiQError(f"{where}: '{name}' is no array of numbers; leave the trajectory out.") from None
+        raise DigiQError(f"{where}: '{name}' is not an array of numbers; leave the trajectory out.") from None
 
 
 def _listed(keys: Sequence[bytes]) -> npt.NDArray[np.uint8]:

@@ -73,9 +73,7 @@ def extract_features(
     if not requests:
         raise DigiQError("extract_features: no items were given.")
     if len({request.action is None for request in requests}) > 1:
-        raise DigiQError(
-            "extract_features: some items have an action and some have None; ask for them apart."
-        )
+        raise DigiQError("extract_features: some items have an action and some have None; use two calls.")
     if spans:
         field = "observation_spans" if requests[0].action is None else "pair_spans"
         config = dataclasses.replace(config, **{field: tuple(spans)})
@@ -93,7 +91,7 @@ def extract_features(
 def _requests(item: Any, where: str, config: FeaturizeConfig) -> list[Request]:
     if not isinstance(item, Sequence) or isinstance(item, str | bytes) or not 3 <= len(item) <= 5:
         raise DigiQError(
-            f"extract_features: {where} is no (image, goal, candidates), (image, goal, candidates, history) or (image, goal, "
+            f"extract_features: {where} is not (image, goal, candidates), (image, goal, candidates, history) or (image, goal, "
             "candidates, history, image before)."
         )
     image, goal, asked, *more = item

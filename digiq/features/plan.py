@@ -97,7 +97,7 @@ class Plan:
         if len(empty):
             e, t = self._place[empty[0]]
             raise ArtifactError(
-                f"proposals: {_where(episodes[int(e)], int(t))} has no candidate at all; run 'propose' again."
+                f"proposals: {_where(episodes[int(e)], int(t))} has no candidates; run 'propose' again."
             )
         self.listed: dict[Kind, Listed] = {}
         self.candidate_row: npt.NDArray[np.int32] = np.full(read.shape, -1, np.int32)

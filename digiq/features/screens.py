@@ -36,7 +36,7 @@ def to_screenshot(image: Any, where: str = "image") -> npt.NDArray[np.uint8]:
             UnidentifiedImageError,
             Image.DecompressionBombError,
         ) as error:
-            raise DigiQError(f"{name}: not an image that can be read ({error}).") from None
+            raise DigiQError(f"{name}: not a readable image ({error}).") from None
         image = opened
     if isinstance(image, Image.Image):
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

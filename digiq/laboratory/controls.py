@@ -186,7 +186,7 @@ class TableEngine:
         activity, elements = request.activity, request.ui_elements
         if activity is None or elements is None:
             if self.source == "elements":
-                raise DigiQError("ElementFeatures: the device's own elements are not to be had at test time.")
+                raise DigiQError("ElementFeatures: the device's own elements are not available at test time.")
             activity, elements = "", "[]"
         if request.action is None:
             return observation_features(self.source, request.goal, activity, elements)

@@ -157,7 +157,7 @@ def run(
         objective = how.chosen
         if not isinstance(objective, Ranks):
             raise DigiQError(
-                f"{policy}: the objective '{how.choice}' takes no one candidate a state, so there is no regret to measure."
+                f"{policy}: the objective '{how.choice}' does not pick one candidate per state, so there is no regret to measure."
             )
         states, split = read_states(LabelledEpisodes(episodes, rewards))
         read = {"proposals": proposals, "features": features, "critic": critic}
@@ -242,7 +242,9 @@ def count_visits(config: QMetricsConfig, policy: Path) -> dict[str, int]:
       ConfigError: the device does not report what kind of screen it shows.
     """
     if not config.device.chosen.exact:
-        raise ConfigError(f"device.name: '{config.device.name}' has no kinds of screens; take 'simulated'.")
+        raise ConfigError(
+            f"device.name: '{config.device.name}' does not report kinds of screens; use 'simulated'."
+        )
     tasks = device_tasks(config.tasks)
     agent = CountingActor(build_agent(config.agent, device=config.device, policy=policy))
     specs = plan_episodes(tasks, config.rollouts, config.seed)

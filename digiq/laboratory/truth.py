@@ -131,7 +131,7 @@ def replay(
             if recorded.activity != phone.observe().activity:
                 raise ArtifactError(
                     f"{episodes_path}: replaying {episode.episode_id} shows {phone.observe().activity} at step {step}, "
-                    f"the recording {recorded.activity}; it was made by another version of the simulated phone."
+                    f"but the recording shows {recorded.activity}; it was made by another version of the simulated phone."
                 )
             actions = candidates(row)
             known = dict.fromkeys(a for a in actions if a is not None)

@@ -61,8 +61,8 @@ def truth_section(run: RunArtifacts, values: LoggedValues | None) -> Section | N
     return Section(
         anchor="truth",
         name="Against the simulator's truth",
-        lead="The simulated phone knows Q* of every candidate. From best action to best candidate is what the proposals "
-        "lose, from best candidate to the critic's what the critic loses; random is the floor.",
+        lead="The simulated phone knows Q* of every candidate. The gap from best action to best candidate is lost by "
+        "the proposals, the gap from best candidate to the critic's by the critic; random is the floor.",
         tables=(Table(header, tuple(rows), 0, note),),
         figures=((bars, ""),),
     )

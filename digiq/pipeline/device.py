@@ -37,7 +37,7 @@ def place(recipe: Recipe, device: str, said: tuple[str, ...] = ()) -> tuple[Reci
       ConfigError: the device is unknown, JAX has no wheel for it, or torch's stages cannot run on it.
     """
     if not _KNOWN.fullmatch(device):
-        raise ConfigError(f"--device {device}: one of cpu, cuda, cuda:1 and so on, tpu.")
+        raise ConfigError(f"--device {device}: unknown; use cpu, cuda, cuda:1 and so on, or tpu.")
     kind, _, number = device.partition(":")
     environment = {"JAX_PLATFORMS": "cpu" if kind == "cpu" else f"{kind},cpu"}
     if number:
@@ -53,7 +53,7 @@ def place(recipe: Recipe, device: str, said: tuple[str, ...] = ()) -> tuple[Reci
             continue
         if kind == "tpu":
             raise ConfigError(
-                f"--device tpu: {stage} runs on torch, which does not use one here; add --{stage.replace('_', '-')}.device cpu, or "
+                f"--device tpu: {stage} runs on torch, which cannot use a TPU here; add --{stage.replace('_', '-')}.device cpu, or "
                 "featurise on another machine."
             )
         changes[stage] = dataclasses.replace(config, device=kind)

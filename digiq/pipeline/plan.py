@@ -46,7 +46,7 @@ def plan(recipe: Recipe) -> list[Node]:
         missing = _lacking(command, config, inputs)
         if missing:
             raise ConfigError(
-                f"recipe: {name.replace('/', '.')} reads '{missing[0]}'; give the recipe a section '{missing[0]}'."
+                f"recipe: {name.replace('/', '.')} reads '{missing[0]}'; add a section '{missing[0]}' to the recipe."
             )
         config = seeded(config, recipe.seed, seed_of or name)
         nodes.append(Node(name, stage.module, config, inputs, root / name, stage.one_core(config)))
@@ -80,7 +80,7 @@ def plan(recipe: Recipe) -> list[Node]:
     stranger = next((arm for arm in recipe.agents if arm not in recipe.distill), None)
     if stranger is not None:
         raise ConfigError(
-            f"recipe: agents.{stranger} is no arm of distill ({', '.join(recipe.distill) or 'which has none'})."
+            f"recipe: agents.{stranger} is not an arm of distill ({', '.join(recipe.distill) or 'which has none'})."
         )
     default = recipe.evaluate.agent if recipe.evaluate else AgentConfig()
     for arm, config in recipe.distill.items():
@@ -133,8 +133,8 @@ def _further_rounds(
     """
     if recipe.rounds > 1 and "policy" not in recipe.propose.reads:
         raise ConfigError(
-            f"recipe: rounds {recipe.rounds} draw candidates from the policy of the round before, but propose.source "
-            f"'{recipe.propose.choice}' asks none; take 'policy', or rounds 1."
+            f"recipe: rounds {recipe.rounds} needs candidates of the previous round's policy, but propose.source "
+            f"'{recipe.propose.choice}' uses no policy; set it to 'policy', or rounds to 1."
         )
     found: dict[str, Path] = {}
     for number in range(2, recipe.rounds + 1):
@@ -182,7 +182,7 @@ def _check_support(objective: str, read: float, taken: float) -> None:
     if read > taken:
         raise ConfigError(
             f"recipe: featurize.support {read:g} leaves out candidates that distill.{objective}.support {taken:g} "
-            "would take; give featurize.support at most that."
+            "would keep; lower featurize.support to at most that."
         )
 
 

@@ -40,7 +40,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
     artifacts.atomic_write_json(recipe.directory / RECIPE, to_dict(recipe))
     waiting = [node for node in nodes if not node.is_complete] if not overwrite else nodes
     if not waiting:
-        print(f"{recipe.directory}: everything is complete, nothing to do.", file=sys.stderr)
+        print(f"{recipe.directory}: everything is complete; nothing to do.", file=sys.stderr)
 
     started = itertools.count(len(nodes) - len(waiting) + 1)
     costs = dict(zip((node.name for node in nodes), estimate(nodes), strict=True))
@@ -49,8 +49,8 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
 
     def announce(node: Node) -> None:
         print(
-            f"[{next(started)}/{len(nodes)}] {node.name}: {about[node.module]} (about {words(costs[node.name])}; the run "
-            f"about {words(left.seconds)} more)",
+            f"[{next(started)}/{len(nodes)}] {node.name}: {about[node.module]} (about {words(costs[node.name])}; about "
+            f"{words(left.seconds)} left in all)",
             file=sys.stderr,
             flush=True,
         )
@@ -61,7 +61,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> dict[str, float]:
         for node, failure in running:
             if failure:
                 raise DigiQError(
-                    f"stage '{node.name}' failed ({failure}). What is finished stays; the same command goes on from there."
+                    f"stage '{node.name}' failed ({failure}). Finished work is kept; run the same command again to go on."
                 )
             left.ended(node)
     seconds = {node.name: _seconds(node) for node in nodes}

@@ -116,6 +116,7 @@ def read_template(file: Path) -> str:
         text.format(manual="", goal="", past="")
     except (OSError, KeyError, ValueError, IndexError) as error:
         raise DigiQError(
-            f"{file}: no template ({error!r}); it may hold {{manual}}, {{goal}} and {{past}}, other braces doubled."
+            f"{file}: cannot be used as a template ({error!r}); use only {{manual}}, {{goal}} and {{past}}, and double "
+            "other braces."
         ) from None
     return text

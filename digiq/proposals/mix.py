@@ -19,7 +19,9 @@ from digiq.tables import json_argument
 _Parts = Annotated[
     dict[str, dict[str, Any]],
     json_argument,
-    Doc("By name of a source its settings, in the order of their turns, such as {policy: {}, elements: {}}."),
+    Doc(
+        "The settings of each source by name, in the order of their turns, such as {policy: {}, elements: {}}."
+    ),
 ]
 
 
@@ -44,14 +46,14 @@ class Mix:
         for name, settings in self.parts.items():
             if name == "mix" or (name not in CANDIDATES and ":" not in name):
                 known = ", ".join(other for other in CANDIDATES if other != "mix")
-                raise ConfigError(f"mix.parts: '{name}' is no source to mix; known: {known}.")
+                raise ConfigError(f"mix.parts: '{name}' is not a source to mix; use one of: {known}.")
             where = f"mix.parts.{name}"
             member: Any = CANDIDATES.get(name)
             found[name] = (
                 CANDIDATES.own(name, settings) if member is None else load(member, settings, where=where)
             )
         if not found:
-            raise ConfigError("mix.parts: names no source.")
+            raise ConfigError("mix.parts: names no source; name at least one.")
         return found
 
     @property

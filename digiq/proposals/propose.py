@@ -84,7 +84,7 @@ class Proposals:
           ValueError: there is no such candidate (``valid`` is False).
         """
         if not self.valid[s, n]:
-            raise ValueError(f"observation {s} has no candidate {n}; look at Proposals.valid first.")
+            raise ValueError(f"observation {s} has no candidate {n}; check Proposals.valid first.")
         (ty, tx), (ly, lx) = self.touch_yx[s, n].tolist(), self.lift_yx[s, n].tolist()
         text = self.texts[self.text_id[s, n]]
         return Action(ActionType(int(self.action_type[s, n])), (ty, tx), (ly, lx), text)
@@ -103,8 +103,8 @@ def supported(
     """
     if np.isnan(log_prob[valid]).any():
         raise DigiQError(
-            "support: needs to know how likely candidates are, which the source that proposed them does not say; set every "
-            "'support' to 0 (featurize.support, best_of_n.support), or take propose.source 'policy'."
+            "support: needs the probabilities of the candidates, but their source does not give them; set every 'support' to 0 "
+            "(featurize.support, best_of_n.support), or use propose.source 'policy'."
         )
     known = np.where(valid, log_prob, -np.inf)
     likeliest = np.maximum.accumulate(known, axis=1) if any_n else known.max(axis=1, keepdims=True)
@@ -305,12 +305,12 @@ class Coverage:
         kinds = ", ".join(f"{kind} {count / total:.0%}" for kind, count in self.kinds.most_common())
         alone = np.mean(np.array(self.sizes) < 2)
         said = (
-            f"propose: {np.mean(self.sizes):.1f} different actions a state ({kinds}); in {alone:.0%} of {len(self.sizes):,} "
-            "states there is nothing to compare"
+            f"propose: {np.mean(self.sizes):.1f} different actions per state ({kinds}); {alone:.0%} of {len(self.sizes):,} "
+            "states have nothing to compare"
         )
         if not self.reachable:
             return said + "."
-        return said + f"; they tap {self.tapped / self.reachable:.0%} of the screens' elements."
+        return said + f"; taps reach {self.tapped / self.reachable:.0%} of the screens' elements."
 
 
 def _kind(action: Action) -> str:

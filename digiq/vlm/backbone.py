@@ -179,7 +179,7 @@ def check_model_directory(path: Path) -> None:
         lacking = [package for package in family.needs if importlib.util.find_spec(package) is None]
         if lacking:
             raise BackboneError(
-                f"{path}: its processor needs the package '{lacking[0]}', which 'pip install digiq[vlm]' brings."
+                f"{path}: its processor needs the package '{lacking[0]}', which 'pip install digiq[vlm]' installs."
             )
     if not any((path / name).is_file() for name in _PROCESSOR_FILES):
         raise BackboneError(
@@ -199,7 +199,7 @@ def check_model_directory(path: Path) -> None:
         missing = sorted(name for name in listed if not (path / str(name)).is_file())
         if missing:
             raise BackboneError(
-                f"{path}: {len(missing)} files of its weights are missing ({missing[0]}, ...); copy it again."
+                f"{path}: {len(missing)} of its weight files are missing ({missing[0]}, ...); copy it again."
             )
     if not any(path.glob("*.safetensors")):
         pickles = sorted(file.name for file in path.glob("*.bin"))
@@ -519,7 +519,7 @@ def check_backbone(backbone: Backbone, *, before: bool = False, cropped: bool = 
             _try(backbone, [screen, screen], (0, 0))
         except BackboneError as error:
             raise BackboneError(
-                f"{error} Models of type '{kind}' do not take the screen before beside the present one; set "
+                f"{error} Models of type '{kind}' do not take the previous screen beside the current one; set "
                 "featurize.history.screenshot to false."
             ) from None
     if cropped:
@@ -545,7 +545,7 @@ def check_crop(path: Path, family: Family, processor: Any, kind: str) -> int:
     if taken > CROP_TOKENS:
         raise BackboneError(
             f"{path}: this model of type '{kind}' reads a crop of {CROP_SIDE} x {CROP_SIDE} pixels as {taken} tokens, for every "
-            "tap; set grounding to text, or take a model whose pictures have as many tokens as pixels."
+            "tap; set grounding to text, or use a model that reads small pictures as few tokens."
         )
     return taken
 
@@ -582,14 +582,14 @@ def _try(backbone: Backbone, pictures: Sequence[np.ndarray], places: tuple[int, 
             backbone.model.base_model(**batch.inputs, use_cache=False)
     except (BackboneError, ValueError, RuntimeError, IndexError) as error:
         said = " ".join(str(error).split())[:200]
-        hint = "; are processor and model of one kind?" if len(pictures) == 1 else "."
+        hint = "; do the processor and the model belong together?" if len(pictures) == 1 else "."
         raise BackboneError(f"{backbone.path}: {said}{hint}") from None
     tokenizer = backbone.processor.tokenizer
     for name, (first, last) in _TRIED_SPANS.items():
         said = tokenizer.decode(batch.inputs["input_ids"][0][batch.spans[name][0]])
         if _letters(said) != _letters(_TRIED[first:last]):
             raise BackboneError(
-                f"{backbone.path}: '{_TRIED[first:last]}' stands at the tokens '{said.strip()}', so spans would be wrong; "
+                f"{backbone.path}: '{_TRIED[first:last]}' covers the tokens '{said.strip()}', so spans would be wrong; "
                 "its processor adds text that its family does not know of."
             )
     return batch.inputs["input_ids"].shape[1]

@@ -150,10 +150,10 @@ def load_template(prompt: str | Path) -> Template:
         text = path.read_text(encoding="utf-8")
     except OSError:
         raise ConfigError(
-            f"prompt '{prompt}': neither one of {', '.join(TEMPLATES)} nor a file that can be read."
+            f"prompt '{prompt}': neither one of {', '.join(TEMPLATES)} nor a readable file."
         ) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8; save the prompt so.") from None
+        raise ConfigError(f"{path}: not UTF-8; save it as UTF-8.") from None
     return parse_template(text, str(prompt))
 
 
@@ -173,7 +173,7 @@ def parse_template(text: str, name: str) -> Template:
         elif section is not None:
             raw[section].append(line.rstrip())
         elif line.strip():
-            raise ConfigError(f"prompt {name}: '{line.strip()[:40]}' stands before [observation] or [pair].")
+            raise ConfigError(f"prompt {name}: '{line.strip()[:40]}' comes before [observation] or [pair].")
     lines = {}
     for section in _SECTIONS:
         kept = raw.get(section, [])
@@ -185,12 +185,14 @@ def parse_template(text: str, name: str) -> Template:
         names = [n for line in lines[section] for n, _ in line if n]
         twice = next((n for n in names if names.count(n) > 1 or n in ("questions", "all", "answer")), None)
         if twice:
-            raise ConfigError(f"prompt {name}: [{section}] has two spans '{twice}', or that name is taken.")
+            raise ConfigError(
+                f"prompt {name}: [{section}] has two spans '{twice}', or that name is reserved."
+            )
     if not any(span == "action" for line in lines["pair"] for span, _ in line):
         raise ConfigError(f"prompt {name}: [pair] has no {{action}}, so all actions would be alike.")
     pooling = said.get("pooling", "mean")
     if pooling not in ("last", "mean", "both"):
-        raise ConfigError(f"prompt {name}: pooling is '{pooling}'; it is last, mean or both.")
+        raise ConfigError(f"prompt {name}: pooling is '{pooling}'; use last, mean or both.")
     spans = {kind: tuple(said.get(kind, "answer").split()) for kind in _SECTIONS}
     return Template(name, text, spans["pair"], spans["observation"], pooling, lines)
 

@@ -264,7 +264,7 @@ def _balanced(examples: Sequence[Example], config: TuneVlmConfig) -> list[Exampl
     for changed in (True, False):
         group = [example for example in examples if example.changed is changed]
         if not group:
-            word = "change" if changed else "leave"
+            word = "change" if changed else "preserve"
             raise DigiQError(
                 f"tune-vlm: no action of the training episodes {word}s the screen; nothing to learn."
             )

@@ -85,5 +85,5 @@ def test_a_screenshot_that_is_not_beside_its_line_is_refused(tmp_path, named):
     (folder.parent / "outside.png").write_bytes((folder / first).read_bytes())
     steps = folder / STEPS
     steps.write_text(steps.read_text().replace(f'"{first}"', f'"{named}"'))
-    with pytest.raises(TaskError, match="which is no file beside it"):
+    with pytest.raises(TaskError, match="which is not a file beside it"):
         read_recording(folder)

@@ -61,7 +61,7 @@ def test_a_refused_app_may_be_left_but_not_used_or_opened():
 
 def test_an_empty_list_refuses_nothing_and_a_wrong_pattern_is_an_error():
     assert SafetyList().refusal(Action.type_text("evil.com password"), seen("com.bank.app/")) == ""
-    with pytest.raises(ValueError, match="no regular expression"):
+    with pytest.raises(ValueError, match="not a regular expression"):
         SafetyList(texts=("(",))
 
 

@@ -116,7 +116,7 @@ class MiniWoB:
             if isinstance(said, str) and said:
                 return said
             if time.monotonic() > end:
-                raise CommandFailed(f"the MiniWoB++ page says {said!r} instead of what it asks for")
+                raise CommandFailed(f"the MiniWoB++ page gives {said!r} instead of its instruction")
             time.sleep(0.05)
 
     def verdict(self, driver: Any) -> Verdict | None:

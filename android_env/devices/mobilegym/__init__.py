@@ -68,7 +68,7 @@ class InPage:
             if "value" in answer:
                 return json.loads(answer["value"])
             if time.monotonic() > end:
-                raise ServerSlow(f"the simulator has not answered in {cap_s:g} s")
+                raise ServerSlow(f"the simulator did not answer within {cap_s:g} s")
             time.sleep(POLL_S)
 
 
@@ -107,7 +107,7 @@ class World:
         end = time.monotonic() + READY_CAP_S
         while simulator.call(READY) is not True:
             if time.monotonic() > end:
-                raise ServerSlow(f"the simulator has not come up within {READY_CAP_S:g} s")
+                raise ServerSlow(f"the simulator did not start within {READY_CAP_S:g} s")
             time.sleep(POLL_S)
         return self.checkout.begin(task, seed, simulator)
 

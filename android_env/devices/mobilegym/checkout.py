@@ -126,16 +126,16 @@ class Environment:
         """
         state = json.loads(self.simulator.call(STATE) or "null")
         if not isinstance(state, dict) or "os" not in state:
-            raise CommandFailed(f"the simulator's state is {str(state)[:60]!r}")
+            raise CommandFailed(f"the simulator's state cannot be read: {str(state)[:60]!r}")
         missing = sorted(set(required_apps or ()) - set(state.get("apps") or {}))
         if missing:
-            raise CommandFailed(f"the simulator has no state of {', '.join(missing)}")
+            raise CommandFailed(f"the simulator has no state for {', '.join(missing)}")
         return state
 
     async def set_state(self, patch: Mapping[str, Any], *, deep: bool = True, reload: bool = False) -> None:
         if reload:
             raise CommandFailed(
-                "a task asks for a reload, which would end the browser's memory of the episode"
+                "a task asks for a reload, which would erase the episode from the browser's memory"
             )
         given = {"patch": patch, "deep": deep}
         self.simulator.call(
@@ -205,7 +205,9 @@ class Checkout:
         object.__setattr__(self, "folder", folder)
         home = folder / _PACKAGE
         if not (home / "task" / "registry.py").is_file():
-            raise SetupError(f"{folder} is no checkout of MobileGym: it has no {_PACKAGE}/task/registry.py.")
+            raise SetupError(
+                f"{folder} is not a checkout of MobileGym: it has no {_PACKAGE}/task/registry.py."
+            )
         with _IMPORTING:
             package = sys.modules.get(_PACKAGE)
             if package is None:
@@ -214,7 +216,7 @@ class Checkout:
                 sys.modules[_PACKAGE] = package
             elif list(getattr(package, "__path__", [])) != [str(home)]:
                 raise SetupError(
-                    f"this process runs the tasks of {next(iter(package.__path__), '?')}; one checkout a process."
+                    f"this process already runs the tasks of {next(iter(package.__path__), '?')}; use one process per checkout."
                 )
         object.__setattr__(self, "_package", package)
 
@@ -247,7 +249,7 @@ class Checkout:
             if classify(error) is not None:
                 raise
             raise TaskRefused(
-                f"the set-up of {_named(task)} fails: {type(error).__name__}: {error}"
+                f"the set-up of {_named(task)} failed: {type(error).__name__}: {error}"
             ) from error
         if made.answer_fields:
             goal = made.description + SHEET_HINT
@@ -320,7 +322,7 @@ class Checkout:
             try:
                 return importlib.import_module(f"{_PACKAGE}.{name}")
             except ImportError as error:
-                raise SetupError(f"{self.folder}: {_PACKAGE}.{name} does not import: {error}") from None
+                raise SetupError(f"{self.folder}: {_PACKAGE}.{name} cannot be imported: {error}") from None
 
     def _class(self, task_id: str) -> Any:
         with _IMPORTING:
@@ -329,7 +331,7 @@ class Checkout:
             except ValueError as error:
                 raise TaskError(f"{self.folder} has no task {task_id!r}: {error}.") from None
             except ImportError as error:
-                raise SetupError(f"{self.folder}: task {task_id!r} does not import: {error}") from None
+                raise SetupError(f"{self.folder}: task {task_id!r} cannot be imported: {error}") from None
 
     def _listed(self, split: str) -> list[str]:
         file = self.folder / _PACKAGE / "splits" / f"{split}.txt"
@@ -364,5 +366,7 @@ def _joined(answers: Mapping[str, Any]) -> str:
 
 def _named(task: Task) -> str:
     if task.family != FAMILY or "task" not in task.params:
-        raise TaskError(f"task {task.task_id!r} is of family {task.family!r}; MobileGym plays its own only.")
+        raise TaskError(
+            f"task {task.task_id!r} is of family {task.family!r}; MobileGym plays only its own tasks."
+        )
     return task.params["task"]

@@ -103,7 +103,7 @@ class Graph:
         for edge in self.edges:
             if not {edge.start, edge.end} <= self.screens.keys():
                 raise TaskError(
-                    f"{self.name}: an edge leads from {edge.start!r} to {edge.end!r}, not both known."
+                    f"{self.name}: an edge leads from {edge.start!r} to {edge.end!r}, but not both screens are known."
                 )
             self._out.setdefault(edge.start, []).append(edge)
 

@@ -173,7 +173,7 @@ class ExactValues:
             ValueError: the policy is the optimal one, whose choice depends on the step.
         """
         if self._policy is None:
-            raise ValueError("occupancy is only kept for a given policy, not for the best one.")
+            raise ValueError("occupancy is known only for a given policy, not for the optimal one.")
         rows, weights, links, nexts, p = self._arrays
         here = np.zeros(len(self._index))
         here[self._index[kernel.start(self.task)]] = 1.0
@@ -260,7 +260,9 @@ class ExactValues:
         for display, choices in zip(displays, self._policy(displays), strict=True):
             total = sum(p for _, p in choices)
             if not total > 0:
-                raise ValueError(f"the policy gave no action a probability in {display.screen.template!r}.")
+                raise ValueError(
+                    f"the policy gave no action a positive probability on {display.screen.template!r}."
+                )
             merged: dict[AbstractAction, float] = {}
             for action, p in choices:
                 key = display.resolve(action)

@@ -82,7 +82,7 @@ class Android:
         if not missing:
             return ""
         named = ", ".join(f"{package!r} (task {wanted[package]!r})" for package in missing)
-        return f"no emulator has the app {named}; correct the task's package, or install it and save the snapshot anew"
+        return f"no emulator has the app {named}; correct the task's package, or install the app and save the snapshot again"
 
     def _capabilities(self) -> dict[str, Any]:
         def read(text: str) -> Any:

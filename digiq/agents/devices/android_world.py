@@ -56,7 +56,7 @@ class AndroidWorld:
             with lock:
                 server = next(left, None)
             if server is None:
-                raise Quarantined(f"there are {len(servers)} AndroidWorld servers and no more")
+                raise Quarantined(f"all {len(servers)} AndroidWorld servers are taken")
             return AndroidWorldDevice(server, screen_hw=self.screen_hw if any(self.screen_hw) else None)
 
         return make

@@ -130,7 +130,7 @@ def _held_out(shards: list[Path], count: int) -> set[Path]:
     if count and general and len(shards) <= count:
         raise DigiQError(
             f"holding out {count} of {len(general)} general shards leaves none to train on; "
-            "set held_out_apps lower."
+            "lower aitw.held_out_apps."
         )
     return set(general[max(len(general) - count, 0) :]) if count else set()
 
@@ -177,9 +177,7 @@ class RawEpisode:
 def read_episodes(path: Path) -> Iterator[RawEpisode | BadEpisode]:
     """The episodes of one TFRecord file; reading a damaged file stops after the episodes before the damage."""
     if other := other_format(path, "aitw"):
-        yield BadEpisode(
-            f"{path}: it is no file of Android in the Wild, so on_bad: skip leaves it out{other}."
-        )
+        yield BadEpisode(f"{path}: not an Android in the Wild file, so on_bad: skip leaves it out{other}.")
         return
     steps: list[RawStep] = []
     skipping: str | None = None
@@ -199,7 +197,7 @@ def read_episodes(path: Path) -> Iterator[RawEpisode | BadEpisode]:
                 episode_id = _text(_one(features, "episode_id", bytes))
             except ValueError as error:
                 raise TFRecordError(
-                    f"{path}: record {number} is no tf.train.Example step ({error}); copy the file again."
+                    f"{path}: record {number} is not a tf.train.Example step ({error}); copy the file again."
                 ) from None
             if steps and steps[0].episode_id != episode_id:
                 yield from checked()
@@ -216,7 +214,7 @@ def read_episodes(path: Path) -> Iterator[RawEpisode | BadEpisode]:
         # The episode being read is lost with the rest of the file, unless its last step came before the damage.
         if steps and len(steps) == steps[0].episode_length:
             yield from checked()
-        yield BadEpisode(f"{str(error).rstrip('.')}, or set on_bad: skip to leave the rest of it out.")
+        yield BadEpisode(f"{str(error).rstrip('.')}, or set on_bad: skip to leave out the rest of it.")
         return
     yield from checked()
 
@@ -239,7 +237,7 @@ def parse_step(features: dict[str, Feature]) -> RawStep:
             f"image/encoded has {len(data)} bytes, but height x width x channels is {height} x {width} x {channels}."
         )
     if channels != 3:
-        raise ValueError(f"image/channels is {channels}; only 3 (RGB) is known.")
+        raise ValueError(f"image/channels is {channels}; only 3 (RGB) is supported.")
     action, clamped = _action(features)
     return RawStep(
         episode_id=_text(_one(features, "episode_id", bytes)),
@@ -261,7 +259,7 @@ def _action(features: dict[str, Feature]) -> tuple[Action, int]:
     try:
         kind = ActionType(number)
     except ValueError:
-        raise ValueError(f"results/action_type {number} is no action of AitW.") from None
+        raise ValueError(f"results/action_type {number} is not an AitW action.") from None
     if kind is ActionType.TYPE:
         return Action.type_text(_text(_one(features, "results/type_action", bytes))), 0
     if kind is not ActionType.DUAL_POINT:
@@ -283,10 +281,10 @@ def _ui_elements(features: dict[str, Feature]) -> list[dict[str, Any]]:
     boxes = np.array(features.get("image/ui_annotations_positions", []), np.float32)
     if boxes.size % 4:
         raise ValueError(
-            f"image/ui_annotations_positions has {boxes.size} values, which is no multiple of 4."
+            f"image/ui_annotations_positions has {boxes.size} values, which is not a multiple of 4."
         )
     if not np.isfinite(boxes).all():
-        raise ValueError("image/ui_annotations_positions holds values that are no finite numbers.")
+        raise ValueError("image/ui_annotations_positions holds values that are not finite.")
     # A final step carries one empty text and no position, so the positions decide the number of elements.
     return [
         {
@@ -305,7 +303,7 @@ def _check_steps(steps: list[RawStep], path: Path) -> RawEpisode:
         # The length may be as wrong as the ids, so only as many numbers are tried as settle the question.
         missing = next((i for i in range(min(first.episode_length, len(ids) + 1)) if i not in ids), None)
         what = (
-            f"steps come as {ids[:6]}, not 0, 1, 2, ..." if missing is None else f"step {missing} is missing"
+            f"step ids are {ids[:6]}, not 0, 1, 2, ..." if missing is None else f"step {missing} is missing"
         )
         raise BadEpisode(
             f"{path}: episode {first.episode_id}: {what} (episode_length {first.episode_length}); {_MEND}"
@@ -313,7 +311,7 @@ def _check_steps(steps: list[RawStep], path: Path) -> RawEpisode:
     episode = RawEpisode(steps=tuple(steps))
     if not episode.num_actions:
         raise BadEpisode(
-            f"{path}: episode {first.episode_id}: results/action_type {first.action.type.name} of its only step has no "
+            f"{path}: episode {first.episode_id}: its only step ({first.action.type.name}) has no "
             f"known outcome; {_MEND}"
         )
     return episode

@@ -40,7 +40,7 @@ class AitZ:
         files = [f for f in files_under(source) if f.suffix == ".json" and f.stem == f.parent.name]
         if not files:
             raise DigiQError(
-                f"{source}: holds no folder with a JSON file of its name (GENERAL-1/GENERAL-1.json)"
+                f"{source}: holds no folder with a JSON file of the same name (GENERAL-1/GENERAL-1.json)"
                 f"{other_format(source, 'aitz')}."
             )
         return Sources(files)
@@ -50,7 +50,7 @@ class AitZ:
         try:
             steps = json.loads(part.read_bytes())
             if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps) or not steps:
-                raise ValueError("no list of steps")
+                raise ValueError("not a list of steps")
             name = str(steps[0]["episode_id"])
         except (ValueError, KeyError, RecursionError) as error:
             yield BadEpisode(f"{part}: cannot be read ({error!r}); {MEND}")
@@ -62,7 +62,7 @@ class AitZ:
             frames = [self._frame(part, t, step) for t, step in enumerate(steps)]
             if len(steps) != int(steps[0].get("episode_length", len(steps))):
                 raise ValueError(
-                    f"episode_length is {steps[0]['episode_length']}, and there are {len(steps)} steps"
+                    f"episode_length is {steps[0]['episode_length']}, but there are {len(steps)} steps"
                 )
             inside = part.relative_to(self.source).parts
             return episode_of(
@@ -81,7 +81,7 @@ class AitZ:
 
     def _frame(self, part: Path, t: int, step: dict[str, Any]) -> Frame:
         if int(step["step_id"]) != t:
-            raise ValueError(f"step {t} has the step_id {step['step_id']}")
+            raise ValueError(f"step {t} has step_id {step['step_id']}")
         # The folder may have been moved; the image is beside the JSON file.
         image = (part.parent / Path(str(step["image_path"])).name).read_bytes()
         height, width = size_of(image, f"step {t}")
@@ -117,5 +117,5 @@ def _list(value: Any) -> list[Any]:
     if found is None:
         return []
     if not isinstance(found, list):
-        raise ValueError(f"{str(value)[:40]!r} is no list")
+        raise ValueError(f"{str(value)[:40]!r} is not a list")
     return found

@@ -72,7 +72,7 @@ class AndroidControl:
                 try:
                     features = parse_example(payload)
                 except ValueError as error:
-                    yield BadEpisode(f"{where}: no tf.train.Example ({error}); {MEND}")
+                    yield BadEpisode(f"{where}: not a tf.train.Example ({error}); {MEND}")
                     continue
                 missing = [key for key in _KEYS if not features.get(key)]
                 if missing:
@@ -88,7 +88,7 @@ class AndroidControl:
                     make = functools.partial(self._make, where, name, split, features)
                     yield Entry(name, make, self._counts(features))
         except TFRecordError as error:
-            yield BadEpisode(f"{str(error).rstrip('.')}, or set on_bad: skip to leave the rest of it out.")
+            yield BadEpisode(f"{str(error).rstrip('.')}, or set on_bad: skip to leave out the rest of it.")
 
     def _counts(self, features: Mapping[str, Feature]) -> dict[str, int]:
         counts = {"merged": 0, "apps_without_package": 0}
@@ -108,7 +108,7 @@ class AndroidControl:
     def _episode(self, name: str, split: str, features: Mapping[str, Feature]) -> Episode:
         images, actions = features["screenshots"], features["actions"]
         if len(images) != len(actions) + 1:
-            raise ValueError(f"{len(images)} screenshots need one action fewer, and there are {len(actions)}")
+            raise ValueError(f"{len(images)} screenshots need one action fewer, but there are {len(actions)}")
         heights, widths = (features.get(f"screenshot_{side}", []) for side in ("heights", "widths"))
         if not len(heights) == len(widths) == len(images):
             raise ValueError(
@@ -120,7 +120,7 @@ class AndroidControl:
         frames, app = [], ""
         for t, (image, size) in enumerate(zip(images, sizes, strict=True)):
             if not isinstance(image, bytes):
-                raise ValueError("screenshots are no bytes")
+                raise ValueError("screenshots are not bytes")
             tree = trees[t] if t < len(trees) else b""
             elements, package = read_forest(tree, size) if isinstance(tree, bytes) else ([], "")
             app = app or package
@@ -226,9 +226,9 @@ def _packages(file: Path) -> Mapping[str, str]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DigiQError(f"{file}: no JSON file ({error}); set android_control.packages.") from None
+        raise DigiQError(f"{file}: cannot be read as JSON ({error}); set android_control.packages.") from None
     if not isinstance(found, dict):
-        raise DigiQError(f"{file}: must be an object with the package of each app name.")
+        raise DigiQError(f"{file}: must be a JSON object that maps app names to packages.")
     return {str(name): str(package) for name, package in found.items()}
 
 

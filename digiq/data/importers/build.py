@@ -61,7 +61,7 @@ def episode_of(
     frames = list(frames)
     if any(frame.action is None for frame in frames[:-1]):
         at = next(t for t, frame in enumerate(frames) if frame.action is None)
-        raise ValueError(f"step {at} has no action, and is not the last")
+        raise ValueError(f"step {at} has no action, but is not the last")
     if not frames:
         raise ValueError("it has no steps")
     declared = frames[-1].action is not None and frames[-1].action.ends_episode

@@ -75,7 +75,7 @@ class DigiRL:
             name = f"{part.stem}/{number}" if known is None else str(known)
             where = f"{part}, trajectory {number}"
             if not first or not all(isinstance(step, dict) for step in steps):
-                yield BadEpisode(f"{where}: it is no list of step dictionaries; {MEND}")
+                yield BadEpisode(f"{where}: not a list of step dictionaries; {MEND}")
                 continue
             yield name, where, steps
 
@@ -93,7 +93,7 @@ class DigiRL:
         if self.blank:
             return _grey()
         raise ValueError(
-            f"step {t}: screenshot {step.get('image_path')!r} is not there; set digirl.images, or digirl.blank"
+            f"step {t}: screenshot {step.get('image_path')!r} is missing; set digirl.images, or digirl.blank"
         )
 
     def _make(self, where: str, part: Path, name: str, steps: Sequence[dict[str, Any]]) -> Episode:
@@ -148,7 +148,7 @@ def load_trajectories(file: Path) -> list[list[dict[str, Any]]]:
         what = re.search(r"GLOBAL ([\w.]+)|global (?:`|'|\")?([\w.]+)", str(error))
         named = f" ({(what[1] or what[2])})" if what else ""
         raise BadEpisode(
-            f"{file}: holds more than arrays, texts and numbers{named}, so it is not opened: a pickle can run code; save it "
+            f"{file}: holds more than arrays, texts and numbers{named}, so it is not opened, as a pickle can run code; save it "
             "again as plain lists, or set on_bad: skip."
         ) from None
     except Exception as error:  # a damaged archive can raise anything
@@ -156,7 +156,9 @@ def load_trajectories(file: Path) -> list[list[dict[str, Any]]]:
             f"{file}: cannot be read ({' '.join(str(error).split())[:120]}); copy it again, or set on_bad: skip."
         ) from None
     if not isinstance(found, list) or not all(isinstance(steps, list) for steps in found):
-        raise BadEpisode(f"{file}: holds no list of trajectories; take upstream's file, or set on_bad: skip.")
+        raise BadEpisode(
+            f"{file}: does not hold a list of trajectories; use upstream's file, or set on_bad: skip."
+        )
     return found
 
 

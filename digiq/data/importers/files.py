@@ -44,7 +44,7 @@ def other_format(path: Path, mine: str) -> str:
     if found is None or found == mine:
         return ""
     folder = path.parent if path.is_file() and found != "aitw" else path
-    return f"; it holds recordings of the format {found}: take --format {found} --{found}.source {folder}"
+    return f"; it holds recordings of the format {found}: use --format {found} --{found}.source {folder}"
 
 
 def format_of(path: Path) -> str | None:
@@ -92,14 +92,16 @@ def read_splits(file: Path) -> Mapping[str, str]:
     try:
         found: Any = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DigiQError(f"{file}: no JSON file of splits ({error}); set split_file.") from None
+        raise DigiQError(f"{file}: cannot be read as JSON ({error}); set split_file.") from None
     if not isinstance(found, dict) or not all(isinstance(ids, list) for ids in found.values()):
-        raise DigiQError(f"{file}: a split file is an object with a list of episode ids a split.")
+        raise DigiQError(f"{file}: must be a JSON object with a list of episode ids per split.")
     splits: dict[str, str] = {}
     for split, ids in found.items():
         for name in map(str, ids):
             if splits.setdefault(name, split) != split:
-                raise DigiQError(f"{file}: episode {name} is in '{splits[name]}' and in '{split}'.")
+                raise DigiQError(
+                    f"{file}: episode {name} is in both '{splits[name]}' and '{split}'; keep one."
+                )
     return splits
 
 

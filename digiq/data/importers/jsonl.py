@@ -152,7 +152,7 @@ class Jsonl:
     ) -> Frame:
         path = (folder / step.screenshot).resolve()
         if not path.is_relative_to(root):
-            raise ValueError(f"{what}: screenshot {step.screenshot!r} is outside of {root}")
+            raise ValueError(f"{what}: screenshot {step.screenshot!r} is outside {root}")
         if not path.is_file():
             raise ValueError(f"{what}: screenshot {step.screenshot!r} is missing")
         image = path.read_bytes()

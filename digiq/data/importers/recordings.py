@@ -25,7 +25,7 @@ class Recordings:
         episodes = recorded_tries(self.folder) if self.folder else []
         if not episodes:
             raise DigiQError(
-                f"recordings.folder: {self.folder!r} holds no recording; name the folder above them."
+                f"recordings.folder: {self.folder!r} holds no recordings; name the folder that contains them."
             )
         ended = [[folder for folder in tries if (folder / END).is_file()] for tries in episodes]
         last = [(folders or tries)[-1] for folders, tries in zip(ended, episodes, strict=True)]
@@ -39,12 +39,12 @@ class Recordings:
             return
         if not recording.outcome:
             yield BadEpisode(
-                f"{part}: it was cut off before its end; go on with the evaluation, or set on_bad: skip."
+                f"{part}: it was cut off before its end; resume the evaluation, or set on_bad: skip."
             )
             return
         if recording.outcome not in ("success", "failure", "truncated") or not recording.moments:
             yield BadEpisode(
-                f"{part}: it ended as {recording.outcome!r}, which says nothing of the agent; set on_bad: skip."
+                f"{part}: it ended as {recording.outcome!r}, which says nothing about the agent; set on_bad: skip."
             )
             return
         yield Entry(recording.episode_id, lambda: episode_of(recording))

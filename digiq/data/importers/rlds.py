@@ -68,13 +68,13 @@ class Rlds:
         source = source_folder(self.source, "rlds")
         unknown = sorted(set(self.keys) - set(_OURS))
         if unknown:
-            raise DigiQError(f"rlds.keys: '{unknown[0]}' is none of {', '.join(_OURS)}.")
+            raise DigiQError(f"rlds.keys: '{unknown[0]}' is not one of {', '.join(_OURS)}.")
         files = (
             [file for file in files_under(source) if _RECORDS.fullmatch(file.name)] if source.is_dir() else []
         )
         if not files:
             raise DigiQError(
-                f"{source}: holds no records of TFDS (files like name-train.tfrecord-00000-of-00001)"
+                f"{source}: holds no TFDS records (files like name-train.tfrecord-00000-of-00001)"
                 f"{other_format(source, 'rlds')}; set rlds.source."
             )
         return Sources(files)
@@ -91,14 +91,14 @@ class Rlds:
                 try:
                     found = parse_example(payload)
                 except ValueError as error:
-                    yield BadEpisode(f"{where}: no tf.train.Example ({error}); {MEND}")
+                    yield BadEpisode(f"{where}: not a tf.train.Example ({error}); {MEND}")
                     continue
                 ids = found.get(self._key("episode_id")) or [f"{part.name}/{number}"]
                 name = _text(ids[0])
                 yield Entry(name, functools.partial(self._make, f"{where}, episode {name}", name, found))
         except (TFRecordError, RuntimeError) as error:
             yield BadEpisode(
-                f"{str(error).rstrip('.')}; copy it again, or set on_bad: skip to leave the rest of it out."
+                f"{str(error).rstrip('.')}; copy it again, or set on_bad: skip to leave out the rest of it."
             )
 
     def _key(self, name: str) -> str:

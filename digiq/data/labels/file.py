@@ -75,7 +75,7 @@ class File:
                 yield Unlabelled(episode.episode_id, f"{self.path} has no line about it")
             else:
                 raise DigiQError(
-                    f"{self.path}: has no line about episode {episode.episode_id}; add it, or set file.missing."
+                    f"{self.path}: has no line about episode {episode.episode_id}; add one, or set file.missing."
                 )
 
     def _lines(self) -> dict[str, FileLine]:
@@ -94,7 +94,9 @@ class File:
                 field = ".".join(map(str, first["loc"])) or "the line"
                 raise DigiQError(f"{self.path}, line {number}: {field}: {first['msg']}.") from None
             if line.episode_id in found:
-                raise DigiQError(f"{self.path}, line {number}: episode {line.episode_id} comes twice.")
+                raise DigiQError(
+                    f"{self.path}, line {number}: episode {line.episode_id} appears twice; keep one line."
+                )
             found[line.episode_id] = line
         return found
 
@@ -106,7 +108,7 @@ class File:
         elif line.first_error is not None:
             if line.first_error >= count:
                 raise DigiQError(
-                    f"{self.path}: episode {line.episode_id}: first_error is {line.first_error}, and it has {count} actions."
+                    f"{self.path}: episode {line.episode_id}: first_error is {line.first_error}, but it has {count} actions."
                 )
             length = line.first_error + 1
             paid = [0.0] * length

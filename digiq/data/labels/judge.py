@@ -159,5 +159,7 @@ def _read_shots(file: Path) -> tuple[Message, ...]:
             told.append(Message("user", [*images, f"Task: {shot['goal']}"]))
             told.append(Message("assistant", [json.dumps(answer)]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DigiQError(f"{file}: no file of examples ({error!r}); set judge.shots.") from None
+        raise DigiQError(
+            f"{file}: cannot be read as a file of examples ({error!r}); set judge.shots."
+        ) from None
     return tuple(told)

@@ -78,17 +78,19 @@ class Rule:
         try:
             found: Any = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DigiQError(f"{self.path}: no JSON file of rules ({error}); set rule.path.") from None
+            raise DigiQError(f"{self.path}: cannot be read as JSON ({error}); set rule.path.") from None
         try:
             rules = {
                 str(name): {str(key): str(value) for key, value in rule.items()}
                 for name, rule in found.items()
             }
         except AttributeError:
-            raise DigiQError(f"{self.path}: must be an object with a rule by task id, goal or '*'.") from None
+            raise DigiQError(
+                f"{self.path}: must be a JSON object with a rule per task id, goal or '*'."
+            ) from None
         for name, rule in rules.items():
             if not rule or set(rule) - {ACTIVITY, TEXT}:
                 raise DigiQError(
-                    f"{self.path}: the rule for {name!r} may have {ACTIVITY} and {TEXT}, one or both."
+                    f"{self.path}: the rule for {name!r} must have {ACTIVITY}, {TEXT} or both, and nothing else."
                 )
         return rules

@@ -53,7 +53,7 @@ class Generated:
         if whole.backbone.family.unshared:
             kind = whole.backbone.model.config.model_type
             raise DigiQError(
-                f"engine generated: models of type '{kind}' read a prompt again with each token that they answer "
+                f"engine generated: models of type '{kind}' read the prompt again for each token of an answer "
                 f"({whole.backbone.family.unshared}); use engine plain."
             )
         numbers = wanted_layers(reading.layers, len(whole.numbers))

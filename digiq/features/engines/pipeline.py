@@ -101,7 +101,7 @@ def ahead(
                         raise
                     if len(part) == 1:
                         raise DigiQError(
-                            "featurize: memory does not suffice for a single prompt; take a smaller model or dtype, or smaller "
+                            "featurize: a single prompt does not fit into memory; use a smaller model or dtype, or smaller "
                             "screens."
                         ) from error
                     most = (len(part) + 1) // 2
@@ -112,7 +112,7 @@ def ahead(
                 del inputs, future
                 _forget(loading)
                 print(
-                    f"featurize: a batch of {len(part)} prompts does not fit into memory; going on with {most}.",
+                    f"featurize: a batch of {len(part)} prompts does not fit into memory; continuing with {most}.",
                     file=sys.stderr,
                 )
                 again = [part, *(p for p, _ in loading), *parts]

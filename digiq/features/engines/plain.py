@@ -136,7 +136,7 @@ def wanted_layers(layers: Sequence[Layer], num_layers: int) -> tuple[int, ...]:
             layer = share if not isinstance(share, int) or share > 0 else num_layers + 1 + share
         if not isinstance(layer, int) or isinstance(layer, bool) or not 1 <= layer <= num_layers:
             raise DigiQError(
-                f"featurize.layers: {given} is no layer of a model with layers 1 to {num_layers}; give numbers, negative ones "
+                f"featurize.layers: {given} is not a layer of a model with layers 1 to {num_layers}; give numbers, negative ones "
                 "from the end, shares such as 0.5, 'middle' or 'all'."
             )
         resolved.append(layer)
@@ -149,7 +149,7 @@ def check_spans(spans: Sequence[str], prompt: Prompt, field: str) -> None:
     for span in spans:
         if span not in known:
             raise DigiQError(
-                f"featurize.{field}: no span '{span}' in the prompt; there are {', '.join(known)}."
+                f"featurize.{field}: the prompt has no span '{span}'; it has {', '.join(known)}."
             )
 
 
@@ -230,7 +230,7 @@ def screens(requests: Sequence[Request]) -> list[list[npt.NDArray[np.uint8]]]:
     good: list[npt.NDArray[np.uint8]] = []
     for number, (request, image) in enumerate(zip([*requests, *(r for r, _ in later)], images, strict=True)):
         if isinstance(image, Exception):
-            which = "screenshot" if number < len(requests) else "screenshot before"
+            which = "screenshot" if number < len(requests) else "previous screenshot"
             raise DigiQError(
                 f"featurize: {request.where or 'a request'}: its {which} cannot be read ({image}). Finished shards are kept."
             ) from image

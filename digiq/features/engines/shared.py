@@ -115,7 +115,7 @@ def check_sharing(backbone: Backbone, attention: str = "two_part", grounding: Gr
     kinds = getattr(backbone.family.decoder(backbone.model).config, "layer_types", None) or ()
     if attention == "cache" and "sliding_attention" in kinds:
         raise DigiQError(
-            "engine shared: featurize.shared.attention is cache, but this model's layers see a window of their own; use two_part."
+            "engine shared: featurize.shared.attention is cache, but this model uses sliding-window attention; use two_part."
         )
 
 

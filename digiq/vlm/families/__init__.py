@@ -33,8 +33,8 @@ def family_of(config: Any) -> Family:
     if not found:
         covered = ", ".join(model for family in families for model in family.models)
         raise BackboneError(
-            f"models of type '{config.model_type}' are not covered (covered: {covered}); give it a family of its own, a file "
-            "and a line (CONTRIBUTING.md, 'Adding a backbone family')."
+            f"models of type '{config.model_type}' are not supported (supported: {covered}); add a family, one file "
+            "and one line (CONTRIBUTING.md, 'Adding a backbone family')."
         )
     return found[-1]
 

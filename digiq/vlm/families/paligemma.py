@@ -13,10 +13,10 @@ class PaliGemma(Generic):
 
     models: ClassVar[Sequence[str]] = ("paligemma",)
     unshared: ClassVar[str] = (
-        "every token of its prompt sees every other, so an action changes what stands before it"
+        "every token of its prompt sees every other, so an action changes what comes before it"
     )
 
-    uncropped: ClassVar[str] = "its processor begins the text anew after the last picture"
+    uncropped: ClassVar[str] = "its processor restarts the text after the last picture"
     answer_type: ClassVar[int] = 1  # otherwise the prompt would attend to it
 
     def decoder(self, model: Any) -> Any:

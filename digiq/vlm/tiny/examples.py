@@ -4,7 +4,8 @@ Labels of patches teach the vision tower to read before the language model asks 
 which letters it contains and where, and whether the cursor points at its widget. Pages of pure text teach the letters
 fastest. Each screen comes with questions under several goals, which differ only in names. Labels of the goal's letters
 teach comparison: each says whether the pair of letters that ends there occurs in the text in question. (A whole name
-agrees if all its pairs do, and a single pair can be found in one look.)
+agrees if all its pairs do, and a single pair can be found in one look.) Where a tap is told in coordinates instead of
+shown, the label of the last coordinate is the widget there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from android_env.devices.simulated.renderer import render
 from android_env.devices.simulated.screen import PANEL_ROLES, ROLES, SCREEN_HW, Box, Element
 from android_env.devices.simulated.themes import PRETRAIN_THEMES
 from android_env.devices.simulated.widgets import Canvas, TextRun, record_text
-from digiq.vlm.prompts import build_prompt, draw_cursor
+from digiq.vlm.prompts import Grounding, build_prompt, draw_cursor, format_point
 from digiq.vlm.tiny.architecture import (
     CHARACTERS,
     GRID,
@@ -38,6 +39,7 @@ from digiq.vlm.tiny.screens import Goal, Scene, make_scene, rename
 from digiq.vlm.tiny.words import Words
 
 NAME_QUESTION = " what is at the cursor?"
+POINT_QUESTION = " what is at the point?"
 FIELD_QUESTION = " what does the field say?"
 ROLE_IDS = {role: i for i, role in enumerate(("", *ROLES))}
 CHARACTER_IDS = {c: i + 1 for i, c in enumerate(CHARACTERS)}
@@ -60,6 +62,8 @@ class Asked:
     """The name spelled at the end; empty if there is none."""
     compared: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Names in the prompt, each with the texts that it may match."""
+    point: str = ""
+    """The coordinates of a tap, as written in the prompt; empty unless the prompt tells them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +80,19 @@ class Example:
     """[P, LETTERS_PER_PATCH] index into CHARACTER_IDS of the letter centred there, 0 for none; row-major."""
     pointed: npt.NDArray[np.int64]
     """[P] 1 on the cursor's widget; IGNORE everywhere if there is no cursor."""
+    located: npt.NDArray[np.int64]
+    """[P] 1 on the widget at the coordinates that the prompts tell; IGNORE everywhere if they tell none."""
     is_named_tap: bool = False
     """Whether it is a tap on a named widget; naming and matching accuracy are measured on those."""
 
 
-def make_example(rng: np.random.Generator, *, unseen: bool = False, goals: int = 1) -> Example:
-    """One random screen with prompts under ``goals`` goals: two in three about an action, the others without one."""
+def make_example(
+    rng: np.random.Generator, *, unseen: bool = False, goals: int = 1, text: float = 0.0
+) -> Example:
+    """One random screen with prompts under ``goals`` goals: two in three about an action, the others without one.
+
+    ``text`` is the share of actions whose place is told in coordinates; in the others a cursor shows it.
+    """
     words = Words(rng, unseen=unseen)
     scene = make_scene(words)
     boxes = layout(scene.screen, layout_seed=int(rng.integers(1 << 30)))
@@ -90,34 +101,41 @@ def make_example(rng: np.random.Generator, *, unseen: bool = False, goals: int =
         screenshot = render(scene.screen, boxes, theme)
     shown = {name: box for name, box in boxes.items() if name in scene.elements}
     action, pointed, named = None, None, False
+    grounding: Grounding = "cursor"
     if rng.random() < 0.33:
         field = scene.field_element
         name = _spelled(field.text) if field and field.text else "=none"
         question = FIELD_QUESTION
     else:
         action, pointed = _choose(scene, shown, words)
-        screenshot = draw_cursor(screenshot, action)
+        if text and rng.random() < text:  # without ``text``, the draws of earlier versions
+            grounding = "text"
+        else:
+            screenshot = draw_cursor(screenshot, action)
         name = _name(scene, pointed) if action.is_tap else "=none"
-        question = NAME_QUESTION
+        question = NAME_QUESTION if grounding == "cursor" else POINT_QUESTION
         named = action.is_tap and not name.startswith("=") and not scene.screen.loading
-    first = _ask(scene, action, pointed)
+    first = _ask(scene, action, pointed, grounding)
     asked = [dataclasses.replace(first, text=first.text + question, name=name)]
     for _ in range(goals - 1):
         other = dataclasses.replace(scene, goal=_other_goal(scene, action, pointed, words))
-        asked.append(_ask(other, action, pointed))
+        asked.append(_ask(other, action, pointed, grounding))
+    widget = _pointed_grid(shown, pointed)
+    nothing = np.full_like(widget, IGNORE)
     return Example(
         pixels=squash(screenshot),
         asked=tuple(asked),
         roles=_role_grid(scene, shown),
         letters=_letter_grid(_visible(runs, scene, boxes)),
-        pointed=_pointed_grid(shown, pointed),
+        pointed=widget if grounding == "cursor" else nothing,
+        located=widget if grounding == "text" else nothing,
         is_named_tap=named,
     )
 
 
-def _ask(scene: Scene, action: Action | None, pointed: Element | None) -> Asked:
+def _ask(scene: Scene, action: Action | None, pointed: Element | None, grounding: Grounding) -> Asked:
     """The prompt of an action, or of the screen alone, with its answers."""
-    text = build_prompt(scene.goal.text, action).text
+    text = build_prompt(scene.goal.text, action, grounding=grounding).text
     goal = tuple(name for name in (scene.goal.place, scene.goal.query) if name)
     if action is None:
         field = scene.field_element
@@ -129,7 +147,12 @@ def _ask(scene: Scene, action: Action | None, pointed: Element | None) -> Asked:
     if action.type is ActionType.TYPE:  # the goal is read before the typed text
         return Asked(text, answers, compared=((action.text, goal),))
     there = _texts_there(scene, action, pointed)
-    return Asked(text, answers, compared=tuple((name, there) for name in goal) if any(there) else ())
+    return Asked(
+        text,
+        answers,
+        compared=tuple((name, there) for name in goal) if any(there) else (),
+        point=format_point(action.touch_yx) if action.is_tap and grounding == "text" else "",
+    )
 
 
 def _texts_there(scene: Scene, action: Action, pointed: Element | None) -> tuple[str, ...]:
@@ -199,6 +222,7 @@ def make_page(rng: np.random.Generator) -> Example:
         roles=nothing,
         letters=_letter_grid(runs),
         pointed=nothing,
+        located=nothing,
     )
 
 
@@ -334,6 +358,8 @@ class Encoded:
     """Ordinary next tokens of the name."""
     agrees: list[int]
     """At each letter of a compared name except the first, 1 if it and the one before occur in one of the texts."""
+    told: list[int]
+    """1 at the last token of a tap's coordinates, elsewhere 0."""
 
 
 class Encoder:
@@ -357,19 +383,26 @@ class Encoder:
         patches = len(self._image)
         blank = [IGNORE] * patches
         out = Encoded(
-            list(self._image), [0] * patches, list(range(patches)), list(blank), list(blank), list(blank)
+            ids=list(self._image),
+            segments=[0] * patches,
+            positions=list(range(patches)),
+            readout=list(blank),
+            spelled=list(blank),
+            agrees=list(blank),
+            told=[0] * patches,
         )
         for segment, asked in enumerate(example.asked, 1):
-            ids, readout, spelled, agrees = self._prompt(asked)
+            ids, readout, spelled, agrees, told = self._prompt(asked)
             out.ids.extend(ids)
             out.segments.extend([segment] * len(ids))
             out.positions.extend(range(patches, patches + len(ids)))
             out.readout.extend(readout)
             out.spelled.extend(spelled)
             out.agrees.extend(agrees)
+            out.told.extend(told)
         return out
 
-    def _prompt(self, asked: Asked) -> tuple[list[int], list[int], list[int], list[int]]:
+    def _prompt(self, asked: Asked) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
         prompt = self._tokenizer(asked.text, add_special_tokens=False)["input_ids"]
         name = [self._ids[asked.name]] if asked.name.startswith("=") else self._spell(asked.name)
         ids = prompt + name
@@ -385,7 +418,11 @@ class Encoder:
                 if offset:
                     pair = letters[offset - 1 : offset + 1]
                     agrees[position] = int(any(pair in text.lower() for text in texts))
-        return ids, readout, spelled, agrees
+        told = [0] * len(ids)
+        if asked.point:
+            column = asked.point.split()[-1]  # row and column are one token each
+            told[max(i for i, token in enumerate(prompt) if token == self._ids[column])] = 1
+        return ids, readout, spelled, agrees, told
 
     def _spell(self, text: str) -> list[int]:
         return [self._ids.get(c, self._ids["<unk>"]) for c in text]

@@ -22,7 +22,7 @@ from digiq.artifacts import Artifact
 from digiq.config import configclass
 from digiq.errors import ArtifactError
 from digiq.progress import progress
-from digiq.vlm.tiny.architecture import CHARACTERS, PATCH_SIZE, build_model, build_processor, save
+from digiq.vlm.tiny.architecture import CHARACTERS, GRID, PATCH_SIZE, build_model, build_processor, save
 from digiq.vlm.tiny.examples import (
     IGNORE,
     LETTERS_PER_PATCH,
@@ -58,6 +58,11 @@ class MakeTinyVlmConfig:
     """Weight of the patch labels while the whole model trains."""
     comparison_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the labels of the goal's letters."""
+    text: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of actions whose place is told in coordinates (grounding ``text``) while the whole model trains; in the
+    others a cursor shows it."""
+    location_weight: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of the label that says which widget lies at the coordinates."""
     evaluation_examples: Annotated[int, Field(ge=1)] = 1500
     """Number of screens with seen words, and of screens with unseen words, for measuring the accuracies."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 250
@@ -143,6 +148,8 @@ class _Batch:
     roles: Any
     letters: Any
     pointed: Any
+    located: Any
+    told: Any
 
 
 def _collate(examples: list[Example], encode: Encoder, pad: int) -> _Batch:
@@ -173,6 +180,8 @@ def _collate(examples: list[Example], encode: Encoder, pad: int) -> _Batch:
         roles=stacked("roles"),
         letters=stacked("letters"),
         pointed=stacked("pointed"),
+        located=stacked("located"),
+        told=padded("told", 0),
     )
 
 
@@ -192,8 +201,8 @@ class _Batches:
         alone = index < config.vision_steps
         pages = round(config.pages * config.batch_size) if alone else 0
         drawn = [make_page(rng) for _ in range(pages)]
-        goals = 1 if alone else config.goals
-        drawn += [make_example(rng, goals=goals) for _ in range(config.batch_size - pages)]
+        goals, text = (1, 0.0) if alone else (config.goals, config.text)
+        drawn += [make_example(rng, goals=goals, text=text) for _ in range(config.batch_size - pages)]
         return _collate(drawn, self._encode, self._pad)
 
 
@@ -209,9 +218,15 @@ class _Trainer:
         self.model.model.language_model.set_attn_implementation("eager")
         width = self.model.config.text_config.hidden_size
         outputs = len(ROLE_IDS) + LETTERS_PER_PATCH * (len(CHARACTERS) + 1) + 2
-        # Linear maps from the projected patch to role, letters and pointed, and from letters of the prompt to whether
-        # they agree. They are discarded after training.
-        self.heads = nn.ModuleDict({"patches": nn.Linear(width, outputs), "agrees": nn.Linear(width, 2)})
+        # Linear maps from the projected patch to role, letters and pointed, from letters of the prompt to whether they
+        # agree, and from coordinates to what is compared with the patches. They are discarded after training.
+        self.heads = nn.ModuleDict(
+            {
+                "patches": nn.Linear(width, outputs),
+                "agrees": nn.Linear(width, 2),
+                "located": nn.Linear(width, width),
+            }
+        )
         parts = (self.model.model.vision_tower, self.model.model.multi_modal_projector, self.heads)
         self._vision = [p for part in parts for p in part.parameters()]
         self._all = [*self.model.parameters(), *self.heads.parameters()]
@@ -274,7 +289,21 @@ class _Trainer:
             "names": loss(self.model.lm_head, batch.spelled),
             "agree": self.config.comparison_weight * loss(self.heads["agrees"], batch.agrees),
         }
+        if batch.told.any():
+            losses["located"] = self.config.location_weight * self._location_loss(hidden, batch)
         return losses | {k: v * self.config.dense_weight for k, v in dense.items()}
+
+    def _location_loss(self, hidden: Any, batch: _Batch) -> Any:
+        """Cross entropy between where the last coordinate looks, by products with the patches' states, and the widget
+        there; points without a widget are left out."""
+        row, position = batch.told.nonzero(as_tuple=True)
+        target = (batch.located[row] == 1).float()
+        some = target.sum(-1) > 0
+        patches = hidden[row[some], : GRID * GRID]
+        asked = self.heads["located"](hidden[row, position][some])
+        scores = (patches @ asked.unsqueeze(-1)).squeeze(-1).float() * asked.shape[-1] ** -0.5
+        target = target[some] / target[some].sum(-1, keepdim=True)
+        return -(target * scores.log_softmax(-1)).sum(-1).mean() if len(target) else hidden.sum() * 0
 
     def _image_features(self, batch: _Batch) -> Any:
         """Projected patches [B, P, H], as passed to the language model."""
@@ -349,7 +378,8 @@ class _Trainer:
         self.heads.to(torch.bfloat16)
 
     def evaluate(self, count: int) -> dict[str, float]:
-        """Accuracies on fresh screens, with seen words and with words never shown in training.
+        """Accuracies on fresh screens, with seen words and with words never shown in training; with ``text_`` before
+        these, where coordinates tell the place of every tap.
 
         ``letters``: the discarded head reads a letter of a patch correctly. ``naming``: the whole name of a tapped
         widget is spelled correctly. ``kind``: its kind is correct. ``matching``: whether it fits the goal, averaged
@@ -360,11 +390,17 @@ class _Trainer:
         encode, pad = Encoder(self.processor.tokenizer), self.processor.tokenizer.pad_token_id
         out: dict[str, float] = {}
         self.model.eval()
-        for side in ("seen", "unseen"):
-            rng = np.random.default_rng([1 << 20, side == "unseen"])
+        shares = {"seen": 0.0, "unseen": 0.0} | (
+            {"text_seen": 1.0, "text_unseen": 1.0} if self.config.text else {}
+        )
+        for side, text in shares.items():
+            unseen = side.endswith("unseen")
+            rng = np.random.default_rng([1 << 20, unseen])
             right: dict[str, list[bool]] = {}
             for start in range(0, count, 50):
-                examples = [make_example(rng, unseen=side == "unseen") for _ in range(min(50, count - start))]
+                examples = [
+                    make_example(rng, unseen=unseen, text=text) for _ in range(min(50, count - start))
+                ]
                 batch = _collate(examples, encode, pad)
                 with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                     features = self._image_features(batch)

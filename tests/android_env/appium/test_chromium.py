@@ -71,7 +71,7 @@ def test_other_families_are_refused(pages):
 
 def test_what_is_missing_is_named_with_its_mend(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SetupError, match="no chromium on PATH; run 'make appium'"):
+    with pytest.raises(SetupError, match="chromium is not on PATH; run 'make appium'"):
         find_browser()
     with pytest.raises(SetupError, match="run 'make appium', or set APPIUM_HOME"):
         AppiumServer(home=tmp_path)

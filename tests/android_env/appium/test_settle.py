@@ -62,7 +62,7 @@ def test_a_moving_screen_ends_at_the_cap_and_is_recorded():
 
 def test_a_moving_screen_is_a_fault_where_it_may_not_move():
     frames = moving()
-    with pytest.raises(SettleTimeout, match="still moves after 6 s and 7 screenshots"):
+    with pytest.raises(SettleTimeout, match="still changing after 6 s and 7 screenshots"):
         settle(lambda: next(frames), SettleConfig(poll_s=1, cap_s=6, allow_moving=False), FakeClock())
 
 

@@ -230,7 +230,7 @@ def test_nothing_but_a_package_name_gets_to_what_the_driver_hands_to_a_shell(ben
     bench.device.execute(Action(ActionType.OPEN_APP, text=name))
     assert bench.device.report.faults == 0
     if name:
-        with pytest.raises(TaskError, match="is no package name"):
+        with pytest.raises(TaskError, match="is not a package name"):
             bench.device.reset(dataclasses.replace(TASKS[0], params={"package": name}), seed=0)
     assert not any(
         "activateApp" in str(body) or "terminateApp" in str(body) for _, body in bench.double.commands

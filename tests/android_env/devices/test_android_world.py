@@ -97,7 +97,7 @@ def test_a_task_that_cannot_be_set_up_is_the_tasks_error(env, double):
         env.reset(seed=0, options={"task": env.tasks[2]})
     env.reset(seed=0, options={"task": env.tasks[0]})
     assert not env.device.recovery.quarantined
-    with pytest.raises(TaskError, match="none of AndroidWorld's"):
+    with pytest.raises(TaskError, match="not one of AndroidWorld's"):
         env.device.reset(Task("x", "y", "webshop", 1, "train"), seed=0)
 
 

@@ -72,11 +72,11 @@ def test_tasks_are_those_of_its_lists(checkout):
 
 
 def test_other_folders_are_refused(checkout, tmp_path):
-    with pytest.raises(TaskError, match="is no checkout of MobileGym"):
+    with pytest.raises(TaskError, match="is not a checkout of MobileGym"):
         load_tasks(f"mobilegym:{tmp_path}")
     (tmp_path / "bench_env" / "task").mkdir(parents=True)
     (tmp_path / "bench_env" / "task" / "registry.py").touch()
-    with pytest.raises(SetupError, match="one checkout a process"):
+    with pytest.raises(SetupError, match="one process per checkout"):
         Checkout(tmp_path)
 
 
@@ -122,15 +122,15 @@ def test_a_question_is_answered_on_the_sheet_and_nowhere_else(checkout, memory):
 
 def test_whose_fault_it_is(checkout, memory):
     with pytest.raises(
-        TaskRefused, match=r"set-up of pocket.Broken fails: ValueError: there is no such note"
+        TaskRefused, match=r"set-up of pocket.Broken failed: ValueError: there is no such note"
     ):
         checkout.begin(task("pocket.Broken"), 0, memory)
     with pytest.raises(TaskError, match=r"has no task 'pocket.Nothing'"):
         checkout.begin(task("pocket.Nothing"), 0, memory)
-    with pytest.raises(TaskError, match="MobileGym plays its own only"):
+    with pytest.raises(TaskError, match="MobileGym plays only its own tasks"):
         checkout.begin(load_tasks("webshop")[0], 0, memory)
     del memory.state["apps"]["notes"]
-    with pytest.raises(CommandFailed, match="has no state of notes"):
+    with pytest.raises(CommandFailed, match="has no state for notes"):
         checkout.begin(task("pocket.CountNotes"), 0, memory)
     memory = Memory()
     episode = checkout.begin(task("pocket.AddNote"), 0, memory)

@@ -139,6 +139,6 @@ def test_locks_in_the_users_own_avds_are_left_alone_and_a_busy_template_is_not_c
     lock.write_text(str(os.getpid()))
     with pytest.raises(SetupError, match="left alone"):
         avd.remove_stale_locks(lock.parent)
-    with pytest.raises(AvdBusy, match="torn"):
+    with pytest.raises(AvdBusy, match="inconsistent"):
         avd.clone(doubles.sdk, "template", "copy")
     assert lock.exists() and not (doubles.avd_home / "copy.ini").exists()

@@ -83,7 +83,7 @@ def test_no_appium_no_driver_no_java(machine, tmp_path, monkeypatch):
 
 def test_ports_that_are_taken_are_passed_over(machine, monkeypatch):
     monkeypatch.setattr(doctor, "port_is_free", lambda port: port != 8200)
-    assert "passed over for 8200" in next(f.says for f in doctor.examine(63, **machine) if f.check == "ports")
+    assert "in use: 8200" in next(f.says for f in doctor.examine(63, **machine) if f.check == "ports")
     assert "63 of 64" in wrong(machine, 64)["ports"].says
 
 
@@ -97,6 +97,6 @@ def test_a_listening_port_is_not_free():
 def test_disk_and_memory_grow_with_the_count(machine):
     assert wrong(machine, 10) == {}
     found = wrong(machine, 20)
-    assert "160 wanted" in found["disk"].says and "60 wanted" in found["memory"].says
+    assert "160 needed" in found["disk"].says and "60 needed" in found["memory"].says
     assert "ANDROID_AVD_HOME" in found["disk"].mend
     assert wrong(machine, 20, meminfo=machine["kvm"]).keys() == {"disk"}

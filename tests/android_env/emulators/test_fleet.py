@@ -83,7 +83,7 @@ def test_one_that_nothing_mends_is_given_up_and_the_others_go_on(doubles, make, 
 
 def test_a_fleet_of_which_none_comes_up_is_an_error_and_leaves_nothing_running(doubles, make):
     doubles.inject("start_fails", 9)
-    with pytest.raises(Quarantined, match="not one of 2"):
+    with pytest.raises(Quarantined, match="none of 2"):
         make(2).start()
     assert doubles.running == {}
 
@@ -92,13 +92,13 @@ def test_lending(make):
     fleet = make(2)
     first, second = fleet.lend(), fleet.lend()
     assert first is not second
-    with pytest.raises(Quarantined, match="2 of 2 are sound, all of them lent"):
+    with pytest.raises(Quarantined, match="2 of 2 are healthy, all of them lent"):
         fleet.lend()
     fleet.give_back(first)
     assert fleet.lend() is first
     fleet.quarantine(second, EmulatorDead("gone"))
     fleet.give_back(second)
-    with pytest.raises(Quarantined, match="1 of 2 are sound"):
+    with pytest.raises(Quarantined, match="1 of 2 are healthy"):
         fleet.lend()
     with pytest.raises(ValueError, match="at least 1"):
         make(0)
@@ -150,7 +150,7 @@ def test_a_device_that_is_given_up_leaves_the_fleet(doubles, make):
             device.reset(TASKS[0], seed=0)
         device.close()
     assert fleet.healthy == [] and doubles.running == {}
-    with pytest.raises(Quarantined, match="0 of 1 are sound"):
+    with pytest.raises(Quarantined, match="0 of 1 are healthy"):
         fleet.device(appium.url)
 
 

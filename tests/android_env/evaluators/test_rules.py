@@ -54,5 +54,5 @@ def test_declaring_too_early_is_failure():
 def test_tasks_that_cannot_be_judged_are_refused():
     with pytest.raises(TaskError, match="success_activity"):
         outcome_of(lambda phone: [Action.back()])
-    with pytest.raises(TaskError, match="no regular expression"):
+    with pytest.raises(TaskError, match="not a regular expression"):
         outcome_of(lambda phone: [Action.back()], success_text="(")

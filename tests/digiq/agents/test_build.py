@@ -63,9 +63,9 @@ def test_episodes_on_a_fleet_are_judged_by_the_screen_and_use_no_more_devices_th
         (once,) = rollout(
             build_agent(AgentConfig(kind="random"), device=device), specs[:1], make_env, batch_size=1
         )
-        with pytest.raises(ConfigError, match="does not play 'android'"):
+        with pytest.raises(ConfigError, match="cannot act on device 'android'"):
             build_agent(AgentConfig(kind="oracle"), device=device)
-        with pytest.raises(ConfigError, match=r"agent\.kind: 'oracle' does not play 'android'"):
+        with pytest.raises(ConfigError, match=r"agent\.kind: 'oracle' cannot act on device 'android'"):
             EvaluateConfig(agent=AgentConfig(kind="oracle"), device=device)
     assert [run.outcome for run in runs] == ["success"] * 5
     for run in runs:
@@ -105,7 +105,7 @@ def test_the_safety_list_holds_on_every_device():
     env = make_env()
     env.reset(seed=0)
     assert "secret" in env.step(Action.type_text("my Secret"))[4]["refused"]
-    with pytest.raises(ConfigError, match="no regular expression"):
+    with pytest.raises(ConfigError, match="not a regular expression"):
         env_factory(DeviceConfig(deny_texts=("(",)), TASKS)
 
 

@@ -101,14 +101,14 @@ def test_a_killed_collection_finishes_to_the_same_episodes(collected, tmp_path, 
 def test_scripts_and_policies_are_not_confused(tmp_path):
     with pytest.raises(ConfigError, match="needs a policy artefact"):
         build_agent(AgentConfig())
-    with pytest.raises(ConfigError, match="no use for a policy"):
+    with pytest.raises(ConfigError, match="does not use a policy"):
         build_agent(AgentConfig(kind="oracle"), policy=tmp_path)
     with pytest.raises(ConfigError, match=r"did you mean 'agent\.temperature'"):
         load(CollectConfig, {"agent": {"temprature": 1.0}})
     with pytest.raises(ConfigError, match="noise"):
         load(DeviceConfig, {"simulated": {"noise": {"scale": -1}}})
     with pytest.raises(
-        ConfigError, match=r"'colector' does not play 'simulated'; take 'policy' or .*collector"
+        ConfigError, match=r"'colector' cannot act on device 'simulated'; use 'policy' or .*collector"
     ):
         load(CollectConfig, {"agent": {"kind": "colector"}})
 

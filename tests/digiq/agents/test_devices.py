@@ -205,7 +205,7 @@ def test_its_scripts_play_it_and_giving_up_fails(config):
 
 
 def test_scripts_and_tasks_of_others_are_refused(config):
-    with pytest.raises(ConfigError, match=f"agent.kind: 'nobody' does not play '{config.name}'"):
+    with pytest.raises(ConfigError, match=f"agent.kind: 'nobody' cannot act on device '{config.name}'"):
         EvaluateConfig(agent=AgentConfig(kind="nobody"), device=config)
     strange = TaskSet("strange", (dataclasses.replace(TASKS["webshop"][0], family="strange"),))
     if config.chosen.plays:

@@ -80,7 +80,7 @@ def test_an_evaluation_plays_there_and_scripts_that_look_into_devices_do_not(clu
     assert near.manifest.digest == found.manifest.digest, "what comes out does not depend on where"
     monkeypatch.setenv(remote.RAY, "1")
     scripted = EvaluateConfig(tasks="general/train", episodes=1, agent=AgentConfig(kind="oracle"))
-    with pytest.raises(ConfigError, match=r"--ray: agent.kind 'oracle' looks into its device"):
+    with pytest.raises(ConfigError, match=r"--ray: agent.kind 'oracle' reads its device's state"):
         evaluate.run(scripted, out=tmp_path / "scripted")
 
 

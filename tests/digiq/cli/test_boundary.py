@@ -86,7 +86,7 @@ def test_debug_shows_where(tmp_path, capsys, monkeypatch):
         (OSError(errno.ENOSPC, "full", "/d/x"), "/d/x: No space left on device; free some space"),
         (PermissionError(errno.EACCES, "no", "/d/y"), "/d/y: Permission denied; name a place"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "not UTF-8"),
-        (ValueError("odd\n thing"), "ValueError: odd thing (that is not an error"),
+        (ValueError("odd\n thing"), "ValueError: odd thing (this error is unexpected"),
     ],
 )
 def test_errors_of_others_say_the_mend(error, said):

@@ -116,7 +116,7 @@ def test_the_table_of_commands_that_are_not_run_is_of_these_pages():
 
 def test_a_rule_says_why(tmp_path):
     (tmp_path / "table.yaml").write_text("ready: {}\nrules: [{command: make test, why: ''}]\n")
-    with pytest.raises(run_docs.DocsError, match="says why"):
+    with pytest.raises(run_docs.DocsError, match="say why"):
         run_docs.read_table(tmp_path / "table.yaml")
 
 

@@ -115,7 +115,7 @@ def test_init_writes_a_recipe_that_plans(tmp_path, monkeypatch, capsys):
     assert "ranking" in {node.name for node in plan(recipe)}
     with pytest.raises(SystemExit):
         main(["init", str(file), "--logs", str(logs)])
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_init_writes_a_recipe_that_plans(tmp_path, monkeypatch, capsys):
     [
         (["--logs", "nowhere"], "no such file"),
         ([], "--logs"),
-        (["--logs", ".", "--format", "jsnl"], "take one of"),
+        (["--logs", ".", "--format", "jsnl"], "use one of"),
     ],
 )
 def test_init_refuses_with_the_mend_and_writes_nothing(options, said, tmp_path, capsys):

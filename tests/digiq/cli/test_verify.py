@@ -29,7 +29,7 @@ def run(tmp_path):
 
 def test_a_whole_run_is_ok(run, capsys):
     code, out = verify(run, capsys)
-    assert code == 0 and out.count("ok ") == 2 and "All is as it was written" in out
+    assert code == 0 and out.count("ok ") == 2 and "Everything is as it was written" in out
 
 
 def test_the_command_that_mends_a_run_is_named(run, capsys):

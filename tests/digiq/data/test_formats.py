@@ -104,7 +104,7 @@ def test_official_splits_say_who_is_where(tmp_path):
     episodes, _ = imported("aitw", tmp_path / "out", **settings)
     assert [(e.episode_id, e.split) for e in episodes] == [("a", "train"), ("c", "test")]
     splits.with_name("twice.json").write_text(json.dumps({"train": ["a"], "test": ["a"]}))
-    with pytest.raises(DigiQError, match="episode a is in 'train' and in 'test'"):
+    with pytest.raises(DigiQError, match="episode a is in both 'train' and 'test'"):
         imported("aitw", tmp_path / "no", **settings | {"split_file": str(tmp_path / "twice.json")})
 
 
@@ -112,13 +112,13 @@ def test_official_splits_say_who_is_where(tmp_path):
 def test_another_formats_files_say_which_format_to_take(tmp_path, kind):
     formats.MAKERS[kind](tmp_path / "logs", ("a", "b"))
     mine = "aitw" if kind != "aitw" else "jsonl"
-    with pytest.raises(DigiQError, match=f"take --format {kind} --{kind}.source"):
+    with pytest.raises(DigiQError, match=f"use --format {kind} --{kind}.source"):
         imported(mine, tmp_path / "out", source=str(tmp_path / "logs"))
 
 
 def test_android_in_the_wild_is_told_from_android_control(tmp_path):
     aitw.write_shard(tmp_path / "aitw/general/general-00000-of-00001", good("a"))
-    with pytest.raises(DigiQError, match="take --format aitw"):
+    with pytest.raises(DigiQError, match="use --format aitw"):
         imported("android_control", tmp_path / "out", source=str(tmp_path / "aitw"))
 
 
@@ -219,8 +219,8 @@ def with_step(**changes: Any) -> dict[str, Any]:
         (formats.jsonl_line("a", steps=[]), "line 1: steps: List should have at least 1 item"),
         (formats.jsonl_line("a", outcome="won"), "line 1: outcome: Input should be 'success'"),
         (with_step(screenshot="screens/none.png"), "step 0: screenshot 'screens/none.png' is missing"),
-        (with_step(screenshot="../../etc/passwd"), "is outside of"),
-        (with_step(screenshot="/etc/passwd"), "is outside of"),
+        (with_step(screenshot="../../etc/passwd"), "etc/passwd' is outside"),
+        (with_step(screenshot="/etc/passwd"), "etc/passwd' is outside"),
         (with_step(action={"action_type": "click", "x": 999, "y": 20}), "is outside"),
         (with_step(action={"action_type": "fly"}), "no action 'fly'"),
         (with_step(action="whatever"), "no JSON object"),
@@ -243,7 +243,7 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path):
     root = lines(tmp_path / "logs", with_step(screenshot="screens/out.png"))
     (tmp_path / "secret.png").write_bytes(formats.png("s", 0))
     (root / "screens/out.png").symlink_to(tmp_path / "secret.png")
-    with pytest.raises(DigiQError, match="is outside of"):
+    with pytest.raises(DigiQError, match=r"screenshot .* is outside"):
         imported("jsonl", tmp_path / "out", source=str(root))
 
 
@@ -347,7 +347,7 @@ def test_bytes_that_are_no_tree_have_no_elements():
         ({"actions": []}, "'actions' is missing"),
         ({"screenshots": [formats.png("a", 0)]}, "1 screenshots need one action fewer"),
         ({"actions": [b"{"]}, "names the action"),
-        ({"screenshots": [b"no png", formats.png("a", 0)]}, "screenshot is no image"),
+        ({"screenshots": [b"no png", formats.png("a", 0)]}, "screenshot is not a readable image"),
         ({"screenshot_heights": [80]}, "1 heights"),
         ({"actions": [b'{"action_type": "click", "x": 4000, "y": 1}']}, "outside"),
     ],
@@ -397,7 +397,7 @@ def test_android_in_the_zoo_keeps_ids_points_elements_and_thoughts(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"step_id": 5}, "step 0 has the step_id 5"),
+        ({"step_id": 5}, "step 0 has step_id 5"),
         ({"result_touch_yx": "[9.0, 0.5]"}, "outside"),
         ({"ui_positions": "oops"}, "Expecting value"),
         ({"image_path": "general/a/none.png"}, "No such file"),
@@ -460,7 +460,7 @@ def test_a_screenshot_that_is_gone_is_named_or_blank(tmp_path):
     formats.make_digirl(tmp_path / "pt", ("a",))
     (tmp_path / "pt/a1.png").unlink()
     with pytest.raises(
-        DigiQError, match=r"trajectory 0: step 1: screenshot '/gone/images/a1.png' is not there"
+        DigiQError, match=r"trajectory 0: step 1: screenshot '/gone/images/a1.png' is missing"
     ):
         imported("digirl", tmp_path / "out", source=str(tmp_path / "pt"))
     (episode,), manifest = imported("digirl", tmp_path / "blank", source=str(tmp_path / "pt"), blank=True)
@@ -520,7 +520,7 @@ def test_any_rlds_directory_with_a_mapping(tmp_path):
     )
     with pytest.raises(DigiQError, match=r"set rlds\.keys"):
         imported("rlds", tmp_path / "no", source=str(tmp_path / "rlds"))
-    with pytest.raises(DigiQError, match=r"rlds.keys: 'image' is none of"):
+    with pytest.raises(DigiQError, match=r"rlds.keys: 'image' is not one of"):
         imported("rlds", tmp_path / "no", source=str(tmp_path / "rlds"), keys={"image": "x"})
 
 

@@ -180,10 +180,10 @@ def test_step_scores_pay_each_action(episodes, tmp_path):
         ('{"episode_id": "x", "rewards": [NaN]}', "line 1: rewards.0"),
         (
             '{"episode_id": "x", "first_error": 0}\n{"episode_id": "x", "first_error": 0}',
-            "line 2: episode x comes twice",
+            "line 2: episode x appears twice",
         ),
         ('{"episode_id": "x", "first_error": 0}', "has no line about episode"),
-        ('{"episode_id": "shop~general/0", "first_error": 9}', "first_error is 9, and it has 1 actions"),
+        ('{"episode_id": "shop~general/0", "first_error": 9}', "first_error is 9, but it has 1 actions"),
         ('{"episode_id": "shop~general/0", "rewards": [1, 2]}', "2 numbers for 1 actions"),
     ],
 )

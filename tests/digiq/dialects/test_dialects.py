@@ -53,13 +53,13 @@ UI_TARS = [
     ("Action: wait()", WAIT),
     ("Thought: Done.\nAction: finished(content='The alarm is set.')", Action.complete()),
     ("Action: click(point='<point>200 300</point>')\n\ntype(content='x')", TAP),
-    ("Action: hotkey(key='ctrl c')", "nothing that a phone can do"),
-    ("Action: call_user()", "nothing that a phone can do"),
-    ("Action: click(point='<point>200</point>')", "no point"),
+    ("Action: hotkey(key='ctrl c')", "not something a phone can do"),
+    ("Action: call_user()", "not something a phone can do"),
+    ("Action: click(point='<point>200</point>')", "not a point"),
     ("Action: click(point='<point>2000 300</point>')", "outside"),
     ("Action: teleport(point='<point>200 300</point>')", "no action 'teleport'"),
     ("I cannot help with that.", "no 'Action:'"),
-    ("Action: the third button", "no call"),
+    ("Action: the third button", "not a call"),
 ]
 
 
@@ -98,7 +98,7 @@ MOBILE_USE = [
     (called('{"action": "terminate", "status": "maybe"}'), "neither success nor failure"),
     (called('{"action": "click"}'), "'click' lacks a point"),
     (called('{"action": "click", "coordinate": [200, 6000]}'), "outside"),
-    (called('{"action": "click", "coordinate": [200, true]}'), "no point"),
+    (called('{"action": "click", "coordinate": [200, true]}'), "not a point"),
     (called('{"coordinate": [200, 600]}'), "name no action"),
     ('<tool_call>\n{"name": "mobile_use", "arguments": {"action": "cl', "no JSON object"),
     ("The task is done.", "no JSON object"),
@@ -110,7 +110,7 @@ PLAIN_JSON = [
     ('Reason: it saves. Action: {"action_type": "click", "x": 200, "y": 600}', TAP),
     ('```json\n{"action_type": "click", "x": 200, "y": 600}\n```', TAP),
     ('{"action": "tap", "coordinate": [200, 600]}', TAP),
-    ('{"type": "tap", "point": {"x": 1}}', "no point"),
+    ('{"type": "tap", "point": {"x": 1}}', "not a point"),
     ('{"action_type": "double_tap", "x": 200, "y": 600}', Action.double_tap(*TAP.touch_yx)),
     (
         '{"action_type": "drag", "x": 500, "y": 1600, "x2": 500, "y2": 400}',

@@ -52,7 +52,7 @@ def test_the_command_plays_and_says_how_long_each_part_took(served, tmp_path, mo
     ]
     main([*command, *given, "--out", str(tmp_path / "out")])
     said = capsys.readouterr().err
-    assert "milliseconds a step: propose" in said and "unparsable" in said and "loops_broken" in said
+    assert "milliseconds per step: propose" in said and "unparsable" in said and "loops_broken" in said
     about = json.loads((tmp_path / "out/agent.json").read_text())
     assert set(about["latency_ms"]) == {"propose", "score", "guard", "total"}
     assert about["latency_ms"]["propose"] > 0 and about["counts"]["overruled"] > 0

@@ -157,7 +157,7 @@ def test_episodes_of_different_lengths_end_where_they_end():
 
 
 def test_missing_log_probabilities_and_a_q_that_runs_away_are_said():
-    with pytest.raises(DigiQError, match="log-probability of 1 of 2 logged actions is not in the log"):
+    with pytest.raises(DigiQError, match="no log-probability of 1 of 2 logged actions"):
         ratios(np.zeros(2), np.array([np.nan, -1.0]))
     with pytest.raises(DigiQError, match="raise ridge"):
         fitted_q(np.ones((2, 1)), np.full((2, 1), 3.0), np.ones(2), np.ones(2))
@@ -210,7 +210,7 @@ def test_the_stage_estimates_stored_episodes():
         for e in episodes[:4]
     ]
     wis = dataclasses.replace(config, estimate=("wis",))
-    with pytest.raises(DigiQError, match="log-probability of 12 of 12 logged actions is not in the log"):
+    with pytest.raises(DigiQError, match="no log-probability of 12 of 12 logged actions"):
         estimates(wis, silent, Reader(), None, None)
     with pytest.raises(DigiQError, match="need --proposals"):
         estimates(dataclasses.replace(config, estimate=("fqe",)), episodes, Reader(), None, None)

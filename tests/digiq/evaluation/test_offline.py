@@ -102,7 +102,7 @@ def test_the_stage_scores_a_split_at_both_levels(made):
     assert artifact.manifest.counts == {"episodes": 1, "steps": 2, "matched": 1}
     low = run(made, "low", rule="android_control", level="low")
     assert low.manifest.counts == {"episodes": 1, "steps": 1, "matched": 1}
-    with pytest.raises(DigiQError, match="no episode is of split 'x'"):
+    with pytest.raises(DigiQError, match="no episodes in split 'x'"):
         run(made, "no", split="x")
     with pytest.raises(DigiQError, match="no step has an instruction"):
         run(made, "none", split="train", level="low")

@@ -104,10 +104,12 @@ def test_a_judge_is_held_against_what_was_recorded(night, exploration, tmp_path,
     command = ["rejudge", str(night / "oracle" / "recordings"), "--tasks", str(tmp_path / "ruled.json")]
     main([*command, "--out", str(tmp_path / "rows.jsonl")])
     said = capsys.readouterr().out
-    assert "rules calls 4 of them successes" in said and "agrees with what was recorded in 100.0 %" in said
+    assert (
+        "rules calls 4 of them successes" in said and "agrees with the recorded outcomes in 100.0 %" in said
+    )
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert {row["step"] for row in rows} == {2, 3}
-    with pytest.raises(ConfigError, match="judge that sees recordings"):
+    with pytest.raises(ConfigError, match="judge that can judge recordings"):
         from digiq.cli import rejudge
 
         rejudge.main([*command[1:], "--judge.name", "state"])

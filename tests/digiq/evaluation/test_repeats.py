@@ -158,7 +158,7 @@ def test_tasks_that_the_policy_has_learned_from_are_warned_of(tmp_path, caplog):
     test = [dataclasses.replace(task, split="test_query") for task in learned]
     with caplog.at_level(logging.WARNING, "digiq.evaluation"):
         leaked = warn_of_leakage(tmp_path / "run" / "behavior", test)
-    assert 1 <= len(leaked) <= 6 and "has learned from" in caplog.text
+    assert 1 <= len(leaked) <= 6 and "was trained on" in caplog.text
     assert warn_of_leakage(tmp_path / "run" / "behavior", load_tasks("general/test")) == []
 
 
@@ -185,5 +185,5 @@ def test_rows_of_rejudge_are_read_back(tmp_path):
     write_rows(rows, tmp_path / "rows.jsonl")
     assert read_rows(tmp_path / "rows.jsonl") == rows
     (tmp_path / "rows.jsonl").write_text('{"episode": 1}\n')
-    with pytest.raises(DigiQError, match="is no output of 'digiq rejudge --out'"):
+    with pytest.raises(DigiQError, match="cannot be read as a file of 'digiq rejudge --out'"):
         read_rows(tmp_path / "rows.jsonl")

@@ -71,8 +71,8 @@ def test_screens_of_every_kind_become_the_same(given, expected):
         (np.zeros((3, 4, 5), np.uint8), r"shape \(3, 4, 5\)"),
         (np.array([["a"]]), "type <U1"),
         (None, "type object"),
-        (b"\x89PNG\r\n\x1a\n broken", "not an image that can be read"),
-        ("/nowhere.png", "/nowhere.png.*not an image that can be read"),
+        (b"\x89PNG\r\n\x1a\n broken", "not a readable image"),
+        ("/nowhere.png", "/nowhere.png.*not a readable image"),
     ],
 )
 def test_what_is_no_screen_is_refused_in_a_sentence(given, said):
@@ -110,12 +110,12 @@ def test_the_documents_example_works_as_it_stands(vlm, tmp_path, monkeypatch, ca
     ("items", "said"),
     [
         ([], "no items"),
-        ([(RGB, "go")], r"item 0 is no \(image"),
+        ([(RGB, "go")], r"item 0 is not \(image"),
         ([(RGB, 3, None)], "item 0 has a goal of type int"),
         ([(RGB, "go", None), (RGB, "go", [])], "item 1 has no candidates"),
         ([(RGB, "go", ["tap"])], "item 0 has a str among its actions"),
-        ([(RGB, "go", None), (RGB, "go", Action.back())], "ask for them apart"),
-        ([(RGB, "go", None), (b"x", "go", None)], "item 1: not an image"),
+        ([(RGB, "go", None), (RGB, "go", Action.back())], "use two calls"),
+        ([(RGB, "go", None), (b"x", "go", None)], "item 1: not a readable image"),
     ],
 )
 def test_items_that_make_no_sense_are_named(vlm, items, said):
@@ -201,7 +201,7 @@ def test_a_git_lfs_pointer_is_named_in_the_preflight(model, name):
 def test_a_half_downloaded_model_is_named_in_the_preflight(model):
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model.safetensors"}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(BackboneError, match=r"1 files of its weights are missing \(model-00001-of-00002"):
+    with pytest.raises(BackboneError, match=r"1 of its weight files are missing \(model-00001-of-00002"):
         check_model_directory(model)
 
 
@@ -215,7 +215,7 @@ def test_a_half_downloaded_model_is_named_in_the_preflight(model):
 )
 def test_a_processor_of_another_model_is_named_when_it_is_opened(model, change):
     rewrite(model / "processor_config.json", change)
-    with pytest.raises(BackboneError, match="are processor and model of one kind"):
+    with pytest.raises(BackboneError, match="do the processor and the model belong together"):
         extract_features([(RGB, "go", None)], model=model)
 
 
@@ -264,7 +264,7 @@ def test_a_disk_that_cannot_hold_the_rows_is_refused_before_work_starts(vlm, tmp
     monkeypatch.setattr(plain.PlainEngine, "rows", lambda self, requests: asked.append(requests))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(
-        DigiQError, match=r"2 observation rows of 2 x \d+ numbers are 0.0 GB, and .* has 0.0 GB free"
+        DigiQError, match=r"2 observation rows of 2 x \d+ numbers take 0.0 GB, but .* has 0.0 GB free"
     ):
         stage.run(CONFIG, **inputs, vlm=vlm, out=tmp_path / "features")
     assert not asked
@@ -357,7 +357,7 @@ def test_a_state_without_candidates_is_named(vlm, tmp_path):
     proposals.valid[1] = False
     from digiq.data.rewards import LabelledEpisodes
 
-    with pytest.raises(DigiQError, match="episode odd, step 1 has no candidate at all"):
+    with pytest.raises(DigiQError, match="episode odd, step 1 has no candidates"):
         stage.Plan(LabelledEpisodes(inputs["episodes"], None), proposals, CONFIG.resolved(vlm), {})
 
 
@@ -386,7 +386,7 @@ def test_memory_that_runs_out_halves_the_batch(vlm, monkeypatch, capsys, error):
     }
     assert sizes == [5, 3, 2, 1, 2] and sorted(found) == [0, 1, 2, 3, 4]
     said = capsys.readouterr().err
-    assert "a batch of 5 prompts does not fit into memory; going on with 3." in said
+    assert "a batch of 5 prompts does not fit into memory; continuing with 3." in said
     assert said.count("does not fit") == 2
     for i, row in found.items():
         np.testing.assert_allclose(row, expected[i], atol=1e-5)
@@ -395,5 +395,5 @@ def test_memory_that_runs_out_halves_the_batch(vlm, monkeypatch, capsys, error):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(type(backbone.model.base_model), "forward", fail)
-    with pytest.raises(DigiQError, match="memory does not suffice for a single prompt"):
+    with pytest.raises(DigiQError, match="a single prompt does not fit into memory"):
         list(plain.extract(backbone, items, **options))

@@ -90,9 +90,9 @@ def test_a_killed_worker_is_started_again_and_all_rows_are_as_of_one_process(
 def test_what_is_wrong_is_said_once_and_as_it_is_here(nodes, tmp_path, vlm):
     inputs = inputs_of(tmp_path)
     wrong = dataclasses.replace(CONFIG, pair_spans=("kinds",))
-    with pytest.raises(DigiQError, match="no span 'kinds' in the prompt"):
+    with pytest.raises(DigiQError, match="the prompt has no span 'kinds'"):
         stage.run(wrong, **inputs, vlm=vlm, out=tmp_path / "features", executor="ray")
-    with pytest.raises(ConfigError, match="deals out the shares itself; leave out --worker"):
+    with pytest.raises(ConfigError, match="assigns the shares itself; leave out --worker"):
         stage.run(CONFIG, **inputs, vlm=vlm, out=tmp_path / "features", executor="ray", worker="1/2")
 
 

@@ -168,7 +168,7 @@ def test_seeds_of_controls_matter_and_repeat(vlm, engines):
 
 def test_the_oracle_of_perception_is_not_to_be_had_at_test_time(engines):
     asked = [Request.build(screen(0), "buy tea", None, "cursor")]
-    with pytest.raises(DigiQError, match="not to be had at test time"):
+    with pytest.raises(DigiQError, match="not available at test time"):
         collect(engines[LABORATORY + "ElementFeatures"], asked)
     assert np.isfinite(collect(engines[LABORATORY + "TextFeatures"], asked)).all()
 

@@ -273,9 +273,9 @@ def test_proposals_of_other_episodes_are_refused(tmp_path, inputs):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layers": (9,)}, "featurize.layers: 9 is no layer"),
-        ({"pair_spans": ("kind", "kin")}, "featurize.pair_spans: no span 'kin'"),
-        ({"observation_spans": ("kind",)}, "featurize.observation_spans: no span 'kind'"),
+        ({"layers": (9,)}, "featurize.layers: 9 is not a layer"),
+        ({"pair_spans": ("kind", "kin")}, "featurize.pair_spans: the prompt has no span 'kin'"),
+        ({"observation_spans": ("kind",)}, "featurize.observation_spans: the prompt has no span 'kind'"),
     ],
 )
 def test_what_the_model_or_prompt_lacks_is_refused_before_work(tmp_path, inputs, computed, change, message):

@@ -131,9 +131,9 @@ def test_two_commands_train_a_critic(tmp_path):
     [
         ({"q_rep_out": None}, "trajectory 1, step 1: has no 'q_rep_out'"),
         ({"q_rep_out_list": np.zeros((4, PAIR))}, "'action_list' has 5 actions"),
-        ({"image_features": np.zeros(IMAGE + 1)}, "observation features, and steps before it have"),
+        ({"image_features": np.zeros(IMAGE + 1)}, "observation features, but earlier steps have"),
         ({"q_rep_out": np.full(PAIR, np.nan)}, "NaN or Inf"),
-        ({"image_features": ["a"]}, "'image_features' is no array of numbers"),
+        ({"image_features": ["a"]}, "'image_features' is not an array of numbers"),
     ],
 )
 def test_what_is_missing_or_does_not_fit_is_said(change, said, tmp_path, capsys):

@@ -135,7 +135,7 @@ def test_the_screen_before_is_seen_in_training_and_on_a_device_alike(shown):
         got = np.asarray(found["pair"][layer][found["candidate_row"][t, :3]], float)
         np.testing.assert_allclose(got, expected, rtol=2e-2, atol=2e-3)
     forgotten = dataclasses.replace(turns[3], past=tuple(Past(p.screen, p.action) for p in passed(3)))
-    with pytest.raises(DigiQError, match=r"history.screenshot\), which the last 'Past' does not hold"):
+    with pytest.raises(DigiQError, match=r"history.screenshot\), but the last 'Past' has no screenshot"):
         scorer._of_turns([forgotten], CANDIDATES[3:])
 
 
@@ -187,5 +187,5 @@ def test_a_screen_before_that_cannot_be_read_is_named():
     from digiq.features.engines.base import Request
 
     asked = Request.build(screen(0), "go", None, "text", before=b"nothing", where="episode a, step 1")
-    with pytest.raises(DigiQError, match="episode a, step 1: its screenshot before cannot be read"):
+    with pytest.raises(DigiQError, match="episode a, step 1: its previous screenshot cannot be read"):
         plain.screens([asked])

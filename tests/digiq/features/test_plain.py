@@ -128,9 +128,11 @@ def test_screens_are_asked_for_when_their_batch_is_due(backbone):
 def test_layers_from_the_end_and_refusals(backbone):
     assert wanted_layers((-1, 2, 2), 4) == (4, 2)
     for layer in (7, 0, -5):
-        with pytest.raises(DigiQError, match=f"featurize.layers: {layer} is no layer.*layers 1 to 4"):
+        with pytest.raises(DigiQError, match=f"featurize.layers: {layer} is not a layer.*layers 1 to 4"):
             wanted_layers((layer,), 4)
-    with pytest.raises(DigiQError, match=r"featurize.spans: no span 'kinds'.*there are goal, action, kind"):
+    with pytest.raises(
+        DigiQError, match=r"featurize.spans: the prompt has no span 'kinds'; it has goal, action, kind"
+    ):
         collect(backbone, requests(1), layers=(1,), spans=("kinds",))
     with pytest.raises(DigiQError, match="no token"):
         pool_span(torch.zeros(1, 3, 2), torch.zeros(1, 3, dtype=torch.bool), "last")

@@ -172,7 +172,7 @@ def test_a_model_whose_prompts_see_all_of_themselves_is_refused_by_name(models):
     with pytest.raises(DigiQError, match="takes no crop after a prefix; use two_part, or engine"):
         crops.chosen.open(crops, models["llava"])
     other = dataclasses.replace(config, shared=shared.Shared(attention="cache"))
-    with pytest.raises(DigiQError, match="a window of their own; use two_part"):
+    with pytest.raises(DigiQError, match="sliding-window attention; use two_part"):
         other.chosen.open(other, models["gemma3"])
 
 

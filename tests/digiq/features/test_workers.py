@@ -109,7 +109,7 @@ def test_a_run_without_worker_finishes_what_workers_have_left(tmp_path, vlm, cap
         ({"worker": "3/2"}, r"--worker is '3/2'"),
         ({"worker": "1"}, r"--worker is '1'"),
         ({"worker": "1/2", "overwrite": True}, "--overwrite is for one process"),
-        ({"worker": "1/2", "rows": "gs://bucket/rows"}, "name a directory that they share"),
+        ({"worker": "1/2", "rows": "gs://bucket/rows"}, "set --rows to a shared directory"),
     ],
 )
 def test_workers_that_cannot_be_are_refused(tmp_path, vlm, options, message):

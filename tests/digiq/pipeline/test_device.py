@@ -40,7 +40,7 @@ def test_a_stages_own_field_stays(wheels):
 
 
 def test_what_cannot_be_is_refused_with_what_to_do(recipe, wheels, monkeypatch):
-    with pytest.raises(ConfigError, match="--device gpu: one of cpu, cuda"):
+    with pytest.raises(ConfigError, match="--device gpu: unknown; use cpu, cuda"):
         place(recipe, "gpu")
     with pytest.raises(ConfigError, match=r"tune_vlm runs on torch.*--tune-vlm\.device cpu"):
         place(recipe, "tpu")

@@ -95,7 +95,7 @@ def test_a_second_round_draws_from_the_first_rounds_policy_and_asks_the_same_cri
     assert nodes["proposals_digiq_round_2"].config.seed != nodes["proposals"].config.seed
     perturbed = dataclasses.replace(QUICKSTART.propose, source="perturbed")
     with pytest.raises(
-        ConfigError, match=r"rounds 2 draw candidates from the policy .* 'perturbed' asks none"
+        ConfigError, match=r"rounds 2 needs candidates of the previous .* 'perturbed' uses no policy"
     ):
         plan(dataclasses.replace(QUICKSTART, propose=perturbed, rounds=2))
 
@@ -181,7 +181,7 @@ def test_an_arm_acts_as_the_recipe_says_and_the_others_as_where_it_is_evaluated(
     for arm in ("behavior", "filtered_bc", "ceiling"):
         assert of[f"evaluation/{arm}"].agent.temperature == 1.0
     lost = dataclasses.replace(recipe, agents={"digi": recipe.agents["digiq"]})
-    with pytest.raises(ConfigError, match=r"agents\.digi is no arm of distill \(filtered_bc, digiq\)"):
+    with pytest.raises(ConfigError, match=r"agents\.digi is not an arm of distill \(filtered_bc, digiq\)"):
         plan(lost)
 
 

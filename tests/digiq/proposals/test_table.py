@@ -225,8 +225,8 @@ def test_coverage_counts_what_differs_and_what_is_tapped():
     )
     covered.add([None, Candidate(Action.back(), 0.0)], "[]")
     assert covered.in_words() == (
-        "propose: 1.5 different actions a state (tap 33%, swipe 33%, back 33%); in 50% of 2 states there is nothing to "
-        "compare; they tap 50% of the screens' elements."
+        "propose: 1.5 different actions per state (tap 33%, swipe 33%, back 33%); 50% of 2 states have nothing to "
+        "compare; taps reach 50% of the screens' elements."
     )
 
 

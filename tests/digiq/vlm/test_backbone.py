@@ -29,7 +29,7 @@ def test_a_model_of_another_kind_is_refused(vlm, tmp_path):
     for file in vlm.iterdir():
         shutil.copy(file, tmp_path / file.name)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(BackboneError, match="models of type 'bert' are not covered"):
+    with pytest.raises(BackboneError, match="models of type 'bert' are not supported"):
         load_backbone(tmp_path)
 
 

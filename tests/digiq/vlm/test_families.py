@@ -256,7 +256,7 @@ def test_a_model_that_takes_one_picture_alone_is_refused_by_name(directories, mo
     )
     check_backbone(opened)
     with pytest.raises(
-        BackboneError, match=r"'llava' do not take the screen before.*history.screenshot to false"
+        BackboneError, match=r"'llava' do not take the previous screen.*history.screenshot to false"
     ):
         check_backbone(opened, before=True)
 
@@ -319,10 +319,10 @@ def test_what_is_not_covered_is_refused_by_name_before_anything_is_loaded(viplla
         if path is tmp_path:
             (path / "config.json").write_text(json.dumps({"model_type": "mllama"}))
         with pytest.raises(
-            BackboneError, match=r"models of type '(vip_?llava|mllama)' are not covered.*llava, qwen2_vl"
+            BackboneError, match=r"models of type '(vip_?llava|mllama)' are not supported.*llava, qwen2_vl"
         ):
             check_model_directory(path)
-    with pytest.raises(BackboneError, match="'bert' are not covered"):
+    with pytest.raises(BackboneError, match="'bert' are not supported"):
         family_of(types.SimpleNamespace(model_type="bert"))
 
 

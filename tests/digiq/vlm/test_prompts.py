@@ -131,14 +131,14 @@ def test_a_prompt_of_ones_own_is_a_file(tmp_path):
         ("[observation]\n{where}\n[pair]\n{action}", "'where' in"),
         ("[observation]\n{a: b\n[pair]\n{action}", "'{' in"),
         ("[observation]\n{a: b} {a: c}\n[pair]\n{action}", "two spans 'a'"),
-        ("hello\n[pair]\n{action}", "stands before"),
+        ("hello\n[pair]\n{action}", "comes before"),
         ("# pooling: max\n[observation]\nx\n[pair]\n{action}", "pooling is 'max'"),
     ],
 )
 def test_a_prompt_that_does_not_say_what_it_must_is_refused(text, said):
     with pytest.raises(ConfigError, match=said):
         parse_template(text, "mine")
-    with pytest.raises(ConfigError, match="neither one of general, paper, readout nor a file"):
+    with pytest.raises(ConfigError, match="neither one of general, paper, readout nor a readable file"):
         load_template("nowhere")
 
 

@@ -181,9 +181,33 @@ def test_an_examples_patches_show_the_letters_that_were_drawn():
     assert (page.letters > 0).sum() > 200 and (page.roles == IGNORE).all() and not page.asked
 
 
+def test_a_told_point_draws_no_cursor_and_its_last_token_is_labelled_with_the_widget_there(processor):
+    encode, rows = Encoder(processor.tokenizer), 0
+    for seed in range(60):
+        shown = make_example(np.random.default_rng(seed), goals=2)
+        told = make_example(np.random.default_rng(seed), goals=2, text=1.0)
+        assert (told.pointed == IGNORE).all() and (shown.located == IGNORE).all()
+        tokens = np.array(encode(told).told)
+        assert not any(encode(shown).told)
+        points = [asked.point for asked in told.asked]
+        assert tokens.sum() == sum(bool(point) for point in points)
+        if not points[0]:
+            continue
+        rows += 1
+        words = processor.tokenizer.convert_ids_to_tokens(np.array(encode(told).ids)[tokens == 1])
+        assert words == [points[0].split()[-1]] * 2
+        assert "cursor" not in told.asked[0].text
+        if (told.located != IGNORE).any():
+            y, x = (int(part) for part in re.findall(r"\d+", points[0]))
+            grid = told.located.reshape(GRID, GRID)
+            near = grid[max(0, y * GRID // 100 - 1) : y * GRID // 100 + 2, max(0, x * GRID // 100 - 1) :]
+            assert near.any()
+    assert rows > 15
+
+
 def test_a_killed_run_goes_on_where_it_was_and_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
     config = MakeTinyVlmConfig(
-        vision_steps=2, steps=2, batch_size=2, evaluation_examples=8, checkpoint_every=1, seed=5
+        vision_steps=2, steps=2, batch_size=2, text=0.5, evaluation_examples=8, checkpoint_every=1, seed=5
     )
     whole = make.run(config, out=tmp_path / "whole")
     assert whole.manifest.counts["examples"] == 8

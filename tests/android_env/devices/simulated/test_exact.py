@@ -153,7 +153,7 @@ def test_occupancy_counts_the_steps_of_an_episode():
     values = ExactValues(reading(oracle), task, 5, noise=NO_NOISE)
     visits = values.occupancy()
     assert sum(visits.values()) == pytest.approx(len(kernel.solve(task)))
-    with pytest.raises(ValueError, match="best"):
+    with pytest.raises(ValueError, match="optimal"):
         optimal_q(task, 5).occupancy()
 
 
