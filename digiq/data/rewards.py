@@ -67,8 +67,9 @@ def read_labels(path: str | Path) -> list[Label]:
     rows: list[dict[str, Any]] = [
         json.loads(line) for line in (path / REWARDS).read_text(encoding="utf-8").splitlines()
     ]
-    sequences = ("rewards", "discounts")
-    return [Label(**{k: tuple(v) if k in sequences else v for k, v in row.items()}) for row in rows]
+    for row in rows:
+        row |= {name: tuple(row[name]) for name in ("rewards", "discounts") if name in row}
+    return [Label(**row) for row in rows]
 
 
 class LabelledEpisodes(Sequence[Episode]):

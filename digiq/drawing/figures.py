@@ -388,6 +388,32 @@ def intervals(
     return _svg(figure, opaque=True)
 
 
+@matplotlib.rc_context(_STYLE)
+def sweep(points: Sequence[str], series: Mapping[str, Sequence[Estimate]], *, title: str, ylabel: str) -> str:
+    """Rates with intervals over the points of a setting, one line per arm.
+
+    Args:
+      points: labels, from left to right.
+      series: for each arm one estimate per point, fractions shown in %; NaN where it did not run.
+      title: title of the figure.
+      ylabel: y label, with the unit.
+    """
+    figure, axis = _figure(6.0, 3.4)
+    x = np.arange(len(points), dtype=float)
+    for position, (name, estimates) in enumerate(series.items()):
+        value, low, high = (100 * np.array(column) for column in zip(*estimates, strict=True))
+        here = x + 0.06 * (position - (len(series) - 1) / 2)
+        reach = np.nan_to_num(np.stack([value - low, high - value]))
+        color = PALETTE[position % len(PALETTE)]
+        axis.errorbar(here, value, reach, fmt="o-", color=color, capsize=3, markersize=5, label=name)
+    axis.set_xticks(x, list(points))
+    axis.set_ylim(0, None)
+    axis.set_title(title)
+    axis.set_ylabel(ylabel)
+    figure.legend(loc="outside lower center", ncols=2)
+    return _svg(figure, opaque=True)
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
