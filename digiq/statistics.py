@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtr, stdtrit
 from scipy.stats import rankdata
 
 
@@ -288,6 +288,78 @@ def paired_comparison(
     return Comparison(
         difference, p_value, int((gaps > 0).sum()), int((gaps < 0).sum()), int((gaps == 0).sum())
     )
+
+
+class MeanTest(NamedTuple):
+    """A test of the mean of a few independent values."""
+
+    mean: Estimate
+    """With Student's interval."""
+    p_value: float
+    """Two-sided; small where the mean is not the one tested against."""
+
+
+def t_test(
+    values: Sequence[float] | np.ndarray, against: float = 0.0, *, confidence: float = 0.95
+) -> MeanTest:
+    """Student's t-test and interval of a mean (Student, Biometrika 6, 1908), such as that of the seeds' differences.
+
+    Each seed trains on data of its own, so the differences between two arms, one mean per seed, are independent. With few
+    seeds this interval keeps its coverage, where a bootstrap's falls short.
+
+    Args:
+      values: float[k], one per seed.
+      against: the mean to test against.
+      confidence: coverage in (0, 1).
+
+    Returns:
+      With a single value the interval is infinite and the p-value 1. Values that are all equal have an interval of no
+      width, and the p-value 1 if they equal ``against``, otherwise 0.
+
+    Raises:
+      ValueError: there is no value, or one is not finite.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(
+            f"values has shape {values.shape}; it needs one axis with at least one, finite numbers only."
+        )
+    mean, freedom = float(values.mean()), len(values) - 1
+    if not freedom:
+        return MeanTest(Estimate(mean, -math.inf, math.inf), 1.0)
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = float(stdtrit(freedom, 0.5 + confidence / 2)) * error
+    gap = abs(mean - against)
+    # Where rounding alone tells equal values apart, there is no spread to compare the gap with.
+    if error <= 1e-12 * max(1.0, abs(mean)):
+        return MeanTest(Estimate(mean, mean, mean), float(gap <= 1e-12))
+    return MeanTest(Estimate(mean, mean - half, mean + half), 2 * float(stdtr(freedom, -gap / error)))
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """P-values adjusted for their number by Holm's step-down method (Holm, Scand. J. Statist. 6, 1979).
+
+    Rejecting where the adjusted value is at most α keeps the chance of any false rejection at α, whatever the tests have
+    to do with each other.
+
+    Args:
+      p_values: float[m]; tests that could not be made count, with p-value 1.
+
+    Returns:
+      float64[m], in the same order, at most 1.
+
+    Raises:
+      ValueError: a p-value is not in [0, 1].
+    """
+    p_values = np.asarray(p_values, np.float64)
+    wrong = p_values[~((p_values >= 0) & (p_values <= 1))]
+    if len(wrong):
+        raise ValueError(f"p-value {wrong[0]} must lie in [0, 1].")
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.minimum(np.arange(len(order), 0, -1) * p_values[order], 1.0)
+    adjusted = np.empty_like(stepped)
+    adjusted[order] = np.maximum.accumulate(stepped) if len(stepped) else stepped
+    return adjusted
 
 
 def pass_at_k(episodes: int, successes: int, k: int) -> float:

@@ -27,7 +27,7 @@ from digiq.drawing import figures  # noqa: E402
 from digiq.evaluation.records import recorded_by_id  # noqa: E402
 from digiq.report.viewer.gather import RunView, find  # noqa: E402
 from digiq.report.viewer.serve import ViewServer  # noqa: E402
-from digiq.studies.page import mean_success  # noqa: E402
+from digiq.studies.analysis import mean_success  # noqa: E402
 from digiq.studies.records import CellRecord, read_records  # noqa: E402
 from tools.browser import emulate, headless  # noqa: E402
 

@@ -1,4 +1,5 @@
-"""Task sets: built-in ones, files, and the audit that keeps test tasks out of training and tuning."""
+"""Task sets: built-in ones, files, and the audit that keeps test tasks out of training and tuning, and final tasks out of
+all others."""
 
 from __future__ import annotations
 
@@ -36,13 +37,17 @@ SEEN = ("train", "tune")
 """The splits on which parameters and settings are chosen; all others are for reporting. Tuning tasks are disjoint from
 training tasks, and test tasks from both."""
 
+FINAL: dict[str, tuple[str, ...]] = {"final_query": ("query",), "final_site": ("site", "query")}
+"""The splits of a final measurement, and the parameters whose values occur in no task of any other split. They are no
+part of `<family>/test`, on which versions of the method have been compared."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskSet(Sequence[Task]):
     """A named, audited tuple of tasks.
 
     Raises:
-        TaskError: the set is empty, two tasks share an id, or a test task leaks into training (see `audit`).
+        TaskError: the set is empty, two tasks share an id, or a task leaks into another split (see `audit`).
     """
 
     name: str
@@ -82,16 +87,18 @@ class TaskSet(Sequence[Task]):
 
 
 def audit(tasks: Iterable[Task], name: str = "tasks") -> None:
-    """Refuses test tasks that leak into training or tuning, and tuning tasks that leak into training.
+    """Refuses tuning tasks that leak into training, test tasks that leak into either, final tasks that leak into any.
 
     Raises:
         TaskError: a task has the same goal as a training (or tuning) task, or the same values as one of its family in
-            the parameters that its split guarantees to be unseen (`UNSEEN`).
+            the parameters that its split guarantees to be unseen (`UNSEEN`); or a final task shares its goal, or a value
+            that is to be its own (`FINAL`), with a task of any other split.
     """
     tasks = tuple(tasks)
     for number, what in enumerate(SEEN):
         shown = [task for task in tasks if task.split == what]
         _refuse_shown(shown, [task for task in tasks if task.split not in SEEN[: number + 1]], name)
+    _refuse_shared([t for t in tasks if t.split in FINAL], [t for t in tasks if t.split not in FINAL], name)
 
 
 def _refuse_shown(shown: Sequence[Task], others: Iterable[Task], name: str) -> None:
@@ -114,6 +121,25 @@ def _refuse_shown(shown: Sequence[Task], others: Iterable[Task], name: str) -> N
             )
 
 
+def _refuse_shared(final: Iterable[Task], others: Sequence[Task], name: str) -> None:
+    goals = {task.goal: task for task in others}
+    taken = {(task.family, key, value): task for task in others for key, value in task.params.items()}
+    for task in final:
+        shared = {"goal": goals.get(task.goal)}
+        # A task of the first level has no query, so none that it could share.
+        shared |= {
+            key: taken.get((task.family, key, task.params[key]))
+            for key in FINAL[task.split]
+            if key in task.params
+        }
+        for what, other in shared.items():
+            if other is not None:
+                raise TaskError(
+                    f"{name}: {task.split} task {task.task_id!r} has the {what} of {other.split} task "
+                    f"{other.task_id!r}; take one of them out."
+                )
+
+
 @lru_cache
 def family(name: str) -> TaskSet:
     """All tasks of a built-in family, audited."""
@@ -121,10 +147,13 @@ def family(name: str) -> TaskSet:
 
 
 def names() -> list[str]:
-    """The built-in task sets: `<family>`, `<family>/<split>`, and `<family>/test` for all test splits together."""
+    """The built-in task sets: `<family>`, `<family>/<split>`, `<family>/test` for all test splits together, and
+    `<family>/final` for all final ones."""
     result = []
     for name in FAMILIES:
-        result += [name, *(f"{name}/{s}" for s in ("train", "test")), *_other_splits(name)]
+        others = _other_splits(name)
+        parts = ("train", "test", "final") if any(s in FINAL for s in others) else ("train", "test")
+        result += [name, *(f"{name}/{split}" for split in (*parts, *others))]
     return result
 
 
@@ -162,8 +191,14 @@ def load_tasks(source: str | Path) -> TaskSet:
         )
     if not split:
         return family(name)
-    kept = tuple(t for t in family(name) if t.split == split or (split == "test" and t.split not in SEEN))
-    return TaskSet(str(source), kept)
+    return TaskSet(str(source), tuple(task for task in family(name) if split in _sets_of(task.split)))
+
+
+def _sets_of(split: str) -> tuple[str, ...]:
+    """The built-in sets that have tasks of a split, without the family's name."""
+    if split in SEEN:
+        return (split,)
+    return (split, "final" if split in FINAL else "test")
 
 
 def _mobilegym(source: str) -> TaskSet:
@@ -200,7 +235,7 @@ def save_tasks(tasks: Iterable[Task], path: str | Path) -> None:
 
 
 def _other_splits(name: str) -> list[str]:
-    return sorted({f"{name}/{t.split}" for t in family(name) if t.split != "train"})
+    return sorted({t.split for t in family(name) if t.split != "train"})
 
 
 def _read(path: Path) -> TaskSet:

@@ -24,7 +24,7 @@ class Task:
     level: int
     """Difficulty within the family; 1 is the easiest."""
     split: str
-    """`train`, or one of the `test_*` splits."""
+    """`train`, `tune`, or one of the `test_*` and `final_*` splits."""
     params: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What the goal names, for example `site` and `query`; splits are separated by these parameters."""
     max_steps: int = 20

@@ -1,5 +1,5 @@
 """Web shopping tasks: 6 sites × 24 queries × 3 levels, split so that test tasks hold something training never shows;
-and tasks for tuning, with a site and queries of their own.
+and tasks for tuning and for a final measurement, with sites and queries of their own.
 
 Level 1 is "Go to SITE", level 2 adds "search for QUERY", level 3 "and select the first entry" (the goals of AitW's
 WebShopping tasks in the form Digi-Q uses them).
@@ -16,6 +16,8 @@ TEST_SITES = ("dealdock.com", "trovekart.com")
 SITES = TRAIN_SITES + TEST_SITES
 TUNE_SITES = ("pricepond.com",)
 """For choosing settings: a site that neither training nor test ever visits."""
+FINAL_SITES = ("wareville.com", "stockwise.com")
+"""For a final measurement: sites that no other task visits."""
 
 TRAIN_QUERIES = (
     "usb cable",
@@ -55,6 +57,18 @@ TUNE_QUERIES = (
     "baby monitor",
 )
 """For choosing settings: queries that neither training nor test ever asks for."""
+FINAL_QUERIES = (
+    "picture frame",
+    "kitchen scale",
+    "puzzle cube",
+    "picnic blanket",
+    "ski goggles",
+    "pencil pouch",
+    "ice bucket",
+    "scented candle",
+)
+"""For a final measurement: queries that no other task asks for. Like all words of tasks, theirs occur in no screen of the
+embedded VLM's pre-training: its generator cannot spell them."""
 
 MAX_STEPS = 20
 
@@ -83,7 +97,9 @@ def tasks() -> tuple[Task, ...]:
 
     `test_query`: an unseen query on a training site. `test_combination`: a training site and a training query that
     training never shows together. `test_site`: an unseen site (drawn in an unseen theme) with training queries. `tune`:
-    for choosing settings without a look at any of these, queries and a site (with a theme) of its own.
+    for choosing settings without a look at any of these, queries and a site (with a theme) of its own. `final_query` and
+    `final_site`: for a measurement on which nothing was ever chosen, queries of their own on training sites, and on sites
+    (with themes) of their own.
     """
     every: list[Task] = []
     for site in SITES:
@@ -103,6 +119,13 @@ def tasks() -> tuple[Task, ...]:
     for site, query in pairs:
         wording = crc32(f"{site} {query}".encode())
         every += [_task(level, "tune", site, query, wording) for level in (2, 3)]
+    every += [
+        _task(1, "final_site", site, "", wording) for site in FINAL_SITES for wording in range(len(_GO))
+    ]
+    for site in TRAIN_SITES + FINAL_SITES:
+        split = "final_site" if site in FINAL_SITES else "final_query"
+        for query in FINAL_QUERIES:
+            every += [_task(level, split, site, query, crc32(f"{site} {query}".encode())) for level in (2, 3)]
     return tuple(every)
 
 

@@ -85,7 +85,7 @@ def usage() -> str:
             "",
             "Studies and comparisons:",
             "",
-            "  study    many arms and seeds as one graph, with records and a page: digiq study configs/study/core.yaml",
+            "  study    many arms and seeds as one graph, with records and a page: digiq study configs/study/worth.yaml",
             "  compare  which of two evaluations is the better one, with intervals: digiq compare A B",
             "  rejudge  judges recorded episodes again: digiq rejudge runs/night/recordings --judge.name rules",
             "",

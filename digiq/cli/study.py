@@ -15,13 +15,13 @@ HELP = """usage: digiq study STUDY.yaml [options]
 Runs every cell (an arm under a seed) that has no record yet, sharing stages between cells, and writes the page. Kill
 it whenever you like; the same command goes on.
 
-  digiq study configs/study/core.yaml --plan          what would run, and what it costs
-  digiq study configs/study/core.yaml --seeds 100     try it out on a tuning seed; nothing is reported
-  digiq study configs/study/core.yaml --tune          the search for settings, on tuning seeds and tasks
-  digiq study configs/study/core.yaml --register      write the digests of kernel and grid into the file
-  digiq study configs/study/core.yaml                 the reported seeds, once registered and committed
-  digiq study configs/study/core.yaml --seeds 25      one of them in full, with its share of the sweeps
-  digiq study configs/study/core.yaml --page          only the page, from the records"""
+  digiq study configs/study/worth.yaml --plan          what would run, and what it costs
+  digiq study configs/study/worth.yaml --seeds 100     try it out on a tuning seed; nothing is reported
+  digiq study configs/study/worth.yaml --tune          the search for settings, on tuning seeds and tasks
+  digiq study configs/study/worth.yaml --register      write the digests of kernel, grid and analysis
+  digiq study configs/study/worth.yaml                 the reported seeds, once registered and committed
+  digiq study configs/study/worth.yaml --seeds 30      one of them in full, with its share of the sweeps
+  digiq study configs/study/worth.yaml --page          only the page, from the records"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class StudyOptions:
     tune: bool = False
     """Run the trials of the section ``tuning`` instead, and print their success."""
     register: bool = False
-    """Only write the digests of kernel and grid into the file."""
+    """Only write the digests of kernel, grid and analysis into the file."""
     page: bool = False
     """Only write the page anew from the records."""
     seeds: tuple[int, ...] = ()

@@ -378,7 +378,7 @@ def _table(transitions: Any, candidate_row: np.ndarray, gamma: float, timeout: s
             f"(its next row observes {obs[row + 1]})."
         )
     ends = terminated | truncated if timeout == "terminal" else terminated
-    if not ends.any():
+    if not (ends | (step_discount == 0)).any():
         raise DigiQError(
             "transitions: there is no terminal state, so values are not anchored to any outcome; check the labels, "
             "or use timeout: terminal."

@@ -34,6 +34,9 @@ class Label:
     length: int | None = None
     """Number of actions that count, equal to the number of rewards. The episode ends after them: at its first error, or
     where it was solved. None: all actions count."""
+    discounts: tuple[float, ...] | None = None
+    """Step discounts instead of the recorded ones, one per action that counts; after a 0 no value follows. The episode is
+    then cut off after its last action, not ended, so that ``timeout: bootstrap`` values what comes next."""
 
     @property
     def is_copy(self) -> bool:
@@ -44,8 +47,12 @@ def write_labels(path: Path, labels: Sequence[Label]) -> None:
     """Writes one JSON line per label, atomically."""
     rows = [dataclasses.asdict(label) for label in labels]
     for row in rows:
-        if row["length"] is None:  # where nothing is cut, the file is the same as before cuts existed
-            del row["length"]
+        for name in (
+            "length",
+            "discounts",
+        ):  # where nothing is cut, the file is the same as before cuts existed
+            if row[name] is None:
+                del row[name]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     artifacts.atomic_write_text(path / REWARDS, "\n".join(lines) + "\n")
 
@@ -60,7 +67,9 @@ def read_labels(path: str | Path) -> list[Label]:
     rows: list[dict[str, Any]] = [
         json.loads(line) for line in (path / REWARDS).read_text(encoding="utf-8").splitlines()
     ]
-    return [Label(**{**row, "rewards": tuple(row["rewards"])}) for row in rows]
+    for row in rows:
+        row |= {name: tuple(row[name]) for name in ("rewards", "discounts") if name in row}
+    return [Label(**row) for row in rows]
 
 
 class LabelledEpisodes(Sequence[Episode]):
@@ -111,8 +120,11 @@ def relabel(episode: Episode, label: Label) -> Episode:
     rewards = (*outline.rewards, 0.0)
     goal = {} if label.goal is None else {"goal": label.goal}
     recorded = episode.steps if label.length is None else _cut(episode.steps, label.length)
+    end = dataclasses.replace(recorded[-1], is_terminal=outline.is_terminated)
+    discounts = (*outline.discounts, end.discount)
     steps: tuple[Step, ...] = tuple(
-        dataclasses.replace(step, reward=r, **goal) for step, r in zip(recorded, rewards, strict=True)
+        dataclasses.replace(step, reward=r, discount=d, **goal)
+        for step, r, d in zip((*recorded[:-1], end), rewards, discounts, strict=True)
     )
     return dataclasses.replace(
         episode, episode_id=outline.episode_id, copy_of=outline.copy_of, steps=steps, outcome=outline.outcome
@@ -143,10 +155,13 @@ def _relabel_outline(episode: Outline, label: Label) -> Outline:
         episode = dataclasses.replace(
             episode, rewards=episode.rewards[: label.length], discounts=discounts, is_terminated=True
         )
-    if len(label.rewards) != episode.num_actions:
-        raise ArtifactError(
-            f"label {label.episode_id}: {len(label.rewards)} rewards for {episode.num_actions} actions; run 'label' again."
-        )
+    if label.discounts is not None:
+        episode = dataclasses.replace(episode, discounts=label.discounts, is_terminated=False)
+    for name, values in (("rewards", label.rewards), ("discounts", episode.discounts)):
+        if len(values) != episode.num_actions:
+            raise ArtifactError(
+                f"label {label.episode_id}: {len(values)} {name} for {episode.num_actions} actions; run 'label' again."
+            )
     # A recorded label changes nothing, so a time-out stays a time-out.
     recorded = label.provenance == "recorded"
     return dataclasses.replace(

@@ -414,28 +414,6 @@ def sweep(points: Sequence[str], series: Mapping[str, Sequence[Estimate]], *, ti
     return _svg(figure, opaque=True)
 
 
-@matplotlib.rc_context(_STYLE)
-def reliability(series: Mapping[str, tuple[np.ndarray, np.ndarray]], *, xlabel: str, ylabel: str) -> str:
-    """True against predicted values, with the diagonal of perfect calibration.
-
-    Args:
-      series: name to (predicted, true), float[bins] each.
-      xlabel, ylabel: axis labels, with the unit.
-    """
-    figure, axis = _figure(5.6, 4.2)
-    every = np.concatenate([np.concatenate(pair) for pair in series.values()])
-    ends = [min(0.0, float(every.min())), max(float(every.max()), 0.1)]
-    axis.plot(ends, ends, color="#c9cfd9", linestyle="--", linewidth=1.2)
-    for position, (name, (predicted, true)) in enumerate(series.items()):
-        color = PALETTE[position % len(PALETTE)]
-        axis.plot(predicted, true, "o-", color=color, markersize=4, label=name)
-    axis.set_title("Reliability of Q")
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel(ylabel)
-    figure.legend(loc="outside lower center", ncols=2)
-    return _svg(figure, opaque=True)
-
-
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()

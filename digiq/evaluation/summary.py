@@ -38,6 +38,8 @@ SPLIT_ABOUT = {
     "test_query": "queries that no training task asks, on sites of the training tasks",
     "test_combination": "sites and queries of the training tasks that never occur together there",
     "test_site": "a site, drawn in a theme, that no training task shows",
+    "final_query": "queries of the final tasks alone, on sites of the training tasks",
+    "final_site": "sites, drawn in themes, and queries of the final tasks alone",
 }
 """What a split tests."""
 SPLIT_TITLES = {
@@ -46,6 +48,8 @@ SPLIT_TITLES = {
     "test_combination": "unseen pairing",
     "test_site": "unseen site",
     "test_screen": "unseen screen",
+    "final_query": "new query",
+    "final_site": "new site and query",
 }
 
 

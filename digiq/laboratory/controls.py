@@ -13,6 +13,7 @@ import numpy.typing as npt
 from android_env.actions import Action
 from digiq import artifacts
 from digiq.config import configclass, load
+from digiq.data.labels import Unlabelled
 from digiq.data.labels.outcome import Outcome
 from digiq.data.rewards import Label
 from digiq.data.schema import Episode
@@ -34,7 +35,7 @@ class ShuffledOutcomes:
     """The episodes' outcomes, permuted at random within each split.
 
     Which episode succeeded is lost, but not when each ended. Where success ends an episode, its length still tells
-    something about its outcome.
+    something about its outcome. :class:`ShuffledEnds` loses that as well.
     """
 
     seed: int = 0
@@ -52,6 +53,52 @@ class ShuffledOutcomes:
         for label, total in zip(labels, totals, strict=True):
             paid = (*(0.0,) * (len(label.rewards) - 1), float(total))[: len(label.rewards)]
             yield dataclasses.replace(label, rewards=paid, provenance="shuffled")
+
+
+@configclass
+class ShuffledEnds:
+    """The ends of episodes and what each paid, dealt out together over the steps of all episodes of a split.
+
+    Every step is equally likely to be an end, and every end to be paid, whatever is on the screen. So all states have
+    the same value in expectation, and a critic can learn neither which states lead to success nor which come before an
+    end. There are as many ends as recorded episodes, and as many of them are paid.
+
+    A recorded end leads nowhere, so its action would have to be an end again. It is left out: an episode is cut off at its
+    last screen before. Set ``train_q.critic.timeout: bootstrap``, or cutting off counts as an end without reward.
+    """
+
+    seed: int = 0
+    """Seed of the deal."""
+
+    def rewards(self, episodes: Sequence[Episode]) -> Iterator[Label | Unlabelled]:
+        """Rewards and step discounts (0 at an end) of all actions that lead to a screen."""
+        outlines = outlines_of(episodes)
+        kept = np.array([outline.num_actions - outline.is_terminated for outline in outlines])
+        splits = np.array([outline.split for outline in outlines])
+        of_split = np.repeat(splits, kept)
+        paid, discounts = np.zeros(kept.sum()), np.ones(kept.sum())
+        rng = np.random.default_rng(self.seed)
+        for split in sorted(set(splits)):
+            totals = [outline.total_reward for outline in outlines if outline.split == split]
+            steps = rng.permutation(np.flatnonzero(of_split == split))[: len(totals)]
+            paid[steps] = rng.permutation(totals)[: len(steps)]
+            discounts[steps] = 0.0
+        parts = np.cumsum(kept)[:-1]
+        for outline, its, follows in zip(
+            outlines, np.split(paid, parts), np.split(discounts, parts), strict=True
+        ):
+            if not len(its):
+                yield Unlabelled(outline.episode_id, "its only action ends it")
+                continue
+            yield Label(
+                episode_id=outline.episode_id,
+                source_id=outline.episode_id,
+                goal=None,
+                rewards=tuple(its.tolist()),
+                discounts=tuple(follows.tolist()),
+                length=len(its) if outline.is_terminated else None,
+                provenance="shuffled",
+            )
 
 
 @configclass

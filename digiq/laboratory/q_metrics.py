@@ -27,12 +27,12 @@ from digiq.errors import ConfigError, DigiQError
 from digiq.extraction.base import Ranks, read_states
 from digiq.extraction.critic_values import CriticValues
 from digiq.extraction.distill import DistillConfig, fill
-from digiq.laboratory.truth import pairwise_accuracy
+from digiq.laboratory.truth import TIE, pairwise_accuracy
 from digiq.progress import progress
 from digiq.proposals.propose import first_of_action
 from digiq.proposals.values import load_exact
 
-STAGE, VERSION = "q-metrics", 1
+STAGE, VERSION = "q-metrics", 2
 METRICS = "q_metrics.json"
 
 
@@ -187,9 +187,24 @@ def run(
             if known.any()
             else None,
             "support": support_of(stored.log_prob, stored.valid, choice, chosen.keep & trained),
+            "right": rightness(truth["best_q"], truth["best_v"], choice, chosen.keep & trained),
         }
         artifacts.atomic_write_json(writer.path / METRICS, _rounded(metrics))
         return writer.complete(counts={"states": int((choice >= 0).sum()), "visits": sum(visits.values())})
+
+
+def rightness(best_q: np.ndarray, best_v: np.ndarray, choice: np.ndarray, keep: np.ndarray) -> float:
+    """The share of imitated candidates that are a best action; NaN if none is imitated.
+
+    Args:
+      best_q: float[S, N], Q* of the candidates.
+      best_v: float[S], Q* of the best action.
+      choice: int[S], the chosen column.
+      keep: bool[S], the states that are imitated.
+    """
+    rows = np.flatnonzero(keep & (choice >= 0) & np.isfinite(best_v))
+    right = best_q[rows, choice[rows]] >= best_v[rows] - TIE
+    return float(right.mean()) if len(rows) else float("nan")
 
 
 def support_of(

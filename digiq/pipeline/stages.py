@@ -102,7 +102,13 @@ def _featurizing(load: Load) -> float:
 
 
 def _training(load: Load) -> float:
-    return 7 + 0.02 * load.config.critic.epochs * load.config.critic.steps_per_epoch
+    critic = load.config.critic.for_transitions(round(STEPS * load.episodes))
+    return 7 + 0.02 * critic.epochs * critic.steps_per_epoch
+
+
+def _distilling(load: Load) -> float:
+    # About half of the states are kept.
+    return 5 + 0.055 * load.config.fit.for_rows(round(STEPS * load.episodes / 2)).updates
 
 
 def _evaluating(load: Load) -> float:
@@ -183,7 +189,7 @@ STAGES: Mapping[str, Stage] = {
         about="a policy from ranked candidates",
         writes="policy",
         reads=(*_LABELLED, "behavior"),
-        seconds=lambda load: 5 + 0.055 * load.config.fit.updates,
+        seconds=_distilling,
     ),
     "export": Stage(
         module="digiq.extraction.export",

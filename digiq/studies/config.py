@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -118,9 +117,13 @@ class HypothesisConfig:
     arm: str
     """The arm that it is about."""
     over: Annotated[tuple[str, ...], Field(min_length=1)]
-    """The arm is compared with the best of these."""
+    """The arm is compared with the best of these. A difference to one arm is tested over seeds; so where there are several
+    baselines, choose the best one on the tuning seeds, and name it alone."""
     measure: Literal["ratio", "difference"] = "ratio"
     """Whether the mean success rates are compared by their ratio or their difference."""
+    alone: bool = False
+    """Test it as it is; all others are corrected for their number, by Holm's method. For what a study is about, no more
+    than one or two."""
     at_least: float | None = None
     """The hypothesis holds if the measure is at least this."""
     at_most: float | None = None
@@ -129,6 +132,13 @@ class HypothesisConfig:
     def __post_init__(self) -> None:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("give either at_least or at_most")
+        if self.alone and not self.tested:
+            raise ValueError("only a difference to one arm can stand alone; the others have no test")
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a test over seeds: for a difference to one arm."""
+        return self.measure == "difference" and len(self.over) == 1
 
 
 @configclass
@@ -151,6 +161,11 @@ class RegistrationConfig:
     """Digest of the simulator's kernel (:func:`kernel_digest`)."""
     grid: str = ""
     """Digest of the grid."""
+    analysis: str = ""
+    """Digest of the code that makes the page's numbers (:func:`digiq.studies.analysis.analysis_digest`). A page says if it
+    was made by other code. Empty in studies older than this field."""
+    closed: str = ""
+    """Why the study is history, as a clause. Its reported seeds run no more, and its page stays as it was written."""
 
 
 @configclass
@@ -228,7 +243,6 @@ def check_registration(
     seeds: tuple[int, ...],
     kernel: str,
     grid: str,
-    renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Refuses reported seeds if the study is not as registered.
 
@@ -237,7 +251,6 @@ def check_registration(
       seeds: seeds to run.
       kernel: the current :func:`kernel_digest`.
       grid: the current digest of the grid.
-      renamed: registered digests to current ones of the same grid (:func:`digiq.studies.records.read_renamed`).
 
     Raises:
       ConfigError: the message says what changed, and what to do.
@@ -252,6 +265,11 @@ def check_registration(
             f"use a seed of at least {FIRST_TUNING_SEED}."
         )
     found = config.registration
+    if found.closed:
+        raise ConfigError(
+            f"{config.name}: the study is history, as {found.closed}, so seed {reported[0]} does not run; take its "
+            f"records, or a seed of at least {FIRST_TUNING_SEED}."
+        )
     if not found.kernel or not found.grid:
         raise ConfigError(
             f"{config.name}: not registered, so seed {reported[0]} does not run; write its digests into the file with "
@@ -261,7 +279,7 @@ def check_registration(
         name
         for name, was, now in (
             ("the simulator's kernel", found.kernel, kernel),
-            ("the grid", renamed.get(found.grid, found.grid), grid),
+            ("the grid", found.grid, grid),
         )
         if was != now
     ]

@@ -20,7 +20,6 @@ from digiq.errors import ArtifactError
 from digiq.evaluation.outcomes import Outcome
 
 RECORDS = "records.jsonl"
-DIGESTS = "digests.json"
 LETTERS = {
     "s": Outcome.SUCCESS,
     "f": Outcome.FAILURE,
@@ -143,16 +142,6 @@ def read_records(folder: Path) -> list[CellRecord]:
                 f"{path}: line {number} is not a readable record ({error}); delete it and run the study again."
             ) from None
     return sorted(records, key=lambda record: record.name)
-
-
-def read_renamed(folder: Path) -> dict[str, str]:
-    """Recorded digests of cells and of the grid, to the digests that the same cells and grid have now.
-
-    If a config is reshaped, so that it expresses the same settings in another form, its digest changes.
-    ``digests.json`` lists the changes; the tests check every line of it against the earlier form.
-    """
-    path = folder / DIGESTS
-    return json.loads(path.read_text(encoding="utf-8"))["renamed"] if path.is_file() else {}
 
 
 def _line(value: Any) -> str:

@@ -30,6 +30,7 @@ from digiq.pipeline.plan import plan, preflight
 from digiq.pipeline.recipe import Recipe
 from digiq.pipeline.scheduler import run_nodes
 from digiq.progress import progress
+from digiq.studies.analysis import analysis_digest
 from digiq.studies.config import (
     FIRST_TUNING_SEED,
     ArmConfig,
@@ -41,7 +42,6 @@ from digiq.studies.config import (
 from digiq.studies.records import (
     CellRecord,
     read_records,
-    read_renamed,
     record_cell,
     record_name,
     write_record,
@@ -164,28 +164,33 @@ def make_trials(config: StudyConfig) -> list[Cell]:
     """The cells of the search for settings, on the tuning seeds and tasks.
 
     Raises:
-      ConfigError: there is no section 'tuning', or the trials of two arms differ in their total number of updates.
+      ConfigError: there is no section 'tuning', or the trials of two arms differ in their total number of updates, or of
+        epochs where fits are given in these.
     """
     if config.tuning is None:
         raise ConfigError(f"{config.name}: has no section 'tuning'; add it.")
     where = {"evaluate": {"tasks": config.tuning.tasks, "episodes": config.tuning.episodes}}
     cells: list[Cell] = []
-    spent: dict[str, int] = {}
+    spent: dict[str, dict[str, float]] = {}
     for seed in config.tuning.seeds:
         for arm, trials in config.tuning.trials.items():
             for number, over in enumerate(trials):
                 recipe = resolve(config, arm, seed, over, where)
-                for distilled in recipe.distill.values():
-                    spent[arm] = spent.get(arm, 0) + distilled.fit.updates
+                for fit in (distilled.fit for distilled in recipe.distill.values()):
+                    unit, much = ("updates", fit.updates) if fit.epochs is None else ("epochs", fit.epochs)
+                    of_arm = spent.setdefault(arm, {})
+                    of_arm[unit] = of_arm.get(unit, 0) + much
                 cells.append(
                     make_cell(config, arm, seed, over, where, sweep="tuning", point=f"trial{number}")
                 )
-    if len(set(spent.values())) > 1:
-        low, high = min(spent, key=spent.__getitem__), max(spent, key=spent.__getitem__)
-        raise ConfigError(
-            f"{config.name}: the trials of every arm must have the same number of updates in all, but {low} has "
-            f"{spent[low]} and {high} {spent[high]}."
-        )
+    said = {arm: " and ".join(f"{much:g} {unit}" for unit, much in of.items()) for arm, of in spent.items()}
+    first = next(iter(said), "")
+    for other in said:
+        if said[other] != said[first]:
+            raise ConfigError(
+                f"{config.name}: the trials of every arm must have the same number of updates in all, but {first} has "
+                f"{said[first]} and {other} {said[other]}."
+            )
     return cells
 
 
@@ -201,10 +206,11 @@ def register(path: Path) -> None:
     """Writes the digests of a study into its file; committing it is the registration.
 
     Raises:
-      ConfigError: the file has no section ``registration`` with the keys ``kernel`` and ``grid``.
+      ConfigError: the file has no section ``registration`` with the keys ``kernel``, ``grid`` and ``analysis``.
     """
     config, text = load_yaml(StudyConfig, path), path.read_text(encoding="utf-8")
-    for key, value in (("kernel", kernel_digest()), ("grid", grid_digest(config))):
+    digests = {"kernel": kernel_digest(), "grid": grid_digest(config), "analysis": analysis_digest()}
+    for key, value in digests.items():
         text, count = re.subn(rf"(?m)^(\s+{key}:)[ \t]*\S*$", rf'\g<1> "{value}"', text)
         if count != 1:
             raise ConfigError(f"{path}: write 'registration: {{...}}' as a block with one line '{key}:'.")
@@ -232,9 +238,8 @@ def open_cells(cells: Iterable[Cell], folder: Path) -> list[Cell]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """The digests of the cells that have records, by name, in their current form."""
-    renamed = read_renamed(folder)
-    return {record.name: renamed.get(record.digest, record.digest) for record in read_records(folder)}
+    """The digests of the cells that have records, by name."""
+    return {record.name: record.digest for record in read_records(folder)}
 
 
 def run(
@@ -256,13 +261,11 @@ def run(
       ConfigError: reported seeds of an unregistered or changed study.
       DigiQError: stages failed; everything that does not depend on them has run, and finished work is kept.
     """
-    renamed = read_renamed(config.results / config.name)
     check_registration(
         config,
         seeds=tuple(dict.fromkeys(cell.seed for cell in cells)),
         kernel=kernel_digest(),
         grid=grid_digest(config),
-        renamed=renamed,
     )
     for arm in dict.fromkeys(cell.arm for cell in cells):
         of_arm = next(cell for cell in cells if cell.arm == arm)

@@ -5,14 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 
 import pytest
 
 from android_env.errors import TaskError
 from android_env.tasks import Task, TaskSet, audit, load_tasks, names, save_tasks
 from android_env.tasks import webshop as shop
+from android_env.tasks.sets import FINAL
 
-TASKS_OF_THE_QUICKSTART = {"webshop/train": "baf20d1b2a0ab64b", "webshop/test": "5920435425f7ef45"}
+DIGESTS = {
+    "train": "baf20d1b2a0ab64b",
+    "test": "5920435425f7ef45",
+    "tune": "6b917485a70e2691",
+    "final": "9e9c6f6c48ad2c37",
+}
 """Digests of ids and goals. Results are only comparable while these stay."""
 
 
@@ -32,7 +39,8 @@ def test_webshop_splits_hold_out_what_they_say():
     assert not pairs["test_combination"] & pairs["train"]
     assert sites["test_combination"] == sites["train"] and queries["test_combination"] <= queries["train"]
     assert not sites["test_site"] & sites["train"]
-    assert sum(map(len, sets.values())) + len(load_tasks("webshop/tune")) == len(load_tasks("webshop"))
+    others = len(load_tasks("webshop/tune")) + len(load_tasks("webshop/final"))
+    assert sum(map(len, sets.values())) + others == len(load_tasks("webshop"))
 
 
 def test_tuning_tasks_share_nothing_with_training_or_test():
@@ -48,18 +56,32 @@ def test_tuning_tasks_share_nothing_with_training_or_test():
     assert {t.level for t in tune} == {1, 2, 3}
 
 
-def test_training_and_test_tasks_are_those_that_results_were_reported_on():
+def test_final_tasks_share_nothing_that_is_theirs_with_any_other():
+    final, rest = load_tasks("webshop/final"), [t for t in load_tasks("webshop") if t.split not in FINAL]
+    assert {t.split for t in final} == set(FINAL) and not {t.goal for t in final} & {t.goal for t in rest}
+    known = {value for t in rest for value in t.params.values()}
+    for t in final:
+        assert not {t.params[key] for key in FINAL[t.split] if key in t.params} & known
+        assert (t.params["site"] in shop.TRAIN_SITES) == (t.split == "final_query")
+    assert {(t.split, t.level) for t in final} == {
+        ("final_query", 2), ("final_query", 3), ("final_site", 1), ("final_site", 2), ("final_site", 3),
+    }  # fmt: skip
+    words = {w for site_or_query in known for w in re.findall("[a-z]+", site_or_query)} - {"com"}
+    assert not words & {w for v in (*shop.FINAL_SITES, *shop.FINAL_QUERIES) for w in re.findall("[a-z]+", v)}
+
+
+def test_tasks_are_those_that_results_were_reported_on():
     digest = {
         name: hashlib.sha256(
-            "\n".join(f"{t.task_id}|{t.goal}" for t in load_tasks(name)).encode()
+            "\n".join(f"{t.task_id}|{t.goal}" for t in load_tasks(f"webshop/{name}")).encode()
         ).hexdigest()
-        for name in ("webshop/train", "webshop/test")
+        for name in DIGESTS
     }
-    assert {name: value[:16] for name, value in digest.items()} == TASKS_OF_THE_QUICKSTART
+    assert {name: value[:16] for name, value in digest.items()} == DIGESTS
 
 
 def test_webshop_has_the_promised_size():
-    tasks = [t for t in load_tasks("webshop") if t.split != "tune"]
+    tasks = [t for t in load_tasks("webshop") if t.split != "tune" and t.split not in FINAL]
     assert {t.params["site"] for t in tasks} == set(shop.SITES) and len(shop.SITES) == 6
     assert {t.params["query"] for t in tasks if t.level > 1} == set(shop.QUERIES) and len(shop.QUERIES) == 24
     assert {t.level for t in tasks} == {1, 2, 3} and {t.max_steps for t in tasks} == {20}
@@ -95,8 +117,9 @@ def test_what_must_be_typed_is_a_span_of_the_goal():
 
 def test_test_is_the_union_of_the_test_splits():
     assert {t.task_id for t in load_tasks("webshop/test")} == {
-        t.task_id for t in load_tasks("webshop") if t.split not in ("train", "tune")
+        t.task_id for t in load_tasks("webshop") if t.split.startswith("test_")
     }
+    assert "general/final" not in names()
     assert set(names()) >= {"webshop", "webshop/train", "webshop/test", "general/train", "general/test"}
     assert all(len(load_tasks(name)) for name in names())
 
@@ -128,6 +151,26 @@ def test_leaks_are_refused(leak):
 def test_test_tasks_that_tuning_shows_are_refused(leak):
     with pytest.raises(TaskError, match=r"of tuning task 't0-tune'"):
         TaskSet("mine", (task(0, "tune", site="a.com", query="cup"), leak))
+
+
+@pytest.mark.parametrize("split", ["train", "tune", "test_query", "test_site"])
+@pytest.mark.parametrize(
+    ("leak", "what"),
+    [
+        (task(1, "final_query", site="b.com", query="cup"), "query"),
+        (task(1, "final_site", site="b.com", query="cup"), "query"),
+        (task(1, "final_site", site="a.com", query="pen"), "site"),
+        (task(1, "final_site", site="a.com"), "site"),
+        (dataclasses.replace(task(0, "final_site", site="c.com"), goal="goal 0"), "goal"),
+    ],
+)
+def test_final_tasks_that_any_other_split_shows_are_refused(split, leak, what):
+    other = dataclasses.replace(task(0, split, site="a.com", query="cup"), goal="goal 0")
+    with pytest.raises(TaskError, match=rf"has the {what} of {split} task|of (training|tuning) task"):
+        TaskSet("mine", (other, leak))
+    front = task(2, split, site="b.com")
+    own = task(3, "final_site", site="c.com"), task(3, "final_query", site="a.com", query="hat")
+    assert len(TaskSet("mine", (other, front, *own))) == 4
 
 
 def test_tuning_tasks_that_training_shows_are_refused():

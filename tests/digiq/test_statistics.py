@@ -125,6 +125,49 @@ def test_paired_comparison_refuses_unpaired_results():
         statistics.paired_comparison([1.0], [1.0, 0.0], ["t"])
 
 
+SLEEP = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
+"""Hours gained by one drug over another, ten patients (Student, 1908)."""
+
+
+def test_the_t_test_gives_students_own_numbers():
+    found = statistics.t_test(SLEEP)
+    assert found.mean == pytest.approx((1.58, 0.7001, 2.4599), abs=1e-4)
+    assert found.p_value == pytest.approx(0.002833, abs=1e-6)
+    # The interval holds exactly the means that are not rejected.
+    assert statistics.t_test(SLEEP, found.mean.low).p_value == pytest.approx(0.05)
+    assert statistics.t_test(SLEEP, found.mean.value).p_value == 1.0
+
+
+def test_a_t_test_of_one_value_says_nothing_and_of_equal_ones_all():
+    assert statistics.t_test([0.3]) == ((0.3, -math.inf, math.inf), 1.0)
+    assert statistics.t_test([0.1 + 0.2, 0.3, 0.3], 0.3) == (pytest.approx((0.3, 0.3, 0.3)), 1.0)
+    assert statistics.t_test([0.3, 0.3]).p_value == 0.0
+    for wrong in ([], [math.nan, 1.0], [[1.0, 2.0]]):
+        with pytest.raises(ValueError, match="finite numbers only"):
+            statistics.t_test(wrong)
+
+
+def test_the_t_interval_of_five_seeds_covers_what_it_says():
+    draws = np.random.default_rng(0).normal(0.1, 0.05, (2000, 5))
+    intervals = [statistics.t_test(row).mean for row in draws]
+    assert np.mean([i.low <= 0.1 <= i.high for i in intervals]) == pytest.approx(0.95, abs=0.015)
+
+
+def test_holms_adjustment_by_hand():
+    # 4 × 0.005; 3 × 0.01; 2 × 0.03; and 1 × 0.04, which may not be below the one before.
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.5, 0.9]).tolist() == [1.0, 1.0] and statistics.holm([0.2]).tolist() == [0.2]
+    assert statistics.holm([]).tolist() == []
+    for wrong in (math.nan, 1.1, -0.1):
+        with pytest.raises(ValueError, match="must lie in"):
+            statistics.holm([0.5, wrong])
+
+
+def test_holm_seldom_rejects_any_of_many_true_hypotheses():
+    p_values = np.random.default_rng(1).random((4000, 5))
+    assert np.mean([statistics.holm(row).min() <= 0.05 for row in p_values]) == pytest.approx(0.05, abs=0.01)
+
+
 @given(st.integers(1, 7).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n), st.integers(1, n))))
 def test_pass_at_k_and_pass_hat_k_are_averages_over_all_subsets(case):
     successes, episodes, k = case

@@ -15,6 +15,7 @@ from android_env.devices.simulated.renderer import hit_test, layout, render, ui_
 from android_env.devices.simulated.screen import SCREEN_HW, Box, InertBox, Screen
 from android_env.devices.simulated.state import AbstractAction, State
 from android_env.devices.simulated.themes import (
+    FINAL_SITE_THEMES,
     SYSTEM_THEMES,
     TEST_SITE_THEMES,
     TRAIN_SITE_THEMES,
@@ -22,14 +23,15 @@ from android_env.devices.simulated.themes import (
     Theme,
 )
 from android_env.tasks.task import Task
-from android_env.tasks.webshop import TEST_SITES, TRAIN_SITES, TUNE_SITES
+from android_env.tasks.webshop import FINAL_SITES, TEST_SITES, TRAIN_SITES, TUNE_SITES
 
 SITE_THEMES: dict[str, Theme] = {
     **dict(zip(TRAIN_SITES, TRAIN_SITE_THEMES, strict=False)),
     **dict(zip(TEST_SITES, TEST_SITE_THEMES, strict=False)),
     **dict(zip(TUNE_SITES, TUNE_SITE_THEMES, strict=False)),
+    **dict(zip(FINAL_SITES, FINAL_SITE_THEMES, strict=True)),
 }
-"""The look of each shop; a test site wears one that no training site wears, a tuning site one of its own."""
+"""The look of each shop; a test site wears one that no training site wears; tuning and final sites wear their own."""
 
 _NO_TEXT = {
     ActionType.PRESS_BACK: "back",

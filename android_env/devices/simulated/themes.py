@@ -1,8 +1,8 @@
 """Looks of the simulated phone: palettes, fonts, corners and icon shapes, in disjoint named groups.
 
 `SYSTEM_THEMES` dress the launcher and the apps, `TRAIN_SITE_THEMES` the web sites that training tasks visit,
-`TEST_SITE_THEMES` only sites that no training task visits, `TUNE_SITE_THEMES` those of tuning tasks. `PRETRAIN_THEMES` belong to the tiny VLM's pre-training
-and are never worn by the simulator.
+`TEST_SITE_THEMES` only sites that no training task visits, `TUNE_SITE_THEMES` those of tuning tasks, `FINAL_SITE_THEMES`
+those of final ones. `PRETRAIN_THEMES` belong to the tiny VLM's pre-training and are never worn by the simulator.
 """
 
 from __future__ import annotations
@@ -171,6 +171,21 @@ TUNE_SITE_THEMES: tuple[Theme, ...] = (
     make_theme("site-rust", 12, 150, radius=5, bar="plain", rows="divider", paper=0.975, fields="outlined"),
 )
 
+FINAL_SITE_THEMES: tuple[Theme, ...] = (
+    make_theme("site-moss", 92, 232, radius=7, bar="dark", rows="divider", paper=0.945, buttons="outlined"),
+    make_theme(
+        "site-indigo",
+        236,
+        110,
+        font="mono",
+        radius=11,
+        dark=True,
+        bar="plain",
+        rows="plain",
+        fields="underlined",
+    ),
+)
+
 
 def _pretrain_themes() -> tuple[Theme, ...]:
     """Thirty themes that walk through hues and styles in co-prime strides."""
@@ -203,7 +218,14 @@ PRETRAIN_THEMES: tuple[Theme, ...] = _pretrain_themes()
 
 THEMES: dict[str, Theme] = {
     theme.name: theme
-    for group in (SYSTEM_THEMES, TRAIN_SITE_THEMES, TEST_SITE_THEMES, TUNE_SITE_THEMES, PRETRAIN_THEMES)
+    for group in (
+        SYSTEM_THEMES,
+        TRAIN_SITE_THEMES,
+        TEST_SITE_THEMES,
+        TUNE_SITE_THEMES,
+        FINAL_SITE_THEMES,
+        PRETRAIN_THEMES,
+    )
     for theme in group
 }
 """Every theme by name."""

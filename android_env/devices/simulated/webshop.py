@@ -11,13 +11,17 @@ from android_env.devices.simulated import pages
 from android_env.devices.simulated.screen import Element, Screen
 from android_env.devices.simulated.state import AbstractAction, NoiseConfig, Outcomes, State, either, sure
 from android_env.tasks.task import Task
-from android_env.tasks.webshop import SITES, TUNE_SITES
+from android_env.tasks.webshop import FINAL_SITES, SITES, TUNE_SITES
 
 LAUNCHER = State("launcher")
 TAB = State("tab", "Browser")
 
 COOKIE_WALL: dict[str, float] = dict(
-    zip((*SITES, *TUNE_SITES), (0.1, 0.3, 0.45, 0.6, 0.2, 0.5, 0.35), strict=True)
+    zip(
+        (*SITES, *TUNE_SITES, *FINAL_SITES),
+        (0.1, 0.3, 0.45, 0.6, 0.2, 0.5, 0.35, 0.25, 0.55),
+        strict=True,
+    )
 )
 """How often each site greets with a cookie wall, before `NoiseConfig.cookie_wall`."""
 
@@ -39,6 +43,12 @@ PICTURES = {
     "guitar strings": "guitar",
     "rice cooker": "pan",
     "garden hose": "plant",
+    "picture frame": "photo",
+    "kitchen scale": "timer",
+    "puzzle cube": "game",
+    "picnic blanket": "umbrella",
+    "ski goggles": "glasses",
+    "pencil pouch": "bag",
 }
 """Icons of products by query; `gift` for others."""
 

@@ -6,7 +6,7 @@ import pytest
 from android_env.actions import Action
 from digiq.errors import ConfigError
 from digiq.extraction.base import States, Values
-from digiq.extraction.digirl import DigiRL, best_trajectories, step_advantages
+from digiq.extraction.digirl import DigiRL, best_trajectories, code_advantages, step_advantages
 
 
 def test_late_steps_are_judged_by_the_outcome_and_early_ones_by_the_change_of_value():
@@ -83,6 +83,23 @@ def test_steps_are_judged_within_their_own_episode(bootstraps, rows):
 def test_only_the_best_trajectories_are_looked_at():
     found = DigiRL(threshold=-9.0, trajectories=0.34).select(three_episodes(True), np.random.default_rng(0))
     assert found.row.tolist() == [0, 1] and found.report == {"trajectories": 1}
+
+
+def test_the_form_of_the_authors_code_adds_the_return_to_the_change_of_value():
+    rewards, values = np.array([0.0, 0.0, 1.0]), np.array([0.2, 0.6, 0.5, 0.0])
+    found = code_advantages(rewards, values, gamma=0.9)
+    assert found == pytest.approx([0.4 + 0.81, -0.1 + 0.9, 1.0 - 0.5 + 1.0])
+    assert code_advantages(np.zeros(0), np.zeros(1), 0.9).shape == (0,)
+
+
+def test_the_form_of_the_authors_code_looks_at_all_trajectories_of_the_highest_return():
+    def rows(share: float) -> list[int]:
+        filtered = DigiRL(form="code", trajectories=share)
+        return filtered.select(three_episodes(True), np.random.default_rng(0)).row.tolist()
+
+    assert rows(0.1) == [0, 1]  # the only success
+    # Of all three, also the steps whose value rises by more than 0.05: .2 to .4, and .4 to .9 at the cut.
+    assert rows(1.0) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.1])

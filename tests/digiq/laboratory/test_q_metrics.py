@@ -15,7 +15,7 @@ from digiq.data.rewards import LabelledEpisodes
 from digiq.extraction import critic_values
 from digiq.laboratory import card, exact_values, q_metrics
 from digiq.laboratory.card import CardConfig, coverage, mistake_mix
-from digiq.laboratory.q_metrics import QMetricsConfig, regret_by_visits, support_of
+from digiq.laboratory.q_metrics import QMetricsConfig, regret_by_visits, rightness, support_of
 from digiq.proposals.values import load_exact
 
 NAN = np.nan
@@ -46,6 +46,13 @@ def test_support_says_how_likely_the_imitated_candidates_were():
     assert found["kept"] == pytest.approx(2 / 3) and found["logged"] == 0.0
     assert found["likelihood"][1] == pytest.approx(0.75)  # between .25 / .5 and 1
     assert support_of(log_prob, np.ones((3, 2), bool), np.zeros(3, int), np.zeros(3, bool))["kept"] == 0.0
+
+
+def test_what_is_imitated_is_right_where_no_action_exceeds_it():
+    best_q = np.array([[0.5, 0.9], [0.5, 0.4], [0.2, 0.1], [0.0, 0.7]])
+    best_v, choice = np.array([0.9, 0.8, 0.2, NAN]), np.array([1, 0, 1, 1])
+    assert rightness(best_q, best_v, choice, np.array([True, True, False, True])) == 0.5
+    assert np.isnan(rightness(best_q, best_v, np.full(4, -1), np.ones(4, bool)))
 
 
 def test_coverage_is_the_chance_that_a_draw_is_best():
@@ -144,8 +151,13 @@ def test_the_stage_judges_a_perfect_critic_perfect(small_run, tmp_path, monkeypa
     perfect = stage(truth["best_q"], tmp_path / "perfect")
     assert perfect["regret"]["weighted"] == perfect["regret"]["plain"] == 0.0
     assert perfect["pairwise_best"] == 1.0 and perfect["reliability"] is None
+    assert 0 < perfect["right"] <= 1.0
     upside_down = stage(-truth["best_q"], tmp_path / "down")
-    assert upside_down["pairwise_best"] == 0.0 and upside_down["regret"]["plain"] > 0.05
+    assert (
+        upside_down["right"] < perfect["right"]
+        and upside_down["pairwise_best"] == 0.0
+        and upside_down["regret"]["plain"] > 0.05
+    )
 
 
 def test_visits_are_counted_where_the_policy_acts(monkeypatch):

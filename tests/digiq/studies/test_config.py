@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from digiq.config import load
+from digiq.config import load, load_yaml
 from digiq.errors import ConfigError
 from digiq.studies import config as study
 from digiq.studies.config import StudyConfig, check_registration, kernel_digest, overlay
@@ -52,14 +52,14 @@ def test_every_arm_gets_as_many_trials():
 def test_a_hypothesis_has_one_bound():
     with pytest.raises(ConfigError, match="either"):
         made(hypotheses={"h": {"text": "x", "arm": "a", "over": ["behavior"]}})
+    ratio = {"text": "x", "arm": "a", "over": ["behavior"], "at_least": 1.0, "alone": True}
+    with pytest.raises(ConfigError, match="only a difference to one arm can stand alone"):
+        made(hypotheses={"h": ratio})
 
 
 def test_reported_seeds_need_the_registered_kernel_and_grid():
     config = made(registration={"kernel": "k", "grid": "g"})
     check_registration(config, seeds=(10, 11), kernel="k", grid="g")
-    check_registration(config, seeds=(10,), kernel="k", grid="new", renamed={"g": "new"})
-    with pytest.raises(ConfigError, match="the grid changed"):
-        check_registration(config, seeds=(10,), kernel="k", grid="g", renamed={"g": "new"})
     with pytest.raises(ConfigError, match="the simulator's kernel changed"):
         check_registration(config, seeds=(10,), kernel="other", grid="g")
     with pytest.raises(ConfigError, match="the grid changed"):
@@ -68,6 +68,38 @@ def test_reported_seeds_need_the_registered_kernel_and_grid():
         check_registration(config, seeds=(12,), kernel="k", grid="g")
     with pytest.raises(ConfigError, match="not registered"):
         check_registration(made(), seeds=(10,), kernel="k", grid="g")
+
+
+def test_a_study_that_is_history_runs_no_reported_seed():
+    config = made(registration={"kernel": "k", "grid": "g", "closed": "its tasks have been looked at"})
+    with pytest.raises(
+        ConfigError, match="history, as its tasks have been looked at, so seed 10 does not run"
+    ):
+        check_registration(config, seeds=(10,), kernel="k", grid="g")
+    check_registration(config, seeds=(100,), kernel="k", grid="g")
+
+
+def test_the_core_study_is_history_and_keeps_what_was_registered():
+    core = load_yaml(StudyConfig, "configs/study/core.yaml")
+    then = load_yaml(StudyConfig, "docs/results/core/registered.yaml")
+    assert core.registration.closed
+    assert dataclasses.replace(core.registration, closed="") == then.registration
+    assert core.registration.kernel != kernel_digest()
+    # Recipes have been put in other words since; the rest is word for word the same.
+    for field in ("seeds", "hypotheses", "losses"):
+        assert getattr(core, field) == getattr(then, field)
+
+
+def test_the_next_study_has_seeds_and_tasks_of_its_own():
+    core, worth = (load_yaml(StudyConfig, f"configs/study/{name}.yaml") for name in ("core", "worth"))
+    assert len(worth.seeds) >= 11 and max(core.seeds) < min(worth.seeds) and len(worth.arms) <= 12
+    assert worth.recipe["evaluate"]["tasks"] == "webshop/final"
+    assert [name for name, h in worth.hypotheses.items() if h.alone] == ["primary", "candidates"]
+    assert all(h.tested for h in worth.hypotheses.values())
+    assert worth.tuning is not None and {len(trials) for trials in worth.tuning.trials.values()} == {4}
+    # What is compared with exact values is imitated by the same gate.
+    gates = {name: arm.recipe.get("distill", {}).get("policy", {}) for name, arm in worth.arms.items()}
+    assert all("margin" not in gate.get("progress", {}) for gate in gates.values())
 
 
 def test_tuning_seeds_need_no_registration():

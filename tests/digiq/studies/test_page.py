@@ -1,4 +1,4 @@
-"""The page of a study: right numbers, honest verdicts, and the same bytes from the same records."""
+"""The page of a study: right numbers, and the same bytes from the same records."""
 
 import dataclasses
 import os
@@ -6,13 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-
 from digiq.config import load
 from digiq.evaluation.outcomes import Outcome
-from digiq.studies.config import StudyConfig
-from digiq.studies.page import compare, judge, make_page, write_page
+from digiq.studies.analysis import analysis_digest
+from digiq.studies.config import StudyConfig, TuningConfig
+from digiq.studies.page import make_page, write_page
 from digiq.studies.records import CellRecord, EpisodeRecord, read_records, write_record
 
 Q = {
@@ -25,7 +23,7 @@ Q = {
     },
     "pairwise_best": 0.8, "pairwise_policy": 0.75,
     "reliability": {"predicted": [0.1, 0.4], "observed": [0.2, 0.3], "count": [5, 5], "ece": 0.1, "bias": 0.0},
-    "support": {"kept": 0.5, "logged": 0.4, "likelihood": [0.1, 0.5, 1.0]},
+    "support": {"kept": 0.5, "logged": 0.4, "likelihood": [0.1, 0.5, 1.0]}, "right": 0.875,
 }  # fmt: skip
 CARD = {
     "success": 0.25, "mistakes": {"right": 0.4, "no_op": 0.6},
@@ -70,8 +68,9 @@ CONFIG = load(
         "hypotheses": {
             "main": {"text": "TD is better.", "arm": "td", "over": ["bc"], "at_least": 1.3},
             "huge": {"text": "TD is huge", "arm": "td", "over": ["bc", "behavior"], "at_least": 5.0},
-            "small": {
-                "text": "TD adds little", "arm": "td", "over": ["bc"], "measure": "difference", "at_most": 0.9
+            "little": {
+                "text": "TD adds little", "arm": "td", "over": ["bc"], "measure": "difference", "at_most": 0.9,
+                "alone": True,
             },
             "late": {"text": "Late is best", "arm": "late", "over": ["bc"], "at_least": 1.0},
         },
@@ -85,41 +84,54 @@ RECORDS = [
 ]
 
 
+def line(page: str, start: str) -> str:
+    return next(found for found in page.splitlines() if found.startswith(start))
+
+
 def test_the_page_holds_the_numbers_of_the_records():
-    page, images = make_page(CONFIG, RECORDS, prefix="mini/", comment="What a person says.")
-    assert page.startswith("# Mini study\n\nWhat a person says.\n\n**Held**: TD is better")
-    row = next(line for line in page.splitlines() if line.startswith("| TD | method"))
-    assert "60.0 (" in row and "59.0 60.0 61.0" in row and "| 50.0 |" in row
-    assert "![Success by arm](mini/success.svg)" in page
-    assert set(images) == {"success.svg", "reliability.svg", "noise.svg"}
-    lost = next(line for line in page.splitlines() if line.startswith("| extraction"))
-    assert lost.startswith("| extraction | TD | BC | +30.0 (") and "| late | TD | Late | not run |" in page
+    page, images = make_page(CONFIG, RECORDS, prefix="mini/", comment="For anyone.\n\nFor few.\n")
+    assert page.startswith("# Mini study\n\nFor anyone.\n\n![Success by arm](mini/success.svg)\n\n| arm |")
+    assert page.endswith("\n\nFor few.\n") and set(images) == {"success.svg"}
+    assert "points over BC" in page and line(page, "| BC | 30.0 (").endswith(" |  | 20.0 |  |")
+    assert "| +30.0 (+27.5 to +32.5) | 50.0 | 87.5 |" in line(page, "| TD | 60.0 (")
+    assert "59.0 60.0 61.0" in page
+    assert line(page, "| extraction") == "| extraction | TD | BC | +30.0 (+27.5 to +32.5) |"
+    assert "| late | TD | Late | not run |" in page
     assert "| TD | 90.0 (" in page  # the sweep's other point
-    assert next(x for x in page.splitlines() if x.startswith("| results |")).endswith("| 0.092 | 0.046 |")
-    assert "25.0 | right 40, no_op 60 | 0.01 / 0.20 | 0.30 / 0.60 |" in page
+    assert "| TD | 0.050 | 0.800 | 0.400 | results | 3 |" in page
+    assert "succeeded in 25.0 %" in page and "30.0 % of 1, 60.0 % of 4" in page
 
 
-def test_verdicts_follow_the_whole_interval():
-    base = {(r.arm, r.seed): r for r in RECORDS if not r.sweep}
-    words = {name: judge(h, base).word for name, h in CONFIG.hypotheses.items()}
-    assert words == {"main": "held", "huge": "not held", "small": "held", "late": "not run"}
-    close = dataclasses.replace(CONFIG.hypotheses["main"], at_least=2.0)
-    assert judge(close, base).word == "undecided"
-    tie = dataclasses.replace(close, over=("td",), measure="difference", at_least=0.0)
-    assert judge(tie, base).word == "undecided"
+def test_the_page_shows_both_intervals_of_a_hypothesis_and_what_decides_it():
+    page, _ = make_page(CONFIG, RECORDS)
+    little = line(page, "| **little**")
+    assert "TD − BC ≤ 90 points | +30.0 (+27.5 to +32.5) | +30.0 (" in little
+    assert little.endswith("| < 0.001 | held |")
+    assert "TD / BC ≥ 1.30 |  | 2.00 (" in line(page, "| main |")
+    assert "the best of BC, Behaviour ≥ 5.00" in page
+    assert line(page, "| late | Late is best").endswith("| no common episodes yet |  | not run |")
 
 
-def test_comparisons_are_paired_and_take_the_best_of_the_others():
-    groups = {"a": [record("a", 1, 0.5)], "b": [record("b", 1, 0.25)], "c": [record("c", 1, 0.4)]}
-    assert compare(groups, "a", ["b", "c"], "ratio").value == pytest.approx(1.25)
-    assert compare(groups, "a", ["b", "c"], "difference").value == pytest.approx(0.1)
-    assert np.isnan(compare(groups, "a", ["nobody"], "ratio").value)
+def test_the_page_counts_the_trials_of_each_arm():
+    tuning = TuningConfig(seeds=(100, 101), trials={"bc": ({}, {}), "td": ({}, {})})
+    page, _ = make_page(dataclasses.replace(CONFIG, tuning=tuning), RECORDS[:1])
+    assert "on seeds 100, 101 and the tasks `webshop/tune`; trials by arm: BC 2, TD 2." in page
+
+
+def test_the_page_says_if_the_analysis_is_not_the_registered_one():
+    def page(digest: str) -> str:
+        registered = dataclasses.replace(CONFIG.registration, analysis=digest)
+        return make_page(dataclasses.replace(CONFIG, registration=registered), RECORDS[:1])[0]
+
+    changed = "code of the analysis is not the registered one"
+    assert changed in page("other") and changed not in page("") and changed not in page(analysis_digest())
 
 
 def test_half_a_study_has_a_page_too():
     page, images = make_page(CONFIG, RECORDS[:1])
     assert "no common episodes yet" in page and set(images) == {"success.svg"}
-    assert "No hypothesis" in make_page(dataclasses.replace(CONFIG, hypotheses={}), [])[0]
+    page, images = make_page(dataclasses.replace(CONFIG, hypotheses={}), [])
+    assert "## Hypotheses" not in page and not images
 
 
 def test_the_same_records_give_the_same_bytes_in_another_process(tmp_path):
@@ -131,7 +143,7 @@ def test_the_same_records_give_the_same_bytes_in_another_process(tmp_path):
     page = write_page(config, read_records(folder), folder)
     assert page == tmp_path / "results" / "mini.md"
     first = {path.name: path.read_bytes() for path in [page, *folder.glob("*.svg")]}
-    assert len(first) == 4
+    assert len(first) == 2
     code = (
         "import dataclasses, pathlib, sys; from tests.digiq.studies import test_page as t;"
         "root = pathlib.Path(sys.argv[1]); c = dataclasses.replace(t.CONFIG, results=root);"
@@ -150,3 +162,13 @@ def test_tuning_seeds_never_write_the_results_page(tmp_path):
     config = dataclasses.replace(CONFIG, results=tmp_path / "results")
     page = write_page(config, RECORDS, tmp_path / "run" / "records")
     assert page == tmp_path / "run" / "records" / "page.md" and not (tmp_path / "results").exists()
+
+
+def test_the_page_of_a_study_that_is_history_is_not_written_over(tmp_path):
+    closed = dataclasses.replace(CONFIG.registration, closed="it is over")
+    config = dataclasses.replace(
+        CONFIG, results=tmp_path / "results", output=tmp_path / "run", registration=closed
+    )
+    page = write_page(config, RECORDS, tmp_path / "results" / "mini")
+    assert page == tmp_path / "run" / "page.md" and not (tmp_path / "results").exists()
+    assert "](success.svg)" in page.read_text() and (tmp_path / "run" / "success.svg").is_file()

@@ -9,6 +9,7 @@ import pytest
 from digiq.config import load, load_yaml
 from digiq.errors import ConfigError
 from digiq.studies import run as studies
+from digiq.studies.analysis import analysis_digest
 from digiq.studies.config import StudyConfig, kernel_digest
 from digiq.studies.records import CellRecord, write_record
 
@@ -140,16 +141,17 @@ def test_a_default_that_changes_changes_the_grid(config, monkeypatch):
     assert studies.grid_digest(config) != before
 
 
-def test_register_writes_both_digests_and_keeps_the_rest(tmp_path):
+def test_register_writes_the_digests_and_keeps_the_rest(tmp_path):
     path = tmp_path / "study.yaml"
     text = "# why\nname: mini\ntitle: Mini\nseeds: [10]\nrecipe:\n  evaluate: {episodes: 3}\n  demonstrations: {agent: {kind: collector}}\n"
     text += "  collect: {}\narms:\n  oracle: {title: O, role: ceiling, acts: oracle}\n"
     text += f"output: {tmp_path / 'run'}\n"
-    path.write_text(text + 'registration:\n  kernel: ""\n  grid: old\n')
+    path.write_text(text + 'registration:\n  kernel: ""\n  grid: old\n  analysis: ""\n')
     studies.register(path)
     config = load_yaml(StudyConfig, path)
     assert config.registration.kernel == kernel_digest()
     assert config.registration.grid == studies.grid_digest(config)
+    assert config.registration.analysis == analysis_digest()
     assert path.read_text().startswith(text)
     path.write_text(text)
     with pytest.raises(ConfigError, match="registration"):
@@ -194,7 +196,14 @@ def test_trials_run_on_tuning_seeds_and_tasks_with_equal_updates(config):
     tuning["trials"] = {"td8": [{}, more], "filtered_bc": [more, half]}
     assert len(studies.make_trials(load(StudyConfig, {**_dict(config), "tuning": tuning}))) == 4
     tuning["trials"] = {"td8": [{}, more], "filtered_bc": [{}, half]}
-    with pytest.raises(ConfigError, match="same number of updates in all"):
+    with pytest.raises(ConfigError, match="in all, but td8 has 12 updates and filtered_bc 10 updates"):
+        studies.make_trials(load(StudyConfig, {**_dict(config), "tuning": tuning}))
+    # An arm that keeps more rows has more updates in as many epochs.
+    four = {"distill": {"policy": {"fit": {"epochs": 4}}}}
+    tuning["trials"] = {"td8": [four, four], "filtered_bc": [four, four]}
+    assert len(studies.make_trials(load(StudyConfig, {**_dict(config), "tuning": tuning}))) == 4
+    tuning["trials"] = {"td8": [four, four], "filtered_bc": [four, half]}
+    with pytest.raises(ConfigError, match="8 epochs and filtered_bc 4 epochs and 5 updates"):
         studies.make_trials(load(StudyConfig, {**_dict(config), "tuning": tuning}))
 
 
@@ -212,9 +221,6 @@ def test_a_record_of_the_same_cell_is_believed_and_another_is_not(config, tmp_pa
     write_record(CellRecord(arm="oracle", seed=100, digest=cells[0].digest, tasks="t"), folder)
     write_record(CellRecord(arm="behavior", seed=100, digest="of another grid", tasks="t"), folder)
     assert studies.open_cells(cells, folder) == cells[1:]
-    # Unless what it is called changed, and nothing else.
-    (folder / "digests.json").write_text(json.dumps({"renamed": {"of another grid": cells[1].digest}}))
-    assert studies.open_cells(cells, folder) == []
 
 
 def test_estimates_grow_with_what_is_run(config):
@@ -239,7 +245,7 @@ def test_the_longest_chain_of_stages_starts_first(config):
 
 
 def test_the_committed_studies_plan(config):
-    for name in ("core", "slice"):
+    for name in ("core", "slice", "worth"):
         study = load_yaml(StudyConfig, f"configs/study/{name}.yaml")
         cells = studies.make_cells(study, study.seeds)
         assert len({c.record for c in cells}) == len(cells) and len({c.digest for c in cells}) == len(cells)

@@ -39,6 +39,13 @@ STUDY = {
         },
         "td": {"title": "TD", "role": "method", "recipe": {"q_metrics": {"tasks": "webshop/tune", "rollouts": 2}}},
         "exact": {"title": "Exact", "role": "ceiling", "recipe": {"distill": {"policy": {"values": EXACT}}}},
+        "shuffled": {
+            "title": "Shuffled", "role": "control",
+            "recipe": {
+                "label": {"source": "digiq.laboratory.controls:ShuffledEnds"},
+                "train_q": {"critic": {"timeout": "bootstrap"}},
+            },
+        },
         "oracle": {"title": "Oracle", "role": "ceiling", "acts": "oracle"},
     },
     "hypotheses": {"main": {"text": "TD is better", "arm": "td", "over": ["filtered_bc"], "at_least": 1.0}},
@@ -69,7 +76,13 @@ def test_every_cell_has_a_record_and_the_page_shows_it(finished):
     assert records["td"].q["regret"]["kinds"] and records["td"].selection["arm"] == "best_of_n"
     assert records["behavior"].card["episodes"] == 16
     page = write_page(config, list(records.values()), folder).read_text()
-    for part in ("## Success", "## Hypotheses", "simulator's own Q", "## The offline data", "| DigiRL |"):
+    for part in (
+        "## Hypotheses",
+        "## By split and seed",
+        "simulator's own Q",
+        "The offline data:",
+        "| DigiRL |",
+    ):
         assert part in page
     assert (folder / "success.svg").is_file()
 
@@ -77,7 +90,7 @@ def test_every_cell_has_a_record_and_the_page_shows_it(finished):
 def test_the_plan_says_so_where_nothing_is_left(finished, tmp_path, capsys):
     config, cells, folder = finished
     assert not print_plan(config, cells, folder, jobs=1)
-    assert "all 6 records are there, so nothing would run" in capsys.readouterr().out
+    assert "all 7 records are there, so nothing would run" in capsys.readouterr().out
     # Records that were lost are written again from artefacts that are complete.
     assert print_plan(config, cells, tmp_path, jobs=1)
     assert "every stage is complete; only records and page are left" in capsys.readouterr().out
@@ -88,7 +101,7 @@ def test_a_finished_study_has_nothing_to_do_even_without_its_artefacts(finished,
     elsewhere = dataclasses.replace(config, output=tmp_path / "gone")
     cells = studies.make_cells(elsewhere, config.seeds)
     studies.run(elsewhere, cells, folder)
-    assert "6 of 6 cells have records; 0 of 0 stages" in capsys.readouterr().err
+    assert "7 of 7 cells have records; 0 of 0 stages" in capsys.readouterr().err
     assert not (tmp_path / "gone").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -15,7 +16,7 @@ from android_env.devices.simulated.phone import SimulatedPhone
 from android_env.devices.simulated.state import NoiseConfig, State
 from android_env.errors import EpisodeError
 from android_env.tasks import load_tasks
-from android_env.tasks.webshop import TEST_SITES, TRAIN_SITES, TUNE_SITES
+from android_env.tasks.webshop import FINAL_SITES, TEST_SITES, TRAIN_SITES, TUNE_SITES
 
 TASK = load_tasks("webshop/train").where(level=3)[0]
 
@@ -108,10 +109,25 @@ def test_what_is_typed_can_be_seen():
 
 
 def test_unseen_sites_wear_unseen_themes():
-    groups = (TRAIN_SITES, TEST_SITES, TUNE_SITES)
-    train, test, tune = ({SITE_THEMES[site].name for site in sites} for sites in groups)
-    assert len(train) == len(TRAIN_SITES) and len(test) == len(TEST_SITES) and len(tune) == len(TUNE_SITES)
-    assert not train & test and not train & tune and not test & tune
+    sites = (*TRAIN_SITES, *TEST_SITES, *TUNE_SITES, *FINAL_SITES)
+    assert len({SITE_THEMES[site].name for site in sites}) == len(sites) == len(SITE_THEMES)
+
+
+SCREENS = {
+    "buyhive.com": "01f2ab61b08c9f87", "cartopia.com": "dfcdc88bfe4a3b00", "shopnest.com": "b613d56ffb23ac31", "gadgetly.com": "8a07192bbe9ebbbb", "dealdock.com": "2c1c1c37f0d613f2",
+    "trovekart.com": "571cb9bc84c53a7f", "pricepond.com": "ff36a830a5623a92", "wareville.com": "99067566fc082365", "stockwise.com": "bf4558b2180ac16c",
+}  # fmt: skip
+"""Digests of what each site looks like. Results are only comparable while these stay."""
+
+
+@pytest.mark.parametrize("site", SCREENS)
+def test_sites_look_as_they_did_when_results_were_reported(site):
+    states = State("home", site), State("home", site, overlay="cookie"), State("results", site, "desk lamp")
+    digest = hashlib.sha256()
+    for state in states:
+        seen = Display(state, TASK, 3).observe()
+        digest.update(seen.screenshot.tobytes() + seen.ui_elements.encode())
+    assert digest.hexdigest()[:16] == SCREENS[site]
 
 
 def test_nothing_works_before_an_episode():

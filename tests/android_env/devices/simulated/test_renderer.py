@@ -23,6 +23,7 @@ from android_env.devices.simulated.screen import (
     Screen,
 )
 from android_env.devices.simulated.themes import (
+    FINAL_SITE_THEMES,
     PRETRAIN_THEMES,
     SYSTEM_THEMES,
     TEST_SITE_THEMES,
@@ -320,7 +321,14 @@ def test_text_that_does_not_fit_stays_inside_its_box() -> None:
 
 
 def test_theme_groups_are_disjoint_and_legible() -> None:
-    groups = (SYSTEM_THEMES, TRAIN_SITE_THEMES, TEST_SITE_THEMES, TUNE_SITE_THEMES, PRETRAIN_THEMES)
+    groups = (
+        SYSTEM_THEMES,
+        TRAIN_SITE_THEMES,
+        TEST_SITE_THEMES,
+        TUNE_SITE_THEMES,
+        FINAL_SITE_THEMES,
+        PRETRAIN_THEMES,
+    )
     assert len(TRAIN_SITE_THEMES) >= 6 and len(TEST_SITE_THEMES) >= 1 and len(PRETRAIN_THEMES) >= 10
     assert len(THEMES) == sum(map(len, groups)), "a name is used twice"
     looks = {replace(theme, name="") for theme in THEMES.values()}
