@@ -206,9 +206,9 @@ def fit_grid(
     config = config.for_rows(len(train))
     data = _to_device(encoded)
     images = None if "images" in data else encoded.images
-    optimiser = make_optimiser(config)
-    fit = _Fit.start(params, optimiser, config.seed)
-    update, train_rows = _update(grid, config, fitting), jnp.asarray(train)
+    fit = _Fit.start(params, make_optimiser(config.gradient_clip, config.weight_decay), config.seed)
+    update = _update(grid, config.gradient_clip, config.weight_decay, fitting)
+    rates, train_rows = learning_rates(config), jnp.asarray(train)
     print(
         f"{description}: {len(train)} actions to imitate; compiling comes first, which can take half a minute.",
         file=sys.stderr,
@@ -238,11 +238,12 @@ def fit_grid(
             count = min(config.evaluate_every, config.updates - done)
             losses = []
             for number in range(count):
+                rate = rates[done + number]
                 if bar is not None and number and number % _SHOWN == 0:
                     jax.block_until_ready(losses[-1])  # else the bar would count what is only queued
                     bar.advance(_SHOWN)
                 fit.key, augment, batch = _draw(config.batch_size, fit.key, data, train_rows)
-                fit.state, loss = update(fit.state, _with_images(batch, images), augment)
+                fit.state, loss = update(fit.state, _with_images(batch, images), augment, rate)
                 losses.append(loss)
                 if bar is None:  # compiled by now: what the bar reckons with are updates alone
                     jax.block_until_ready(loss)
@@ -319,20 +320,25 @@ def split_rows(groups: np.ndarray, share: float, seed: int) -> tuple[np.ndarray,
     return np.flatnonzero(~out).astype(np.int32), np.flatnonzero(out).astype(np.int32)
 
 
-def make_optimiser(config: FitConfig) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) under warm-up and cosine decay, after clipping by the global norm.
+def make_optimiser(clip: float, weight_decay: float) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) at a learning rate of 1, after clipping by the global norm.
 
     The momentum of matrices is orthogonalised; all other parameters get AdamW. On these networks Muon reaches the same
-    held-out loss in half the updates of AdamW.
+    held-out loss in half the updates of AdamW. The steps, weight decay included, are to be scaled by
+    :func:`learning_rates`.
     """
+    return optax.chain(
+        optax.clip_by_global_norm(clip), optax.contrib.muon(1.0, adam_b2=0.98, weight_decay=weight_decay)
+    )
+
+
+def learning_rates(config: FitConfig) -> jax.Array:
+    """float32[updates]: the learning rate of each update, a warm-up and then a cosine decay."""
     warmup = round(config.warmup * config.updates)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0 if warmup else config.learning_rate, config.learning_rate, warmup, config.updates + 1
     )
-    return optax.chain(
-        optax.clip_by_global_norm(config.gradient_clip),
-        optax.contrib.muon(schedule, adam_b2=0.98, weight_decay=config.weight_decay),
-    )
+    return jnp.asarray(schedule(jnp.arange(config.updates)), jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -343,17 +349,17 @@ def _draw(size: int, key: jax.Array, data: dict[str, jax.Array], train: jax.Arra
 
 
 @functools.lru_cache(maxsize=16)
-def _update(grid: Grid, config: FitConfig, fitting: GridFitting) -> Any:
-    """One jitted update: (state, batch, key of its augmentation) -> (state, loss).
+def _update(grid: Grid, clip: float, weight_decay: float, fitting: GridFitting) -> Any:
+    """One jitted update: (state, batch, key of its augmentation, learning rate) -> (state, loss).
 
     It is not a scan over updates: XLA's CPU backend differentiates convolutions inside a loop about ten times slower,
-    and the dispatch of an update costs next to nothing. Batches are drawn outside, so that one program serves data of
-    every size; compiling it takes a third of the time of a short fit.
+    and the dispatch of an update costs next to nothing. Batches and learning rates come from outside, so that one
+    program serves data of every size and fits of every length; compiling it takes a third of the time of a short fit.
     """
-    optimiser = make_optimiser(config)
+    optimiser = make_optimiser(clip, weight_decay)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: Any, batch: dict[str, jax.Array], augment: jax.Array) -> Any:
+    def update(state: Any, batch: dict[str, jax.Array], augment: jax.Array, rate: jax.Array) -> Any:
         params, opt_state = state
         shown, images, keep_word = _augment(batch, grid, fitting, augment)
 
@@ -363,6 +369,7 @@ def _update(grid: Grid, config: FitConfig, fitting: GridFitting) -> Any:
 
         loss, gradient = jax.value_and_grad(loss_fn)(params)
         step, opt_state = optimiser.update(gradient, opt_state, params)
+        step = jax.tree.map(lambda leaf: rate * leaf, step)
         return (optax.apply_updates(params, step), opt_state), loss
 
     return update
