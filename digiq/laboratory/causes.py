@@ -204,10 +204,14 @@ def exact_values(truth: Mapping[str, np.ndarray], discount: float) -> Values:
     )
 
 
-def collector_values(q: np.ndarray, v: np.ndarray, discount: float) -> Values:
+def collector_values(truth: Mapping[str, np.ndarray], discount: float) -> Values:
     """Q and V of the scripted collector, which the behaviour policy imitates."""
     return Values(
-        q=q.astype(np.float32), v=v.astype(np.float32), baseline="v", discount=discount, bootstraps=False
+        q=truth["collector_q"].astype(np.float32),
+        v=truth["collector_v"].astype(np.float32),
+        baseline="v",
+        discount=discount,
+        bootstraps=False,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -225,23 +225,47 @@ class ExactValues:
         V* is the value of the best action, which no candidate exceeds, so by default the baseline is the mean of the
         candidates, which are drawn from the behaviour policy.
         """
-        exact = load_exact(paths["exact"])
-        check_sizes({paths["exact"]: len(exact["best_q"])}, len(states))
-        config = load(
-            ExactValuesConfig,
-            artifacts.read_manifest(paths["exact"]).config,
-            where=str(paths["exact"]),
-            recorded=True,
-        )
-        q = exact["best_q"].astype(np.float32)
-        return Values(
-            q=q,
-            v=exact["best_v"].astype(np.float32),
-            baseline="candidate_mean",
-            discount=config.discount,
-            bootstraps=False,
-            deviation=np.zeros_like(q) if "members" in needs else None,  # exact values are certain
-        )
+        return _exact("best", "candidate_mean", len(states), needs, paths["exact"])
+
+
+@configclass
+class CollectorValues:
+    """The exact Q and V of the scripted collector, which the behaviour policy imitates.
+
+    They are what a critic that evaluates the behaviour policy would learn if it made no mistake, so gates that compare Q
+    with V mean the same here as there. Under Q*, they do not: no action is better than V*.
+    """
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("exact",)
+
+    def read(self, states: States, needs: frozenset[str], paths: Mapping[str, Path], seed: int) -> Values:
+        """See :class:`digiq.extraction.base.ValueSource`.
+
+        Raises:
+          DigiQError: the values were computed without ``exact.collector``.
+        """
+        return _exact("collector", "v", len(states), needs, paths["exact"])
+
+
+def _exact(
+    whose: str, baseline: Literal["v", "candidate_mean"], count: int, needs: frozenset[str], path: Path
+) -> Values:
+    exact = load_exact(path)
+    if f"{whose}_q" not in exact:
+        raise DigiQError(f"{path}: holds no values of the {whose}; set exact.{whose} to true.")
+    check_sizes({path: len(exact[f"{whose}_q"])}, count)
+    config = load(ExactValuesConfig, artifacts.read_manifest(path).config, where=str(path), recorded=True)
+    q = exact[f"{whose}_q"].astype(np.float32)
+    return Values(
+        q=q,
+        v=exact[f"{whose}_v"].astype(np.float32),
+        baseline=baseline,
+        discount=config.discount,
+        bootstraps=False,
+        deviation=np.zeros_like(q) if "members" in needs else None,  # exact values are certain
+    )
 
 
 @configclass

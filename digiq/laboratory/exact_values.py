@@ -1,8 +1,9 @@
 """The ``value`` stage: the simulator's own Q of every stored candidate, with which learned values are compared.
 
-Two policies are valued: the optimal policy in every logged state (milliseconds per episode), and the behaviour policy,
-whose values the critic regresses on, in the states of a few episodes (seconds each, as the policy is asked in every
-state that it can reach).
+Three policies are valued: the optimal policy in every logged state (milliseconds per episode); if asked for, the
+scripted collector, which the behaviour policy imitates, in every state too; and the behaviour policy, whose values the
+critic regresses on, in the states of a few episodes (seconds each, as the policy is asked in every state that it can
+reach).
 """
 
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from android_env.devices.simulated.collector import SCRIPTED
+from android_env.devices.simulated.exact import reading
 from digiq import artifacts
 from digiq.artifacts import Artifact
 from digiq.config import configclass
@@ -36,6 +39,9 @@ class ExactValuesConfig:
     """Number of episodes whose states are also valued under the behaviour policy."""
     support: Annotated[int, Field(ge=1)] = 32
     """Number of the behaviour policy's likeliest actions that are followed from each state."""
+    collector: bool = False
+    """Also value the scripted collector. Its values stand in for those of the behaviour policy, which are too expensive to
+    compute in every state."""
 
 
 def run(
@@ -103,6 +109,18 @@ def run(
                     on_episode=bar.advance,
                 )
         arrays |= _spread(truth, "policy", shape)
+        if config.collector:
+            with progress("value collector", played, unit="episodes") as bar:
+                collected = replay(
+                    episodes,
+                    store,
+                    index,
+                    candidates,
+                    discount=config.discount,
+                    acting=reading(SCRIPTED["collector"]),
+                    on_episode=bar.advance,
+                )
+            arrays |= _spread(collected, "collector", shape)
         with artifacts.atomic_path(writer.path / EXACT) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
         return writer.complete(counts={"states": len(best.rows), "policy_states": len(truth.rows)})

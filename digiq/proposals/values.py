@@ -9,7 +9,8 @@ from digiq import artifacts
 STAGE = "value"
 EXACT = "exact.npz"
 """``best_q`` float64 [S, N] and ``best_v`` float64 [S] of the best policy, ``policy_q`` and ``policy_v`` of the
-behaviour policy, NaN where unknown; ``screen`` str [S], kinds of screens."""
+behaviour policy, NaN where unknown; ``collector_q`` and ``collector_v`` of the scripted collector, if it was valued;
+``screen`` str [S], kinds of screens."""
 
 
 def load_exact(path: str | Path) -> dict[str, np.ndarray]:

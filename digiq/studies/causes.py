@@ -126,9 +126,7 @@ class Bench:
             rng = np.random.default_rng([seed, int(100 * accuracy)])
             q = causes.noisy(truth["best_q"], first, same, accuracy, rng)
             bench.values[name] = dataclasses.replace(exact, q=q.astype(np.float32))
-        bench.values["collector"] = causes.collector_values(
-            *collector_truth(run, store, actions, discount), discount
-        )
+        bench.values["collector"] = causes.collector_values(truth, discount)
         return bench
 
     @functools.cached_property
@@ -212,33 +210,6 @@ class Bench:
 
         q = self.values_of(name).q
         return pairwise_accuracy(self.truth["best_q"], q, self.first & ~np.isnan(q))
-
-
-def collector_truth(run: Path, store: Any, actions: list[list[Any]], discount: float) -> tuple[Any, Any]:
-    """Exact Q [S, N] and V [S] of the collector, stored beside the run's own values.
-
-    Those of the behaviour policy would take half a minute per episode, because it is queried in every reachable state.
-    """
-    from android_env.devices.simulated import collector
-    from android_env.devices.simulated.exact import reading
-    from digiq.data.transitions import observation_index
-    from digiq.laboratory.truth import replay
-
-    path = run / "collector.npz"
-    if not path.is_file():
-        found = replay(
-            run / "episodes",
-            store,
-            observation_index(store),
-            lambda row: actions[row],
-            discount=discount,
-            acting=reading(collector.SCRIPTED["collector"]),
-        )
-        q, v = np.full((len(actions), len(actions[0])), np.nan), np.full(len(actions), np.nan)
-        q[found.rows], v[found.rows] = found.q, found.v
-        np.savez(path, q=q, v=v)
-    with np.load(path) as stored:
-        return stored["q"], stored["v"]
 
 
 def learned_values(run: Path, name: str, states: Any) -> Any:

@@ -12,13 +12,33 @@ from android_env.devices.simulated.display import Display
 from digiq import artifacts
 from digiq.agents.build import device_tasks
 from digiq.data.rewards import LabelledEpisodes
+from digiq.errors import DigiQError
 from digiq.extraction import critic_values
 from digiq.laboratory import card, exact_values, q_metrics
 from digiq.laboratory.card import CardConfig, coverage, mistake_mix
+from digiq.laboratory.controls import CollectorValues
 from digiq.laboratory.q_metrics import QMetricsConfig, regret_by_visits, rightness, support_of
 from digiq.proposals.values import load_exact
 
 NAN = np.nan
+
+
+def test_the_collectors_exact_values_are_those_of_what_it_does_and_never_above_the_best(small_run, tmp_path):
+    root, policy = small_run.root, tmp_path / "behavior"
+    policy.mkdir()
+    (policy / "file").write_text("behaviour")
+    exact_values.run(
+        exact_values.ExactValuesConfig(policy_episodes=0, collector=True), episodes=root / "episodes",
+        rewards=root / "rewards", proposals=root / "proposals", policy=policy, out=tmp_path / "exact",
+    )  # fmt: skip
+    truth = load_exact(tmp_path / "exact")
+    states = range(len(truth["best_v"]))
+    values = CollectorValues().read(states, frozenset({"members"}), {"exact": tmp_path / "exact"}, 0)
+    assert values.baseline == "v" and (values.deviation == 0).all()
+    assert (np.isnan(values.q) == np.isnan(truth["best_q"])).all() and np.isfinite(values.v).all()
+    assert (values.v <= truth["best_v"] + 1e-6).all() and (values.v < truth["best_v"] - 0.01).mean() > 0.5
+    # The candidates were drawn from the collector, so its V is the mean of their Q but for the draw.
+    assert np.abs((np.nanmean(values.q, axis=1) - values.v).mean()) < 0.02
 
 
 def test_regret_is_weighted_by_where_the_policy_goes():
@@ -123,6 +143,8 @@ def test_the_stage_judges_a_perfect_critic_perfect(small_run, tmp_path, monkeypa
         exact_values.ExactValuesConfig(policy_episodes=0), episodes=root / "episodes", rewards=root / "rewards",
         proposals=root / "proposals", policy=policy, out=tmp_path / "exact",
     )  # fmt: skip
+    with pytest.raises(DigiQError, match=r"exact\.collector"):
+        CollectorValues().read([], frozenset(), {"exact": tmp_path / "exact"}, 0)
     truth = load_exact(tmp_path / "exact")
     assert np.isfinite(truth["best_v"]).all() and np.isnan(truth["policy_q"]).all()
     assert (np.nanmax(truth["best_q"], axis=1) <= truth["best_v"] + 1e-9).all()
