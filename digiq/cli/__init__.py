@@ -155,12 +155,15 @@ def _dispatch(arguments: list[str]) -> None:
         if "--schema" in rest:
             print(stages.schema(STAGES[command], rest))
         else:
+            rest = stages.with_source(STAGES[command], rest) if command == "import" else rest
             stages.main(command, STAGES[command], rest)
     elif command in ALIASES:
         from digiq.cli import stage as stages
 
         command, member = ALIASES[command]
-        stages.main(command, STAGES[command], stages.with_member(STAGES[command], member, rest))
+        rest = stages.with_member(STAGES[command], member, rest)
+        rest = stages.with_source(STAGES[command], rest) if command == "import" else rest
+        stages.main(command, STAGES[command], rest)
     else:
         import difflib
 

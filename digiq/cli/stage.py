@@ -78,6 +78,32 @@ def with_member(stage: Stage, member: str, arguments: list[str]) -> list[str]:
     return [*map(full, arguments), f"--{stage.config.choice_field}", member]
 
 
+def with_source(stage: Stage, arguments: list[str]) -> list[str]:
+    """The arguments with a bare one, the place that a member reads from, given as the member's first setting.
+
+    Raises:
+      DigiQError: there are several bare arguments, or the member is not one of the table.
+    """
+    choice = f"--{stage.config.choice_field}"
+    member, bare, rest = stage.config().choice, [], []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        value = before.startswith("--") and "=" not in before and before != "--overwrite"
+        if argument.startswith("--") or value or argument.endswith(".yaml"):
+            rest.append(argument)
+            if before == choice or argument.startswith(f"{choice}="):
+                member = argument.removeprefix(f"{choice}=")
+        else:
+            bare.append(argument)
+    if not bare:
+        return arguments
+    if len(bare) > 1 or member not in stage.config.table:
+        raise DigiQError(
+            f"'{bare[-1]}': give one place to read from, and a format of 'digiq import --help' (--format NAME WHERE)."
+        )
+    first = dataclasses.fields(stage.config.table[member])[0].name.replace("_", "-")
+    return [*rest, f"--{member}.{first}", bare[0]]
+
+
 def parse(
     cls: type[T], arguments: list[str], *, program: str, default: T | None = None, switches: bool = False
 ) -> T:

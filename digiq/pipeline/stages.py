@@ -120,7 +120,7 @@ _LABELLED = ("episodes", "rewards")
 STAGES: Mapping[str, Stage] = {
     "import": Stage(
         module="digiq.data.import_episodes",
-        about="recorded episodes of a known format, or of any agent's own (JSON lines), to episodes",
+        about="recorded episodes of a known format, or of any agent's own (JSON lines), to episodes: --format NAME WHERE",
         writes="episodes",
     ),
     "collect": Stage(

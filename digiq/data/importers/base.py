@@ -38,7 +38,7 @@ class Sources:
 
 
 class Importer(Protocol):
-    """A config class whose fields say where the recordings are and how they become episodes."""
+    """A config class whose fields say where the recordings are (the first one) and how they become episodes."""
 
     def find(self) -> Sources:
         """Looks at the source without reading it; also asked before a recipe's first stage starts.

@@ -44,7 +44,7 @@ def other_format(path: Path, mine: str) -> str:
     if found is None or found == mine:
         return ""
     folder = path.parent if path.is_file() and found != "aitw" else path
-    return f"; it holds recordings of the format {found}: use --format {found} --{found}.source {folder}"
+    return f"; it holds recordings of the format {found}: use --format {found} {folder}"
 
 
 def format_of(path: Path) -> str | None:

@@ -41,6 +41,11 @@ def test_overview_and_version(capsys):
             "gamma = 1.5",
         ),
         (["import-aitw", "--out", "o", "--source", "/nowhere/at/all"], "no such directory"),
+        (["import-aitw", "/nowhere/at/all", "--out", "o"], "/nowhere/at/all: no such directory"),
+        (["import", "--format", "jsonl", "/nowhere", "--out", "o"], "/nowhere: "),
+        (["import", "--format=aitz", "/nowhere", "--on-bad", "skip", "--out", "o"], "/nowhere: "),
+        (["import", "--format", "recordings", "/nowhere", "--out", "o"], "'/nowhere' holds no recordings"),
+        (["import", "--format", "jsonl", "one", "two", "--out", "o"], "'two': give one place to read from"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):
