@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from digiq.policies.grid import Grid
 
 _SHOWN = 10  # updates between two looks at the progress bar
+_MOST_HELDOUT = 1024  # most held-out rows whose loss is computed, so that looking takes a small part of a fit
 _COPY, _SPELL = 0, 1
 _TAP, _SWIPE, _TYPE = (KINDS.index(name) for name in ("tap", "swipe", "type"))
 
@@ -203,6 +204,7 @@ def fit_grid(
         )
     encoded = encode_rows(rows, grid)
     train, heldout = split_rows(encoded.group, config.heldout, config.seed)
+    heldout = heldout[:: -(-len(heldout) // _MOST_HELDOUT) or 1]
     config = config.for_rows(len(train))
     data = _to_device(encoded)
     images = None if "images" in data else encoded.images

@@ -67,6 +67,18 @@ def test_it_says_at_once_that_it_compiles_and_its_bar_counts_every_update(capsys
     assert counted == [(10, []), (2, ["train_loss"]), (1, ["train_loss"])]
 
 
+def test_looking_at_the_heldout_rows_takes_a_small_part_of_a_fit(monkeypatch):
+    looked = []
+    monkeypatch.setattr(grid_fit, "_MOST_HELDOUT", 5)
+    monkeypatch.setattr(grid_fit, "evaluate_loss", lambda *args: looked.append(args[3]) or {"loss": 1.0})
+    inputs, actions = draw(24, screens.SEEN)
+    for share, expected in ((0.5, 4), (0.25, 3), (0.1, 2)):  # of 12, 6 and 2 held-out rows
+        fit(CONFIG.create(0), rows_of(inputs, actions), FitConfig(updates=1, batch_size=4, heldout=share))
+        assert [len(rows) for rows in looked] == [expected] * 2
+        assert len(set(looked[0].tolist())) == expected
+        looked.clear()
+
+
 def likeliest(policy, inputs):
     return [row[0][0] for row in policy.support(inputs, 1)]
 
