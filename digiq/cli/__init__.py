@@ -149,21 +149,17 @@ def _dispatch(arguments: list[str]) -> None:
         import importlib
 
         importlib.import_module(f"digiq.cli.{command}").main(rest)
-    elif command in STAGES:
+    elif command in STAGES or command in ALIASES:
         from digiq.cli import stage as stages
 
+        command, member = ALIASES.get(command, (command, ""))
+        if member:
+            rest = stages.with_member(STAGES[command], member, rest)
         if "--schema" in rest:
             print(stages.schema(STAGES[command], rest))
         else:
             rest = stages.with_source(STAGES[command], rest) if command == "import" else rest
             stages.main(command, STAGES[command], rest)
-    elif command in ALIASES:
-        from digiq.cli import stage as stages
-
-        command, member = ALIASES[command]
-        rest = stages.with_member(STAGES[command], member, rest)
-        rest = stages.with_source(STAGES[command], rest) if command == "import" else rest
-        stages.main(command, STAGES[command], rest)
     else:
         import difflib
 

@@ -29,7 +29,7 @@ from digiq.data.rewards import LabelledEpisodes
 from digiq.data.schema import Episode, decode_png
 from digiq.data.transitions import observation_index
 from digiq.errors import DigiQError
-from digiq.laboratory.truth import TIE, is_simulated, replay
+from digiq.laboratory.truth import best_actions, is_simulated, replay
 from digiq.policies.base import Policy, PolicyInput, load_policy, with_support
 from digiq.statistics import wilson
 
@@ -143,7 +143,7 @@ def best_probability(
     p = np.zeros((len(index), support))
     for row, choices in enumerate(found):
         p[row, : len(choices)] = [probability for _, probability in choices]
-    best = np.nan_to_num(truth.q, nan=-np.inf) >= truth.v[:, None] - TIE
+    best = best_actions(truth.q, truth.v)
     return list(truth.screens), np.where(best, p[truth.rows], 0.0).sum(axis=1)
 
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from digiq.extraction.awr import AWR
-from digiq.extraction.base import Choice, States, Targets, Values
+from digiq.extraction.base import Choice, States, Targets
 from digiq.extraction.best_of_n import BestOfN, of_choice
 from digiq.extraction.lower_bound import LowerBound
 from digiq.extraction.progress import Progress
-from digiq.laboratory.truth import TIE, pairwise_accuracy
+from digiq.laboratory.truth import pairwise_accuracy
 
 Gate = Literal["quantile", "positive", "lower_bound", "progress", "awr", "clusters"]
 Protocol = Literal["epochs", "rows"]
@@ -191,30 +191,3 @@ def rightness(
                 hit.add(row)
                 kind[3] += 1
     return {kind: [round(x, 3) for x in row] for kind, row in sorted(found.items())}
-
-
-def exact_values(truth: Mapping[str, np.ndarray], discount: float) -> Values:
-    """Q* and V*; the baseline is the candidates' mean, as in the first studies."""
-    return Values(
-        q=truth["best_q"].astype(np.float32),
-        v=truth["best_v"].astype(np.float32),
-        baseline="candidate_mean",
-        discount=discount,
-        bootstraps=False,
-    )
-
-
-def collector_values(truth: Mapping[str, np.ndarray], discount: float) -> Values:
-    """Q and V of the scripted collector, which the behaviour policy imitates."""
-    return Values(
-        q=truth["collector_q"].astype(np.float32),
-        v=truth["collector_v"].astype(np.float32),
-        baseline="v",
-        discount=discount,
-        bootstraps=False,
-    )
-
-
-def best_actions(truth: Mapping[str, np.ndarray]) -> npt.NDArray[np.bool_]:
-    """bool[S, N]: candidates whose Q* no action exceeds."""
-    return np.nan_to_num(truth["best_q"], nan=-np.inf) >= truth["best_v"][:, None] - TIE

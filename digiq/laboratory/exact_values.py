@@ -7,7 +7,7 @@ reach).
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -85,41 +85,31 @@ def run(
         def candidates(row: int) -> list:
             return [stored.action(row, n) if stored.valid[row, n] else None for n in range(shape[1])]
 
+        def valued(what: str, count: int, **whose: Any) -> Truth:
+            with progress(f"value {what}", count, unit="episodes") as bar:
+                return replay(
+                    episodes,
+                    store,
+                    index,
+                    candidates,
+                    discount=config.discount,
+                    on_episode=bar.advance,
+                    **whose,
+                )
+
         played = sum(not episode.copy_of for episode in store.outlines)
-        with progress("value best", played, unit="episodes") as bar:
-            best = replay(
-                episodes, store, index, candidates, discount=config.discount, on_episode=bar.advance
-            )
+        best = valued("best", played)
         screens = np.full(shape[0], "", dtype="U32")
         screens[best.rows] = best.screens
         arrays = {"screen": screens, **_spread(best, "best", shape)}
         count = min(config.policy_episodes, played)
         truth = Truth(np.zeros(0, np.int64), (), np.zeros((0, shape[1])), np.zeros(0))
         if count:
-            with progress("value behaviour", count, unit="episodes") as bar:
-                truth = replay(
-                    episodes,
-                    store,
-                    index,
-                    candidates,
-                    discount=config.discount,
-                    policy=load_policy(policy),
-                    support=config.support,
-                    max_episodes=count,
-                    on_episode=bar.advance,
-                )
+            loaded = load_policy(policy)
+            truth = valued("behaviour", count, policy=loaded, support=config.support, max_episodes=count)
         arrays |= _spread(truth, "policy", shape)
         if config.collector:
-            with progress("value collector", played, unit="episodes") as bar:
-                collected = replay(
-                    episodes,
-                    store,
-                    index,
-                    candidates,
-                    discount=config.discount,
-                    acting=reading(SCRIPTED["collector"]),
-                    on_episode=bar.advance,
-                )
+            collected = valued("collector", played, acting=reading(SCRIPTED["collector"]))
             arrays |= _spread(collected, "collector", shape)
         with artifacts.atomic_path(writer.path / EXACT) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)

@@ -27,7 +27,7 @@ from digiq.errors import ConfigError, DigiQError
 from digiq.extraction.base import Ranks, read_states
 from digiq.extraction.critic_values import CriticValues
 from digiq.extraction.distill import DistillConfig, fill
-from digiq.laboratory.truth import TIE, pairwise_accuracy
+from digiq.laboratory.truth import best_actions, pairwise_accuracy
 from digiq.progress import progress
 from digiq.proposals.propose import first_of_action
 from digiq.proposals.values import load_exact
@@ -203,7 +203,7 @@ def rightness(best_q: np.ndarray, best_v: np.ndarray, choice: np.ndarray, keep: 
       keep: bool[S], the states that are imitated.
     """
     rows = np.flatnonzero(keep & (choice >= 0) & np.isfinite(best_v))
-    right = best_q[rows, choice[rows]] >= best_v[rows] - TIE
+    right = best_actions(best_q, best_v)[rows, choice[rows]]
     return float(right.mean()) if len(rows) else float("nan")
 
 

@@ -63,6 +63,11 @@ class Picks:
     """Share of candidate pairs of different Q* that the critic orders correctly, ties count half; NaN without pairs."""
 
 
+def best_actions(q: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """bool[S, N]: the candidates whose Q*, float[S, N], no action exceeds: none is better than V*, float[S]."""
+    return np.nan_to_num(q, nan=-np.inf) >= v[:, None] - TIE
+
+
 def is_simulated(episodes: Path) -> bool:
     """Whether the episodes were collected on the simulated phone, so that they can be replayed."""
     manifest = artifacts.read_manifest(episodes)

@@ -147,7 +147,7 @@ def judge(hypotheses: Mapping[str, HypothesisConfig], records: Sequence[CellReco
         name: Verdict(
             "not run",
             compare(groups, h.arm, h.over, h.measure),
-            difference(groups, h.arm, h.over[0], _bound(h)) if h.tested else None,
+            difference(groups, h.arm, h.over[0], h.bound) if h.tested else None,
         )
         for name, h in hypotheses.items()
     }
@@ -163,7 +163,7 @@ def _decided(hypothesis: HypothesisConfig, verdict: Verdict, adjusted: float | N
     found = verdict.bootstrap
     if math.isnan(found.value):
         return verdict
-    bound = _bound(hypothesis)
+    bound = hypothesis.bound
     above, below = found.low > bound, found.high < bound
     if verdict.test is not None:
         adjusted = verdict.test.p_value if adjusted is None else adjusted
@@ -172,9 +172,3 @@ def _decided(hypothesis: HypothesisConfig, verdict: Verdict, adjusted: float | N
     held, refuted = (above, below) if hypothesis.at_least is not None else (below, above)
     word = "held" if held else "not held" if refuted else "undecided"
     return dataclasses.replace(verdict, word=word, adjusted=adjusted)
-
-
-def _bound(hypothesis: HypothesisConfig) -> float:
-    bound = hypothesis.at_least if hypothesis.at_least is not None else hypothesis.at_most
-    assert bound is not None  # a hypothesis has one of the two
-    return bound

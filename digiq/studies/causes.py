@@ -89,6 +89,8 @@ class Bench:
         from digiq.data.rewards import LabelledEpisodes
         from digiq.extraction.base import read_states
         from digiq.features import load_features
+        from digiq.laboratory.controls import CollectorValues, ExactValues
+        from digiq.laboratory.truth import best_actions
         from digiq.proposals.propose import first_of_action, load_proposals
         from digiq.proposals.values import load_exact
 
@@ -117,16 +119,15 @@ class Bench:
             cluster=causes.clusters_of(np.asarray(observation, np.float32), causes.CLUSTERS, seed),
             values={},
             first=first,
-            best=causes.best_actions(truth),
+            best=best_actions(truth["best_q"], truth["best_v"]),
         )
-        discount = load_critic(run / "critic").config.gamma
-        exact = causes.exact_values(truth, discount)
+        exact = ExactValues().read(states, frozenset(), {"exact": run / "exact"}, 0)
         bench.values["exact"] = exact
         for name, accuracy in {"noise_83": 0.83, "noise_76": 0.76}.items():
             rng = np.random.default_rng([seed, int(100 * accuracy)])
             q = causes.noisy(truth["best_q"], first, same, accuracy, rng)
             bench.values[name] = dataclasses.replace(exact, q=q.astype(np.float32))
-        bench.values["collector"] = causes.collector_values(truth, discount)
+        bench.values["collector"] = CollectorValues().read(states, frozenset(), {"exact": run / "exact"}, 0)
         return bench
 
     @functools.cached_property

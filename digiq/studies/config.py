@@ -136,6 +136,13 @@ class HypothesisConfig:
             raise ValueError("only a difference to one arm can stand alone; the others have no test")
 
     @property
+    def bound(self) -> float:
+        """What the measure is held against."""
+        bound = self.at_least if self.at_least is not None else self.at_most
+        assert bound is not None  # a hypothesis has one of the two
+        return bound
+
+    @property
     def tested(self) -> bool:
         """Whether there is a test over seeds: for a difference to one arm."""
         return self.measure == "difference" and len(self.over) == 1

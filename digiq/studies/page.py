@@ -178,13 +178,13 @@ def _hypotheses_table(config: StudyConfig, base: Sequence[CellRecord]) -> list[s
 
 
 def _said(config: StudyConfig, hypothesis: HypothesisConfig) -> str:
-    bound = hypothesis.at_least if hypothesis.at_least is not None else hypothesis.at_most
+    bound = hypothesis.bound
     sign = "≥" if hypothesis.at_least is not None else "≤"
     over = ", ".join(_title(config, arm) for arm in hypothesis.over)
     over = f"the best of {over}" if len(hypothesis.over) > 1 else over
     if hypothesis.measure == "ratio":
         return f"{_title(config, hypothesis.arm)} / {over} {sign} {bound:.2f}"
-    return f"{_title(config, hypothesis.arm)} − {over} {sign} {100 * (bound or 0):.0f} points"
+    return f"{_title(config, hypothesis.arm)} − {over} {sign} {100 * bound:.0f} points"
 
 
 def _measured(hypothesis: HypothesisConfig, found: Estimate) -> str:

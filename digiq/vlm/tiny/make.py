@@ -289,7 +289,7 @@ class _Trainer:
             "names": loss(self.model.lm_head, batch.spelled),
             "agree": self.config.comparison_weight * loss(self.heads["agrees"], batch.agrees),
         }
-        if batch.told.any():
+        if (batch.located != IGNORE).any():
             losses["located"] = self.config.location_weight * self._location_loss(hidden, batch)
         return losses | {k: v * self.config.dense_weight for k, v in dense.items()}
 
@@ -303,7 +303,7 @@ class _Trainer:
         asked = self.heads["located"](hidden[row, position][some])
         scores = (patches @ asked.unsqueeze(-1)).squeeze(-1).float() * asked.shape[-1] ** -0.5
         target = target[some] / target[some].sum(-1, keepdim=True)
-        return -(target * scores.log_softmax(-1)).sum(-1).mean() if len(target) else hidden.sum() * 0
+        return -(target * scores.log_softmax(-1)).sum(-1).mean()
 
     def _image_features(self, batch: _Batch) -> Any:
         """Projected patches [B, P, H], as passed to the language model."""

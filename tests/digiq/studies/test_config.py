@@ -99,7 +99,10 @@ def test_the_next_study_has_seeds_and_tasks_of_its_own():
     assert worth.tuning is not None and {len(trials) for trials in worth.tuning.trials.values()} == {4}
     # What is compared with exact values is imitated by the same gate.
     gates = {name: arm.recipe.get("distill", {}).get("policy", {}) for name, arm in worth.arms.items()}
-    assert all("margin" not in gate.get("progress", {}) for gate in gates.values())
+    own = [gate.get(rule, {}) for gate in gates.values() for rule in ("progress", "best_of_n")]
+    assert not any({"margin", "threshold"} & settings.keys() for settings in own)
+    same = ("td_n1", "td_bon8", "mc_bon8", "exact_bon8")
+    assert not any("objective" in gates[name] for name in same)
 
 
 def test_tuning_seeds_need_no_registration():
